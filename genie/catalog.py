@@ -1,0 +1,194 @@
+"""The catalog: open-weights models, personas and their ladders, from a TOML file."""
+
+import tomllib
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from genie.codec import field as field_of
+from genie.contracts.base import Contract, Count, Seconds
+from genie.contracts.inference import WorkClass
+from genie.contracts.model import Capability, ModelFile, ModelSpec, Quant
+from genie.errors import CatalogError
+from genie.sizing import DTYPE_BYTES
+
+SHIPPED = Path(__file__).with_name("catalog.toml")
+"""The default catalog that comes with the product."""
+
+ECHO = Path(__file__).with_name("catalog-echo.toml")
+"""The same personas on the echo engine: no weights, for tests and benchmarks."""
+
+TIERS = ("lite", "standard", "pro", "coder", "heavy")
+"""Tier aliases a request may name as its model."""
+
+
+class Sla(Contract):
+    """What a persona's users wait at most, 95 times of 100."""
+
+    queue_wait_p95_s: Seconds = 30.0
+
+
+class Persona(Contract):
+    """A kind of work and the ladder of models that can do it, smallest first.
+
+    ``floor`` is the smallest rung expected to solve the task: rungs below it serve only
+    when no machine of the queue can run the floor or anything above, and the answer
+    says so.
+    """
+
+    name: str
+    tier: str
+    ladder: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    floor: str | None = None
+    system_prompt: str | None = None
+    needs: tuple[Capability, ...] = (Capability.CHAT,)
+    max_tokens: Count = 512
+    temperature: float = 0.0
+    work_class: WorkClass = WorkClass.INTERACTIVE
+    sla: Sla = Sla()
+    standing: bool = False
+    """True: one replica is kept ready even when nobody asks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Catalog:
+    """Models by id and personas by name; every ladder rung is a model of it."""
+
+    models: dict[str, ModelSpec]
+    personas: dict[str, Persona]
+
+    def tier(self, name: str) -> Persona | None:
+        """The ladder a tier alias stands for, without that persona's own prompt."""
+        found = (p for p in self.personas.values() if p.tier == name)
+        persona = next(found, None)
+        return persona and msgspec.structs.replace(persona, system_prompt=None)
+
+    def suggestions(self, name: str) -> tuple[str, ...]:
+        """Names near to ``name`` that do exist, at most three."""
+        known = [*self.models, *self.personas, *TIERS]
+        return tuple(get_close_matches(name, known, n=3, cutoff=0.4))
+
+
+class _QuantEntry(Contract):
+    name: str
+    dtype: str
+    devices: tuple[str, ...] = ("cuda", "cpu")
+    weight_bytes: Count | None = None
+
+
+class _ModelEntry(Contract):
+    id: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]*(:[a-z0-9._-]+)?$")]
+    family: str
+    parameters: Count
+    license: str
+    source: Annotated[str, msgspec.Meta(pattern=r"^(hf|path|pypi|echo):")]
+    context_max: Annotated[int, msgspec.Meta(ge=1)]
+    layers: Annotated[int, msgspec.Meta(ge=1)]
+    kv_heads: Annotated[int, msgspec.Meta(ge=1)]
+    head_dim: Annotated[int, msgspec.Meta(ge=1)]
+    quants: Annotated[tuple[_QuantEntry, ...], msgspec.Meta(min_length=1)]
+    capabilities: tuple[Capability, ...] = (Capability.CHAT,)
+    files: dict[str, str] = {}
+    engine: str = "transformers"
+    enabled: bool = True
+
+
+class _File(Contract):
+    models: tuple[_ModelEntry, ...]
+    personas: tuple[Persona, ...]
+
+
+def load(path: Path = SHIPPED) -> Catalog:
+    """Read a catalog file; raises `CatalogError` with file, line and field."""
+    try:
+        source = path.read_text(encoding="utf-8")
+        raw = tomllib.loads(source)
+    except OSError as error:
+        raise CatalogError(
+            f"{path}: {error.strerror}; set GENIE_CATALOG to a catalog file"
+        ) from error
+    except tomllib.TOMLDecodeError as error:
+        raise CatalogError(f"{path}: {error}") from error
+    try:
+        parsed = msgspec.convert(raw, _File)
+    except msgspec.ValidationError as error:
+        name = field_of(error) or ""
+        raise CatalogError(
+            f"{path}:{_line(source, name)}: field {name}: {error}", param=name
+        ) from error
+    return _checked(path, source, parsed)
+
+
+def _checked(path: Path, source: str, parsed: _File) -> Catalog:
+    models = {entry.id: _spec(entry) for entry in parsed.models}
+    for number, persona in enumerate(parsed.personas):
+        rungs = [*persona.ladder, *([persona.floor] if persona.floor else [])]
+        for model in rungs:
+            if model not in models:
+                at = _line(source, f"personas[{number}].ladder")
+                raise CatalogError(
+                    f"{path}:{at}: field personas[{number}].ladder: persona "
+                    f"{persona.name} names {model}, which is not a model of this file",
+                    param=f"personas[{number}].ladder",
+                )
+        if persona.tier not in TIERS:
+            at = _line(source, f"personas[{number}].tier")
+            raise CatalogError(
+                f"{path}:{at}: field personas[{number}].tier: {persona.tier} is not "
+                f"one of {', '.join(TIERS)}",
+                param=f"personas[{number}].tier",
+            )
+    return Catalog(models=models, personas={p.name: p for p in parsed.personas})
+
+
+def _spec(entry: _ModelEntry) -> ModelSpec:
+    return ModelSpec(
+        id=entry.id,
+        family=entry.family,
+        parameters=entry.parameters,
+        license=entry.license,
+        source=entry.source,
+        context_max=entry.context_max,
+        layers=entry.layers,
+        kv_heads=entry.kv_heads,
+        head_dim=entry.head_dim,
+        capabilities=entry.capabilities,
+        quants=tuple(_quant(entry, quant) for quant in entry.quants),
+        files=tuple(ModelFile(name=n, sha256=d) for n, d in entry.files.items()),
+        engine=entry.engine,
+        enabled=entry.enabled,
+    )
+
+
+def _quant(entry: _ModelEntry, quant: _QuantEntry) -> Quant:
+    estimate = entry.parameters * DTYPE_BYTES.get(quant.dtype, 2)
+    weight_bytes = estimate if quant.weight_bytes is None else quant.weight_bytes
+    return Quant(
+        name=quant.name,
+        dtype=quant.dtype,
+        weight_bytes=weight_bytes,
+        devices=quant.devices,
+    )
+
+
+def _line(source: str, name: str) -> int:
+    """Line of the n-th table a dotted field name speaks of, or of its key in there."""
+    table, _, rest = name.partition("[")
+    if not rest:
+        return _find(source.splitlines(), f"{table}", 0)
+    lines, index = source.splitlines(), int(rest.partition("]")[0])
+    starts = [n for n, line in enumerate(lines) if line.strip() == f"[[{table}]]"]
+    start = starts[index] if index < len(starts) else 0
+    return _find(lines, rest.partition("].")[2].partition("[")[0], start)
+
+
+def _find(lines: list[str], key: str, start: int) -> int:
+    for offset, line in enumerate(lines[start:]):
+        if offset and line.strip().startswith("[["):
+            break
+        if key and line.strip().partition("=")[0].strip().partition(".")[0] == key:
+            return start + offset + 1
+    return start + 1

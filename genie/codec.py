@@ -1,0 +1,103 @@
+"""Contracts <-> JSON, strictly: an unknown or missing field is an error that names it."""
+
+from functools import cache
+from typing import Any, TypeVar
+
+import msgspec
+
+from genie.contracts.base import Contract
+from genie.contracts.inference import Chunk, Event, Outcome, Started
+from genie.errors import CodecError, TooLarge
+
+C = TypeVar("C", bound=Contract)
+
+_encoder = msgspec.json.Encoder()
+_events: msgspec.json.Decoder[Started | Chunk | Outcome] = msgspec.json.Decoder(
+    Started | Chunk | Outcome
+)
+
+
+@cache
+def _decoder(contract: type[Contract]) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(contract)
+
+
+def encode(value: Contract, *, limit_bytes: int | None = None) -> bytes:
+    """One contract as JSON; raises `TooLarge` over ``limit_bytes``.
+
+    >>> from genie.contracts.inference import Message
+    >>> encode(Message(role="user", content="hi"))
+    b'{"role":"user","content":"hi","name":null}'
+    """
+    data = _encoder.encode(value)
+    if limit_bytes is not None and len(data) > limit_bytes:
+        raise TooLarge(
+            f"the message has {len(data)} bytes and the limit is {limit_bytes}; "
+            "send less text in one request",
+            param="messages",
+        )
+    return data
+
+
+def decode(contract: type[C], data: bytes | str) -> C:
+    """JSON as one contract; raises `CodecError` naming the field.
+
+    >>> from genie.contracts.inference import Message
+    >>> decode(Message, b'{"role": "user"}')
+    Traceback (most recent call last):
+    ...
+    genie.errors.CodecError: Message: Object missing required field `content`
+    """
+    try:
+        value = _decoder(contract).decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise CodecError(f"{contract.__name__}: {error}", param=field(error)) from error
+    if not isinstance(value, contract):  # the decoder is built for this contract
+        raise CodecError(f"{contract.__name__}: decoded to {type(value).__name__}")
+    return value
+
+
+def decode_event(data: bytes | str) -> Event:
+    """JSON as a started, chunk or outcome event; raises `CodecError`."""
+    try:
+        return _events.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise CodecError(f"event: {error}", param=field(error)) from error
+
+
+def builtins(value: Contract) -> Any:
+    """A contract as plain dicts and lists, for JSON columns and task arguments."""
+    return msgspec.to_builtins(value)
+
+
+def convert(contract: type[C], data: object) -> C:
+    """Plain dicts and lists as one contract; raises `CodecError` naming the field."""
+    try:
+        return msgspec.convert(data, contract)
+    except msgspec.ValidationError as error:
+        raise CodecError(f"{contract.__name__}: {error}", param=field(error)) from error
+
+
+def field(error: Exception) -> str | None:
+    """The field a msgspec error speaks of, as a dotted path, or None.
+
+    >>> field(ValueError("Expected `str`, got `int` - at `$.messages[0].role`"))
+    'messages[0].role'
+    """
+    text = str(error)
+    path = text.rpartition(" - at `$")[2].rstrip("`").lstrip(".") if "`$" in text else ""
+    for phrase in ("missing required field `", "unknown field `"):
+        if phrase in text:
+            name = text.partition(phrase)[2].partition("`")[0]
+            return f"{path}.{name}" if path else name
+    return path or None
+
+
+__all__ = [
+    "builtins",
+    "convert",
+    "decode",
+    "decode_event",
+    "encode",
+    "field",
+]

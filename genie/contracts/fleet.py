@@ -1,0 +1,152 @@
+"""What a worker and the cloud tell each other over HTTP."""
+
+from datetime import datetime
+from enum import StrEnum
+
+from genie.contracts.base import PROTOCOL, Contract, Count, Seconds
+from genie.contracts.model import ModelFile, ModelSpec
+
+
+class ModelState(StrEnum):
+    """A model on one worker, as that worker sees it."""
+
+    ABSENT = "absent"
+    FETCHING = "fetching"
+    ON_DISK = "on_disk"
+    LOADING = "loading"
+    READY = "ready"
+    UNLOADING = "unloading"
+    FAILED = "failed"
+
+
+class DirectiveKind(StrEnum):
+    """What the cloud can ask of a worker."""
+
+    PREFETCH = "prefetch"
+    LOAD = "load"
+    UNLOAD = "unload"
+    DRAIN = "drain"
+    RESUME = "resume"
+
+
+class GpuStatus(Contract):
+    """One GPU now. ``foreign_bytes`` is memory held by processes not ours."""
+
+    index: Count
+    uuid: str
+    name: str
+    memory_total_bytes: Count
+    memory_used_bytes: Count
+    foreign_bytes: Count = 0
+    utilization_percent: float | None = None
+    temperature_c: float | None = None
+    power_w: float | None = None
+
+
+class HostStatus(Contract):
+    """The machine now; a host without a GPU serves from this memory."""
+
+    cpu_count: Count
+    memory_total_bytes: Count
+    memory_available_bytes: Count
+    disk_free_bytes: Count
+
+
+class ModelStatus(Contract):
+    """One model on one worker now. ``tokens_per_s`` is measured, 0 until known."""
+
+    model: str
+    quant: str
+    state: ModelState
+    fingerprint: str | None = None
+    progress: float | None = None
+    slots: Count = 0
+    context: Count = 0
+    in_flight: Count = 0
+    waiting: Count = 0
+    tokens_per_s: float = 0.0
+    peak_bytes: Count = 0
+    files: tuple[ModelFile, ...] = ()
+    error: str | None = None
+    retry_at: datetime | None = None
+
+
+class Directive(Contract):
+    """One open instruction; idempotent, sent until the worker's state shows it done."""
+
+    id: str
+    kind: DirectiveKind
+    model: str | None = None
+    quant: str | None = None
+    fingerprint: str | None = None
+    deadline_at: datetime | None = None
+
+
+class DirectiveStatus(Contract):
+    """How far a worker is with a directive: accepted, running, done or failed."""
+
+    id: str
+    state: str
+    progress: float | None = None
+    error: str | None = None
+
+
+class DesiredModel(Contract):
+    """One model this worker should hold, with everything needed to load it."""
+
+    spec: ModelSpec
+    quant: str
+    slots: Count
+    context: Count
+    reason: str
+    fingerprint: str | None = None
+
+
+class Registration(Contract):
+    """What a worker says of itself when it joins."""
+
+    hostname: str
+    name: str
+    boot_id: str
+    version: str
+    host: HostStatus
+    gpus: tuple[GpuStatus, ...] = ()
+    engines: tuple[str, ...] = ()
+    labels: dict[str, str] = {}
+    protocol: int = PROTOCOL
+
+
+class Registered(Contract):
+    """The cloud's answer: who the worker is and where its work comes from."""
+
+    worker_id: str
+    worker_secret: str
+    name: str
+    org: str
+    broker_url: str
+    queues: tuple[str, ...]
+    heartbeat_s: Seconds = 30.0
+
+
+class Heartbeat(Contract):
+    """A worker's status; ``seq`` grows by one within a ``boot_id``."""
+
+    seq: Count
+    boot_id: str
+    host: HostStatus
+    gpus: tuple[GpuStatus, ...] = ()
+    models: tuple[ModelStatus, ...] = ()
+    directives: tuple[DirectiveStatus, ...] = ()
+    draining: bool = False
+    protocol: int = PROTOCOL
+
+
+class HeartbeatReply(Contract):
+    """The full desired set, always: a lost answer harms nothing."""
+
+    ack_seq: Count
+    server_time: datetime
+    next_in_s: Seconds
+    directives: tuple[Directive, ...] = ()
+    desired: tuple[DesiredModel, ...] = ()
+    register: bool = False

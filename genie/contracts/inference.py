@@ -1,0 +1,166 @@
+"""One request, from the message a worker consumes to the outcome that ends it."""
+
+from datetime import datetime
+from enum import StrEnum
+
+from genie.contracts.base import Contract, Count, Seconds
+
+
+class WorkClass(StrEnum):
+    """How urgent work is; each class has broker queues of its own."""
+
+    INTERACTIVE = "interactive"
+    JOB = "job"
+    BATCH = "batch"
+
+
+class JobState(StrEnum):
+    """The states of every kind of job."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TIMEOUT = "timeout"
+
+    @property
+    def is_terminal(self) -> bool:
+        """True when nothing can change the job any more."""
+        return self not in (JobState.QUEUED, JobState.RUNNING)
+
+
+class Locality(StrEnum):
+    """Where an answer was computed."""
+
+    LOCAL = "local"
+    DEDICATED = "dedicated"
+    OVERFLOW = "overflow"
+
+
+class FinishReason(StrEnum):
+    """Why generation ended, in OpenAI's words plus ours for a fault."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ERROR = "error"
+    CANCELLED = "cancelled"
+
+
+class Message(Contract):
+    """One turn of a conversation, already flattened to text."""
+
+    role: str
+    content: str
+    name: str | None = None
+
+
+class Sampling(Contract):
+    """How to pick tokens. ``max_tokens`` None means: up to the model's context."""
+
+    max_tokens: Count | None = None
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: Count = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[str, float] = {}
+    ignore_eos: bool = False
+
+
+class InferenceTask(Contract, tag_field="kind", tag="inference"):
+    """The message a worker consumes: one request, fully decided by the cloud.
+
+    Exactly one of ``messages`` (chat) and ``prompt`` (plain completion) is given.
+    ``reply_to`` is the asker's reply queue, None for work nobody waits for.
+    """
+
+    job_id: str
+    org: str
+    queue: str
+    model: str
+    work_class: WorkClass
+    created_at: datetime
+    deadline_at: datetime
+    sampling: Sampling
+    messages: tuple[Message, ...] = ()
+    prompt: str | None = None
+    persona: str | None = None
+    fingerprint: str | None = None
+    locality: Locality = Locality.LOCAL
+    reply_to: str | None = None
+    publication: Count = 1
+
+
+class Fault(Contract):
+    """Why something failed, in a form every door of the product can show."""
+
+    code: str
+    message: str
+    param: str | None = None
+    retryable: bool = False
+
+
+class Usage(Contract):
+    """Tokens of one request."""
+
+    prompt_tokens: Count = 0
+    completion_tokens: Count = 0
+    cached_tokens: Count = 0
+
+
+class Timing(Contract):
+    """Where one attempt spent its time on the worker."""
+
+    queue_s: Seconds = 0.0
+    first_token_s: Seconds = 0.0
+    total_s: Seconds = 0.0
+
+
+class Started(Contract, tag_field="kind", tag="started"):
+    """A worker took the job: published before its first token."""
+
+    job_id: str
+    attempt_id: str
+    worker_id: str
+    worker: str
+    model: str
+    at: datetime
+    fingerprint: str | None = None
+    redelivered: bool = False
+
+
+class Chunk(Contract, tag_field="kind", tag="chunk"):
+    """Some text of an answer; ``seq`` counts from 0 within one attempt."""
+
+    job_id: str
+    attempt_id: str
+    seq: Count
+    text: str
+    tokens: Count
+
+
+class Outcome(Contract, tag_field="kind", tag="outcome"):
+    """How an attempt ended. The first terminal outcome of a job wins."""
+
+    job_id: str
+    attempt_id: str
+    worker_id: str
+    worker: str
+    model: str
+    state: JobState
+    at: datetime
+    text: str = ""
+    finish_reason: FinishReason | None = None
+    fingerprint: str | None = None
+    usage: Usage = Usage()
+    timing: Timing = Timing()
+    fault: Fault | None = None
+
+
+Event = Started | Chunk | Outcome
+"""What travels back: to the asker's reply queue and, chunks apart, to the cloud."""

@@ -1,0 +1,58 @@
+"""What the catalog says of a model: enough to place it by arithmetic, and to load it."""
+
+from enum import StrEnum
+
+from genie.contracts.base import Contract, Count
+
+
+class Capability(StrEnum):
+    """What a request may need of a model."""
+
+    CHAT = "chat"
+    TOOLS = "tools"
+    JSON = "json"
+    EMBED = "embed"
+    VISION = "vision"
+
+
+class Quant(Contract):
+    """One weight format of a model.
+
+    ``weight_bytes`` is what the weights take in memory; ``dtype`` is the torch name.
+    """
+
+    name: str
+    dtype: str
+    weight_bytes: Count
+    devices: tuple[str, ...] = ("cuda", "cpu")
+
+
+class ModelFile(Contract):
+    """One file of a model; ``sha256`` is None until a first pull recorded it."""
+
+    name: str
+    sha256: str | None = None
+    size_bytes: Count | None = None
+
+
+class ModelSpec(Contract):
+    """One open-weights model of the catalog.
+
+    ``source`` is ``hf:repo@revision``, ``path:/dir``, ``pypi:package==version#file``
+    or ``echo:`` (no weights: the deterministic engine of tests and benchmarks).
+    """
+
+    id: str
+    family: str
+    parameters: Count
+    license: str
+    source: str
+    context_max: Count
+    layers: Count
+    kv_heads: Count
+    head_dim: Count
+    capabilities: tuple[Capability, ...] = (Capability.CHAT,)
+    quants: tuple[Quant, ...] = ()
+    files: tuple[ModelFile, ...] = ()
+    engine: str = "transformers"
+    enabled: bool = True

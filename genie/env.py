@@ -1,0 +1,144 @@
+"""Settings from ``GENIE_*`` variables: a frozen dataclass per process, read once.
+
+The only module that reads the environment. Every wrong or missing variable is named
+at once, so that nobody restarts a process five times to find five mistakes.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from genie.errors import SettingsError
+
+S = TypeVar("S")
+
+Parse = Callable[[str], Any]
+
+
+def text(value: str) -> str:
+    """Any text that is not blank."""
+    if not value.strip():
+        raise ValueError("is empty")
+    return value.strip()
+
+
+def whole(value: str) -> int:
+    """A whole number of at least 0."""
+    if not value.isdigit():
+        raise ValueError(f"is {value!r}, not a whole number")
+    return int(value)
+
+
+def number(value: str) -> float:
+    """A number above 0."""
+    try:
+        parsed = float(value)
+    except ValueError as error:
+        raise ValueError(f"is {value!r}, not a number") from error
+    if parsed <= 0:
+        raise ValueError(f"is {value}, not above 0")
+    return parsed
+
+
+def flag(value: str) -> bool:
+    """``1 true yes on`` or ``0 false no off``."""
+    word = value.strip().lower()
+    if word in ("1", "true", "yes", "on"):
+        return True
+    if word in ("0", "false", "no", "off"):
+        return False
+    raise ValueError(f"is {value!r}; use 1 or 0")
+
+
+def path(value: str) -> Path:
+    """A path, ``~`` expanded."""
+    return Path(text(value)).expanduser()
+
+
+def words(value: str) -> tuple[str, ...]:
+    """Comma-separated words."""
+    return tuple(word.strip() for word in value.split(",") if word.strip())
+
+
+def url(*schemes: str) -> Parse:
+    """A URL of one of ``schemes``."""
+
+    def parse(value: str) -> str:
+        scheme, found, rest = text(value).partition("://")
+        allowed = " or ".join(f"{name}://" for name in schemes)
+        if not found or scheme not in schemes:
+            raise ValueError(f"must start with {allowed}")
+        if not rest and scheme != "memory":
+            raise ValueError("has no address after ://")
+        return value.strip()
+
+    return parse
+
+
+def variable(name: str, parse: Parse, help: str, **default: Any) -> Any:
+    """A dataclass field read from ``name``; ``default=`` or ``factory=`` if optional."""
+    metadata = {"variable": name, "parse": parse, "help": help}
+    if "factory" in default:
+        return field(default_factory=default["factory"], metadata=metadata)
+    return field(metadata=metadata, **default)
+
+
+def read(settings: type[S], environ: Mapping[str, str] | None = None) -> S:
+    """An instance of ``settings`` from the environment.
+
+    Raises `SettingsError` listing every wrong or missing variable.
+    """
+    source = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for item in fields(settings):  # type: ignore[arg-type]  # S is a dataclass by use
+        _read_one(item, source, values, problems)
+    if problems:
+        listing = "\n  ".join(problems)
+        raise SettingsError(f"wrong settings, mend these and start again:\n  {listing}")
+    return settings(**values)
+
+
+def _read_one(
+    item: "Field[Any]",
+    source: Mapping[str, str],
+    values: dict[str, Any],
+    problems: list[str],
+) -> None:
+    name, parse = item.metadata["variable"], item.metadata["parse"]
+    raw = source.get(name)
+    if raw is None:
+        if item.default is MISSING and item.default_factory is MISSING:
+            problems.append(f"{name} is missing: {item.metadata['help']}")
+        return
+    try:
+        values[item.name] = parse(raw)
+    except ValueError as error:
+        problems.append(f"{name} {error}: {item.metadata['help']}")
+
+
+def home() -> Path:
+    """Where models, databases and credentials of this user live."""
+    given = os.environ.get("GENIE_HOME")
+    base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(given or f"{base}/genie-fleet").expanduser()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientSettings:
+    """How the SDK and the CLI reach the cloud."""
+
+    url: str | None = variable(
+        "GENIE_URL", url("http", "https"), "the cloud's address", default=None
+    )
+    api_key: str | None = variable(
+        "GENIE_API_KEY", text, "a key, sk-genie-…", default=None
+    )
+    timeout_s: float = variable(
+        "GENIE_TIMEOUT_S", number, "seconds to wait for an answer", default=600.0
+    )
+    home: Path = variable(
+        "GENIE_HOME", path, "folder of this user's genie files", factory=home
+    )

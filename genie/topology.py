@@ -1,0 +1,72 @@
+"""Exchanges, queues, routing keys and task names: the only place that spells them."""
+
+from genie.contracts.inference import WorkClass
+
+SHARED = "genie"
+"""The logical queue of shared work."""
+
+OUTCOMES = "genie.outcomes"
+"""Queue (and, on the default exchange, routing key) of started and outcome events."""
+
+BRAIN = "genie.brain"
+"""Celery queue of the cloud's own tasks."""
+
+TASK_GATHER = "fleet.gather"
+TASK_PLACE = "fleet.place"
+TASK_RELAY = "jobs.relay"
+TASK_SWEEP = "jobs.sweep"
+TASK_NUDGE = "worker.nudge"
+TASK_CANCEL = "worker.cancel"
+TASK_INFERENCE = "worker.infer"
+
+MAX_MESSAGE_BYTES = 1_048_576
+"""Largest task or outcome body that may be published, checked before publish."""
+
+DELIVERY_LIMIT = 5
+"""Deliveries of one quorum-queue message before the broker dead-letters it."""
+
+
+def org_queue(slug: str) -> str:
+    """Name of an org's dedicated logical queue (and exchange).
+
+    >>> org_queue("acme")
+    'org.acme'
+    """
+    return f"org.{slug}"
+
+
+def routing_key(model: str, work_class: WorkClass) -> str:
+    """Routing key of one model's work of one class.
+
+    >>> routing_key("qwen3:14b", WorkClass.JOB)
+    'qwen3:14b.job'
+    """
+    return f"{model}.{work_class.value}"
+
+
+def model_queue(queue: str, model: str, work_class: WorkClass) -> str:
+    """Broker queue behind a logical queue for one model and class.
+
+    >>> model_queue("genie", "qwen3:14b", WorkClass.INTERACTIVE)
+    'genie.qwen3:14b.interactive'
+    """
+    return f"{queue}.{routing_key(model, work_class)}"
+
+
+def dead_letters(queue: str) -> str:
+    """Dead-letter exchange and queue of a logical queue.
+
+    >>> dead_letters("genie")
+    'genie.dead'
+    """
+    return f"{queue}.dead"
+
+
+def control_queue(worker_id: str) -> str:
+    """Queue on which one worker takes nudges and cancels."""
+    return f"worker.{worker_id}"
+
+
+def reply_queue(asker_id: str) -> str:
+    """Exclusive queue on which one web process takes the answers it waits for."""
+    return f"reply.{asker_id}"

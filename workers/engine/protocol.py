@@ -1,0 +1,88 @@
+"""What serving asks of an engine, whatever runs inside it."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from genie.contracts.base import Contract, Count, Seconds
+from genie.contracts.inference import (
+    Fault,
+    FinishReason,
+    Message,
+    Sampling,
+    Usage,
+    WorkClass,
+)
+
+
+class EngineRequest(Contract):
+    """One generation: chat ``messages`` or a plain ``prompt``.
+
+    ``deadline_s`` counts from submission; ``scope`` is the org, the border that
+    prefix reuse never crosses.
+    """
+
+    id: str
+    scope: str
+    work_class: WorkClass
+    sampling: Sampling
+    deadline_s: Seconds
+    messages: tuple[Message, ...] = ()
+    prompt: str | None = None
+
+
+class Piece(Contract, tag_field="kind", tag="piece"):
+    """Some new text of a running request, and how many tokens it took."""
+
+    id: str
+    text: str
+    tokens: Count
+
+
+class Finish(Contract, tag_field="kind", tag="finish"):
+    """The one terminal event of a request. ``fault`` is set when it failed."""
+
+    id: str
+    reason: FinishReason
+    usage: Usage
+    fault: Fault | None = None
+    first_token_s: Seconds = 0.0
+    total_s: Seconds = 0.0
+
+
+EngineEvent = Piece | Finish
+Sink = Callable[[EngineEvent], None]
+"""Called from the engine's own thread; must return at once and never raise."""
+
+
+class EngineStats(Contract, tag_field="kind", tag="stats"):
+    """The engine now; what bids and heartbeats are made of.
+
+    ``prefill_queued_s`` is the estimated time to prefill what already waits.
+    """
+
+    slots: Count = 0
+    free_slots: Count = 0
+    active: Count = 0
+    waiting: Count = 0
+    context: Count = 0
+    kv_used: float = 0.0
+    tokens_per_s: float = 0.0
+    prefill_queued_s: float = 0.0
+    peak_bytes: Count = 0
+
+
+class Engine(Protocol):
+    """A loaded model. Every submitted request ends with exactly one `Finish`."""
+
+    def submit(self, request: EngineRequest, sink: Sink) -> None:
+        """Start a request; raises `workers.engine.errors.EngineBusy` when full
+        and `workers.engine.errors.EngineGone` when the engine has died."""
+
+    def cancel(self, request_id: str) -> None:
+        """Stop a request within one step; its `Finish` says cancelled."""
+
+    def stats(self) -> EngineStats:
+        """The engine's latest figures; never blocks."""
+
+    def close(self) -> None:
+        """Stop, fail what runs, give all memory back; safe to call twice."""
