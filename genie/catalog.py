@@ -25,13 +25,13 @@ TIERS = ("lite", "standard", "pro", "coder", "heavy")
 """Tier aliases a request may name as its model."""
 
 
-class Sla(Contract):
+class Sla(Contract, frozen=True, kw_only=True):
     """What a persona's users wait at most, 95 times of 100."""
 
     queue_wait_p95_s: Seconds = 30.0
 
 
-class Persona(Contract):
+class Persona(Contract, frozen=True, kw_only=True):
     """A kind of work and the ladder of models that can do it, smallest first.
 
     ``floor`` is the smallest rung expected to solve the task: rungs below it serve only
@@ -72,14 +72,14 @@ class Catalog:
         return tuple(get_close_matches(name, known, n=3, cutoff=0.4))
 
 
-class _QuantEntry(Contract):
+class _QuantEntry(Contract, frozen=True, kw_only=True):
     name: str
     dtype: str
     devices: tuple[str, ...] = ("cuda", "cpu")
     weight_bytes: Count | None = None
 
 
-class _ModelEntry(Contract):
+class _ModelEntry(Contract, frozen=True, kw_only=True):
     id: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]*(:[a-z0-9._-]+)?$")]
     family: str
     parameters: Count
@@ -96,7 +96,7 @@ class _ModelEntry(Contract):
     enabled: bool = True
 
 
-class _File(Contract):
+class _File(Contract, frozen=True, kw_only=True):
     models: tuple[_ModelEntry, ...]
     personas: tuple[Persona, ...]
 

@@ -85,7 +85,9 @@ def field(error: Exception) -> str | None:
     'messages[0].role'
     """
     text = str(error)
-    path = text.rpartition(" - at `$")[2].rstrip("`").lstrip(".") if "`$" in text else ""
+    path = (
+        text.rpartition(" - at `$")[2].rstrip("`").lstrip(".") if "`$" in text else ""
+    )
     for phrase in ("missing required field `", "unknown field `"):
         if phrase in text:
             name = text.partition(phrase)[2].partition("`")[0]

@@ -8,9 +8,18 @@ if TYPE_CHECKING:
     from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
 SECRET_FIELDS = frozenset(
-    {"prompt", "messages", "text", "content", "completion", "api_key", "secret", "token"}
+    {
+        "prompt",
+        "messages",
+        "text",
+        "content",
+        "completion",
+        "api_key",
+        "secret",
+        "token",
+    }
 )
-"""Fields that are dropped wherever they come from: logs hold no user text, no secrets."""
+"""Fields dropped wherever they come from: logs hold no user text and no secrets."""
 
 
 def drop_secrets(
@@ -50,7 +59,7 @@ def configure(*, level: str = "INFO", as_json: bool | None = None) -> None:
 
 
 def logger(name: str) -> "FilteringBoundLogger":
-    """The logger of one module; ``logger("registry").info("worker_joined", worker=…)``."""
+    """The logger of one module: ``logger("registry").info("joined", worker=…)``."""
     import structlog
 
     bound: FilteringBoundLogger = structlog.get_logger(module=name)

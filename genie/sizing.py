@@ -1,4 +1,4 @@
-"""How much memory a model takes and how fast it can be: arithmetic, from facts alone."""
+"""How much memory a model takes and how fast it can be: arithmetic from facts."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1, "nf4": 1}
 
 OVERHEAD_SHARE = 0.10
 OVERHEAD_BYTES = 350 * 1024**2
-"""Measured: activations are about a tenth; a child process costs 350 MiB before weights."""
+"""Measured: activations take about a tenth, a child 350 MiB before weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,7 @@ class DirectiveKind(StrEnum):
     RESUME = "resume"
 
 
-class GpuStatus(Contract):
+class GpuStatus(Contract, frozen=True, kw_only=True):
     """One GPU now. ``foreign_bytes`` is memory held by processes not ours."""
 
     index: Count
@@ -43,7 +43,7 @@ class GpuStatus(Contract):
     power_w: float | None = None
 
 
-class HostStatus(Contract):
+class HostStatus(Contract, frozen=True, kw_only=True):
     """The machine now; a host without a GPU serves from this memory."""
 
     cpu_count: Count
@@ -52,7 +52,7 @@ class HostStatus(Contract):
     disk_free_bytes: Count
 
 
-class ModelStatus(Contract):
+class ModelStatus(Contract, frozen=True, kw_only=True):
     """One model on one worker now. ``tokens_per_s`` is measured, 0 until known."""
 
     model: str
@@ -71,7 +71,7 @@ class ModelStatus(Contract):
     retry_at: datetime | None = None
 
 
-class Directive(Contract):
+class Directive(Contract, frozen=True, kw_only=True):
     """One open instruction; idempotent, sent until the worker's state shows it done."""
 
     id: str
@@ -82,7 +82,7 @@ class Directive(Contract):
     deadline_at: datetime | None = None
 
 
-class DirectiveStatus(Contract):
+class DirectiveStatus(Contract, frozen=True, kw_only=True):
     """How far a worker is with a directive: accepted, running, done or failed."""
 
     id: str
@@ -91,7 +91,7 @@ class DirectiveStatus(Contract):
     error: str | None = None
 
 
-class DesiredModel(Contract):
+class DesiredModel(Contract, frozen=True, kw_only=True):
     """One model this worker should hold, with everything needed to load it."""
 
     spec: ModelSpec
@@ -102,7 +102,7 @@ class DesiredModel(Contract):
     fingerprint: str | None = None
 
 
-class Registration(Contract):
+class Registration(Contract, frozen=True, kw_only=True):
     """What a worker says of itself when it joins."""
 
     hostname: str
@@ -116,7 +116,7 @@ class Registration(Contract):
     protocol: int = PROTOCOL
 
 
-class Registered(Contract):
+class Registered(Contract, frozen=True, kw_only=True):
     """The cloud's answer: who the worker is and where its work comes from."""
 
     worker_id: str
@@ -128,7 +128,7 @@ class Registered(Contract):
     heartbeat_s: Seconds = 30.0
 
 
-class Heartbeat(Contract):
+class Heartbeat(Contract, frozen=True, kw_only=True):
     """A worker's status; ``seq`` grows by one within a ``boot_id``."""
 
     seq: Count
@@ -141,7 +141,7 @@ class Heartbeat(Contract):
     protocol: int = PROTOCOL
 
 
-class HeartbeatReply(Contract):
+class HeartbeatReply(Contract, frozen=True, kw_only=True):
     """The full desired set, always: a lost answer harms nothing."""
 
     ack_seq: Count

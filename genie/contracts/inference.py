@@ -47,7 +47,7 @@ class FinishReason(StrEnum):
     CANCELLED = "cancelled"
 
 
-class Message(Contract):
+class Message(Contract, frozen=True, kw_only=True):
     """One turn of a conversation, already flattened to text."""
 
     role: str
@@ -55,7 +55,7 @@ class Message(Contract):
     name: str | None = None
 
 
-class Sampling(Contract):
+class Sampling(Contract, frozen=True, kw_only=True):
     """How to pick tokens. ``max_tokens`` None means: up to the model's context."""
 
     max_tokens: Count | None = None
@@ -72,7 +72,9 @@ class Sampling(Contract):
     ignore_eos: bool = False
 
 
-class InferenceTask(Contract, tag_field="kind", tag="inference"):
+class InferenceTask(
+    Contract, frozen=True, kw_only=True, tag_field="kind", tag="inference"
+):
     """The message a worker consumes: one request, fully decided by the cloud.
 
     Exactly one of ``messages`` (chat) and ``prompt`` (plain completion) is given.
@@ -96,7 +98,7 @@ class InferenceTask(Contract, tag_field="kind", tag="inference"):
     publication: Count = 1
 
 
-class Fault(Contract):
+class Fault(Contract, frozen=True, kw_only=True):
     """Why something failed, in a form every door of the product can show."""
 
     code: str
@@ -105,7 +107,7 @@ class Fault(Contract):
     retryable: bool = False
 
 
-class Usage(Contract):
+class Usage(Contract, frozen=True, kw_only=True):
     """Tokens of one request."""
 
     prompt_tokens: Count = 0
@@ -113,7 +115,7 @@ class Usage(Contract):
     cached_tokens: Count = 0
 
 
-class Timing(Contract):
+class Timing(Contract, frozen=True, kw_only=True):
     """Where one attempt spent its time on the worker."""
 
     queue_s: Seconds = 0.0
@@ -121,7 +123,7 @@ class Timing(Contract):
     total_s: Seconds = 0.0
 
 
-class Started(Contract, tag_field="kind", tag="started"):
+class Started(Contract, frozen=True, kw_only=True, tag_field="kind", tag="started"):
     """A worker took the job: published before its first token."""
 
     job_id: str
@@ -134,7 +136,7 @@ class Started(Contract, tag_field="kind", tag="started"):
     redelivered: bool = False
 
 
-class Chunk(Contract, tag_field="kind", tag="chunk"):
+class Chunk(Contract, frozen=True, kw_only=True, tag_field="kind", tag="chunk"):
     """Some text of an answer; ``seq`` counts from 0 within one attempt."""
 
     job_id: str
@@ -144,7 +146,7 @@ class Chunk(Contract, tag_field="kind", tag="chunk"):
     tokens: Count
 
 
-class Outcome(Contract, tag_field="kind", tag="outcome"):
+class Outcome(Contract, frozen=True, kw_only=True, tag_field="kind", tag="outcome"):
     """How an attempt ended. The first terminal outcome of a job wins."""
 
     job_id: str

@@ -15,7 +15,7 @@ class Capability(StrEnum):
     VISION = "vision"
 
 
-class Quant(Contract):
+class Quant(Contract, frozen=True, kw_only=True):
     """One weight format of a model.
 
     ``weight_bytes`` is what the weights take in memory; ``dtype`` is the torch name.
@@ -27,7 +27,7 @@ class Quant(Contract):
     devices: tuple[str, ...] = ("cuda", "cpu")
 
 
-class ModelFile(Contract):
+class ModelFile(Contract, frozen=True, kw_only=True):
     """One file of a model; ``sha256`` is None until a first pull recorded it."""
 
     name: str
@@ -35,7 +35,7 @@ class ModelFile(Contract):
     size_bytes: Count | None = None
 
 
-class ModelSpec(Contract):
+class ModelSpec(Contract, frozen=True, kw_only=True):
     """One open-weights model of the catalog.
 
     ``source`` is ``hf:repo@revision``, ``path:/dir``, ``pypi:package==version#file``

@@ -14,7 +14,7 @@ from genie.contracts.inference import (
 )
 
 
-class EngineRequest(Contract):
+class EngineRequest(Contract, frozen=True, kw_only=True):
     """One generation: chat ``messages`` or a plain ``prompt``.
 
     ``deadline_s`` counts from submission; ``scope`` is the org, the border that
@@ -30,7 +30,7 @@ class EngineRequest(Contract):
     prompt: str | None = None
 
 
-class Piece(Contract, tag_field="kind", tag="piece"):
+class Piece(Contract, frozen=True, kw_only=True, tag_field="kind", tag="piece"):
     """Some new text of a running request, and how many tokens it took."""
 
     id: str
@@ -38,7 +38,7 @@ class Piece(Contract, tag_field="kind", tag="piece"):
     tokens: Count
 
 
-class Finish(Contract, tag_field="kind", tag="finish"):
+class Finish(Contract, frozen=True, kw_only=True, tag_field="kind", tag="finish"):
     """The one terminal event of a request. ``fault`` is set when it failed."""
 
     id: str
@@ -54,7 +54,7 @@ Sink = Callable[[EngineEvent], None]
 """Called from the engine's own thread; must return at once and never raise."""
 
 
-class EngineStats(Contract, tag_field="kind", tag="stats"):
+class EngineStats(Contract, frozen=True, kw_only=True, tag_field="kind", tag="stats"):
     """The engine now; what bids and heartbeats are made of.
 
     ``prefill_queued_s`` is the estimated time to prefill what already waits.

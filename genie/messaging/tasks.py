@@ -1,0 +1,69 @@
+"""The Celery app of either end: one set of delivery rules, each with its reason."""
+
+from collections.abc import Iterable
+
+import celery
+import kombu
+
+from genie.messaging import broker
+
+TRANSPORT_OPTIONS = {"confirm_publish": True}
+
+
+def make_celery(
+    name: str, *, broker_url: str | None = None, queues: Iterable[kombu.Queue] = ()
+) -> celery.Celery:
+    """A Celery app that loses no task, logs no argument and opens no back door."""
+    app = celery.Celery(name, set_as_current=False, fixups=[])
+    app.conf.update(
+        # JSON only: a pickled message is code execution.
+        task_serializer="json",
+        accept_content=["json"],
+        result_backend=None,
+        task_ignore_result=True,
+        enable_utc=True,
+        timezone="UTC",
+        # Work in hand is redone when its process dies, and only then.
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        worker_prefetch_multiplier=1,
+        worker_enable_prefetch_count_reduction=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        # A misspelt queue is an error, not a new queue.
+        task_create_missing_queues=False,
+        # No second process could inspect or stop a worker with one credential.
+        worker_enable_remote_control=False,
+        worker_send_task_events=False,
+        worker_detect_quorum_queues=False,  # else 28 queues of delayed delivery
+        # A broker that is away is waited for, however long.
+        broker_heartbeat=broker.HEARTBEAT_S,
+        broker_connection_timeout=broker.CONNECT_TIMEOUT_S,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_channel_error_retry=True,
+        # Threads: fork breaks CUDA and hangs children of a process that used AMQP.
+        worker_pool="threads",
+        worker_concurrency=4,
+        worker_hijack_root_logger=False,
+    )
+    if broker_url is not None:
+        use_broker(app, broker_url)
+    declared = tuple(queues)
+    if declared:
+        use_queues(app, declared)
+    return app
+
+
+def use_broker(app: celery.Celery, url: str) -> None:
+    """Point ``app`` at a broker, with the options its transport needs."""
+    memory = {"polling_interval": broker.POLLING_INTERVAL_S}
+    app.conf.broker_url = url
+    app.conf.broker_transport_options = (
+        memory if broker.is_memory(url) else TRANSPORT_OPTIONS
+    )
+
+
+def use_queues(app: celery.Celery, queues: tuple[kombu.Queue, ...]) -> None:
+    """The queues ``app`` consumes; the first one takes tasks that name none."""
+    app.conf.task_queues = list(queues)
+    app.conf.task_default_queue = queues[0].name
