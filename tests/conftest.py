@@ -1,0 +1,60 @@
+"""Servers and addresses every test may ask for.
+
+RabbitMQ and PostgreSQL start when the first test asks and end with the session. A
+server that is not installed fails the test with the line that installs it: a test that
+did not run must not look like one that passed.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from fixtures import ports
+from fixtures.nodes import PostgresNode, RabbitNode, ServerMissing
+
+# Several threads on a few shared cores are slower than one; read before torch loads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def rabbitmq() -> Iterator[RabbitNode]:
+    """A private RabbitMQ; a test that stops it must start it again."""
+    try:
+        node = RabbitNode()
+    except ServerMissing as missing:
+        pytest.fail(str(missing), pytrace=False)
+    with node:
+        yield node
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresNode]:
+    """A private PostgreSQL; a test that stops it must start it again."""
+    try:
+        node = PostgresNode()
+    except ServerMissing as missing:
+        pytest.fail(str(missing), pytrace=False)
+    with node:
+        yield node
+
+
+@pytest.fixture(scope="module")
+def rabbitmq_url(rabbitmq: RabbitNode, request: pytest.FixtureRequest) -> str:
+    """Address of a virtual host of this test module alone."""
+    rabbitmq.start()
+    return rabbitmq.vhost(re.sub(r"\W+", "-", request.node.nodeid))
+
+
+@pytest.fixture(scope="module")
+def postgres_url(postgres: PostgresNode) -> str:
+    """Address of an empty database of this test module alone."""
+    postgres.start()
+    return postgres.create_database()
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """Call it for a loopback port nothing listens on."""
+    return ports.free_port
