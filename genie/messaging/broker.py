@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING, NoReturn
 
 import kombu
-from kombu.exceptions import OperationalError
 
 from genie import topology
 from genie.contracts.inference import WorkClass
@@ -19,7 +18,7 @@ POLLING_INTERVAL_S = 0.005
 """In-memory transport only; its default of a second made 50 jobs take 24 s."""
 
 
-class BrokerBlocked(OperationalError):
+class BrokerBlocked(ConnectionError):
     """The broker refuses publishes: its memory or disk alarm is on."""
 
 
@@ -44,6 +43,20 @@ def connection(
         heartbeat=heartbeat_s,
         connect_timeout=CONNECT_TIMEOUT_S,
         transport_options=options,
+    )
+
+
+def connect(connection: kombu.Connection) -> None:
+    """Open a connection now, one attempt; raises the transport's own errors.
+
+    ``connection.connect()`` would sleep two seconds before it reports a refusal.
+    """
+    connection.ensure_connection(
+        max_retries=1,
+        interval_start=0,
+        interval_step=0,
+        interval_max=0,
+        reraise_as_library_errors=False,
     )
 
 
@@ -96,7 +109,11 @@ def dead_letter_queue(queue: str) -> kombu.Queue:
 
 def outcomes_queue() -> kombu.Queue:
     """The cloud's queue of started and outcome events."""
-    return _plain(topology.OUTCOMES)
+    dead = topology.dead_letters(topology.OUTCOMES)
+    return _plain(
+        topology.OUTCOMES,
+        {"x-dead-letter-exchange": dead, "x-dead-letter-routing-key": dead},
+    )
 
 
 def brain_queue() -> kombu.Queue:
@@ -128,13 +145,13 @@ def reply_queue(asker_id: str) -> kombu.Queue:
     )
 
 
-def _plain(name: str) -> kombu.Queue:
+def _plain(name: str, extra: dict[str, str] | None = None) -> kombu.Queue:
     return kombu.Queue(
         name,
         exchange=kombu.Exchange(""),
         routing_key=name,
         durable=True,
-        queue_arguments={"x-queue-type": "classic"},
+        queue_arguments={"x-queue-type": "classic", **(extra or {})},
     )
 
 

@@ -106,7 +106,7 @@ class Pump:
             delay_s = min(delay_s * 2, RECONNECT_MOST_S)
 
     def _open(self, connection: kombu.Connection) -> "StdChannel":
-        connection.connect()
+        broker.connect(connection)
         channel = connection.channel()
         self._on_connect(channel)
         self._connected.set()
@@ -148,12 +148,13 @@ class Pump:
     def _select(self, connection: kombu.Connection) -> None:
         sock: socket.socket = connection.connection.sock
         pending = getattr(sock, "pending", int)  # TLS may hold decrypted bytes
-        ready = [sock]
+        readable = sock.fileno()
+        ready = [readable]
         if not pending():
-            watched = [sock, self._wake_read]
+            watched = [readable, self._wake_read]
             ready = select.select(watched, [], [], HEARTBEAT_CHECK_S)[0]
         self._clear_wake()
-        if sock in ready:
+        if readable in ready:
             try:
                 connection.drain_events(timeout=1)
             except TimeoutError:  # half a frame so far: the rest is kept for next time

@@ -1,0 +1,244 @@
+"""Watching one job from its asker's side: events, attempts, and the row as a net."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cloud_app import jobs
+from cloud_app.bus import Inbox
+from cloud_app.context import Context
+from cloud_app.store.records import JobRecord
+from genie import logs
+from genie.contracts.inference import (
+    Chunk,
+    Event,
+    Fault,
+    FinishReason,
+    JobState,
+    Outcome,
+    Started,
+    Timing,
+    Usage,
+)
+from genie.errors import Unavailable
+
+log = logs.logger("asking")
+
+WAIT_S = 1.0
+"""How long one look into the inbox takes; a waiting stream says so this often."""
+
+ROW_EVERY_S = 2.0
+"""Without events, how often the job's row is asked whether it is over."""
+
+GRACE_S = 10.0
+"""How long past the deadline the worker's own word on it is waited for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """Not started yet. ``position`` counts from 1; both None while unknown."""
+
+    position: int | None
+    eta_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """Some more of the answer."""
+
+    text: str
+    tokens: int
+    worker: str | None
+
+
+class Splice:
+    """Text of one attempt after another, as one unbroken answer.
+
+    The next attempt starts over; what it repeats of the text already given is held
+    back. With greedy decoding it repeats it exactly; if not, the answer cannot be
+    continued and `BrokenAnswer` says so.
+    """
+
+    def __init__(self) -> None:
+        self.given = ""
+        self._attempt: str | None = None
+        self._ended: set[str] = set()
+        self._seq = 0
+        self._seen = ""
+
+    @property
+    def attempt(self) -> str | None:
+        """The attempt whose text is being given."""
+        return self._attempt
+
+    def begin(self, attempt_id: str) -> None:
+        """A worker began; chunks of earlier attempts are ignored from now on."""
+        if attempt_id in (self._attempt, *self._ended):
+            return
+        if self._attempt is not None:
+            self._ended.add(self._attempt)
+        self._attempt, self._seq, self._seen = attempt_id, 0, ""
+
+    def take(self, chunk: Chunk) -> str:
+        """The part of a chunk that is new to the reader; "" when there is none."""
+        self.begin(chunk.attempt_id)
+        if chunk.attempt_id != self._attempt:
+            return ""
+        if chunk.seq != self._seq:
+            raise BrokenAnswer(f"chunk {self._seq} of the answer was lost")
+        self._seq += 1
+        return self._advance(chunk.text)
+
+    def rest(self, text: str) -> str:
+        """What the finished ``text`` holds beyond what was given."""
+        if not text.startswith(self.given):
+            raise BrokenAnswer("the second attempt gave another answer")
+        new = text[len(self.given) :]
+        self.given = text
+        return new
+
+    def _advance(self, text: str) -> str:
+        self._seen += text
+        overlap = min(len(self._seen), len(self.given))
+        if self._seen[:overlap] != self.given[:overlap]:
+            raise BrokenAnswer("the second attempt gave another answer")
+        new = self._seen[len(self.given) :]
+        self.given += new
+        return new
+
+
+class BrokenAnswer(Exception):
+    """A stream that cannot be continued truthfully."""
+
+
+class Watch:
+    """One job as a sequence of waiting, text and its outcome."""
+
+    def __init__(self, ctx: Context, job: JobRecord, inbox: Inbox | None) -> None:
+        self._ctx, self._job, self._inbox = ctx, job, inbox
+        self._splice = Splice()
+        self._worker: str | None = None
+        self._row_at = time.monotonic()
+        self._is_started = False
+
+    def items(self) -> Iterator[Waiting | Text | Outcome]:
+        """Everything the asker is told; the last item is the outcome."""
+        while True:
+            event = self._next()
+            if isinstance(event, Started):
+                self._start(event)
+            elif isinstance(event, Chunk):
+                yield from self._chunk(event)
+                if self._broken is not None:
+                    yield self._broken
+                    return
+            elif isinstance(event, Outcome):
+                yield from self._finish(event)
+                return
+            elif not self._is_started:
+                yield Waiting(position=None, eta_s=None)
+
+    _broken: Outcome | None = None
+
+    def _next(self) -> Event | None:
+        event = self._inbox.get(WAIT_S) if self._inbox else None
+        if event is not None:
+            self._row_at = time.monotonic()
+            return event
+        if self._inbox is None:
+            time.sleep(0.05)  # a replayed request: only the row knows
+        if time.monotonic() - self._row_at < (ROW_EVERY_S if self._inbox else 0.2):
+            return None
+        self._row_at = time.monotonic()
+        return self._from_row()
+
+    def _from_row(self) -> Outcome | None:
+        """The outcome by the record, should its event never have reached us."""
+        try:
+            job = jobs.get(self._ctx, self._job.org, self._job.id)
+        except Unavailable as error:
+            log.warning("row_unavailable", job_id=self._job.id, error=str(error))
+            return self._overdue(self._job)
+        if job.state.is_terminal:
+            return outcome_of(job)
+        return self._overdue(job)
+
+    def _overdue(self, job: JobRecord) -> Outcome | None:
+        late_s = (self._ctx.now() - job.deadline_at).total_seconds()
+        if late_s < GRACE_S:
+            return None
+        fault = Fault(
+            code="deadline_exceeded",
+            message="no worker finished this before its deadline; ask again, or add a "
+            "machine with `genie worker join`",
+        )
+        return self._end(JobState.TIMEOUT, fault)
+
+    def _start(self, event: Started) -> None:
+        self._is_started = True
+        self._worker = event.worker
+        self._splice.begin(event.attempt_id)
+
+    def _chunk(self, chunk: Chunk) -> Iterator[Text]:
+        self._is_started = True
+        try:
+            new = self._splice.take(chunk)
+        except BrokenAnswer as error:
+            self._broken = self._end(JobState.FAILED, _broken(error))
+            return
+        if new:
+            yield Text(text=new, tokens=chunk.tokens, worker=self._worker)
+
+    def _finish(self, outcome: Outcome) -> Iterator[Text | Outcome]:
+        if outcome.state is not JobState.COMPLETED:
+            yield outcome
+            return
+        try:
+            new = self._splice.rest(outcome.text)
+        except BrokenAnswer as error:
+            yield self._end(JobState.FAILED, _broken(error))
+            return
+        if new:
+            yield Text(text=new, tokens=0, worker=outcome.worker)
+        yield outcome
+
+    def _end(self, state: JobState, fault: Fault) -> Outcome:
+        return Outcome(
+            job_id=self._job.id,
+            attempt_id=self._splice.attempt or "none",
+            worker_id="",
+            worker=self._worker or "",
+            model=self._job.model,
+            state=state,
+            at=self._ctx.now(),
+            text=self._splice.given,
+            finish_reason=FinishReason.ERROR,
+            fault=fault,
+        )
+
+
+def _broken(error: BrokenAnswer) -> Fault:
+    return Fault(
+        code="stream_broken",
+        message=f"the worker changed mid-answer and {error}; ask again",
+        retryable=True,
+    )
+
+
+def outcome_of(job: JobRecord) -> Outcome:
+    """The outcome a terminal job's record tells of."""
+    return Outcome(
+        job_id=job.id,
+        attempt_id="record",
+        worker_id=job.worker_id or "",
+        worker=job.worker or "",
+        model=job.model,
+        state=job.state,
+        at=job.finished_at or job.created_at,
+        text=job.text or "",
+        finish_reason=FinishReason(job.finish_reason) if job.finish_reason else None,
+        fingerprint=job.fingerprint,
+        usage=job.usage or Usage(),
+        timing=job.timing or Timing(),
+        fault=job.fault,
+    )

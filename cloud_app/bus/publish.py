@@ -1,0 +1,208 @@
+"""Publish with confirms; what the broker did not confirm was not accepted."""
+
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from threading import Lock
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+from kombu.exceptions import LimitExceeded
+from kombu.pools import Connections
+
+from genie import topology
+from genie.contracts.inference import InferenceTask, WorkClass
+from genie.errors import BrokerDown
+from genie.messaging import broker, envelope
+
+if TYPE_CHECKING:
+    from kombu.transport.base import StdChannel
+
+T = TypeVar("T")
+
+CONFIRM_TIMEOUT_S = 5.0
+POOL_SIZE = 8
+POOL_WAIT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Depth:
+    """One broker queue now: messages that wait, and open credits (consumers)."""
+
+    queue: str
+    model: str
+    work_class: WorkClass
+    waiting: int
+    consumers: int
+
+
+class Bus:
+    """Publishes from any thread over a small pool of connections.
+
+    Connections open on first use, so a process may fork before it publishes.
+    """
+
+    def __init__(self, url: str, *, name: str = "genie-cloud") -> None:
+        self._url = url
+        # No heartbeat: an idle pooled connection is read by nobody.
+        self._template = broker.connection(url, name=name, heartbeat_s=0)
+        self._pool = Connections(limit=POOL_SIZE)[self._template]
+        self._declared: set[str] = set()
+        self._lock = Lock()
+
+    def publish(self, task: InferenceTask) -> None:
+        """Hand a task to its model's queue, durable, confirmed and routable.
+
+        Raises `BrokerDown` when the broker did not take it and `TooLarge` over the
+        size limit.
+        """
+        body, headers = envelope.pack(task), envelope.headers(task)
+        queue = broker.model_queue(task.queue, task.model, task.work_class)
+
+        def send(channel: "StdChannel") -> None:
+            self._declare(channel, task)
+            _publish(
+                channel,
+                body,
+                exchange=queue.exchange.name,
+                routing_key=queue.routing_key,
+                headers=headers,
+                properties={"correlation_id": task.job_id},
+            )
+
+        self._with_channel(send)
+
+    def nudge(self, worker_id: str) -> None:
+        """Ask a worker to heartbeat now: the placement task of the planner."""
+        self._control(worker_id, topology.TASK_NUDGE, {})
+
+    def cancel(self, worker_id: str, job_id: str) -> None:
+        """Ask a worker to stop a job, running or not yet started there."""
+        self._control(worker_id, topology.TASK_CANCEL, {"job_id": job_id})
+
+    def depths(self, queues: Iterable[tuple[str, str, WorkClass]]) -> tuple[Depth, ...]:
+        """Ready messages and consumers of each (queue, model, class), asked now."""
+        return tuple(self._depth(*wanted) for wanted in queues)
+
+    def ping(self) -> None:
+        """Raises `BrokerDown` unless the broker answers."""
+        self._with_channel(lambda channel: None)
+
+    def close(self) -> None:
+        """Close the pool's connections."""
+        self._pool.force_close_all()
+
+    def _depth(self, queue: str, model: str, work_class: WorkClass) -> Depth:
+        def ask(channel: "StdChannel") -> tuple[int, int]:
+            broker.declare_model_queue(channel, queue, model, work_class)
+            name = topology.model_queue(queue, model, work_class)
+            found = channel.queue_declare(queue=name, passive=True)
+            return found.message_count, found.consumer_count
+
+        waiting, consumers = self._with_channel(ask)
+        return Depth(
+            queue=queue,
+            model=model,
+            work_class=work_class,
+            waiting=waiting,
+            consumers=consumers,
+        )
+
+    def _control(self, worker_id: str, task: str, kwargs: dict[str, str]) -> None:
+        task_id = uuid.uuid4().hex
+        headers = {
+            "lang": "py",
+            "task": task,
+            "id": task_id,
+            "root_id": task_id,
+            "argsrepr": "-",
+            "kwargsrepr": "-",
+            "ignore_result": True,
+        }
+        body = msgspec.json.encode([[], kwargs, {}])
+
+        def send(channel: "StdChannel") -> None:
+            broker.control_queue(worker_id)(channel).declare()
+            _publish(
+                channel,
+                body,
+                exchange="",
+                routing_key=topology.control_queue(worker_id),
+                headers=headers,
+                properties={"correlation_id": task_id, "expiration": "60000"},
+            )
+
+        self._with_channel(send)
+
+    def _declare(self, channel: "StdChannel", task: InferenceTask) -> None:
+        name = topology.model_queue(task.queue, task.model, task.work_class)
+        if name in self._declared:
+            return
+        broker.declare_model_queue(channel, task.queue, task.model, task.work_class)
+        with self._lock:
+            self._declared.add(name)
+
+    def _with_channel(self, use: "Callable[[StdChannel], T]") -> T:
+        """Run ``use``; once more on a fresh connection if a pooled one had died."""
+        errors = (
+            *self._template.connection_errors,
+            *self._template.channel_errors,
+            LimitExceeded,
+            OSError,
+        )
+        try:
+            return self._once(use)
+        except errors:
+            self._declared.clear()  # a broker that came back may have lost queues
+        try:
+            return self._once(use)
+        except errors as error:
+            raise BrokerDown(
+                f"the message broker did not take the work ({_reason(error)}); "
+                "nothing was accepted, try again in a moment",
+                retry_after_s=5,
+            ) from error
+
+    def _once(self, use: "Callable[[StdChannel], T]") -> T:
+        with self._pool.acquire(block=True, timeout=POOL_WAIT_S) as connection:
+            is_sound = False
+            try:
+                broker.connect(connection)
+                result = use(connection.default_channel)
+                is_sound = True
+                return result
+            finally:
+                if not is_sound:  # a connection in doubt must not serve the next one
+                    connection.collect()
+
+
+def _publish(
+    channel: "StdChannel",
+    body: bytes,
+    *,
+    exchange: str,
+    routing_key: str,
+    headers: dict[str, str | int | None] | dict[str, object],
+    properties: dict[str, object],
+) -> None:
+    message = channel.prepare_message(
+        body,
+        content_type=envelope.CONTENT_TYPE,
+        content_encoding="utf-8",
+        headers=headers,
+        properties={"delivery_mode": 2, **properties},
+    )
+    if hasattr(channel, "basic_publish_confirm"):
+        channel.basic_publish_confirm(
+            message,
+            exchange=exchange,
+            routing_key=routing_key,
+            mandatory=True,
+            confirm_timeout=CONFIRM_TIMEOUT_S,
+        )
+        return
+    channel.basic_publish(message, exchange=exchange, routing_key=routing_key)
+
+
+def _reason(error: Exception) -> str:
+    return type(error).__name__

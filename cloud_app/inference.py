@@ -1,0 +1,340 @@
+"""One request from the door to its answer: look, decide, record, act."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+
+import msgspec
+
+from cloud_app import jobs, registry
+from cloud_app.asking import Text, Waiting, Watch
+from cloud_app.brain import router
+from cloud_app.bus import Inbox
+from cloud_app.context import Context
+from cloud_app.store import ids
+from cloud_app.store.records import JobRecord, KeyRecord, NewJob
+from genie import logs, topology
+from genie.catalog import Catalog, Persona
+from genie.contracts.inference import (
+    Fault,
+    InferenceTask,
+    JobState,
+    Message,
+    Outcome,
+    Sampling,
+    WorkClass,
+)
+from genie.errors import (
+    BadRequest,
+    ContextTooLong,
+    GenieError,
+    JobCancelled,
+    JobFailed,
+    JobTimeout,
+    NoCapacity,
+    Unavailable,
+    UnknownModel,
+)
+
+log = logs.logger("inference")
+
+
+class Mode(StrEnum):
+    """How the asker wants the answer."""
+
+    SYNC = "sync"
+    STREAM = "stream"
+    ASYNC = "async"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """A checked request; ``sampling`` holds only the fields that were given."""
+
+    key: KeyRecord
+    mode: Mode
+    model: str | None = None
+    persona: str | None = None
+    messages: tuple[Message, ...] = ()
+    prompt: str | None = None
+    sampling: Mapping[str, object]
+    idempotency_key: str | None = None
+    body: bytes = b""
+    deadline_s: float | None = None
+    metadata: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What a request names: one model, or a persona's ladder, or both."""
+
+    model: str | None
+    persona: Persona | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """A job in the database and, unless replayed, in its queue."""
+
+    job: JobRecord
+    replayed: bool
+    inbox: Inbox | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """How a waited-for job ended well."""
+
+    job: JobRecord
+    outcome: Outcome
+
+
+def resolve(catalog: Catalog, model: str | None, persona: str | None) -> Target:
+    """Catalog id, then tier alias, then persona; raises `UnknownModel`."""
+    chosen = _persona(catalog, persona, "persona") if persona else None
+    if not model:
+        if chosen is None:
+            raise BadRequest("name a model or a persona", param="model")
+        return Target(model=None, persona=chosen)
+    spec = catalog.models.get(model)
+    if spec is not None and spec.enabled:
+        return Target(model=model, persona=chosen)
+    ladder = catalog.tier(model) or _persona(catalog, model, "model")
+    return Target(model=None, persona=chosen or ladder)
+
+
+def _persona(catalog: Catalog, name: str, param: str) -> Persona:
+    found = catalog.personas.get(name)
+    if found is not None:
+        return found
+    near = catalog.suggestions(name) or tuple(catalog.personas)[:3]
+    raise UnknownModel(
+        f"there is no {param} {name!r}; did you mean {', '.join(near)}? "
+        "`genie models` and GET /v1/personas list what there is",
+        param=param,
+    )
+
+
+def decide(
+    ctx: Context,
+    key: KeyRecord,
+    target: Target,
+    work_class: WorkClass = WorkClass.INTERACTIVE,
+) -> router.Route | router.Refusal:
+    """Which model and queue this would go to now, with reasons; runs nothing."""
+    request = router.Request(
+        queues=(topology.org_queue(key.org.slug), topology.SHARED),
+        org=key.org.slug,
+        model=target.model,
+        persona=target.persona,
+        work_class=work_class,
+        allowed_models=key.allowed_models,
+    )
+    return router.route(request, registry.view(ctx), ctx.catalog)
+
+
+def submit(ctx: Context, order: Order) -> Accepted:
+    """Accept an order: decided, committed, published and confirmed.
+
+    Raises `UnknownModel`, `BadRequest`, `Conflict`, `TooLarge`, `NoCapacity`,
+    `BrokerDown` and `DatabaseDown`; after an error nothing runs.
+    """
+    target = resolve(ctx.catalog, order.model, order.persona)
+    work_class = _work_class(order, target)
+    route = decide(ctx, order.key, target, work_class)
+    if isinstance(route, router.Refusal):
+        raise _refused(route)
+    task = _task(ctx, order, target, route)
+    job, created = jobs.accept(ctx, _new_job(order, task, route))
+    if not created:
+        return Accepted(job=job, replayed=True, inbox=None)
+    inbox = ctx.replies.expect(job.id) if order.mode is not Mode.ASYNC else None
+    _publish(ctx, job, task, order.mode)
+    return Accepted(job=job, replayed=False, inbox=inbox)
+
+
+def stream(ctx: Context, accepted: Accepted) -> Iterator[Waiting | Text | Outcome]:
+    """The answer as it comes, ending with its `Outcome`.
+
+    Closing the iterator early cancels the job; a worker that died mid-answer is
+    followed by the next one's, spliced after the text already given.
+    """
+    job = accepted.job
+    watch = Watch(ctx, job, accepted.inbox)
+    is_over = False
+    try:
+        for item in watch.items():
+            is_over = isinstance(item, Outcome)
+            yield item
+    finally:
+        ctx.replies.forget(job.id)
+        if not is_over:
+            _abandon(ctx, job)
+
+
+def collect(ctx: Context, accepted: Accepted) -> Answer:
+    """Wait for the whole answer.
+
+    Raises `ContextTooLong`, `JobFailed`, `JobCancelled`, `JobTimeout` or
+    `Unavailable` with the worker's reason.
+    """
+    for item in stream(ctx, accepted):
+        if isinstance(item, Outcome):
+            if item.state is not JobState.COMPLETED:
+                raise failure(item.state, item.fault)
+            return Answer(job=accepted.job, outcome=item)
+    raise JobFailed(f"job {accepted.job.id} ended without an outcome; ask again")
+
+
+def failure(state: JobState, fault: Fault | None) -> GenieError:
+    """The error that says how a job ended, for a state other than completed."""
+    reason = fault.message if fault else f"the job ended as {state.value}"
+    code, param = (fault.code, fault.param) if fault else (None, None)
+    if state is JobState.CANCELLED:
+        return JobCancelled(reason, param=param)
+    if state is JobState.TIMEOUT:
+        return JobTimeout(reason, param=param)
+    if code == ContextTooLong.code:
+        return ContextTooLong(reason, param=param)
+    if code == BadRequest.code:
+        return BadRequest(reason, param=param)
+    if fault is not None and fault.retryable:
+        return Unavailable(reason, code=code, param=param, retry_after_s=5)
+    return JobFailed(reason, code=code, param=param)
+
+
+def _work_class(order: Order, target: Target) -> WorkClass:
+    if order.mode is Mode.ASYNC:
+        return WorkClass.JOB
+    return target.persona.work_class if target.persona else WorkClass.INTERACTIVE
+
+
+def _task(
+    ctx: Context, order: Order, target: Target, route: router.Route
+) -> InferenceTask:
+    settings, persona = ctx.settings, target.persona
+    is_async = order.mode is Mode.ASYNC
+    limit_s = settings.async_timeout_s if is_async else settings.sync_timeout_s
+    now = ctx.now()
+    return InferenceTask(
+        job_id=ids.new_id(now),
+        org=order.key.org.slug,
+        queue=route.queue,
+        model=route.model,
+        work_class=route.work_class,
+        created_at=now,
+        deadline_at=now + timedelta(seconds=min(order.deadline_s or limit_s, limit_s)),
+        sampling=_sampling(order.sampling, persona),
+        messages=_messages(order.messages, persona),
+        prompt=order.prompt,
+        persona=persona.name if persona else None,
+        locality=route.locality,
+        reply_to=None if is_async else ctx.replies.name,
+    )
+
+
+def _sampling(given: Mapping[str, object], persona: Persona | None) -> Sampling:
+    defaults: dict[str, object] = {}
+    if persona is not None:
+        defaults = {
+            "max_tokens": persona.max_tokens,
+            "temperature": persona.temperature,
+        }
+    return msgspec.convert({**defaults, **given}, Sampling)
+
+
+def _messages(
+    messages: tuple[Message, ...], persona: Persona | None
+) -> tuple[Message, ...]:
+    has_system = any(message.role == "system" for message in messages)
+    if not messages or persona is None or not persona.system_prompt or has_system:
+        return messages
+    return (Message(role="system", content=persona.system_prompt), *messages)
+
+
+def _new_job(order: Order, task: InferenceTask, route: router.Route) -> NewJob:
+    return NewJob(
+        task=task,
+        org=order.key.org,
+        key_id=order.key.id,
+        mode=order.mode.value,
+        route=explain(route),
+        substituted=route.substituted,
+        idempotency_key=order.idempotency_key,
+        body_sha256=_digest(order.body),
+        metadata=order.metadata,
+    )
+
+
+def _digest(body: bytes) -> str:
+    """Digest of what a body means: key order and white space do not count."""
+    try:
+        meant = json.dumps(json.loads(body), sort_keys=True).encode()
+    except ValueError:
+        meant = body
+    return hashlib.sha256(meant).hexdigest()
+
+
+def explain(route: router.Route | router.Refusal) -> dict[str, object]:
+    """A decision as plain JSON: what was chosen, and why not the others."""
+    if isinstance(route, router.Refusal):
+        return {
+            "refused": route.code,
+            "message": route.message,
+            "reasons": list(route.reasons),
+        }
+    return {
+        "model": route.model,
+        "queue": route.queue,
+        "class": route.work_class.value,
+        "locality": route.locality.value,
+        "ready": route.ready,
+        "substituted": route.substituted,
+        "reasons": list(route.reasons),
+        "skipped": [{"model": s.model, "why": s.why} for s in route.skipped],
+    }
+
+
+def _refused(refusal: router.Refusal) -> GenieError:
+    if refusal.code == UnknownModel.code:
+        return UnknownModel(refusal.message, param="model")
+    if refusal.retryable:
+        return NoCapacity(refusal.message, retry_after_s=15)
+    return BadRequest(refusal.message, code=refusal.code, param="model")
+
+
+def _publish(ctx: Context, job: JobRecord, task: InferenceTask, mode: Mode) -> None:
+    try:
+        ctx.bus.publish(task)
+    except Unavailable:
+        if mode is Mode.ASYNC:
+            log.warning("publish_waits", job_id=job.id)
+            return  # the row is committed: the relay publishes it when it can
+        _unpublished(ctx, job)
+        raise
+    except GenieError:
+        _unpublished(ctx, job)
+        raise
+    if mode is Mode.ASYNC:
+        jobs.confirmed(ctx, job.id)
+
+
+def _unpublished(ctx: Context, job: JobRecord) -> None:
+    ctx.replies.forget(job.id)
+    fault = Fault(
+        code="not_published",
+        message="the work could not be handed to the broker; ask again",
+        retryable=True,
+    )
+    jobs.refuse(ctx, job.id, fault)
+
+
+def _abandon(ctx: Context, job: JobRecord) -> None:
+    """The asker went away: stop the work, best effort, and say so in the record."""
+    try:
+        jobs.cancel(ctx, job.org, job.id)
+    except Unavailable as error:
+        log.warning("cancel_failed", job_id=job.id, error=str(error))

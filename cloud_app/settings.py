@@ -1,0 +1,83 @@
+"""The cloud's settings, read once per process from ``GENIE_*`` variables."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from genie import catalog, env
+
+
+def catalog_path(value: str) -> Path:
+    """A catalog file, or the word ``echo`` for the weightless one."""
+    return catalog.ECHO if value == "echo" else env.path(value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloudSettings:
+    """Everything web, brain and beat need to know; the same for all three."""
+
+    database_url: str = env.variable(
+        "GENIE_DATABASE_URL",
+        env.url("postgresql+psycopg", "sqlite"),
+        "postgresql+psycopg://user:password@host/name, or sqlite:///file.db",
+    )
+    broker_url: str = env.variable(
+        "GENIE_BROKER_URL",
+        env.url("amqp", "amqps", "memory"),
+        "amqp://user:password@host:5672/vhost",
+    )
+    secret_key: str = env.variable(
+        "GENIE_SECRET_KEY",
+        env.text,
+        "signs admin sessions; any long random text, the same on every web process",
+    )
+    worker_broker_url: str | None = env.variable(
+        "GENIE_WORKER_BROKER_URL",
+        env.url("amqp", "amqps", "memory"),
+        "the broker's address as workers reach it; GENIE_BROKER_URL if not set",
+        default=None,
+    )
+    public_url: str | None = env.variable(
+        "GENIE_PUBLIC_URL",
+        env.url("http", "https"),
+        "the cloud's address as people and workers reach it",
+        default=None,
+    )
+    catalog_path: Path = env.variable(
+        "GENIE_CATALOG",
+        catalog_path,
+        "a catalog file, or echo; the shipped catalog if not set",
+        default=catalog.SHIPPED,
+    )
+    heartbeat_s: float = env.variable(
+        "GENIE_HEARTBEAT_S", env.number, "seconds between heartbeats", default=30.0
+    )
+    place_every_s: float = env.variable(
+        "GENIE_PLACE_EVERY_S", env.number, "seconds between plans", default=10.0
+    )
+    web_threads: int = env.variable(
+        "GENIE_WEB_THREADS", env.whole, "requests served at once", default=64
+    )
+    max_body_bytes: int = env.variable(
+        "GENIE_MAX_BODY_BYTES", env.whole, "largest request body", default=1_048_576
+    )
+    sync_timeout_s: float = env.variable(
+        "GENIE_SYNC_TIMEOUT_S",
+        env.number,
+        "seconds an interactive request may take in all",
+        default=600.0,
+    )
+    async_timeout_s: float = env.variable(
+        "GENIE_ASYNC_TIMEOUT_S",
+        env.number,
+        "seconds an async job may take in all",
+        default=86_400.0,
+    )
+    retain_h: float = env.variable(
+        "GENIE_RETAIN_H",
+        env.number,
+        "hours that answers are kept after a job ended",
+        default=24.0,
+    )
+    log_level: str = env.variable(
+        "GENIE_LOG_LEVEL", env.text, "DEBUG, INFO, WARNING or ERROR", default="INFO"
+    )
