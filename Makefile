@@ -1,0 +1,72 @@
+# Everything a person does with this tree. `make` alone lists it.
+
+PYTHON ?= python3
+# Where torch comes from; empty: PyPI (on Linux x86 that is the CUDA build, several GB).
+# Without an NVIDIA GPU: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PINS := setup.cfg pyproject.toml constraints.txt
+CODE := genie workers cloud_app migrations tests benchmarks
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check lint format bench constraints clean
+
+help: ## List what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.setup ## Make .venv with everything to run, test and measure
+
+demo: $(VENV)/.runtime ## Start a fleet on this machine and watch it answer
+	@$(BIN)/genie demo $(ARGS)
+
+test: $(VENV)/.setup ## Run all tests, on private RabbitMQ and PostgreSQL nodes
+	@scripts/install-servers
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.setup ## Lint, types, architecture and unit tests
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/unit
+
+lint: $(VENV)/.setup ## Mend what can be mended, then show what remains
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+bench: $(VENV)/.setup ## Run the benchmarks; figures are JSON lines on stdout
+	@scripts/install-servers
+	@for bench in benchmarks/[a-z]*.py; do $(BIN)/python "$$bench" $(ARGS) || exit 1; done
+
+constraints: $(VENV)/.setup ## Write down the versions installed now
+	@{ echo "# Every version this release was tested with; made by \`make constraints\`."; \
+	  $(PIP) freeze --exclude genie-fleet | grep -v '^-e' \
+	  | sed 's/^\(torch==[0-9.]*\)+.*/\1/'; } > constraints.new
+	@mv constraints.new constraints.txt
+
+clean: ## Remove .venv and everything that was built (models stay)
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache \
+	  .hypothesis .import_linter_cache .coverage .coverage.* htmlcov
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.torch: constraints.txt | $(BIN)/python
+	@echo "installing torch (the largest download, once) …"
+	@$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -c constraints.txt torch
+	@touch $@
+
+$(VENV)/.runtime: $(PINS) $(VENV)/.torch
+	@echo "installing Genie Fleet …"
+	@$(PIP) install -c constraints.txt -e '.[worker,cloud]'
+	@touch $@
+
+$(VENV)/.setup: $(PINS) $(VENV)/.runtime
+	@echo "installing what tests and benchmarks need …"
+	@$(PIP) install -c constraints.txt -e '.[worker,cloud,dev]'
+	@touch $@
