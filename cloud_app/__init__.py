@@ -1,0 +1,1 @@
+"""The cloud: the brain decides and touches nothing; the shell around it acts."""

@@ -1,0 +1,162 @@
+"""Does a model fit a worker: in which quant, with how many slots, how much context?"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cloud_app.brain.views import PlacementView, WorkerView
+from genie import sizing
+from genie.contracts.fleet import ModelState
+from genie.contracts.model import ModelSpec, Quant
+from genie.sizing import Need
+
+SLOTS = {"cuda": 8, "cpu": 4}
+CONTEXT = {"cuda": 8192, "cpu": 4096}
+MIN_CONTEXT = 1024
+"""Below this many tokens a replica is of no use; a smaller model is used whole."""
+
+_ON_DISK = (
+    ModelState.ON_DISK,
+    ModelState.LOADING,
+    ModelState.READY,
+    ModelState.UNLOADING,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """How a model would be loaded on a worker, and the bytes it would take."""
+
+    quant: Quant
+    slots: int
+    context: int
+    need: Need
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoFit:
+    """Why a model cannot be loaded on a worker.
+
+    ``context_max`` is set when a shorter request would fit: its limit in tokens.
+    """
+
+    reasons: tuple[str, ...]
+    context_max: int | None = None
+
+
+def fit(
+    spec: ModelSpec,
+    worker: WorkerView,
+    *,
+    free_bytes: int | None = None,
+    min_context: int = 0,
+) -> Fit | NoFit:
+    """The best way to load ``spec`` on ``worker``, in ``free_bytes`` of its memory.
+
+    Without ``free_bytes`` all of the worker's memory counts. Slots shrink to one before
+    the context shrinks, and the context never below ``min_context`` tokens.
+    """
+    unsuited = _unsuited(spec, worker, min_context)
+    if unsuited is not None:
+        return unsuited
+    free = worker.memory_bytes if free_bytes is None else free_bytes
+    quants = _quants(spec, worker.device)
+    for quant in quants:
+        for slots, context in _shapes(spec, worker.device, min_context):
+            need = sizing.need(spec, quant, slots=slots, context=context)
+            if need.total <= free:
+                return Fit(quant=quant, slots=slots, context=context, need=need)
+    least = smallest(spec, worker.device, min_context=min_context)
+    has = f"{worker.name} has {gigabytes(max(0, free))}"
+    return NoFit(reasons=(f"needs {gigabytes(least)} and {has}",))
+
+
+def smallest(spec: ModelSpec, device: str, *, min_context: int = 0) -> int:
+    """Least bytes any quant of ``spec`` takes on ``device``; 0 without a quant."""
+    *_, (slots, context) = _shapes(spec, device, min_context)
+    quants = _quants(spec, device)
+    needs = [sizing.need(spec, q, slots=slots, context=context).total for q in quants]
+    return min(needs, default=0)
+
+
+def would_fit(spec: ModelSpec) -> str:
+    """The smallest machine that could hold ``spec``, in words."""
+    devices = sorted({device for quant in spec.quants for device in quant.devices})
+    sizes = [f"{gigabytes(smallest(spec, d))} of {d} memory" for d in devices]
+    needs = " or ".join(sizes)
+    return f"a worker with the {spec.engine} engine and {needs}"
+
+
+def held_bytes(spec: ModelSpec, worker: WorkerView, placement: PlacementView) -> int:
+    """Bytes a placement takes: its arithmetic, or the measured peak if that is more."""
+    quant = next((q for q in spec.quants if q.name == placement.quant), None)
+    seen = worker.reported(placement.model)
+    peak = seen.peak_bytes if seen is not None else 0
+    if quant is None:
+        return peak
+    slots, context = placement.slots, placement.context
+    return max(peak, sizing.need(spec, quant, slots=slots, context=context).total)
+
+
+def gigabytes(size: int) -> str:
+    """Bytes in words.
+
+    >>> gigabytes(24_000_000_000)
+    '24.0 GB'
+    """
+    return f"{size / 1e9:.1f} GB"
+
+
+def _unsuited(spec: ModelSpec, worker: WorkerView, min_context: int) -> NoFit | None:
+    """Why no amount of memory would help, None when it would."""
+    if spec.engine not in worker.engines:
+        return NoFit(reasons=(f"{worker.name} has no {spec.engine} engine",))
+    if not _quants(spec, worker.device):
+        why = f"no quant of {spec.id} runs on {worker.device} ({worker.name})"
+        return NoFit(reasons=(why,))
+    longest = _context(spec, worker.device)
+    if min_context > longest:
+        return too_long(spec, worker, min_context, longest)
+    return _no_room_on_disk(spec, worker)
+
+
+def too_long(
+    spec: ModelSpec, worker: WorkerView, min_context: int, longest: int
+) -> NoFit:
+    """The refusal of a request over the ``longest`` context, with both numbers."""
+    serves = f"{worker.name} serves {spec.id} with at most {longest}"
+    why = f"{min_context} tokens of context are needed and {serves}"
+    return NoFit(reasons=(why,), context_max=longest)
+
+
+def _no_room_on_disk(spec: ModelSpec, worker: WorkerView) -> NoFit | None:
+    if spec.source.startswith(("echo:", "path:")):
+        return None
+    seen = worker.reported(spec.id)
+    if seen is not None and seen.state in _ON_DISK:
+        return None
+    size = min(quant.weight_bytes for quant in _quants(spec, worker.device))
+    if size <= worker.disk_free_bytes:
+        return None
+    has = f"{worker.name} has {gigabytes(worker.disk_free_bytes)}"
+    return NoFit(reasons=(f"its files need {gigabytes(size)} of disk and {has}",))
+
+
+def _quants(spec: ModelSpec, device: str) -> tuple[Quant, ...]:
+    return tuple(quant for quant in spec.quants if device in quant.devices)
+
+
+def _context(spec: ModelSpec, device: str) -> int:
+    return min(spec.context_max, CONTEXT.get(device, CONTEXT["cpu"]))
+
+
+def _shapes(
+    spec: ModelSpec, device: str, min_context: int
+) -> Iterator[tuple[int, int]]:
+    """(slots, context) to try, best first: fewer slots before less context."""
+    context = _context(spec, device)
+    least = min(context, max(MIN_CONTEXT, min_context))
+    for slots in range(SLOTS.get(device, SLOTS["cpu"]), 0, -1):
+        yield slots, context
+    while context > least:
+        context = max(least, context // 2)
+        yield 1, context

@@ -1,0 +1,64 @@
+"""Open directives: the difference between what a worker should hold and does hold."""
+
+from collections.abc import Iterable
+
+from cloud_app.brain.views import PlacementView
+from genie.contracts.fleet import Directive, DirectiveKind, ModelState, ModelStatus
+
+_HOLDS = (
+    ModelState.FETCHING,
+    ModelState.LOADING,
+    ModelState.READY,
+    ModelState.UNLOADING,
+)
+"""States in which a model takes memory or is about to."""
+
+
+def open_for(
+    desired: Iterable[PlacementView],
+    reported: Iterable[ModelStatus],
+    *,
+    is_draining: bool = False,
+    wants_drain: bool | None = None,
+) -> tuple[Directive, ...]:
+    """What a worker still has to do, unloads first because they make the room.
+
+    The same difference gives the same ids, however often it is asked; a model placed
+    anew later gets a new id. ``wants_drain`` None leaves draining to the worker.
+    """
+    wanted, seen = tuple(desired), tuple(reported)
+    keep = {(p.model, p.quant) for p in wanted}
+    done = {(m.model, m.quant) for m in seen if m.state is ModelState.READY}
+    gone = [m for m in seen if m.state in _HOLDS and (m.model, m.quant) not in keep]
+    missing = [p for p in wanted if (p.model, p.quant) not in done]
+    unloads = sorted((_unload(m) for m in gone), key=lambda directive: directive.id)
+    loads = sorted((_load(p) for p in missing), key=lambda directive: directive.id)
+    return (*_drain(is_draining, wants_drain), *unloads, *loads)
+
+
+def _load(placement: PlacementView) -> Directive:
+    since = int(placement.since.timestamp())
+    return Directive(
+        id=f"load-{placement.model}-{placement.quant}-{since}",
+        kind=DirectiveKind.LOAD,
+        model=placement.model,
+        quant=placement.quant,
+        fingerprint=placement.fingerprint,
+    )
+
+
+def _unload(status: ModelStatus) -> Directive:
+    return Directive(
+        id=f"unload-{status.model}-{status.quant}",
+        kind=DirectiveKind.UNLOAD,
+        model=status.model,
+        quant=status.quant,
+        fingerprint=status.fingerprint,
+    )
+
+
+def _drain(is_draining: bool, wants_drain: bool | None) -> tuple[Directive, ...]:
+    if wants_drain is None or wants_drain is is_draining:
+        return ()
+    kind = DirectiveKind.DRAIN if wants_drain else DirectiveKind.RESUME
+    return (Directive(id=kind.value, kind=kind),)

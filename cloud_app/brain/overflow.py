@@ -1,0 +1,49 @@
+"""May a job leave its own machines? For now: never, whatever the situation."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """All that an overflow decision may ever depend on: 32 states."""
+
+    org_opted_in: bool
+    job_allows: bool
+    sla_breached: bool
+    worker_ready: bool
+    same_fingerprint: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """The job stays on local machines, and why."""
+
+    reasons: tuple[str, ...]
+
+
+NOT_ENABLED = "overflow is not enabled"
+
+_CONDITIONS = {
+    "org_opted_in": "the org has not opted in",
+    "job_allows": "the job's locality does not allow it",
+    "sla_breached": "the wait is within the SLA",
+    "worker_ready": "no overflow worker is ready",
+    "same_fingerprint": "no overflow worker holds the same fingerprint",
+}
+
+
+def decide(situation: Situation) -> Refused:
+    """Refuse, with every condition that is not met beside the main reason.
+
+    >>> here = Situation(
+    ...     org_opted_in=True,
+    ...     job_allows=True,
+    ...     sla_breached=True,
+    ...     worker_ready=True,
+    ...     same_fingerprint=True,
+    ... )
+    >>> decide(here).reasons
+    ('overflow is not enabled',)
+    """
+    unmet = [why for name, why in _CONDITIONS.items() if not getattr(situation, name)]
+    return Refused(reasons=(NOT_ENABLED, *unmet))

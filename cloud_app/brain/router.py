@@ -1,0 +1,176 @@
+"""Which model, on which logical queue, answers a request: a value with its reasons."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from cloud_app.brain import rungs
+from cloud_app.brain.rungs import Criteria, Rung, Skipped
+from cloud_app.brain.views import FleetView
+from genie.catalog import Catalog, Persona
+from genie.contracts.inference import Locality, WorkClass
+from genie.contracts.model import Capability, ModelSpec
+from genie.topology import SHARED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is asked: exactly one of ``model`` and ``persona``, the rest are limits.
+
+    ``queues`` are the logical queues the org may use, the preferred one first.
+    ``min_context`` is the tokens the prompt and its answer need, as far as known.
+    """
+
+    queues: tuple[str, ...]
+    org: str
+    model: str | None = None
+    persona: Persona | None = None
+    work_class: WorkClass = WorkClass.INTERACTIVE
+    allowed_models: tuple[str, ...] | None = None
+    needed: tuple[Capability, ...] = ()
+    min_context: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """The decision. ``substituted`` is the model wanted when a smaller one serves."""
+
+    model: str
+    queue: str
+    work_class: WorkClass
+    locality: Locality
+    reasons: tuple[str, ...]
+    skipped: tuple[Skipped, ...] = ()
+    substituted: str | None = None
+    ready: bool = False
+    context: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Nothing can serve it: an error ``code``, a ``message`` that ends with a step."""
+
+    code: str
+    message: str
+    reasons: tuple[str, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    retryable: bool = False
+
+
+def route(request: Request, fleet: FleetView, catalog: Catalog) -> Route | Refusal:
+    """The smallest model that solves the task on the preferred queue that has it.
+
+    An explicit model is served as asked or refused, never swapped for another. A
+    persona's queues are tried for a rung at or above its floor first; only when none
+    has one does a smaller model serve, and the route says so.
+    """
+    queues = [queue for queue in request.queues if rungs.serving(fleet, queue)]
+    if not queues:
+        return _nobody(request)
+    tried = {queue: _choose(request, queue, fleet, catalog) for queue in queues}
+    served = [_route(request, q, r.spec, r) for q, r in tried.items() if r.spec]
+    if not served:
+        return _refusal(request, tried)
+    return next((found for found in served if not found.substituted), served[0])
+
+
+def rung(
+    persona: Persona,
+    queue: str,
+    fleet: FleetView,
+    catalog: Catalog,
+    *,
+    allowed: Collection[str] | None = None,
+    needed: tuple[Capability, ...] = (),
+    min_context: int = 0,
+) -> Rung:
+    """The rung of a persona's ladder that serves on ``queue`` now, with the skipped.
+
+    ``spec`` is None when no rung can be served; placement asks the same question to
+    turn a standing persona into a model.
+    """
+    criteria = Criteria(
+        allowed=allowed,
+        needed=(*persona.needs, *needed),
+        min_context=min_context,
+    )
+    ladder, floor = persona.ladder, persona.floor
+    return rungs.choose(ladder, floor, queue, fleet, catalog, criteria)
+
+
+def _choose(request: Request, queue: str, fleet: FleetView, catalog: Catalog) -> Rung:
+    if request.persona is not None and request.model is None:
+        return rung(
+            request.persona,
+            queue,
+            fleet,
+            catalog,
+            allowed=request.allowed_models,
+            needed=request.needed,
+            min_context=request.min_context,
+        )
+    criteria = Criteria(
+        allowed=request.allowed_models,
+        needed=request.needed,
+        min_context=request.min_context,
+    )
+    ladder = (request.model,) if request.model is not None else ()
+    return rungs.choose(ladder, None, queue, fleet, catalog, criteria)
+
+
+def _route(request: Request, queue: str, spec: ModelSpec, chosen: Rung) -> Route:
+    shared = queue == SHARED
+    return Route(
+        model=spec.id,
+        queue=queue,
+        work_class=request.work_class,
+        locality=Locality.LOCAL if shared else Locality.DEDICATED,
+        reasons=chosen.reasons,
+        skipped=chosen.skipped,
+        substituted=chosen.substituted,
+        ready=chosen.ready,
+        context=chosen.context,
+    )
+
+
+def _nobody(request: Request) -> Refusal:
+    names = " or ".join(request.queues) or "that this key may use"
+    return Refusal(
+        code="no_capacity",
+        message=f"no live worker serves the queue {names}; "
+        "add a machine with `genie worker join`",
+        reasons=(f"no live worker serves {names}",),
+        retryable=True,
+    )
+
+
+def _refusal(request: Request, tried: dict[str, Rung]) -> Refusal:
+    """The refusal a person can act on, with what was considered on every queue."""
+    skipped = tuple(skip for found in tried.values() for skip in found.skipped)
+    code = _code({skip.code for skip in skipped})
+    wanted = request.model or (request.persona and request.persona.name) or "nothing"
+    reasons = tuple(dict.fromkeys(f"{skip.model}: {skip.why}" for skip in skipped))
+    return Refusal(
+        code=code,
+        message=f"{wanted} cannot be served: {'; '.join(reasons[:3])}; {_STEPS[code]}",
+        reasons=reasons,
+        skipped=skipped,
+        retryable=any(skip.retryable for skip in skipped),
+    )
+
+
+def _code(codes: set[str]) -> str:
+    """What every rung agrees on; a shorter text is a remedy whatever else is wrong."""
+    if rungs.TOO_LONG in codes:
+        return rungs.TOO_LONG
+    return codes.pop() if len(codes) == 1 else rungs.NO_CAPACITY
+
+
+_STEPS = {
+    rungs.NO_CAPACITY: "add a machine that fits with `genie worker join`",
+    rungs.NOT_ALLOWED: "ask an admin of your org for a key that allows it",
+    rungs.NO_SUCH_MODEL: "list what there is with `genie models`",
+    rungs.NOT_CAPABLE: "choose a model that can with `genie models`",
+    rungs.TOO_LONG: "send a shorter text or a smaller max_tokens",
+}
+
+__all__ = ["Refusal", "Request", "Route", "Rung", "Skipped", "route", "rung"]

@@ -1,0 +1,123 @@
+"""Snapshots the brain decides from: frozen, built by the shell, never changed."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from genie.contracts.fleet import ModelState
+
+
+class Liveness(StrEnum):
+    """How long a worker has been silent, in four words."""
+
+    ONLINE = "online"
+    LATE = "late"
+    OFFLINE = "offline"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelView:
+    """One model as its worker reported it; ``failed_until`` is its next retry."""
+
+    model: str
+    quant: str
+    state: ModelState
+    fingerprint: str | None = None
+    slots: int = 0
+    context: int = 0
+    in_flight: int = 0
+    tokens_per_s: float = 0.0
+    peak_bytes: int = 0
+    failed_until: datetime | None = None
+    error: str | None = None
+
+    def is_failed(self, now: datetime) -> bool:
+        """True while the worker will not try again (no retry time: until told to)."""
+        if self.state is not ModelState.FAILED:
+            return False
+        return self.failed_until is None or self.failed_until > now
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacementView:
+    """One model a worker should hold, since when and why."""
+
+    model: str
+    quant: str
+    slots: int
+    context: int
+    since: datetime
+    reason: str
+    fingerprint: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerView:
+    """One worker now.
+
+    ``age_s`` is the time since its last heartbeat. ``memory_bytes`` is all that our
+    models may use: the sum of its GPUs, or the host's memory, minus foreign use and
+    reserve; what our own models hold is part of it.
+    """
+
+    id: str
+    name: str
+    org: str
+    queues: tuple[str, ...]
+    liveness: Liveness
+    age_s: float
+    device: str
+    memory_bytes: int
+    gpus: tuple[int, ...] = ()
+    engines: tuple[str, ...] = ()
+    disk_free_bytes: int = 0
+    draining: bool = False
+    quarantined: bool = False
+    models: tuple[ModelView, ...] = ()
+    placements: tuple[PlacementView, ...] = ()
+
+    @property
+    def is_open(self) -> bool:
+        """True when it may be given new work: heard of lately, not being emptied."""
+        heard = self.liveness in (Liveness.ONLINE, Liveness.LATE)
+        return heard and not self.draining and not self.quarantined
+
+    def reported(self, model: str) -> ModelView | None:
+        """What the worker last said of ``model``, None when it said nothing."""
+        return next((m for m in self.models if m.model == model), None)
+
+    def placement(self, model: str) -> PlacementView | None:
+        """The placement of ``model`` on this worker, None when there is none."""
+        return next((p for p in self.placements if p.model == model), None)
+
+    def has_failed(self, model: str, now: datetime) -> bool:
+        """True while ``model`` failed here and the worker does not try again yet."""
+        seen = self.reported(model)
+        return seen is not None and seen.is_failed(now)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetView:
+    """All known workers at one instant, by the cloud's clock."""
+
+    workers: tuple[WorkerView, ...]
+    as_of: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemandView:
+    """Who wants a model on a logical queue; ``standing``: keep one replica always."""
+
+    queue: str
+    model: str
+    queued: int = 0
+    running: int = 0
+    arrivals_per_min: float = 0.0
+    standing: bool = False
+    oldest_s: float = 0.0
+
+    @property
+    def has_work(self) -> bool:
+        """True when somebody waits for this model or is being served by it."""
+        return self.queued + self.running > 0
