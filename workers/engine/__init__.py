@@ -1,0 +1,104 @@
+"""Engines: each loaded model runs in a child process of its own.
+
+`start` is the only door. This package stays torch-free in the worker's process.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from genie.contracts.inference import Fault
+from genie.contracts.model import ModelSpec, Quant
+from workers.engine.backend import waiting_bound
+from workers.engine.echo import WHOLE_PROMPTS, EchoOptions
+from workers.engine.errors import load_failed
+from workers.engine.process import Bounds, EngineProcess
+from workers.engine.protocol import Engine
+from workers.engine.wire import Load
+
+CPU_BUDGET = 128
+CUDA_BUDGET = 2048
+"""Tokens of one step: as many as delay the running requests unnoticeably."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A model that serves: its engine, its identity and the memory it took."""
+
+    engine: Engine
+    fingerprint: str
+    peak_bytes: int
+
+
+def start(  # noqa: PLR0913 - the one door: each is a fact only the caller knows
+    spec: ModelSpec,
+    quant: Quant,
+    *,
+    path: Path | None,
+    slots: int,
+    context: int,
+    device: str,
+    threads: int,
+    on_exit: Callable[[Fault], None],
+    on_progress: Callable[[float], None] | None = None,
+    bounds: Bounds | None = None,
+) -> Loaded:
+    """Load a model into a child process and wait until it serves.
+
+    ``path`` is what `workers.files.Models.ensure` returned, None for echo;
+    ``context`` is tokens a slot; ``device`` is ``cpu``, ``cuda:0`` or ``cuda:0,1``.
+    Raises LoadFailed, whose fault says why and what to do. If the engine dies
+    later, ``on_exit`` is called once, from the engine's own thread.
+    """
+    load = Load(
+        spec=spec,
+        quant=quant,
+        path=None if path is None else str(path),
+        slots=_slots(spec, slots),
+        context=_context(spec, context),
+        waiting=waiting_bound(slots),
+        budget=_budget(spec, device),
+        device="cpu" if device == "cpu" else "cuda",
+        threads=max(1, threads),
+    )
+    visible = "" if device == "cpu" else device.removeprefix("cuda:")
+    engine = EngineProcess(
+        load,
+        cuda_devices=visible,
+        on_exit=on_exit,
+        on_progress=on_progress,
+        bounds=bounds,
+    )
+    ready = engine.start()
+    return Loaded(
+        engine=engine, fingerprint=ready.fingerprint, peak_bytes=ready.peak_bytes
+    )
+
+
+def _slots(spec: ModelSpec, slots: int) -> int:
+    if slots < 1:
+        message = f"{spec.id} was given {slots} slots; it needs at least 1"
+        raise load_failed("bad_slots", message)
+    if spec.engine != "echo":
+        return slots
+    capped = EchoOptions.read(spec.source).slots
+    return slots if capped is None else min(slots, max(1, capped))
+
+
+def _context(spec: ModelSpec, context: int) -> int:
+    if not 2 <= context <= spec.context_max:
+        message = (
+            f"{spec.id} was given a context of {context} tokens; it holds 2 to "
+            f"{spec.context_max}"
+        )
+        raise load_failed("bad_context", message)
+    return context
+
+
+def _budget(spec: ModelSpec, device: str) -> int:
+    if spec.engine == "echo":
+        return WHOLE_PROMPTS
+    return CPU_BUDGET if device == "cpu" else CUDA_BUDGET
+
+
+__all__ = ["Bounds", "Engine", "Loaded", "start"]

@@ -1,0 +1,59 @@
+"""The answer of one request while it grows: text held back, tokens counted."""
+
+from genie.contracts.inference import Fault, FinishReason, Usage
+from workers.engine.protocol import EngineRequest, Finish, Piece
+from workers.engine.stops import StopFilter
+
+
+class Answer:
+    """Turns tokens of one request into pieces, and its end into one `Finish`.
+
+    Times are seconds on the engine's clock; ``started`` is the submission.
+    """
+
+    def __init__(self, request: EngineRequest, *, prompt: int, started: float) -> None:
+        self.request = request
+        self.tokens = 0
+        self._prompt = prompt
+        self._started = started
+        self._first: float | None = None
+        self._unsent = 0
+        self._stops = StopFilter(request.sampling.stop)
+
+    @property
+    def is_stopped(self) -> bool:
+        """True when a stop string has appeared."""
+        return self._stops.hit
+
+    def add(self, text: str, now: float) -> Piece | None:
+        """Count one token; the piece to send, if any text is ready."""
+        self.tokens += 1
+        self._unsent += 1
+        if self._first is None:
+            self._first = now
+        return self._piece(self._stops.feed(text))
+
+    def end(
+        self, reason: FinishReason, now: float, fault: Fault | None
+    ) -> list[Piece | Finish]:
+        """The last events: text held back, if the answer is whole, then the finish."""
+        finish = self._finish(reason, now, fault)
+        piece = None if fault else self._piece(self._stops.flush())
+        return [finish] if piece is None else [piece, finish]
+
+    def _piece(self, text: str) -> Piece | None:
+        if not text:
+            return None
+        tokens, self._unsent = self._unsent, 0
+        return Piece(id=self.request.id, text=text, tokens=tokens)
+
+    def _finish(self, reason: FinishReason, now: float, fault: Fault | None) -> Finish:
+        first = self._first if self._first is not None else now
+        return Finish(
+            id=self.request.id,
+            reason=reason,
+            usage=Usage(prompt_tokens=self._prompt, completion_tokens=self.tokens),
+            fault=fault,
+            first_token_s=max(0.0, first - self._started),
+            total_s=max(0.0, now - self._started),
+        )

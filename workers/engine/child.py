@@ -1,0 +1,127 @@
+"""The child process: loads one model, then serves it until told to stop.
+
+Run as ``python -m workers.engine.child FD PARENT_PID`` by `workers.engine.process`.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+
+from genie.contracts.inference import Fault
+from workers.engine import wire
+from workers.engine.backend import Backend, Room
+from workers.engine.echo import EchoBackend, EchoOptions, echo_fingerprint
+from workers.engine.errors import LoadFailed
+from workers.engine.loop import Inbox, Loop
+
+PR_SET_PDEATHSIG = 1
+"""The prctl option of Linux that names the signal a child gets at its parent's end."""
+
+BackendAndIdentity = tuple[Backend, str]
+
+
+def main(arguments: list[str]) -> None:
+    """Serve the pipe whose file descriptor and parent are given."""
+    descriptor, parent = (int(argument) for argument in arguments)
+    os.set_inheritable(descriptor, False)
+    die_with(parent)
+    pipe = Connection(descriptor)
+    load = wire.decode_commands(pipe.recv_bytes())[0]
+    if not isinstance(load, wire.Load):
+        raise SystemExit("the first message must be a load")
+    inbox = Inbox()
+    threading.Thread(target=_read, args=(pipe, inbox), daemon=True).start()
+    send = _sender(pipe)
+    backend = _ready(load, send)
+    if backend is not None:
+        Loop(backend, inbox, send).run()
+    # Straight to the end: what torch and its threads would tidy up ends with us.
+    pipe.close()
+    os._exit(0)
+
+
+def die_with(parent: int) -> None:
+    """Make the kernel kill this process when its parent ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    # The parent may have ended before the line above took effect.
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _sender(pipe: Connection) -> Callable[[Sequence[wire.Report]], None]:
+    def send(batch: Sequence[wire.Report]) -> None:
+        try:
+            pipe.send_bytes(wire.encode(batch))
+        except OSError:
+            # The parent is gone: there is nobody left to serve.
+            os._exit(0)
+
+    return send
+
+
+def _read(pipe: Connection, inbox: Inbox) -> None:
+    while True:
+        try:
+            frame = pipe.recv_bytes()
+        except (EOFError, OSError):
+            os._exit(0)
+        inbox.put(wire.decode_commands(frame))
+
+
+def _ready(
+    load: wire.Load, send: Callable[[Sequence[wire.Report]], None]
+) -> Backend | None:
+    def progress(share: float) -> None:
+        send([wire.Progress(share=share)])
+
+    try:
+        backend, identity = _build(load, progress)
+    except LoadFailed as failure:
+        send([wire.Failed(fault=failure.fault)])
+        return None
+    # The border of one load: whatever a library raises is a failed load, told to the
+    # parent, which knows what to do about it.
+    except Exception as error:  # noqa: BLE001
+        send([wire.Failed(fault=_unexpected(load, error))])
+        return None
+    send([wire.Ready(fingerprint=identity, peak_bytes=backend.peak_bytes())])
+    return backend
+
+
+def _build(load: wire.Load, progress: Callable[[float], None]) -> BackendAndIdentity:
+    if load.spec.engine == "echo":
+        options = EchoOptions.read(load.spec.source)
+        options.load()
+        identity = echo_fingerprint(load.spec, load.quant)
+        return EchoBackend(room(load), options), identity
+    # Torch is imported here, in this process only, after the pipe is served.
+    from workers.engine import loading
+
+    return loading.load(load, room(load), progress, clock=time.monotonic)
+
+
+def room(load: wire.Load) -> Room:
+    """What the parent allowed this engine to take on."""
+    return Room(
+        model=load.spec.id,
+        slots=load.slots,
+        context=load.context,
+        waiting=load.waiting,
+        budget=load.budget,
+    )
+
+
+def _unexpected(load: wire.Load, error: Exception) -> Fault:
+    reason = f"{type(error).__name__}: {error}"[:500]
+    message = f"{load.spec.id} could not be loaded: {reason}"
+    return Fault(code="load_failed", message=message)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

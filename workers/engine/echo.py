@@ -1,0 +1,255 @@
+"""The engine without weights: it answers with the words it was asked.
+
+Deterministic and paced, with the same slots, queueing, limits and faults as a real
+engine: for tests, demos, and benchmarks of everything around an engine.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+from urllib.parse import parse_qsl
+
+from genie.contracts.inference import Fault
+from genie.contracts.model import ModelSpec, Quant
+from genie.fingerprint import fingerprint
+from workers.engine.backend import Backend, Clock, Prompt, Room, waiting_bound
+from workers.engine.errors import load_failed, refused
+from workers.engine.loop import Inbox, Loop
+from workers.engine.protocol import EngineEvent, EngineRequest, EngineStats, Sink
+from workers.engine.scheduler import Sequence as Running
+from workers.engine.scheduler import Step
+from workers.engine.sinks import Sinks
+from workers.engine.wire import Cancel, Stop, Submit
+
+ENGINE = "echo/1"
+WHOLE_PROMPTS = 1_000_000
+"""Tokens of one step: any prompt is read at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EchoOptions:
+    """What ``echo:?ms_per_token=10&slots=8`` can say.
+
+    ``slots`` caps the slots asked for; ``load_s`` is how long loading takes;
+    ``fail`` makes loading fail with that reason; a prompt that contains
+    ``crash_on`` kills the engine.
+    """
+
+    ms_per_token: float = 0.0
+    slots: int | None = None
+    load_s: float = 0.0
+    fail: str | None = None
+    crash_on: str | None = None
+
+    @classmethod
+    def read(cls, source: str) -> "EchoOptions":
+        """The options of a source; raises LoadFailed naming a wrong one."""
+        _, _, query = source.partition("?")
+        said = dict(parse_qsl(query, keep_blank_values=True))
+        unknown = sorted(set(said) - set(cls.__dataclass_fields__))
+        if unknown:
+            known = ", ".join(cls.__dataclass_fields__)
+            message = f"echo has no option {unknown[0]!r}; it knows {known}"
+            raise load_failed("bad_source", message)
+        try:
+            return cls._parse(said)
+        except ValueError as error:
+            message = f"a wrong number in source {source!r}: {error}"
+            raise load_failed("bad_source", message) from error
+
+    @classmethod
+    def _parse(cls, said: dict[str, str]) -> "EchoOptions":
+        return cls(
+            ms_per_token=float(said.get("ms_per_token", 0)),
+            slots=int(said["slots"]) if "slots" in said else None,
+            load_s=float(said.get("load_s", 0)),
+            fail=said.get("fail"),
+            crash_on=said.get("crash_on") or None,
+        )
+
+    def load(self) -> None:
+        """Take the time loading takes; raises LoadFailed when told to fail."""
+        # A load is a wait here: nothing else runs in this process yet.
+        time.sleep(self.load_s)
+        if self.fail is not None:
+            reason = self.fail or "told to fail"
+            raise load_failed("load_failed", f"the echo engine failed: {reason}")
+
+
+def echo_fingerprint(spec: ModelSpec, quant: Quant) -> str:
+    """The identity of an echo model: it has no weights."""
+    return fingerprint(spec.files, quant, chat_template="", engine=ENGINE)
+
+
+def die() -> NoReturn:
+    """End this process as a crash would."""
+    os._exit(70)
+
+
+class EchoBackend(Backend):
+    """Answers the last user message's words, again and again, a token a word."""
+
+    def __init__(
+        self,
+        room: Room,
+        options: EchoOptions,
+        *,
+        clock: Clock = time.monotonic,
+        crash: Callable[[], NoReturn] = die,
+    ) -> None:
+        super().__init__(room, clock)
+        self._crash_on = options.crash_on
+        self._crash = crash
+        self._tick_s = options.ms_per_token / 1000
+        self._next_tick = 0.0
+        self._words: dict[str, list[str]] = {}
+
+    def prepare(self, request: EngineRequest) -> Prompt:
+        """Read the words; a poisonous prompt kills the engine here."""
+        texts = [message.content for message in request.messages]
+        if request.prompt is not None:
+            texts = [request.prompt]
+        if self._crash_on and any(self._crash_on in text for text in texts):
+            self._crash()
+        if not texts:
+            raise refused("invalid_request", "messages is empty; say something")
+        words = self._asked(request).split() or ["nothing"]
+        self._words[request.id] = words
+        asked = request.sampling.max_tokens
+        limit = len(words) + 2 if asked is None else asked
+        return Prompt(max(1, sum(len(text.split()) for text in texts)), limit)
+
+    def advance(self, step: Step) -> None:
+        """One word for every running request."""
+        self.scheduler.done(step)
+        whole = (chunk.sequence for chunk in step.chunks if chunk.completes)
+        for sequence in (*step.decodes, *whole):
+            self._say(sequence)
+
+    def forget(self, request_id: str) -> None:
+        """Drop the words of a request that has ended."""
+        self._words.pop(request_id, None)
+
+    def is_due(self) -> bool:
+        """True once a token's time has passed since the last one."""
+        now = self.clock()
+        if now < self._next_tick:
+            return False
+        # After a pause the rhythm starts anew instead of catching up.
+        late = now - self._next_tick > self._tick_s
+        self._next_tick = (now if late else self._next_tick) + self._tick_s
+        return True
+
+    def wait_s(self) -> float | None:
+        """Seconds to the next tick, or until the next deadline if that is sooner."""
+        if self._events:
+            return 0.0
+        if not self._answers:
+            return None
+        return max(0.0, self._next_tick - self.clock())
+
+    def _say(self, sequence: Running) -> None:
+        words = self._words[sequence.id]
+        word = words[sequence.produced % len(words)]
+        said = word if sequence.produced == 0 else f" {word}"
+        asked = self._answers[sequence.id].request.sampling.max_tokens
+        is_last = asked is None and sequence.produced + 1 >= len(words) + 2
+        self.produce(sequence, said, is_end=is_last)
+
+    @staticmethod
+    def _asked(request: EngineRequest) -> str:
+        if request.prompt is not None:
+            return request.prompt
+        users = [one.content for one in request.messages if one.role == "user"]
+        return users[-1] if users else request.messages[-1].content
+
+
+class _Crashed(Exception):
+    """The in-process engine's own death."""
+
+
+class EchoEngine:
+    """The echo engine in a thread of this process: an `Engine` for tests.
+
+    ``on_exit`` is called once if a prompt containing ``crash_on`` kills it.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str = "echo",
+        slots: int = 8,
+        context: int = 4096,
+        ms_per_token: float = 0.0,
+        waiting: int | None = None,
+        crash_on: str | None = None,
+        on_exit: Callable[[Fault], None] | None = None,
+    ) -> None:
+        bound = waiting_bound(slots) if waiting is None else waiting
+        options = EchoOptions(ms_per_token=ms_per_token, crash_on=crash_on)
+        room = Room(
+            model=model,
+            slots=slots,
+            context=context,
+            waiting=bound,
+            budget=WHOLE_PROMPTS,
+        )
+        self._on_exit = on_exit
+        self._sinks = Sinks(slots=slots, waiting=bound)
+        self._inbox = Inbox()
+        self._latest = EngineStats(slots=slots, free_slots=slots, context=context)
+        backend = EchoBackend(room, options, crash=_crash)
+        self._loop = Loop(backend, self._inbox, self._emit)
+        self._thread = threading.Thread(target=self._run, name="echo", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: EngineRequest, sink: Sink) -> None:
+        """Start a request; raises EngineBusy when full, EngineGone after its end."""
+        self._sinks.add(request, sink)
+        self._inbox.put([Submit(request=request)])
+
+    def cancel(self, request_id: str) -> None:
+        """Stop a request; its `Finish` says cancelled."""
+        self._inbox.put([Cancel(id=request_id)])
+
+    def stats(self) -> EngineStats:
+        """The engine's latest figures."""
+        return self._sinks.count(self._latest)
+
+    def close(self) -> None:
+        """Stop; what still runs fails with ``engine_closed``."""
+        self._inbox.put([Stop()])
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._loop.run()
+        except _Crashed:
+            self._crashed()
+            return
+        message = "the engine was closed"
+        fault = Fault(code="engine_closed", message=message, retryable=True)
+        self._sinks.fail_all(fault)
+
+    def _crashed(self) -> None:
+        fault = Fault(
+            code="engine_died", message="the echo engine died", retryable=True
+        )
+        self._sinks.fail_all(fault)
+        if self._on_exit is not None:
+            self._on_exit(fault)
+
+    def _emit(self, batch: Sequence[EngineEvent | EngineStats]) -> None:
+        for event in batch:
+            if isinstance(event, EngineStats):
+                self._latest = event
+            else:
+                self._sinks.deliver(event)
+
+
+def _crash() -> NoReturn:
+    raise _Crashed

@@ -1,0 +1,53 @@
+"""What can go wrong with an engine, each as a class that carries its data."""
+
+from genie.contracts.inference import Fault
+
+
+class EngineError(Exception):
+    """Base of everything an engine raises to whoever uses it."""
+
+
+class EngineBusy(EngineError):
+    """All slots run and the waiting room is full; ``bound`` says how many may wait."""
+
+    def __init__(self, *, in_flight: int, bound: int) -> None:
+        self.in_flight = in_flight
+        self.bound = bound
+        super().__init__(
+            f"the engine has {in_flight} requests in flight and lets at most "
+            f"{bound} wait; send this one elsewhere or later"
+        )
+
+
+class EngineGone(EngineError):
+    """The engine has died or was closed; ``fault`` says why."""
+
+    def __init__(self, fault: Fault) -> None:
+        self.fault = fault
+        super().__init__(fault.message)
+
+
+class LoadFailed(EngineError):
+    """A model could not be loaded; ``fault`` says why and what to do next."""
+
+    def __init__(self, fault: Fault) -> None:
+        self.fault = fault
+        super().__init__(fault.message)
+
+
+class Refused(EngineError):
+    """A request this engine cannot run; ``fault`` becomes its one `Finish`."""
+
+    def __init__(self, fault: Fault) -> None:
+        self.fault = fault
+        super().__init__(fault.message)
+
+
+def load_failed(code: str, message: str, *, retryable: bool = False) -> LoadFailed:
+    """A `LoadFailed` in one line; ``message`` ends with the next step."""
+    return LoadFailed(Fault(code=code, message=message, retryable=retryable))
+
+
+def refused(code: str, message: str, param: str | None = None) -> Refused:
+    """A `Refused` in one line; ``param`` names the field of the request."""
+    return Refused(Fault(code=code, message=message, param=param))

@@ -1,0 +1,201 @@
+"""Loading a transformers model: nothing is served that was not checked first.
+
+Every guard here stands for a model that loaded silently and answered wrongly.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging
+
+from genie.contracts.inference import WorkClass
+from genie.fingerprint import fingerprint
+from workers import files
+from workers.engine.attention import NAME, SlotCache
+from workers.engine.backend import Backend, Clock, Room
+from workers.engine.errors import LoadFailed, load_failed
+from workers.engine.packed import PackedBackend, Runner
+from workers.engine.prompts import Prompts
+from workers.engine.scheduler import Chunk, Sequence, Step
+from workers.engine.wire import Load
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+Report = Mapping[str, Iterable[object]]
+"""What transformers says of a load: names of weights by kind of trouble."""
+
+SELF_TEST = "Hello! Please count from one to ten, and then say goodbye."
+SELF_TEST_TOKENS = 4
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.25}
+"""How far apart two kernels' logits may be and still agree."""
+
+
+def engine_name() -> str:
+    """This engine in a fingerprint: ``transformers/major.minor``."""
+    major, minor = transformers.__version__.split(".")[:2]
+    return f"transformers/{major}.{minor}"
+
+
+def load(
+    load: Load, room: Room, progress: Callable[[float], None], *, clock: Clock
+) -> tuple[Backend, str]:
+    """Load, check and self-test a model; raises LoadFailed with the reason."""
+    torch.set_num_threads(load.threads)
+    torch.set_grad_enabled(False)
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    path = Path(load.path or "")
+    sources = _verified(load, path)
+    progress(0.2)
+    model = load_model(load, path)
+    progress(0.8)
+    prompts = Prompts(AutoTokenizer.from_pretrained(path, trust_remote_code=False))
+    prompts.guard()
+    runner = self_tested(model, prompts, room, load.spec.id)
+    progress(1.0)
+    ends = end_tokens(model, prompts)
+    backend = PackedBackend(room, clock, runner=runner, prompts=prompts, ends=ends)
+    identity = fingerprint(
+        sources, load.quant, chat_template=prompts.template, engine=engine_name()
+    )
+    return backend, identity
+
+
+def load_model(load: Load, path: Path) -> PreTrainedModel:
+    """The model's weights on its device, all of them; raises LoadFailed."""
+    dtype = DTYPES.get(load.quant.dtype)
+    if dtype is None:
+        known = ", ".join(DTYPES)
+        message = f"this engine cannot compute in {load.quant.dtype}; it knows {known}"
+        raise load_failed("unsupported_quant", message)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        path,
+        dtype=dtype,
+        device_map="auto" if load.device == "cuda" else None,
+        # Said explicitly: left open, transformers asks on stdin.
+        trust_remote_code=False,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    model, report = cast("tuple[PreTrainedModel, Report]", loaded)
+    model.train(False)
+    check_weights(load.spec.id, report)
+    check_support(load.spec.id, model, load.context)
+    return model
+
+
+def check_weights(model_id: str, report: Report) -> None:
+    """Refuse a checkpoint with holes: transformers fills them with random weights."""
+    for kind in ("missing_keys", "mismatched_keys"):
+        names = sorted(str(name) for name in report.get(kind, ()))
+        if names:
+            message = (
+                f"the files of {model_id} do not fill the model: {len(names)} "
+                f"{kind.replace('_', ' ')}, first {names[0]}; pull a complete copy"
+            )
+            raise load_failed("incomplete_weights", message)
+
+
+def check_support(model_id: str, model: PreTrainedModel, context: int) -> None:
+    """Refuse an architecture that this engine would serve wrongly."""
+    name = type(model).__name__
+    if not model._supports_attention_backend or model._is_stateful:
+        message = f"{model_id} is a {name}, which the packed engine cannot serve"
+        raise load_failed("unsupported_architecture", message)
+    rope = getattr(model.config, "rope_parameters", None) or {}
+    trained = rope.get("original_max_position_embeddings", context)
+    # These scale positions by the longest sequence of a batch: neighbours would
+    # change each other's answers.
+    if rope.get("rope_type") in {"dynamic", "longrope"} and context > trained:
+        message = (
+            f"{model_id} stretches its positions beyond {trained} tokens; load it "
+            f"with a context of at most {trained}"
+        )
+        raise load_failed("unsupported_context", message)
+
+
+def end_tokens(model: PreTrainedModel, prompts: Prompts) -> frozenset[int]:
+    """The ids that end an answer, as ``generate()`` would use them."""
+    said = getattr(model.generation_config, "eos_token_id", None)
+    if said is None:
+        said = prompts.end_token
+    if said is None:
+        return frozenset()
+    return frozenset([said] if isinstance(said, int) else said)
+
+
+def self_tested(
+    model: PreTrainedModel, prompts: Prompts, room: Room, model_id: str
+) -> Runner:
+    """A runner that agrees with the model's plain forward; raises LoadFailed."""
+    tokens = prompts.plain(SELF_TEST)[: max(1, room.context - SELF_TEST_TOKENS)]
+    expected = _plainly(model, tokens, model_id)
+    model.set_attn_implementation(NAME)
+    runner = Runner(model, SlotCache(slots=room.slots, length=room.context))
+    tolerance = TOLERANCE[model.dtype]
+    for plain, packed in zip(expected, _packed(runner, tokens), strict=True):
+        if float(plain.max() - plain[int(packed.argmax())]) > tolerance:
+            message = (
+                f"{model_id} failed its self-test: the packed engine and the plain "
+                "forward pass choose different tokens; it cannot be served here"
+            )
+            raise load_failed("self_test_failed", message)
+    return runner
+
+
+def _plainly(model: PreTrainedModel, tokens: list[int], model_id: str) -> list[Tensor]:
+    """Logits of the next tokens by the model's own forward; extends ``tokens``."""
+    device = model.device
+    found = []
+    for _ in range(SELF_TEST_TOKENS):
+        output = model(input_ids=torch.tensor([tokens], device=device), use_cache=False)
+        logits = output.logits[0, -1].float()
+        if not bool(torch.isfinite(logits).all()):
+            message = f"{model_id} computes values that are not finite; pull it again"
+            raise load_failed("bad_weights", message)
+        found.append(logits)
+        tokens.append(int(logits.argmax()))
+    return found
+
+
+def _packed(runner: Runner, tokens: list[int]) -> list[Tensor]:
+    """The same logits by the engine: the prompt in two chunks, then decoding."""
+    prompt = len(tokens) - SELF_TEST_TOKENS
+    one = Sequence(
+        id="self-test",
+        work_class=WorkClass.INTERACTIVE,
+        prompt=prompt,
+        limit=SELF_TEST_TOKENS,
+        deadline=0.0,
+        slot=0,
+    )
+    found: list[Tensor] = []
+    while len(found) < SELF_TEST_TOKENS:
+        step = _next(one)
+        logits = runner.forward(step, lambda _: tokens)
+        one.computed += step.tokens
+        found += [row.float() for row in logits]
+    return found
+
+
+def _next(one: Sequence) -> Step:
+    if one.is_decoding:
+        return Step(decodes=(one,))
+    length = max(1, one.prompt // 2) if one.computed == 0 else one.prompt - one.computed
+    return Step(chunks=(Chunk(one, one.computed, length),))
+
+
+def _verified(load: Load, path: Path) -> tuple[files.ModelFile, ...]:
+    try:
+        return files.verify(path, load.spec)
+    except files.PullFailed as failure:
+        raise LoadFailed(failure.fault) from failure

@@ -1,0 +1,210 @@
+"""The engine for transformers' models: one forward a step over packed tokens.
+
+The linear layers see one row of tokens without padding: one token of each decoding
+sequence, then prompt chunks. `workers.engine.attention` keeps the sequences apart.
+"""
+
+import resource
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from tokenizers.decoders import DecodeStream
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from genie.contracts.inference import Fault, FinishReason
+from workers.engine.attention import SlotCache, lay_out
+from workers.engine.backend import Backend, Clock, Prompt, Room
+from workers.engine.prompts import Prompts
+from workers.engine.protocol import EngineRequest
+from workers.engine.sampler import Sampler, sampler_of
+from workers.engine.scheduler import Sequence, Step
+
+TokensOf = Callable[[Sequence], list[int]]
+"""All token ids of a sequence, prompt first."""
+
+
+class Runner:
+    """A model, its slot cache, and the forward pass of a step."""
+
+    def __init__(self, model: PreTrainedModel, cache: SlotCache) -> None:
+        self._model = model
+        self.cache = cache
+        weight = cast("Tensor", model.get_input_embeddings().weight)
+        self.device = weight.device
+        self.vocabulary = weight.shape[0]
+
+    def forward(self, step: Step, tokens_of: TokensOf) -> Tensor:
+        """Logits ``[rows, vocabulary]`` of `yielding`'s sequences, in its order."""
+        layout = lay_out(step, self.cache, self.device)
+        rows = _rows(step)
+        output = self._model(
+            input_ids=torch.tensor([_ids(step, tokens_of)], device=self.device),
+            position_ids=layout.positions[None],
+            use_cache=False,
+            # A step of unfinished chunks yields nothing; the model wants a row.
+            logits_to_keep=torch.tensor(rows or [0], device=self.device),
+            layout=layout,
+        )
+        logits: Tensor = output.logits[0]
+        return logits[: len(rows)]
+
+
+def yielding(step: Step) -> list[Sequence]:
+    """The sequences that get a token from this step."""
+    whole = [chunk.sequence for chunk in step.chunks if chunk.completes]
+    return [*step.decodes, *whole]
+
+
+def _rows(step: Step) -> list[int]:
+    rows = list(range(len(step.decodes)))
+    end = len(rows)
+    for chunk in step.chunks:
+        end += chunk.length
+        if chunk.completes:
+            rows.append(end - 1)
+    return rows
+
+
+def _ids(step: Step, tokens_of: TokensOf) -> list[int]:
+    ids = [tokens_of(one)[one.computed] for one in step.decodes]
+    for chunk in step.chunks:
+        tokens = tokens_of(chunk.sequence)
+        ids += tokens[chunk.start : chunk.start + chunk.length]
+    return ids
+
+
+@dataclass(slots=True)
+class _Request:
+    """What the engine keeps of a running request."""
+
+    tokens: list[int]
+    sampler: Sampler
+    stream: DecodeStream
+    ends: frozenset[int]
+
+
+class PackedBackend(Backend):
+    """A transformers model that serves many requests at once.
+
+    ``ends`` are the token ids that end an answer.
+    """
+
+    def __init__(
+        self,
+        room: Room,
+        clock: Clock,
+        *,
+        runner: Runner,
+        prompts: Prompts,
+        ends: frozenset[int],
+    ) -> None:
+        super().__init__(room, clock)
+        self._runner = runner
+        self._prompts = prompts
+        self._ends = ends
+        self._requests: dict[str, _Request] = {}
+
+    def prepare(self, request: EngineRequest) -> Prompt:
+        """Tokenise the prompt; raises Refused naming the field that cannot run."""
+        sampling, runner = request.sampling, self._runner
+        tokens = self._prompts.tokens(request)
+        sampler = sampler_of(
+            sampling, tokens, vocabulary=runner.vocabulary, device=runner.device
+        )
+        ends = frozenset() if sampling.ignore_eos else self._ends
+        stream = self._prompts.stream()
+        self._requests[request.id] = _Request(list(tokens), sampler, stream, ends)
+        asked = sampling.max_tokens
+        return Prompt(len(tokens), self.room.context if asked is None else asked)
+
+    def advance(self, step: Step) -> None:
+        """One forward for everyone; if it fails, one by one to find the culprit."""
+        try:
+            logits = self._runner.forward(step, self._tokens_of)
+        except torch.AcceleratorError:
+            # A poisoned device context fails every later call: only a new process
+            # helps, and the parent starts one.
+            raise
+        # The border of serving a request: whatever one input does to the model must
+        # not end the others.
+        except Exception:  # noqa: BLE001
+            self._one_by_one(step)
+            return
+        self._accept(step, logits)
+
+    def forget(self, request_id: str) -> None:
+        """Drop the tokens of a request that has ended."""
+        self._requests.pop(request_id, None)
+
+    def peak_bytes(self) -> int:
+        """Device memory reserved at most, or resident memory on a CPU."""
+        if self._runner.device.type == "cuda":
+            devices = range(torch.cuda.device_count())
+            return sum(torch.cuda.max_memory_reserved(device) for device in devices)
+        # Linux counts the peak in KiB.
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    def _tokens_of(self, sequence: Sequence) -> list[int]:
+        return self._requests[sequence.id].tokens
+
+    def _one_by_one(self, step: Step) -> None:
+        for single in _singles(step):
+            sequence = (single.decodes or [single.chunks[0].sequence])[0]
+            try:
+                logits = self._runner.forward(single, self._tokens_of)
+            except torch.AcceleratorError:
+                raise
+            # The same border: this is the culprit, and only it fails.
+            except Exception as error:  # noqa: BLE001
+                self._fail(sequence, error)
+                continue
+            self._accept(single, logits)
+
+    def _accept(self, step: Step, logits: Tensor) -> None:
+        self.scheduler.done(step)
+        sequences = yielding(step)
+        if not sequences:
+            return
+        best = logits.max(dim=-1)
+        sound = torch.isfinite(best.values).tolist()
+        likeliest = best.indices.tolist()
+        for row, sequence in enumerate(sequences):
+            if sound[row]:
+                self._choose(sequence, logits[row], likeliest[row])
+            else:
+                self._fail(sequence, ValueError("the logits are not finite"))
+
+    def _choose(self, sequence: Sequence, logits: Tensor, likeliest: int) -> None:
+        sampler = self._requests[sequence.id].sampler
+        try:
+            token = likeliest if sampler.is_greedy else sampler.pick(logits)
+            self._take(sequence, token)
+        except torch.AcceleratorError:
+            raise
+        # The same border: odd sampling or an odd token fails only its request.
+        except Exception as error:  # noqa: BLE001
+            self._fail(sequence, error)
+
+    def _take(self, sequence: Sequence, token: int) -> None:
+        request = self._requests[sequence.id]
+        if token in request.ends:
+            self.produce(sequence, "", is_end=True)
+            return
+        text = self._prompts.text(request.stream, token)
+        request.tokens.append(token)
+        request.sampler.produced.append(token)
+        self.produce(sequence, text)
+
+    def _fail(self, sequence: Sequence, error: Exception) -> None:
+        self._runner.cache.wipe(sequence.slot)
+        message = f"the model failed on this request: {type(error).__name__}: {error}"
+        fault = Fault(code="engine_error", message=message[:500])
+        self.finish(sequence, FinishReason.ERROR, fault=fault)
+
+
+def _singles(step: Step) -> Iterable[Step]:
+    yield from (Step(decodes=(one,)) for one in step.decodes)
+    yield from (Step(chunks=(chunk,)) for chunk in step.chunks)

@@ -1,0 +1,270 @@
+"""The parent's side of an engine: one child process, one pipe, one reader thread.
+
+The parent never imports torch. A child can be killed at any moment, and only its
+end surely gives all memory back.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
+
+from genie.contracts.inference import Fault
+from workers.engine.errors import EngineGone, LoadFailed
+from workers.engine.protocol import EngineRequest, EngineStats, Sink
+from workers.engine.sinks import Sinks
+from workers.engine.wire import (
+    Cancel,
+    Command,
+    Failed,
+    Load,
+    Progress,
+    Ready,
+    Report,
+    Stop,
+    Submit,
+    decode_reports,
+    encode,
+)
+
+KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "USER")
+"""All a child gets of its parent's environment: no credential is among them."""
+
+Exited = Callable[[Fault], None]
+Progressed = Callable[[float], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """How long to wait for a child, in seconds.
+
+    ``hang_s`` without any sign of life while requests run, or ``load_s`` of
+    loading, and it is killed; ``close_s`` is its time to stop politely.
+    """
+
+    load_s: float = 900.0
+    hang_s: float = 120.0
+    close_s: float = 5.0
+
+
+class EngineProcess:
+    """A model in a child process: an `Engine`.
+
+    ``cuda_devices`` becomes the child's CUDA_VISIBLE_DEVICES. ``on_exit`` is called
+    once, from the engine's thread, if a loaded engine dies unasked.
+    """
+
+    def __init__(
+        self,
+        load: Load,
+        *,
+        cuda_devices: str,
+        on_exit: Exited,
+        on_progress: Progressed | None = None,
+        bounds: Bounds | None = None,
+    ) -> None:
+        self._load = load
+        self._cuda_devices = cuda_devices
+        self._on_exit = on_exit
+        self._on_progress = on_progress
+        self._bounds = bounds or Bounds()
+        self._sinks = Sinks(slots=load.slots, waiting=load.waiting)
+        self._latest = EngineStats(
+            slots=load.slots, free_slots=load.slots, context=load.context
+        )
+        self._sending = threading.Lock()
+        self._settled = threading.Event()
+        self._ended = threading.Event()
+        self._closing = False
+        self._verdict: Ready | Failed | None = None
+        self._killed_for: str | None = None
+        self._heard_at = time.monotonic()
+        self._child: subprocess.Popen[bytes]
+        self._pipe: Connection
+        name = f"engine {load.spec.id}"
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._child.pid
+
+    def start(self) -> Ready:
+        """Spawn the child and wait until it is ready; raises LoadFailed."""
+        self._thread.start()
+        if not self._settled.wait(self._bounds.load_s):
+            self._kill(f"loading took longer than {self._bounds.load_s:.0f} s")
+            self._settled.wait()
+        if isinstance(self._verdict, Ready):
+            return self._verdict
+        self.close()
+        if isinstance(self._verdict, Failed):
+            raise LoadFailed(self._verdict.fault)
+        raise LoadFailed(self._death())
+
+    def submit(self, request: EngineRequest, sink: Sink) -> None:
+        """Start a request; raises EngineBusy when full, EngineGone after its end."""
+        self._sinks.add(request, sink)
+        if self._send(Submit(request=request)):
+            return
+        # If the reader saw the death first, the sink has had its Finish already.
+        if self._sinks.discard(request.id):
+            raise EngineGone(self._death())
+
+    def cancel(self, request_id: str) -> None:
+        """Stop a request within one step; its `Finish` says cancelled."""
+        self._send(Cancel(id=request_id))
+
+    def stats(self) -> EngineStats:
+        """The child's latest figures with exact counts of requests."""
+        return self._sinks.count(self._latest)
+
+    def close(self) -> None:
+        """Stop the child, by force after a bound; what runs fails as closed."""
+        self._closing = True
+        self._send(Stop())
+        if threading.current_thread() is self._thread:
+            return
+        if not self._ended.wait(self._bounds.close_s):
+            self._kill("it did not stop when asked")
+        self._ended.wait()
+
+    def _send(self, command: Command) -> bool:
+        try:
+            with self._sending:
+                self._pipe.send_bytes(encode([command]))
+        except (OSError, ValueError):
+            return False
+        return True
+
+    def _run(self) -> None:
+        """The reader: spawns, listens until the child has ended, tells everyone.
+
+        The child asks the kernel to die with the thread that spawned it, so that
+        thread must be this one: it lives exactly as long as the child does.
+        """
+        try:
+            self._spawn()
+        except OSError as error:
+            self._unspawned(error)
+            return
+        try:
+            self._send(self._load)
+            self._listen()
+        finally:
+            self._end()
+
+    def _unspawned(self, error: OSError) -> None:
+        message = f"no process could be started for {self._load.spec.id}: {error}"
+        fault = Fault(code="load_failed", message=message, retryable=True)
+        self._verdict = Failed(fault=fault)
+        self._sinks.fail_all(fault)
+        self._ended.set()
+        self._settled.set()
+
+    def _spawn(self) -> None:
+        self._pipe, theirs = Pipe(duplex=True)
+        command = [sys.executable, "-P", "-m", "workers.engine.child"]
+        self._child = subprocess.Popen(
+            [*command, str(theirs.fileno()), str(os.getpid())],
+            env=child_environment(self._cuda_devices, self._load.threads),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=(theirs.fileno(),),
+            # Ctrl-C and group signals are for the worker, which then closes us.
+            start_new_session=True,
+        )
+        theirs.close()
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                if not self._pipe.poll(1.0):
+                    self._watch()
+                    continue
+                frame = self._pipe.recv_bytes()
+            except (EOFError, OSError):
+                return
+            self._heard_at = time.monotonic()
+            for report in decode_reports(frame):
+                self._receive(report)
+
+    def _receive(self, report: Report) -> None:
+        if isinstance(report, EngineStats):
+            self._latest = report
+        elif isinstance(report, Progress):
+            if self._on_progress is not None:
+                self._on_progress(report.share)
+        elif isinstance(report, Ready | Failed):
+            self._verdict = report
+            self._settled.set()
+        else:
+            self._sinks.deliver(report)
+
+    def _watch(self) -> None:
+        """Kill a child that is silent while someone waits for it."""
+        silent = min(time.monotonic() - self._heard_at, self._sinks.waited_s())
+        if silent > self._bounds.hang_s:
+            self._kill(f"it hung for {silent:.0f} s")
+
+    def _kill(self, reason: str) -> None:
+        self._killed_for = self._killed_for or reason
+        self._child.kill()
+
+    def _end(self) -> None:
+        self._reap()
+        was_serving = isinstance(self._verdict, Ready)
+        fault = self._death()
+        self._sinks.fail_all(fault)
+        self._pipe.close()
+        self._settled.set()
+        self._ended.set()
+        if was_serving and not self._closing:
+            self._on_exit(fault)
+
+    def _reap(self) -> None:
+        try:
+            self._child.wait(self._bounds.close_s)
+        except subprocess.TimeoutExpired:
+            # The pipe is gone but the process is not: it can serve nobody.
+            self._child.kill()
+            self._child.wait()
+
+    def _death(self) -> Fault:
+        model = self._load.spec.id
+        if self._closing and self._killed_for is None:
+            message = f"the engine of {model} was closed"
+            return Fault(code="engine_closed", message=message, retryable=True)
+        why = self._killed_for or _describe(self._child.poll())
+        message = f"the engine of {model} died: {why}"
+        return Fault(code="engine_died", message=message, retryable=True)
+
+
+def child_environment(cuda_devices: str, threads: int) -> dict[str, str]:
+    """The whole environment of a child: nothing of ours but what it needs to run."""
+    kept = {name: os.environ[name] for name in KEPT if name in os.environ}
+    root = str(Path(__file__).parents[2])
+    paths = [root, *(path for path in sys.path if path and path != root)]
+    return kept | {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "CUDA_VISIBLE_DEVICES": cuda_devices,
+        "OMP_NUM_THREADS": str(threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        # A child never fetches anything: its files are there and verified.
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
+
+
+def _describe(code: int | None) -> str:
+    if code is None:
+        return "its pipe closed"
+    if code >= 0:
+        return f"it exited with status {code}"
+    return f"killed by {signal.Signals(-code).name} (out of memory is a common cause)"

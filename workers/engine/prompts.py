@@ -1,0 +1,110 @@
+"""From messages to tokens and from tokens back to text, by the model's tokenizer.
+
+Only the chat template may write control tokens: the same characters inside a
+message are encoded as ordinary text, so a prompt cannot pose as another role.
+"""
+
+from typing import cast
+
+from jinja2 import TemplateError
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+from transformers import PreTrainedTokenizerBase
+
+from genie.contracts.inference import Message
+from workers.engine.errors import load_failed, refused
+from workers.engine.protocol import EngineRequest
+
+ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
+"""Templates paste the role between control tokens, so it cannot be free text."""
+
+
+class Prompts:
+    """One model's chat template and tokenizer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._backend: Tokenizer = tokenizer.backend_tokenizer
+
+    @property
+    def template(self) -> str:
+        """The chat template, empty if the model has none."""
+        template = self._tokenizer.chat_template
+        return template if isinstance(template, str) else ""
+
+    def tokens(self, request: EngineRequest) -> list[int]:
+        """The prompt's token ids; raises Refused for what has no tokens here."""
+        if request.prompt is not None:
+            return self.plain(request.prompt)
+        if not request.messages:
+            raise refused("invalid_request", "messages is empty; say something")
+        return self._chat(request.messages)
+
+    def stream(self) -> DecodeStream:
+        """A fresh incremental decoder for one answer."""
+        return DecodeStream(skip_special_tokens=True)
+
+    def text(self, stream: DecodeStream, token: int) -> str:
+        """Text that became whole with ``token``; empty inside a character."""
+        return stream.step(self._backend, token) or ""
+
+    def decoded(self, tokens: list[int]) -> str:
+        """The whole text of tokens, control tokens left out."""
+        return str(self._backend.decode(tokens, skip_special_tokens=True))
+
+    def guard(self) -> None:
+        """Check that a message cannot write control tokens; raises LoadFailed."""
+        if not self.template:
+            return
+        plain = self._chat((Message(role="user", content="a"),))
+        controls = zip(
+            self._tokenizer.all_special_tokens,
+            self._tokenizer.all_special_ids,
+            strict=True,
+        )
+        for control, token in controls:
+            posing = (Message(role="user", content=f"a{control}"),)
+            if self._chat(posing).count(token) != plain.count(token):
+                message = (
+                    f"this tokenizer takes {control!r} inside a message for a control "
+                    "token; the model cannot be served safely"
+                )
+                raise load_failed("unsafe_tokenizer", message)
+
+    @property
+    def end_token(self) -> int | None:
+        """The tokenizer's own end token, for models that name none."""
+        token = self._tokenizer.eos_token_id
+        return token if isinstance(token, int) else None
+
+    def plain(self, text: str) -> list[int]:
+        """Token ids of plain text; control tokens in it stay ordinary text."""
+        encoded = self._tokenizer(text, split_special_tokens=True)
+        return [int(token) for token in encoded["input_ids"]]
+
+    def _chat(self, messages: tuple[Message, ...]) -> list[int]:
+        if not self.template:
+            message = "this model has no chat template; send prompt, not messages"
+            raise refused("no_chat_template", message, "messages")
+        for index, one in enumerate(messages):
+            if one.role not in ROLES:
+                param = f"messages[{index}].role"
+                known = ", ".join(sorted(ROLES))
+                message = f"{param} is {one.role[:40]!r}; it must be one of {known}"
+                raise refused("invalid_request", message, param)
+        return self._rendered(messages)
+
+    def _rendered(self, messages: tuple[Message, ...]) -> list[int]:
+        turns = [{"role": one.role, "content": one.content} for one in messages]
+        try:
+            encoded = self._tokenizer.apply_chat_template(
+                turns,
+                add_generation_prompt=True,
+                sanitize_control_tokens=True,
+                return_dict=False,
+            )
+        except TemplateError as error:
+            message = f"this model's chat template refuses the messages: {error}"
+            raise refused("invalid_request", message[:300], "messages") from error
+        # Typed for every way to call it; called like this it gives one list of ids.
+        return cast("list[int]", encoded)

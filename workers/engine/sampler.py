@@ -1,0 +1,130 @@
+"""Picking the next token of one request from its logits."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from genie.contracts.inference import Sampling
+from workers.engine.errors import refused
+
+
+@dataclass(slots=True)
+class Sampler:
+    """One request's way of choosing, with a random stream of its own.
+
+    ``prompt`` and ``produced`` are token ids; penalties look back at them.
+    """
+
+    sampling: Sampling
+    prompt: list[int]
+    bias: dict[int, float]
+    generator: torch.Generator
+    produced: list[int] = field(default_factory=list)
+
+    @property
+    def is_greedy(self) -> bool:
+        """True when the highest logit as it is decides."""
+        said = self.sampling
+        return (
+            said.temperature == 0
+            and not self.bias
+            and said.presence_penalty == 0
+            and said.frequency_penalty == 0
+            and said.repetition_penalty == 1
+        )
+
+    def pick(self, logits: Tensor) -> int:
+        """The next token of ``[vocabulary]`` logits."""
+        scores = self._adjusted(logits.float().clone())
+        if self.sampling.temperature == 0:
+            return int(scores.argmax())
+        scores = _narrowed(scores / self.sampling.temperature, self.sampling)
+        weights = torch.softmax(scores, dim=-1)
+        return int(torch.multinomial(weights, 1, generator=self.generator))
+
+    def _adjusted(self, scores: Tensor) -> Tensor:
+        said = self.sampling
+        if said.repetition_penalty != 1:
+            seen = torch.tensor(
+                sorted({*self.prompt, *self.produced}), device=scores.device
+            )
+            old, penalty = scores[seen], said.repetition_penalty
+            scores[seen] = torch.where(old < 0, old * penalty, old / penalty)
+        if self.produced and (said.presence_penalty or said.frequency_penalty):
+            counts = torch.bincount(
+                torch.tensor(self.produced, device=scores.device),
+                minlength=len(scores),
+            )
+            scores -= said.frequency_penalty * counts
+            scores -= said.presence_penalty * (counts > 0)
+        for token, bias in self.bias.items():
+            scores[token] += bias
+        return scores
+
+
+def sampler_of(
+    sampling: Sampling, prompt: list[int], *, vocabulary: int, device: torch.device
+) -> Sampler:
+    """A request's sampler; raises Refused naming the field that cannot work."""
+    _check(sampling)
+    generator = torch.Generator(device=device)
+    if sampling.seed is None:
+        generator.seed()
+    else:
+        # Any whole number is a seed; torch takes 64 bits.
+        generator.manual_seed(sampling.seed % 2**63)
+    bias = _bias(sampling.logit_bias, vocabulary)
+    return Sampler(sampling, prompt, bias, generator)
+
+
+def _check(sampling: Sampling) -> None:
+    limits = (
+        ("temperature", sampling.temperature, 0.0, 100.0),
+        ("top_p", sampling.top_p, 0.0, 1.0),
+        ("min_p", sampling.min_p, 0.0, 1.0),
+        ("repetition_penalty", sampling.repetition_penalty, 0.01, 100.0),
+        ("presence_penalty", sampling.presence_penalty, -100.0, 100.0),
+        ("frequency_penalty", sampling.frequency_penalty, -100.0, 100.0),
+    )
+    for name, value, low, high in limits:
+        # Written so that NaN, which is in no order with anything, is refused too.
+        if not low <= value <= high:
+            message = f"{name} is {value}; it must be from {low:g} to {high:g}"
+            raise refused("invalid_request", message, name)
+
+
+def _bias(said: dict[str, float], vocabulary: int) -> dict[int, float]:
+    bias: dict[int, float] = {}
+    for name, value in said.items():
+        if not name.isdecimal() or int(name) >= vocabulary:
+            message = (
+                f"logit_bias names token {name!r}; this model has 0 to {vocabulary - 1}"
+            )
+            raise refused("invalid_request", message, "logit_bias")
+        bias[int(name)] = value
+    return bias
+
+
+def _narrowed(scores: Tensor, said: Sampling) -> Tensor:
+    """Rule out what top_k, top_p and min_p leave out, in that order."""
+    if 0 < said.top_k < len(scores):
+        lowest = scores.topk(said.top_k).values[-1]
+        scores = scores.masked_fill(scores < lowest, -torch.inf)
+    if said.top_p < 1:
+        scores = _nucleus(scores, said.top_p)
+    if said.min_p > 0:
+        weights = torch.softmax(scores, dim=-1)
+        too_rare = weights < said.min_p * weights.max()
+        scores = scores.masked_fill(too_rare, -torch.inf)
+    return scores
+
+
+def _nucleus(scores: Tensor, share: float) -> Tensor:
+    ordered, at = scores.sort(descending=True)
+    weights = torch.softmax(ordered, dim=-1)
+    # What comes before a token must fill the share already for it to go; the
+    # likeliest token always stays.
+    out = weights.cumsum(dim=-1) - weights >= share
+    out[0] = False
+    return scores.index_fill(0, at[out], -torch.inf)

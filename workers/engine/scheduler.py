@@ -1,0 +1,207 @@
+"""Which tokens of which requests the next step computes: deques and integers.
+
+A sequence owns a slot of the KV cache from admission to its end. Every step takes
+one token of each decoding sequence, then prompt chunks up to a token budget.
+"""
+
+import heapq
+from collections import deque
+from dataclasses import dataclass, field
+
+from genie.contracts.inference import WorkClass
+
+RANKS = (WorkClass.INTERACTIVE, WorkClass.JOB, WorkClass.BATCH)
+"""Who is admitted first when slots are scarce."""
+
+FAIR_TURN = 8
+"""Every eighth admission takes whoever waits longest, so that no class starves."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Sequence:
+    """One request as the scheduler sees it; all figures are in tokens.
+
+    ``deadline`` is on the engine's clock. ``computed`` tokens are in the KV cache.
+    """
+
+    id: str
+    work_class: WorkClass
+    prompt: int
+    limit: int
+    deadline: float
+    computed: int = 0
+    produced: int = 0
+    slot: int = -1
+    turn: int = 0
+
+    @property
+    def is_decoding(self) -> bool:
+        """True when the whole prompt is in the cache."""
+        return self.computed >= self.prompt
+
+
+@dataclass(slots=True, frozen=True)
+class Chunk:
+    """``length`` prompt tokens of a sequence, from ``start``."""
+
+    sequence: Sequence
+    start: int
+    length: int
+
+    @property
+    def completes(self) -> bool:
+        """True when the prompt is whole after this chunk: it yields a token."""
+        return self.start + self.length == self.sequence.prompt
+
+
+@dataclass(slots=True, frozen=True)
+class Step:
+    """What one forward pass computes."""
+
+    decodes: tuple[Sequence, ...] = ()
+    chunks: tuple[Chunk, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """True when there is nothing to compute."""
+        return not (self.decodes or self.chunks)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in the pass."""
+        return len(self.decodes) + sum(chunk.length for chunk in self.chunks)
+
+
+class Full(Exception):
+    """The waiting room is full; nothing was taken."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """Requests without a slot: one queue a class, and turns to tell who is oldest."""
+
+    queues: dict[WorkClass, deque[Sequence]] = field(
+        default_factory=lambda: {rank: deque() for rank in RANKS}
+    )
+    admissions: int = 0
+    turn: int = 0
+
+    def __len__(self) -> int:
+        return sum(len(queue) for queue in self.queues.values())
+
+    def add(self, sequence: Sequence) -> None:
+        self.turn += 1
+        sequence.turn = self.turn
+        self.queues[sequence.work_class].append(sequence)
+
+    def take(self) -> Sequence:
+        """The next to admit; call only when someone waits."""
+        self.admissions += 1
+        waiting = [queue for queue in self.queues.values() if queue]
+        if self.admissions % FAIR_TURN == 0:
+            return min(waiting, key=lambda queue: queue[0].turn).popleft()
+        return waiting[0].popleft()
+
+    def discard(self, sequence: Sequence) -> None:
+        self.queues[sequence.work_class].remove(sequence)
+
+
+class Scheduler:
+    """Admission, chunking and the end of sequences for ``slots`` slots.
+
+    ``budget`` bounds the tokens of a step, ``waiting`` the requests without a slot.
+    """
+
+    def __init__(self, *, slots: int, budget: int, waiting: int) -> None:
+        if slots < 1:
+            raise ValueError(f"slots must be at least 1, not {slots}")
+        self.slots = slots
+        # Decoding takes a token a slot; prefill must be left room to move at all.
+        self.budget = max(budget, slots + 1)
+        self.bound = waiting
+        self._free = list(range(slots))
+        self._waiting = _Waiting()
+        self._running: dict[str, Sequence] = {}
+        self._known: dict[str, Sequence] = {}
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a request; raises Full, or ValueError for an id in flight."""
+        if sequence.id in self._known:
+            raise ValueError(f"request {sequence.id} is already in flight")
+        if len(self._known) >= self.slots + self.bound:
+            raise Full
+        self._known[sequence.id] = sequence
+        self._waiting.add(sequence)
+
+    def get(self, request_id: str) -> Sequence | None:
+        """The request if it is in flight."""
+        return self._known.get(request_id)
+
+    def remove(self, sequence: Sequence) -> None:
+        """End a request wherever it is: its slot is free at once."""
+        del self._known[sequence.id]
+        if sequence.slot < 0:
+            self._waiting.discard(sequence)
+            return
+        del self._running[sequence.id]
+        heapq.heappush(self._free, sequence.slot)
+        sequence.slot = -1
+
+    def overdue(self, now: float) -> list[Sequence]:
+        """Requests whose deadline has passed."""
+        return [one for one in self._known.values() if one.deadline <= now]
+
+    def plan(self) -> Step:
+        """Admit whom there is a slot for, then say what the next step computes."""
+        self._admit()
+        decodes = [one for one in self._running.values() if one.is_decoding]
+        # In slot order, so that the attention reads one span of the cache.
+        decodes.sort(key=lambda one: one.slot)
+        return Step(tuple(decodes), tuple(self._chunks(self.budget - len(decodes))))
+
+    def done(self, step: Step) -> None:
+        """The step's tokens are in the cache now."""
+        for sequence in step.decodes:
+            sequence.computed += 1
+        for chunk in step.chunks:
+            chunk.sequence.computed += chunk.length
+
+    def _admit(self) -> None:
+        while self._free and len(self._waiting):
+            sequence = self._waiting.take()
+            # The lowest slot first keeps the used span of the cache short.
+            sequence.slot = heapq.heappop(self._free)
+            self._running[sequence.id] = sequence
+
+    def _chunks(self, room: int) -> list[Chunk]:
+        chunks: list[Chunk] = []
+        for one in self._running.values():
+            if one.is_decoding:
+                continue
+            if room <= 0:
+                break
+            length = min(room, one.prompt - one.computed)
+            chunks.append(Chunk(one, one.computed, length))
+            room -= length
+        return chunks
+
+    @property
+    def active(self) -> int:
+        """Requests that hold a slot."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """Requests without a slot."""
+        return len(self._waiting)
+
+    @property
+    def cached(self) -> int:
+        """Tokens in the KV cache."""
+        return sum(one.computed for one in self._running.values())
+
+    @property
+    def queued(self) -> int:
+        """Prompt tokens not computed yet, waiting and running."""
+        left = (one.prompt - one.computed for one in self._known.values())
+        return sum(max(0, tokens) for tokens in left)

@@ -1,0 +1,89 @@
+"""What travels on the pipe between a worker and its engine's child process.
+
+One frame is a batch: everything of one step, encoded once.
+"""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from genie.contracts.base import Contract, Count
+from genie.contracts.inference import Fault
+from genie.contracts.model import ModelSpec, Quant
+from workers.engine.protocol import EngineRequest, EngineStats, Finish, Piece
+
+
+class Load(Contract, frozen=True, kw_only=True, tag_field="kind", tag="load"):
+    """The child's first message: which model, and with how much room.
+
+    ``waiting`` bounds the requests that may queue for a slot, ``budget`` the
+    tokens of one step; ``device`` is a torch device name as the child sees it.
+    """
+
+    spec: ModelSpec
+    quant: Quant
+    path: str | None
+    slots: Count
+    context: Count
+    waiting: Count
+    budget: Count
+    device: str
+    threads: Count
+
+
+class Submit(Contract, frozen=True, kw_only=True, tag_field="kind", tag="submit"):
+    """Start a request."""
+
+    request: EngineRequest
+
+
+class Cancel(Contract, frozen=True, kw_only=True, tag_field="kind", tag="cancel"):
+    """Stop a request."""
+
+    id: str
+
+
+class Stop(Contract, frozen=True, kw_only=True, tag_field="kind", tag="stop"):
+    """End the child; what runs is failed by the parent."""
+
+
+class Progress(Contract, frozen=True, kw_only=True, tag_field="kind", tag="progress"):
+    """How far loading has come, 0 to 1."""
+
+    share: float
+
+
+class Ready(Contract, frozen=True, kw_only=True, tag_field="kind", tag="ready"):
+    """The model is loaded and passed its self-test."""
+
+    fingerprint: str
+    peak_bytes: Count
+
+
+class Failed(Contract, frozen=True, kw_only=True, tag_field="kind", tag="failed"):
+    """The model could not be loaded."""
+
+    fault: Fault
+
+
+Command = Load | Submit | Cancel | Stop
+Report = Progress | Ready | Failed | Piece | Finish | EngineStats
+
+_encoder = msgspec.msgpack.Encoder()
+_commands = msgspec.msgpack.Decoder(tuple[Command, ...])
+_reports = msgspec.msgpack.Decoder(tuple[Report, ...])
+
+
+def encode(batch: Iterable[Command | Report]) -> bytes:
+    """One frame of the pipe."""
+    return _encoder.encode(tuple(batch))
+
+
+def decode_commands(frame: bytes) -> tuple[Command, ...]:
+    """What the parent asked; raises msgspec.ValidationError naming a wrong field."""
+    return _commands.decode(frame)
+
+
+def decode_reports(frame: bytes) -> tuple[Report, ...]:
+    """What the child reported; raises msgspec.ValidationError naming a wrong field."""
+    return _reports.decode(frame)

