@@ -124,21 +124,20 @@ class Watch:
     def items(self) -> Iterator[Waiting | Text | Outcome]:
         """Everything the asker is told; the last item is the outcome."""
         while True:
-            event = self._next()
-            if isinstance(event, Started):
-                self._start(event)
-            elif isinstance(event, Chunk):
-                yield from self._chunk(event)
-                if self._broken is not None:
-                    yield self._broken
+            for item in self._told_by(self._next()):
+                yield item
+                if isinstance(item, Outcome):
                     return
-            elif isinstance(event, Outcome):
-                yield from self._finish(event)
-                return
-            elif not self._is_started:
-                yield Waiting(position=None, eta_s=None)
 
-    _broken: Outcome | None = None
+    def _told_by(self, event: Event | None) -> Iterator[Waiting | Text | Outcome]:
+        if isinstance(event, Started):
+            self._start(event)
+        elif isinstance(event, Chunk):
+            yield from self._chunk(event)
+        elif isinstance(event, Outcome):
+            yield from self._finish(event)
+        elif not self._is_started:
+            yield Waiting(position=None, eta_s=None)
 
     def _next(self) -> Event | None:
         event = self._inbox.get(WAIT_S) if self._inbox else None
@@ -179,12 +178,12 @@ class Watch:
         self._worker = event.worker
         self._splice.begin(event.attempt_id)
 
-    def _chunk(self, chunk: Chunk) -> Iterator[Text]:
+    def _chunk(self, chunk: Chunk) -> Iterator[Text | Outcome]:
         self._is_started = True
         try:
             new = self._splice.take(chunk)
         except BrokenAnswer as error:
-            self._broken = self._end(JobState.FAILED, _broken(error))
+            yield self._end(JobState.FAILED, _broken(error))
             return
         if new:
             yield Text(text=new, tokens=chunk.tokens, worker=self._worker)

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from cloud_app import bus, store
+from cloud_app import store
+from cloud_app.bus import Bus, Replies
 from cloud_app.settings import CloudSettings
-from genie import catalog
+from genie import catalog as catalogs
 from genie.errors import GenieError
 
 
@@ -21,9 +22,9 @@ class Context:
 
     settings: CloudSettings
     db: store.Database
-    catalog: catalog.Catalog
-    bus: bus.Bus
-    replies: bus.Replies
+    catalog: catalogs.Catalog
+    bus: Bus
+    replies: Replies
     now: Callable[[], datetime] = utc_now
 
     def close(self) -> None:
@@ -38,9 +39,9 @@ def build(settings: CloudSettings) -> Context:
     return Context(
         settings=settings,
         db=store.Database(settings.database_url),
-        catalog=catalog.load(settings.catalog_path),
-        bus=bus.Bus(settings.broker_url),
-        replies=bus.Replies(settings.broker_url),
+        catalog=catalogs.load(settings.catalog_path),
+        bus=Bus(settings.broker_url),
+        replies=Replies(settings.broker_url),
     )
 
 

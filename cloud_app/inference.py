@@ -220,7 +220,7 @@ def _task(
     limit_s = settings.async_timeout_s if is_async else settings.sync_timeout_s
     now = ctx.now()
     return InferenceTask(
-        job_id=ids.new_id(now),
+        job_id=ids.new_id(),
         org=order.key.org.slug,
         queue=route.queue,
         model=route.model,
@@ -233,6 +233,7 @@ def _task(
         persona=persona.name if persona else None,
         locality=route.locality,
         reply_to=None if is_async else ctx.replies.name,
+        chunks=order.mode is Mode.STREAM,
     )
 
 

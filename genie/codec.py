@@ -1,4 +1,4 @@
-"""Contracts <-> JSON, strictly: an unknown or missing field is an error that names it."""
+"""Contracts <-> JSON, strictly: an error names the unknown or missing field."""
 
 from functools import cache
 from typing import Any, TypeVar

@@ -78,7 +78,7 @@ def url(*schemes: str) -> Parse:
 
 
 def variable(name: str, parse: Parse, help: str, **default: Any) -> Any:
-    """A dataclass field read from ``name``; ``default=`` or ``factory=`` if optional."""
+    """A field read from variable ``name``; optional with ``default=``/``factory=``."""
     metadata = {"variable": name, "parse": parse, "help": help}
     if "factory" in default:
         return field(default_factory=default["factory"], metadata=metadata)

@@ -13,7 +13,7 @@ from genie.contracts.model import ModelFile, Quant
 def fingerprint(
     files: Iterable[ModelFile], quant: Quant, *, chat_template: str, engine: str
 ) -> str:
-    """Digest of file digests, quant, dtype, chat template, engine and its minor version.
+    """Digest of file digests, quant, dtype, chat template and engine.
 
     ``engine`` is ``name/major.minor``. Raises ValueError when a file has no digest
     yet: an identity is measured, never guessed.

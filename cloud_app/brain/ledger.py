@@ -17,7 +17,7 @@ MIN_RESIDENCY = timedelta(seconds=120)
 
 
 class Pressure(IntEnum):
-    """How much a demand may ask of others: work may take an idle standing model's room."""
+    """How much a demand may ask of others: work may take an idle standing model."""
 
     STANDING = 0
     WORK = 1

@@ -5,7 +5,7 @@ import threading
 import uuid
 from typing import TYPE_CHECKING
 
-from genie import codec, logs
+from genie import codec, logs, topology
 from genie.contracts.inference import Event
 from genie.errors import CodecError
 from genie.messaging import broker
@@ -54,7 +54,7 @@ class Replies:
     @property
     def name(self) -> str:
         """The ``reply_to`` of tasks asked from this process."""
-        return broker.reply_queue(self._asker_id).name
+        return topology.reply_queue(self._asker_id)
 
     def expect(self, job_id: str) -> Inbox:
         """An inbox for a job about to be published; `forget` it when done."""

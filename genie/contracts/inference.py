@@ -96,6 +96,8 @@ class InferenceTask(
     locality: Locality = Locality.LOCAL
     reply_to: str | None = None
     publication: Count = 1
+    chunks: bool = True
+    """False: the asker wants the whole answer at once, no chunks on the way."""
 
 
 class Fault(Contract, frozen=True, kw_only=True):

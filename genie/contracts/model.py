@@ -1,4 +1,4 @@
-"""What the catalog says of a model: enough to place it by arithmetic, and to load it."""
+"""What the catalog says of a model: enough to place it and to load it."""
 
 from enum import StrEnum
 

@@ -90,6 +90,16 @@ class Pump:
             return
 
     def _run(self) -> None:
+        is_clean = False
+        try:
+            self._stay_connected()
+            is_clean = True
+        finally:
+            self._connected.clear()
+            if not is_clean:  # a fault of ours in a callback: nothing consumes any more
+                log.critical("pump_died", name=self._name)
+
+    def _stay_connected(self) -> None:
         delay_s = RECONNECT_FIRST_S
         while not self._stopping.is_set():
             connection = broker.connection(self._url, name=self._name)

@@ -1,0 +1,226 @@
+"""The data plane's threads and the cloud's bus on a real broker, and in memory."""
+
+import queue
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from cloud_app.bus import Bus, OutcomeConsumer, Replies
+from fixtures.nodes import RabbitNode
+from genie import codec, topology
+from genie.contracts.inference import (
+    Chunk,
+    Event,
+    InferenceTask,
+    JobState,
+    Message,
+    Outcome,
+    Sampling,
+    Started,
+    WorkClass,
+)
+from genie.errors import BrokerDown, DatabaseDown
+from genie.messaging import broker, envelope
+from genie.messaging.publisher import Letter, Publisher
+from genie.messaging.pump import Pump
+
+WAIT_S = 10.0
+
+
+@pytest.fixture(params=["amqp", "memory"])
+def url(request: pytest.FixtureRequest) -> str:
+    if request.param == "memory":
+        return "memory://"
+    found: str = request.getfixturevalue("rabbitmq_url")
+    return found
+
+
+@pytest.fixture
+def bus(url: str) -> Iterator[Bus]:
+    opened = Bus(url)
+    yield opened
+    opened.close()
+
+
+def task(model: str, work_class: WorkClass = WorkClass.INTERACTIVE) -> InferenceTask:
+    now = datetime.now(UTC)
+    return InferenceTask(
+        job_id=uuid.uuid4().hex,
+        org="acme",
+        queue="genie",
+        model=model,
+        work_class=work_class,
+        created_at=now,
+        deadline_at=now + timedelta(minutes=1),
+        sampling=Sampling(),
+        messages=(Message(role="user", content="hi"),),
+    )
+
+
+def outcome(job_id: str) -> Outcome:
+    return Outcome(
+        job_id=job_id,
+        attempt_id="a1",
+        worker_id="w1",
+        worker="atlas",
+        model="m",
+        state=JobState.COMPLETED,
+        at=datetime.now(UTC),
+        text="done",
+    )
+
+
+class Taker:
+    """Consumes one model queue and keeps what came."""
+
+    def __init__(self, url: str, model: str, work_class: WorkClass) -> None:
+        self.messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._wanted = ("genie", model, work_class)
+        self.pump = Pump(url, name="taker", on_connect=self._subscribe)
+        self.pump.start()
+
+    def _subscribe(self, channel: Any) -> None:
+        from kombu import Consumer
+
+        bound = broker.declare_model_queue(channel, *self._wanted)
+        channel.basic_qos(0, 1, False)
+        consumer = Consumer(channel, [bound], on_message=self.messages.put)
+        consumer.consume()
+
+    def get(self) -> Any:
+        return self.messages.get(timeout=WAIT_S)
+
+    def ack(self, message: Any) -> None:
+        self.pump.call(lambda channel: message.ack())
+
+
+@pytest.mark.parametrize("work_class", list(WorkClass))
+def test_a_published_task_reaches_the_consumer_of_its_model_and_class(
+    url: str, bus: Bus, work_class: WorkClass
+) -> None:
+    sent = task(f"m-{uuid.uuid4().hex[:6]}", work_class)
+    bus.publish(sent)
+    taker = Taker(url, sent.model, work_class)
+    message = taker.get()
+    assert envelope.unpack(message.body) == sent
+    assert message.headers["argsrepr"] == "-"
+    taker.ack(message)
+    taker.pump.stop()
+
+
+def test_a_task_nobody_takes_waits_and_is_counted(bus: Bus) -> None:
+    sent = task(f"m-{uuid.uuid4().hex[:6]}")
+    bus.publish(sent)
+    bus.publish(sent)
+    depth = bus.depths([("genie", sent.model, WorkClass.INTERACTIVE)])[0]
+    assert (depth.waiting, depth.consumers) == (2, 0)
+
+
+def test_events_reach_the_inbox_of_their_job_in_order(url: str) -> None:
+    replies = Replies(url)
+    inbox = replies.expect("job-1")
+    publisher = Publisher(url, name="worker")
+    publisher.start()
+    chunks = [
+        Chunk(job_id="job-1", attempt_id="a", seq=n, text=str(n), tokens=1)
+        for n in range(20)
+    ]
+    for chunk in chunks:
+        publisher.send(Letter(to=replies.name, body=codec.encode(chunk)))
+    got = [inbox.get(WAIT_S) for _ in chunks]
+    assert got == chunks
+    publisher.stop()
+    replies.close()
+
+
+def test_a_confirmed_letter_calls_back_once_the_broker_has_it(url: str) -> None:
+    sent = threading.Event()
+    consumer, seen = _outcomes(url, lambda event: True)
+    publisher = Publisher(url, name="worker")
+    publisher.start()
+    body = codec.encode(outcome("job-2"))
+    publisher.send(
+        Letter(to=topology.OUTCOMES, body=body, confirmed=True, on_sent=sent.set)
+    )
+    assert sent.wait(WAIT_S)
+    assert seen.get(timeout=WAIT_S).job_id == "job-2"
+    publisher.stop()
+    consumer.stop()
+
+
+def test_an_outcome_waits_while_the_database_is_away(url: str) -> None:
+    failures = iter([True, True, False])
+
+    def apply(event: Started | Outcome) -> bool:
+        if next(failures):
+            raise DatabaseDown("gone")
+        return True
+
+    consumer, seen = _outcomes(url, apply)
+    publisher = Publisher(url, name="worker")
+    publisher.start()
+    body = codec.encode(outcome("job-3"))
+    publisher.send(Letter(to=topology.OUTCOMES, body=body, confirmed=True))
+    assert seen.get(timeout=WAIT_S).job_id == "job-3"
+    publisher.stop()
+    consumer.stop()
+
+
+def test_a_bad_outcome_blocks_nothing(url: str) -> None:
+    consumer, seen = _outcomes(url, lambda event: True)
+    publisher = Publisher(url, name="worker")
+    publisher.start()
+    for body in (b"{", b"[]", b'{"kind":"outcome"}', codec.encode(outcome("job-4"))):
+        publisher.send(Letter(to=topology.OUTCOMES, body=body, confirmed=True))
+    assert seen.get(timeout=WAIT_S).job_id == "job-4"
+    publisher.stop()
+    consumer.stop()
+
+
+def _outcomes(
+    url: str, apply: Callable[[Started | Outcome], bool]
+) -> tuple[OutcomeConsumer, "queue.SimpleQueue[Event]"]:
+    seen: queue.SimpleQueue[Event] = queue.SimpleQueue()
+
+    def record(event: Started | Outcome) -> bool:
+        changed = apply(event)
+        seen.put(event)
+        return changed
+
+    with broker.connection(url, name="declare") as connection:
+        broker.outcomes_queue()(connection.default_channel).declare()
+    consumer = OutcomeConsumer(url, record)
+    consumer.start()
+    return consumer, seen
+
+
+def test_a_broker_that_is_down_refuses_within_a_second(
+    free_port: Callable[[], int],
+) -> None:
+    bus = Bus(f"amqp://guest:guest@127.0.0.1:{free_port()}//")
+    started = datetime.now(UTC)
+    with pytest.raises(BrokerDown, match="nothing was accepted"):
+        bus.publish(task("m"))
+    assert (datetime.now(UTC) - started).total_seconds() < 2
+
+
+def test_publishing_and_consuming_go_on_after_the_broker_restarted(
+    rabbitmq: RabbitNode, rabbitmq_url: str
+) -> None:
+    bus = Bus(rabbitmq_url)
+    before, after = task("restarted"), task("restarted")
+    taker = Taker(rabbitmq_url, "restarted", WorkClass.INTERACTIVE)
+    bus.publish(before)
+    message = taker.get()
+    taker.ack(message)
+    rabbitmq.restart()
+    assert taker.pump.wait_connected(WAIT_S)
+    bus.publish(after)
+    jobs = {envelope.unpack(taker.get().body).job_id}
+    assert jobs <= {before.job_id, after.job_id}
+    taker.pump.stop()
+    bus.close()
