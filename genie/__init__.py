@@ -1,0 +1,64 @@
+"""Genie Fleet's Python SDK: ask a fleet of open-weights models for work.
+
+    import genie
+
+    print(genie.ask("Say hello in one word."))          # waits for the answer
+    job = genie.submit("Review this diff: …", persona="review")
+    print(job.result().text)                            # waits for the job
+    for piece in genie.stream("Tell a short story."):   # text as it is written
+        print(piece, end="", flush=True)
+
+The cloud's address and key come from ``GENIE_URL`` and ``GENIE_API_KEY``, else from
+what `genie up` saved on this machine. Names load on first use: ``import genie`` itself
+imports nothing but the standard library.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from genie import errors
+    from genie.client import Client, ask, stream, submit
+    from genie.jobs import Job, Result
+    from genie.streaming import Stream, Waiting
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Client": "genie.client",
+    "Job": "genie.jobs",
+    "Result": "genie.jobs",
+    "Stream": "genie.streaming",
+    "Waiting": "genie.streaming",
+    "ask": "genie.client",
+    "stream": "genie.client",
+    "submit": "genie.client",
+}
+"""Where each public name lives."""
+
+__all__ = [
+    "Client",
+    "Job",
+    "Result",
+    "Stream",
+    "Waiting",
+    "__version__",
+    "ask",
+    "errors",
+    "stream",
+    "submit",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name == "errors":
+        return import_module("genie.errors")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'genie' has no attribute {name!r}")
+    value: object = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

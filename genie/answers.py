@@ -1,0 +1,274 @@
+"""What the cloud says over HTTP, as frozen values.
+
+Unknown fields are ignored and most have defaults, so that an older SDK works with a
+newer cloud. (Messages between our own processes are strict: see `genie.contracts`.)
+"""
+
+from typing import TypeVar
+
+import msgspec
+
+from genie.contracts.fleet import GpuStatus, HostStatus, ModelStatus
+from genie.contracts.inference import JobState, Locality
+from genie.errors import CodecError
+
+A = TypeVar("A")
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of everything read from the HTTP API."""
+
+
+class PromptDetails(Answer, frozen=True):
+    """How much of the prompt was already in the cache."""
+
+    cached_tokens: int | None = None
+
+
+class TokenUsage(Answer, frozen=True):
+    """Tokens of one request, in OpenAI's words."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    prompt_tokens_details: PromptDetails | None = None
+    cached_tokens: int | None = None
+
+
+class Delivery(Answer, frozen=True):
+    """The ``genie`` object of a completion: who computed it, where, in what time."""
+
+    job_id: str | None = None
+    persona: str | None = None
+    worker: str | None = None
+    locality: Locality | None = None
+    queue_s: float | None = None
+    first_token_s: float | None = None
+    total_s: float | None = None
+    tokens_per_s: float | None = None
+
+
+class Content(Answer, frozen=True):
+    """The text of a choice, whole or (in a stream) the next piece of it."""
+
+    content: str | None = None
+
+
+class Choice(Answer, frozen=True):
+    """One answer: ``message`` of a chat, ``text`` of a prompt, ``delta`` in a stream."""
+
+    message: Content | None = None
+    text: str | None = None
+    delta: Content | None = None
+    finish_reason: str | None = None
+
+
+class Trouble(Answer, frozen=True):
+    """An error in OpenAI's shape."""
+
+    message: str
+    type: str | None = None
+    param: str | None = None
+    code: str | None = None
+
+
+class Completion(Answer, frozen=True):
+    """A chat completion, or one chunk of a streamed one."""
+
+    id: str | None = None
+    model: str | None = None
+    choices: tuple[Choice, ...] = ()
+    usage: TokenUsage | None = None
+    system_fingerprint: str | None = None
+    model_substituted: str | None = None
+    genie: Delivery | None = None
+    error: Trouble | None = None
+
+
+class Times(Answer, frozen=True):
+    """Where a job spent its time on the worker, in seconds."""
+
+    queue_s: float | None = None
+    first_token_s: float | None = None
+    total_s: float | None = None
+
+
+class SkippedModel(Answer, frozen=True):
+    """A model the router did not choose, and why."""
+
+    model: str
+    why: str
+
+
+class RouteAnswer(Answer, frozen=True):
+    """Where a request goes, or would go, with the reasons."""
+
+    model: str | None = None
+    queue: str | None = None
+    work_class: str | None = None
+    locality: str | None = None
+    substituted: str | None = None
+    ready: bool | None = None
+    reasons: tuple[str, ...] = ()
+    skipped: tuple[SkippedModel, ...] = ()
+
+
+class JobAnswer(Answer, frozen=True):
+    """A job as the cloud knows it; times are seconds since 1970."""
+
+    id: str
+    status: JobState
+    mode: str | None = None
+    persona: str | None = None
+    model: str | None = None
+    worker: str | None = None
+    locality: Locality | None = None
+    model_substituted: str | None = None
+    created_at: float | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+    deadline_at: float | None = None
+    attempts: int = 0
+    usage: TokenUsage | None = None
+    timing: Times | None = None
+    error: Trouble | None = None
+    route: RouteAnswer | None = None
+    result: Completion | None = None
+    metadata: dict[str, str] = {}
+
+
+class Held(Answer, frozen=True):
+    """The ``genie`` object of a model: who holds it, and what it is."""
+
+    ready: bool = False
+    workers: int = 0
+    parameters: int | None = None
+    license: str | None = None
+    context: int | None = None
+    states: dict[str, int] = {}
+    personas: tuple[str, ...] = ()
+
+
+class ModelAnswer(Answer, frozen=True):
+    """One model of the catalog."""
+
+    id: str
+    created: int = 0
+    owned_by: str = "genie"
+    genie: Held = Held()
+
+
+class PersonaAnswer(Answer, frozen=True):
+    """One persona: the ladder of models that can do its work, smallest first."""
+
+    name: str
+    tier: str | None = None
+    ladder: tuple[str, ...] = ()
+    floor: str | None = None
+
+
+class PlacementAnswer(Answer, frozen=True):
+    """A model the planner wants on a worker."""
+
+    model: str
+    quant: str | None = None
+    slots: int = 0
+    context: int = 0
+    reason: str | None = None
+
+
+class WorkerAnswer(Answer, frozen=True):
+    """One worker as the cloud sees it; ``last_heartbeat_s`` is seconds ago."""
+
+    id: str
+    name: str
+    org: str | None = None
+    state: str = "unknown"
+    queues: tuple[str, ...] = ()
+    hostname: str | None = None
+    gpus: tuple[GpuStatus, ...] = ()
+    host: HostStatus | None = None
+    models: tuple[ModelStatus, ...] = ()
+    placements: tuple[PlacementAnswer, ...] = ()
+    last_heartbeat_s: float | None = None
+    version: str | None = None
+
+
+class QueueAnswer(Answer, frozen=True, rename={"work_class": "class"}):
+    """The depth of one broker queue; ages in seconds."""
+
+    queue: str
+    model: str | None = None
+    work_class: str | None = None
+    waiting: int = 0
+    consumers: int = 0
+    oldest_s: float | None = None
+    sla_s: float | None = None
+
+
+class KeyAnswer(Answer, frozen=True):
+    """An API key; ``key`` is the secret and only there when it was just made."""
+
+    id: str
+    name: str
+    prefix: str | None = None
+    is_admin: bool = False
+    allowed_models: tuple[str, ...] | None = None
+    created_at: float | None = None
+    revoked_at: float | None = None
+    key: str | None = None
+
+
+class JoinTokenAnswer(Answer, frozen=True):
+    """A token one machine may join the fleet with, once, and the command to run."""
+
+    token: str
+    expires_at: float | None = None
+    command: str | None = None
+
+
+class Part(Answer, frozen=True):
+    """One thing the cloud stands on, such as the database."""
+
+    name: str
+    is_ok: bool
+    detail: str | None = None
+
+
+class ReadyAnswer(Answer, frozen=True):
+    """Whether the cloud is well, part by part."""
+
+    is_ready: bool
+    parts: tuple[Part, ...] = ()
+
+
+class Page(Answer, frozen=True):
+    """A list whose items are read one type at a time."""
+
+    data: msgspec.Raw
+    has_more: bool = False
+
+
+def read(kind: type[A], body: bytes | str) -> A:
+    """A JSON body as one answer; raises `CodecError` naming the field."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        name = getattr(kind, "__name__", "answer")
+        raise CodecError(
+            f"the cloud's {name} cannot be read: {error}; "
+            "does GENIE_URL point to a Genie cloud of the same release?"
+        ) from error
+
+
+def read_list(kind: type[A], body: bytes | str) -> tuple[A, ...]:
+    """The items of a list: ``{"object": "list", "data": […]}`` or a plain array."""
+    text = body.strip()
+    is_array = text[:1] in (b"[", "[")
+    items = body if is_array else bytes(read(Page, body).data)
+    try:
+        return msgspec.json.decode(items, type=tuple[kind, ...])  # type: ignore[valid-type]  # kind is a value here
+    except msgspec.DecodeError as error:
+        raise CodecError(
+            f"the cloud's list of {kind.__name__} cannot be read: {error}; "
+            "does GENIE_URL point to a Genie cloud of the same release?"
+        ) from error

@@ -1,0 +1,104 @@
+"""What a question looks like on the wire."""
+
+from collections.abc import Mapping, Sequence
+from typing import TypedDict
+
+from genie.contracts.inference import Message
+from genie.errors import BadRequest
+
+DEFAULT_PERSONA = "chat"
+"""Who answers when a question names neither a persona nor a model."""
+
+
+class Options(TypedDict, total=False):
+    """How to answer; each is optional."""
+
+    persona: str | None
+    """Kind of work, e.g. ``review``: the smallest model that can do it is chosen."""
+    model: str | None
+    """This very model (``qwen3:14b``) or a tier (``lite … heavy``)."""
+    system: str | None
+    """System message, put before everything else."""
+    messages: Sequence[Message | Mapping[str, str]] | None
+    """Earlier turns, ``{"role": …, "content": …}``; the prompt comes after them."""
+    max_tokens: int | None
+    temperature: float | None
+    top_p: float | None
+    stop: str | Sequence[str] | None
+    seed: int | None
+    timeout: float | None
+    """Seconds the whole job may take; what the cloud allows unless given."""
+    metadata: Mapping[str, str] | None
+    """Your own labels, kept with the job."""
+    idempotency_key: str | None
+    """The same key and question give the same job; made for you when absent."""
+
+
+def body(prompt: str | None, options: Options, *, mode: str) -> dict[str, object]:
+    """The JSON of ``POST /v1/chat/completions``, with only what was given.
+
+    >>> body("hi", {"persona": "review", "max_tokens": 8}, mode="sync")["messages"]
+    [{'role': 'user', 'content': 'hi'}]
+
+    Raises TypeError for an option that does not exist and `BadRequest` without text.
+    """
+    check(options)
+    chat: dict[str, object] = {"messages": turns(prompt, options), "mode": mode}
+    chat.update(_target(options))
+    chat.update(_numbers(options))
+    if (metadata := options.get("metadata")) is not None:
+        chat["metadata"] = dict(metadata)
+    if mode == "stream":
+        chat["stream_options"] = {"include_usage": True}
+    if (stop := options.get("stop")) is not None:
+        chat["stop"] = [stop] if isinstance(stop, str) else list(stop)
+    return chat
+
+
+def check(options: Options) -> None:
+    """Raise TypeError naming the first option that does not exist."""
+    unknown = sorted(set(options) - Options.__optional_keys__)
+    if unknown:
+        known = ", ".join(sorted(Options.__optional_keys__))
+        raise TypeError(f"unknown option {unknown[0]!r}; there are: {known}")
+
+
+def turns(prompt: str | None, options: Options) -> list[dict[str, str]]:
+    """System message, earlier turns and the prompt, in this order."""
+    listed: list[dict[str, str]] = []
+    if system := options.get("system"):
+        listed.append({"role": "system", "content": system})
+    listed.extend(_turn(message) for message in options.get("messages") or ())
+    if prompt:
+        listed.append({"role": "user", "content": prompt})
+    if all(turn["role"] in ("system", "developer") for turn in listed):
+        raise BadRequest(
+            "there is nothing to answer; give a prompt or a user message",
+            param="messages",
+        )
+    return listed
+
+
+def _turn(message: Message | Mapping[str, str]) -> dict[str, str]:
+    if not isinstance(message, Message):
+        return dict(message)
+    named = {"name": message.name} if message.name else {}
+    return {"role": message.role, "content": message.content, **named}
+
+
+def _numbers(options: Options) -> dict[str, object]:
+    named = {
+        "max_tokens": options.get("max_tokens"),
+        "temperature": options.get("temperature"),
+        "top_p": options.get("top_p"),
+        "seed": options.get("seed"),
+        "deadline_s": options.get("timeout"),
+    }
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def _target(options: Options) -> dict[str, str]:
+    persona, model = options.get("persona"), options.get("model")
+    if model is None:
+        return {"persona": persona or DEFAULT_PERSONA}
+    return {"model": model, "persona": persona} if persona else {"model": model}

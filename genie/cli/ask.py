@@ -1,0 +1,143 @@
+"""``genie ask`` and ``genie submit``."""
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar, Unpack, cast
+
+import click
+
+from genie.chat import Options
+from genie.cli.output import Session, as_json, note, show_json
+
+if TYPE_CHECKING:
+    from genie.client import Client
+    from genie.jobs import Result
+    from genie.streaming import Waiting
+
+F = TypeVar("F", bound=Callable[..., object])
+
+OPTIONS = (
+    click.option("-p", "--persona", help="Kind of work, e.g. review."),
+    click.option("-m", "--model", help="This very model, or a tier."),
+    click.option("-s", "--system", help="System message."),
+    click.option("--max-tokens", type=click.IntRange(min=1), help="Longest answer."),
+    click.option("--temperature", type=click.FloatRange(0, 2), help="0 to 2."),
+    click.option("--top-p", type=click.FloatRange(0, 1), help="0 to 1."),
+    click.option("--stop", multiple=True, help="End before this text; repeatable."),
+    click.option("--seed", type=int, help="The same seed gives the same answer."),
+    click.option("--timeout", type=click.FloatRange(min=0.1), help="Seconds, at most."),
+)
+
+
+def asking(command: F) -> F:
+    """Give a command the prompt and the options of `genie.chat.Options`."""
+    decorated = command
+    for option in reversed(OPTIONS):
+        decorated = option(decorated)
+    return click.argument("prompt", required=False)(decorated)
+
+
+@click.command()
+@asking
+@click.option("--stream/--no-stream", default=None, help="Print text as it is written.")
+@as_json
+@click.pass_obj
+def ask(
+    session: Session,
+    prompt: str | None,
+    stream: bool | None,
+    as_json: bool,
+    **options: Unpack[Options],
+) -> None:
+    """Ask a question and print the answer.
+
+    Text on standard input joins the prompt: `genie ask "Review this" < diff.txt`.
+    On a terminal the answer is printed as it is written.
+    """
+    question = joined(prompt)
+    is_streamed = session.is_terminal() if stream is None else stream
+    client = session.connect()
+    if as_json:
+        show_json(client.ask(question, **given(options)))
+        return
+    if is_streamed:
+        result = _streamed(client, question, given(options))
+    else:
+        result = client.ask(question, **given(options))
+        click.echo(result.text)
+    _sum_up(session, result)
+
+
+@click.command()
+@asking
+@click.option("--wait", is_flag=True, help="Wait for the answer and print it.")
+@as_json
+@click.pass_obj
+def submit(
+    session: Session,
+    prompt: str | None,
+    wait: bool,
+    as_json: bool,
+    **options: Unpack[Options],
+) -> None:
+    """Submit a question as a job.
+
+    Prints the job's id; `genie jobs show ID` tells how it is doing.
+    """
+    job = session.connect().submit(joined(prompt), **given(options))
+    if not wait:
+        show_json(job.details) if as_json else click.echo(job.id)
+        return
+    result = job.result()
+    if as_json:
+        show_json(result)
+        return
+    click.echo(result.text)
+    _sum_up(session, result)
+
+
+def joined(prompt: str | None) -> str:
+    """The prompt and what comes on standard input, a blank line between them."""
+    piped = "" if sys.stdin.isatty() else sys.stdin.read().strip()
+    parts = [part for part in (prompt, piped) if part]
+    if not parts:
+        raise click.UsageError("give a prompt, or text on standard input")
+    return "\n\n".join(parts)
+
+
+def given(options: Options) -> Options:
+    """The options that were given on the command line."""
+    kept = {name: value for name, value in options.items() if value not in (None, ())}
+    return cast(Options, kept)
+
+
+def _streamed(client: "Client", question: str, options: Options) -> "Result":
+    with client.stream(question, on_wait=_waiting, **options) as answer:
+        for piece in answer:
+            click.echo(piece, nl=False)
+            sys.stdout.flush()
+    click.echo()
+    return answer.result
+
+
+def _waiting(waiting: "Waiting") -> None:
+    if not sys.stderr.isatty():
+        return
+    eta = "" if waiting.eta_s is None else f", about {waiting.eta_s:.0f} s"
+    place = "" if waiting.position is None else f" (position {waiting.position}{eta})"
+    click.echo(f"\rwaiting for a worker{place} \x1b[K", nl=False, err=True)
+
+
+def _sum_up(session: Session, result: "Result") -> None:
+    if result.substituted:
+        note(
+            f"genie: {result.model} answered instead of {result.substituted}, which "
+            "no machine of the fleet can run; `genie route` says why"
+        )
+    if not session.is_terminal():
+        return
+    speed = f" · {result.tokens_per_s:.1f} tokens/s" if result.tokens_per_s else ""
+    where = f" on {result.worker}" if result.worker else ""
+    place = f" ({result.locality.value})" if result.locality else ""
+    tokens = result.usage.completion_tokens
+    note(f"— {result.model}{where}{place} · {tokens} tokens{speed}")

@@ -1,0 +1,176 @@
+"""The ``genie`` command: which commands there are, and how each way of failing ends.
+
+Exit codes
+    0  done
+    1  the work failed, or a check did
+    2  wrong usage or settings
+    3  the cloud cannot be reached or has no capacity now
+    4  no valid key, or a key that may not do this
+    5  no such model, persona, job …
+    130  stopped with Ctrl-C
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NoReturn, cast
+
+import click
+
+from genie import __version__, errors
+from genie.cli.output import Session
+from genie.errors import GenieError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "up": ("genie.cli.up:up", "Start a whole fleet on this machine."),
+    "demo": ("genie.cli.demo:demo", "Start a fleet and watch it work."),
+    "ask": ("genie.cli.ask:ask", "Ask a question and print the answer."),
+    "submit": ("genie.cli.ask:submit", "Submit a question as a job."),
+    "jobs": ("genie.cli.jobs:jobs", "List, show and cancel jobs."),
+    "models": ("genie.cli.models:models", "List the catalog's models."),
+    "personas": ("genie.cli.models:personas", "List the kinds of work."),
+    "route": ("genie.cli.route:route", "Show where a question would go, and why."),
+    "workers": ("genie.cli.fleet:workers", "List the fleet's workers."),
+    "queues": ("genie.cli.fleet:queues", "List the queues and their depth."),
+    "worker": ("genie.cli.worker:worker", "Add this machine to a fleet."),
+    "keys": ("genie.cli.keys:keys", "List, create and revoke API keys."),
+    "db": ("genie.cli.db:db", "Look after the cloud's database schema."),
+    "doctor": ("genie.cli.doctor:doctor", "Check this machine and the cloud."),
+}
+"""Each command's place and its one line of help, so that help imports none of them."""
+
+EXIT_CODES: tuple[tuple[type[GenieError], int], ...] = (
+    (errors.Unauthorized, 4),
+    (errors.Forbidden, 4),
+    (errors.NotFound, 5),
+    (errors.Unavailable, 3),
+    (errors.RateLimited, 3),
+    (errors.BadRequest, 2),
+    (errors.SettingsError, 2),
+    (errors.CatalogError, 2),
+)
+"""First match wins; any other error of ours is 1."""
+
+EPILOG = (
+    "Exit codes: 0 done, 1 the work failed, 2 wrong usage or settings, 3 the cloud "
+    "cannot be reached or has no capacity, 4 no valid key, 5 not found, "
+    "130 stopped with Ctrl-C."
+)
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command when it runs, and ends with our exit codes."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order of ``COMMANDS``."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, imported now; None when there is none of this name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(_import(module), name)
+        return command
+
+    def format_commands(
+        self, ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
+        """The list of commands, importing none of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command of ``args``; a name that does not exist gets a suggestion."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            ctx.fail(f"there is no command {args[0]!r}{_suggestion(args[0])}")
+        return super().resolve_command(ctx, args)
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,  # what click's own signature says
+    ) -> NoReturn:
+        """Run a command and end the process with its exit code."""
+        try:
+            super().main(
+                args, prog_name or "genie", complete_var, standalone_mode=False, **extra
+            )
+        except click.exceptions.Exit as done:
+            sys.exit(done.exit_code)
+        except click.ClickException as error:
+            _say(f"{error.format_message()}{_usage_hint(error)}")
+            sys.exit(2)
+        except click.Abort:
+            sys.exit(130)
+        except GenieError as error:
+            _say(sentence(error))
+            sys.exit(exit_code(error))
+        sys.exit(0)
+
+
+def exit_code(error: GenieError) -> int:
+    """The exit code an error ends the command with.
+
+    >>> exit_code(errors.UnknownModel("no model x")), exit_code(errors.JobFailed("no"))
+    (5, 1)
+    """
+    return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), 1)
+
+
+def sentence(error: GenieError) -> str:
+    """The one line an error is shown as, with the id to ask the cloud's logs for."""
+    if error.request_id is None:
+        return error.message
+    return f"{error.message} (request {error.request_id})"
+
+
+@click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"max_content_width": 88})
+@click.version_option(__version__, prog_name="genie")
+@click.pass_context
+def genie(ctx: click.Context) -> None:
+    """Put a fleet of machines with open-weights models to work.
+
+    The cloud's address and key come from GENIE_URL and GENIE_API_KEY, else from what
+    `genie up` saved on this machine.
+    """
+    if ctx.obj is None:
+        ctx.obj = Session()
+
+
+def _import(module: str) -> object:
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] in OURS:
+            raise
+        raise click.ClickException(
+            f"this command needs {error.name}, which is not installed; "
+            "run `pip install 'genie-fleet[worker,cloud]'`"
+        ) from error
+
+
+OURS = ("genie", "workers", "cloud_app")
+
+
+def _suggestion(name: str) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, COMMANDS, n=1)
+    return f"; did you mean `genie {close[0]}`?" if close else ""
+
+
+def _usage_hint(error: click.ClickException) -> str:
+    ctx = cast(click.UsageError, error).ctx if hasattr(error, "ctx") else None
+    return f"; see `{ctx.command_path} --help`" if ctx else ""
+
+
+def _say(message: str) -> None:
+    lines = " ".join(line.strip() for line in message.splitlines() if line.strip())
+    click.echo(f"genie: {lines}", err=True)

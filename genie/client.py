@@ -1,0 +1,321 @@
+"""The cloud's HTTP API as Python objects; used by people and by the CLI."""
+
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Unpack
+from urllib.parse import quote
+
+import msgspec
+
+from genie import answers, env
+from genie.answers import (
+    Completion,
+    JobAnswer,
+    JoinTokenAnswer,
+    KeyAnswer,
+    ModelAnswer,
+    PersonaAnswer,
+    QueueAnswer,
+    ReadyAnswer,
+    RouteAnswer,
+    WorkerAnswer,
+)
+from genie.chat import DEFAULT_PERSONA, Options, body
+from genie.credentials import Credentials, resolve
+from genie.jobs import Job, Result, bare, completed
+from genie.streaming import OnWait, Stream
+from genie.transport import READ_S, Body, Call, Clock, Transport
+
+if TYPE_CHECKING:
+    from httpx2 import BaseTransport
+
+GRACE_S = 10.0
+"""How much longer we listen than the job may take, to hear why it did not end."""
+
+ASK_PATH = "/v1/chat/completions"
+JSON = {"content-type": "application/json"}
+
+
+class Client:
+    """One cloud, seen with one API key; safe to share between threads.
+
+    ``url`` and ``api_key`` default to ``GENIE_URL`` and ``GENIE_API_KEY``, else to what
+    `genie up` saved on this machine. ``timeout`` is the seconds an answer may take when
+    a call does not say; ``retry_s`` the seconds a call may spend waiting between tries
+    when the cloud is away or overloaded. ``transport`` is an httpx2 transport, for an
+    unusual network.
+
+        with genie.Client("https://genie.example.com", "sk-genie-…") as client:
+            print(client.ask("Say hello in one word.").text)
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout: float | None = None,
+        retry_s: float = 10.0,
+        transport: "BaseTransport | None" = None,
+        clock: Clock | None = None,
+    ) -> None:
+        settings = env.read(env.ClientSettings)
+        credentials = resolve(
+            replace(
+                settings,
+                url=url or settings.url,
+                api_key=api_key or settings.api_key,
+            )
+        )
+        self.url = credentials.url
+        self.timeout = settings.timeout_s if timeout is None else timeout
+        self._clock = clock or Clock()
+        self._transport = Transport(
+            credentials, retry_s=retry_s, clock=self._clock, inner=transport
+        )
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._transport.close()
+
+    def ask(self, prompt: str | None = None, **options: Unpack[Options]) -> Result:
+        """The answer to ``prompt``, waited for.
+
+        Without ``persona`` and ``model`` the persona ``chat`` answers. Raises a
+        `genie.errors` class: `UnknownModel`, `ContextTooLong`, `NoCapacity`,
+        `JobFailed`, `JobTimeout`, `CloudUnreachable` …
+        """
+        call = self._ask(prompt, options, mode="sync")
+        return completed(answers.read(Completion, self._transport.call(call)))
+
+    def submit(self, prompt: str | None = None, **options: Unpack[Options]) -> Job:
+        """The same question as a job that goes on without you; see `Job.result`."""
+        call = self._ask(prompt, options, mode="async", listen_s=READ_S)
+        return Job(self, answers.read(JobAnswer, self._transport.call(call)))
+
+    def stream(
+        self,
+        prompt: str | None = None,
+        *,
+        on_wait: OnWait | None = None,
+        **options: Unpack[Options],
+    ) -> Stream:
+        """The answer in pieces, while it is written.
+
+        ``on_wait`` is told the place in the queue as long as nothing has started.
+        """
+        call = self._ask(prompt, options, mode="stream")
+        response = self._transport.send(call, stream=True)
+        job_id = response.headers.get("x-genie-job-id")
+        return Stream(
+            Body(self.url, call, response),
+            job_id=bare(job_id) if job_id else None,
+            on_wait=on_wait,
+        )
+
+    def route(
+        self,
+        prompt: str | None = None,
+        *,
+        persona: str | None = None,
+        model: str | None = None,
+    ) -> RouteAnswer:
+        """Where such a question would go, and why, without running it."""
+        wanted = {"persona": persona, "model": model, "input": prompt}
+        if not persona and not model:
+            wanted["persona"] = DEFAULT_PERSONA
+        given = {name: value for name, value in wanted.items() if value}
+        return answers.read(RouteAnswer, self._post("/v1/route", given, safe=True))
+
+    def models(self) -> tuple[ModelAnswer, ...]:
+        """The catalog's models and which of them are ready."""
+        return answers.read_list(ModelAnswer, self._get("/v1/models"))
+
+    def personas(self) -> tuple[PersonaAnswer, ...]:
+        """The personas and their ladders of models, smallest first."""
+        return answers.read_list(PersonaAnswer, self._get("/v1/personas"))
+
+    def jobs(
+        self,
+        *,
+        state: str | None = None,
+        persona: str | None = None,
+        model: str | None = None,
+        worker: str | None = None,
+        since: float | None = None,
+        limit: int = 20,
+        after: str | None = None,
+    ) -> tuple[Job, ...]:
+        """Jobs of your org, newest first; ``since`` is seconds since 1970.
+
+        ``after`` is the id of the last job of the page before.
+        """
+        params = _params(
+            state=state,
+            persona=persona,
+            model=model,
+            worker=worker,
+            since=since,
+            limit=limit,
+            after=after,
+        )
+        found = answers.read_list(JobAnswer, self._get("/v1/jobs", params))
+        return tuple(Job(self, details) for details in found)
+
+    def job(self, job_id: str) -> Job:
+        """One job by its id, with or without the ``chatcmpl-`` prefix."""
+        return Job(self, self.fetch_job(job_id))
+
+    def workers(self) -> tuple[WorkerAnswer, ...]:
+        """The workers that serve your org; needs an admin key."""
+        return answers.read_list(WorkerAnswer, self._get("/v1/workers"))
+
+    def queues(self) -> tuple[QueueAnswer, ...]:
+        """How deep each queue is; needs an admin key."""
+        return answers.read_list(QueueAnswer, self._get("/v1/queues"))
+
+    def join_token(self, queues: Sequence[str] = ()) -> JoinTokenAnswer:
+        """A token for one machine to join with, within the hour; needs an admin key."""
+        wanted = {"queues": list(queues)} if queues else {}
+        return answers.read(JoinTokenAnswer, self._post("/v1/join-tokens", wanted))
+
+    def keys(self) -> tuple[KeyAnswer, ...]:
+        """The API keys of your org, without their secrets; needs an admin key."""
+        return answers.read_list(KeyAnswer, self._get("/v1/keys"))
+
+    def create_key(
+        self, name: str, *, admin: bool = False, models: Sequence[str] = ()
+    ) -> KeyAnswer:
+        """A new API key; its ``key`` is shown this once. Needs an admin key."""
+        wanted: dict[str, object] = {"name": name, "is_admin": admin}
+        if models:
+            wanted["allowed_models"] = list(models)
+        return answers.read(KeyAnswer, self._post("/v1/keys", wanted))
+
+    def revoke_key(self, key: str) -> None:
+        """Make a key, by its id or prefix, useless at once. Needs an admin key."""
+        self._delete(f"/v1/keys/{quote(key, safe='')}")
+
+    def ready(self) -> ReadyAnswer:
+        """Whether the cloud and what it stands on are well, part by part."""
+        return answers.read(ReadyAnswer, self._transport.probe("/readyz").content)
+
+    def fetch_job(self, job_id: str) -> JobAnswer:
+        """A job's state now, as data."""
+        return answers.read(JobAnswer, self._get(_job_path(job_id)))
+
+    def cancel_job(self, job_id: str) -> JobAnswer:
+        """Cancel a job; returns its state after that, as data."""
+        path = f"{_job_path(job_id)}/cancel"
+        return answers.read(JobAnswer, self._post(path, {}, safe=True))
+
+    def now(self) -> float:
+        """Seconds of the client's monotonic clock."""
+        return self._clock.now()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait on the client's clock."""
+        self._clock.sleep(seconds)
+
+    def _ask(
+        self,
+        prompt: str | None,
+        options: Options,
+        *,
+        mode: str,
+        listen_s: float | None = None,
+    ) -> Call:
+        timeout = options.get("timeout") or self.timeout
+        chat = body(prompt, options, mode=mode)
+        if listen_s is None:  # we wait ourselves, so the job ends when we stop waiting
+            chat["deadline_s"] = timeout
+        key = options.get("idempotency_key") or str(uuid.uuid4())
+        return Call(
+            method="POST",
+            path=ASK_PATH,
+            body=msgspec.json.encode(chat),
+            headers=JSON | {"idempotency-key": key},
+            timeout_s=timeout + GRACE_S if listen_s is None else listen_s,
+            is_repeatable=True,
+        )
+
+    def _get(self, path: str, params: Mapping[str, str] | None = None) -> bytes:
+        call = Call(method="GET", path=path, params=params or {}, is_repeatable=True)
+        return self._transport.call(call)
+
+    def _delete(self, path: str) -> bytes:
+        return self._transport.call(
+            Call(method="DELETE", path=path, is_repeatable=True)
+        )
+
+    def _post(
+        self, path: str, data: Mapping[str, object], *, safe: bool = False
+    ) -> bytes:
+        call = Call(
+            method="POST",
+            path=path,
+            body=msgspec.json.encode(data),
+            headers=JSON,
+            is_repeatable=safe,
+        )
+        return self._transport.call(call)
+
+
+def ask(prompt: str | None = None, **options: Unpack[Options]) -> Result:
+    """The answer to ``prompt``, waited for; see `Client.ask`.
+
+    print(genie.ask("Say hello in one word."))
+    """
+    return default().ask(prompt, **options)
+
+
+def submit(prompt: str | None = None, **options: Unpack[Options]) -> Job:
+    """The question as a job; see `Client.submit`.
+
+    job = genie.submit("Summarise: …", persona="rollup")
+    print(job.result().text)
+    """
+    return default().submit(prompt, **options)
+
+
+def stream(
+    prompt: str | None = None,
+    *,
+    on_wait: OnWait | None = None,
+    **options: Unpack[Options],
+) -> Stream:
+    """The answer in pieces, while it is written; see `Client.stream`.
+
+    for piece in genie.stream("Tell a short story."):
+        print(piece, end="", flush=True)
+    """
+    return default().stream(prompt, on_wait=on_wait, **options)
+
+
+def default() -> Client:
+    """The client behind `ask`, `submit` and `stream`, by the settings of now."""
+    settings = env.read(env.ClientSettings)
+    # a connection must not be shared with the process we were forked from
+    return _shared(resolve(settings), settings.timeout_s, os.getpid())
+
+
+@lru_cache(maxsize=8)
+def _shared(credentials: Credentials, timeout: float, _process: int) -> Client:
+    return Client(credentials.url, credentials.api_key, timeout=timeout)
+
+
+def _job_path(job_id: str) -> str:
+    return f"/v1/jobs/{quote(bare(job_id), safe='')}"
+
+
+def _params(**given: str | float | None) -> dict[str, str]:
+    return {name: str(value) for name, value in given.items() if value is not None}

@@ -1,0 +1,68 @@
+"""Where the cloud is and which key opens it: environment, else what `genie up` left."""
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from genie.env import ClientSettings
+from genie.errors import SettingsError
+
+LOCAL = "local.json"
+"""File in the user's genie folder that `genie up` writes, for its owner only."""
+
+
+class Credentials(msgspec.Struct, frozen=True, kw_only=True):
+    """The address of one cloud and a key for it."""
+
+    url: str
+    api_key: str | None = None
+
+
+def resolve(settings: ClientSettings) -> Credentials:
+    """``GENIE_URL`` and ``GENIE_API_KEY``, each else from the file `genie up` wrote.
+
+    A saved key is only ever sent to the address it was saved with. Raises
+    `SettingsError` with the next step when there is no address at all.
+    """
+    saved = load(settings.home)
+    url = settings.url or (saved.url if saved else None)
+    if url is None:
+        raise SettingsError(
+            "there is no cloud to talk to: GENIE_URL is not set and no local fleet was "
+            "started here; run `genie up`, or set GENIE_URL and GENIE_API_KEY"
+        )
+    key = settings.api_key
+    if key is None and saved and _same(saved.url, url):
+        key = saved.api_key
+    return Credentials(url=url.rstrip("/"), api_key=key)
+
+
+def load(home: Path) -> Credentials | None:
+    """What `genie up` saved in ``home``, None when it never ran there."""
+    file = home / LOCAL
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Credentials)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError) as error:
+        raise SettingsError(
+            f"{file} cannot be read ({error}); delete it and run `genie up` again"
+        ) from error
+
+
+def save(home: Path, credentials: Credentials) -> Path:
+    """Write ``credentials`` where `load` finds them, mode 0600; returns the file."""
+    home.mkdir(parents=True, exist_ok=True)
+    file, draft = home / LOCAL, home / f"{LOCAL}.{os.getpid()}"
+    draft.unlink(missing_ok=True)
+    # created with its final mode: at no moment can another user read the key
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as out:
+        out.write(msgspec.json.encode(credentials))
+    draft.replace(file)
+    return file
+
+
+def _same(left: str, right: str) -> bool:
+    return left.rstrip("/") == right.rstrip("/")
