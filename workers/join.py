@@ -1,0 +1,117 @@
+"""Become a worker of a fleet: trade a join token, or an old secret, for an identity."""
+
+import os
+import uuid
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from genie import logs
+from genie.contracts.fleet import Registered, Registration
+from genie.errors import CloudUnreachable, SettingsError, Unauthorized
+from workers import gpu, identity
+from workers.cloud import Cloud
+from workers.settings import WorkerSettings, worker_name
+
+log = logs.logger("join")
+
+ENGINES = ("transformers", "echo")
+HOW_TO_JOIN = (
+    "ask an admin for a join token (`genie worker token`), then run "
+    "`genie worker join URL --token gj-…`"
+)
+
+
+def new_boot_id() -> str:
+    """Names one life of a worker process; heartbeat numbers count within it."""
+    return uuid.uuid4().hex
+
+
+def release() -> str:
+    """The installed version of genie-fleet."""
+    try:
+        return version("genie-fleet")
+    except PackageNotFoundError:  # run from a source tree
+        return "0+source"
+
+
+def describe(settings: WorkerSettings, boot_id: str) -> Registration:
+    """What this worker says of itself: the machine as it is now."""
+    return Registration(
+        hostname=os.uname().nodename,
+        name=settings.name,
+        boot_id=boot_id,
+        version=release(),
+        host=gpu.host_status(settings.models_folder),
+        gpus=gpu.Gpus().read(gpu.own_pids()),
+        engines=ENGINES,
+    )
+
+
+def enrol(settings: WorkerSettings, cloud: Cloud, boot_id: str) -> Registered:
+    """Register now, with the saved secret first and the join token second.
+
+    Raises CloudUnreachable when the cloud is away, and Unauthorized, whose message
+    says how to join, when no credential of this worker is accepted. The new
+    registration is saved before it is returned.
+    """
+    registration = describe(settings, boot_id)
+    saved = identity.load(settings.state_folder, settings.url)
+    secret = saved.worker_secret if saved else None
+    refused: Unauthorized | None = None
+    for credential in (secret, settings.join_token):
+        if credential is None:
+            continue
+        try:
+            registered = cloud.register(registration, credential)
+        except Unauthorized as error:
+            refused = error
+            continue
+        identity.save(settings.state_folder, settings.url, registered)
+        log.info("registered", worker=registered.worker_id, name=registered.name)
+        return registered
+    reason = refused.message if refused else "this worker has no credentials yet"
+    raise Unauthorized(f"{reason}; {HOW_TO_JOIN}")
+
+
+def resume(settings: WorkerSettings, cloud: Cloud, boot_id: str) -> Registered:
+    """Register, or go on with the saved registration while the cloud is away.
+
+    Raises as `enrol` does, and CloudUnreachable only when there is nothing saved.
+    """
+    try:
+        return enrol(settings, cloud, boot_id)
+    except CloudUnreachable as error:
+        saved = identity.load(settings.state_folder, settings.url)
+        if saved is None:
+            raise
+        log.warning("cloud_away", reason=error.message, worker=saved.worker_id)
+        return saved
+
+
+def join(
+    url: str, token: str, home: Path | None = None, name: str | None = None
+) -> Registered:
+    """Join the fleet of the cloud at ``url`` with a single-use ``token``.
+
+    Credentials are saved under ``home`` (default: the user's data folder), so that
+    `celery -A workers worker` needs no token. Raises Unauthorized when the token is
+    used, expired or wrong, CloudUnreachable when nothing answers at ``url``, and
+    SettingsError when ``name`` cannot be a worker's name.
+    """
+    values: dict[str, object] = {"home": home, "name": _checked(name)}
+    given = {key: value for key, value in values.items() if value is not None}
+    settings = WorkerSettings(url=url, join_token=token, **given)  # type: ignore[arg-type]  # keys and types are as above
+    cloud = Cloud(url)
+    try:
+        registered = cloud.register(describe(settings, new_boot_id()), token)
+    finally:
+        cloud.close()
+    identity.save(settings.state_folder, url, registered)
+    return registered
+
+
+def _checked(name: str | None) -> str | None:
+    try:
+        return None if name is None else worker_name(name)
+    except ValueError as error:
+        raise SettingsError(f"the worker name {error}") from error
