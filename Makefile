@@ -9,10 +9,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PINS := setup.cfg pyproject.toml constraints.txt
-CODE := genie workers cloud_app migrations tests benchmarks
+CODE := genie workers cloud_app migrations tests benchmarks scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint format bench constraints clean
+.PHONY: help setup demo test check lint docs bench constraints clean
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ check: $(VENV)/.setup ## Lint, types, architecture and unit tests
 lint: $(VENV)/.setup ## Mend what can be mended, then show what remains
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
+
+docs: $(VENV)/.setup ## Write the reference pages that come from the code
+	@$(BIN)/python scripts/reference.py
 
 bench: $(VENV)/.setup ## Run the benchmarks; figures are JSON lines on stdout
 	@scripts/install-servers
