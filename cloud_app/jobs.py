@@ -1,0 +1,296 @@
+"""Jobs: accepted once, run at least once, ended once.
+
+The database is the record. Every change is a compare-and-set there, so that any number
+of processes may see the same event and only the first one counts.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Unpack
+
+from msgspec.structs import replace
+
+from cloud_app import store
+from cloud_app.context import Context
+from cloud_app.store.records import JobFilter, JobRecord, NewJob
+from genie import logs
+from genie.contracts.inference import (
+    Fault,
+    InferenceTask,
+    JobState,
+    Outcome,
+    Started,
+)
+from genie.errors import BadRequest, BrokerDown, Conflict, TooLarge, UnknownJob
+
+log = logs.logger("jobs")
+
+MAX_ATTEMPTS = 3
+"""Attempts that may end without an outcome; one more start and the job is poison."""
+
+RELAY_AFTER = timedelta(seconds=5)
+RELAY_AGAIN_AFTER = timedelta(seconds=15)
+RELAY_LIMIT = 100
+GRACE = timedelta(seconds=30)
+SWEEP_LIMIT = 500
+_MAX_KEY = 255
+_MAX_NAME = 255
+
+POISON = Fault(
+    code="poison",
+    message=f"{MAX_ATTEMPTS} attempts ended without an answer, most likely because "
+    "this prompt crashes the engine; change the prompt or name another model",
+)
+OVERDUE = Fault(
+    code="job_timeout",
+    message="the job passed its deadline before a worker finished it; submit it again, "
+    "or add a machine with `genie worker join`",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepReport:
+    """What one sweep did: jobs timed out, jobs whose texts were forgotten."""
+
+    timed_out: int
+    purged: int
+
+
+def accept(ctx: Context, new: NewJob) -> tuple[JobRecord, bool]:
+    """Record a job before anyone publishes it; True when it is a new one.
+
+    The same idempotency key with the same body gives the job it made, with another
+    body `Conflict`.
+    """
+    _check_key(new.idempotency_key)
+    with ctx.db.session() as session:
+        if store.jobs.insert(session, new):
+            return _accepted(new), True
+        if new.idempotency_key is None:
+            raise Conflict(f"job {new.task.job_id} exists already", param="id")
+        job = store.jobs.by_idempotency_key(session, new.org.slug, new.idempotency_key)
+    if job is None:
+        raise Conflict(f"job {new.task.job_id} exists already", param="id")
+    if job.body_sha256 != new.body_sha256:
+        raise Conflict(
+            "this Idempotency-Key was used for another request; send a new key",
+            param="Idempotency-Key",
+        )
+    return job, False
+
+
+def confirmed(ctx: Context, job_id: str) -> None:
+    """The broker has the job's message: the relay need not publish it."""
+    with ctx.db.session() as session:
+        store.jobs.confirm(session, job_id, ctx.now())
+
+
+def refuse(ctx: Context, job_id: str, fault: Fault) -> None:
+    """The job could not be published and will not be: it failed."""
+    with ctx.db.session() as session:
+        store.jobs.close(session, job_id, JobState.FAILED, ctx.now(), fault=fault)
+
+
+def apply(ctx: Context, event: Started | Outcome) -> bool:
+    """Record what a worker says of a job; False when it changed nothing.
+
+    The first terminal outcome wins; later ones are counted and dropped.
+    """
+    if not store.ids.is_id(event.job_id):
+        log.warning("event_of_no_job", kind=type(event).__name__)
+        return False
+    event = _storable(event)
+    return _start(ctx, event) if isinstance(event, Started) else _end(ctx, event)
+
+
+def cancel(ctx: Context, org: str, job_id: str) -> JobRecord:
+    """End an org's job as cancelled and tell the workers that may hold it.
+
+    A job that ended before stays as it is; raises `UnknownJob`.
+    """
+    job_id = store.ids.bare(job_id)
+    with ctx.db.session() as session:
+        changed = store.jobs.close(
+            session, job_id, JobState.CANCELLED, ctx.now(), org=org
+        )
+        job = store.jobs.of_org(session, org, job_id)
+    if job is None:
+        raise _unknown(job_id)
+    if changed:
+        _stop(ctx, job.id, job.model, job.queue, job.worker_id)
+    return job
+
+
+def get(ctx: Context, org: str, job_id: str) -> JobRecord:
+    """A job of an org, its id with or without prefix; raises `UnknownJob`."""
+    with ctx.db.reading() as session:
+        job = store.jobs.of_org(session, org, store.ids.bare(job_id))
+    if job is None:
+        raise _unknown(job_id)
+    return job
+
+
+def find(
+    ctx: Context,
+    org: str,
+    *,
+    limit: int = 20,
+    after: str | None = None,
+    **wanted: Unpack[JobFilter],
+) -> tuple[JobRecord, ...]:
+    """Jobs of an org, newest first; ``after`` is the last id of the page before.
+
+    ``wanted`` may name state, persona, model, worker (its name or id) and since.
+    """
+    last = store.ids.bare(after) if after else None
+    with ctx.db.reading() as session:
+        return store.jobs.find(session, org, limit=limit, after=last, **wanted)
+
+
+def relay(ctx: Context) -> int:
+    """Publish async jobs that were committed and never confirmed; how many went out."""
+    now = ctx.now()
+    with ctx.db.session() as session:
+        tasks = store.backlog.claim_unconfirmed(
+            session,
+            before=now - RELAY_AFTER,
+            now=now,
+            again_before=now - RELAY_AGAIN_AFTER,
+            limit=RELAY_LIMIT,
+        )
+    return _publish_all(ctx, tasks)
+
+
+def sweep(ctx: Context) -> SweepReport:
+    """Time out jobs past their deadline and forget texts past their retention."""
+    now = ctx.now()
+    with ctx.db.session() as session:
+        overdue = store.backlog.time_out(
+            session, before=now - GRACE, now=now, fault=OVERDUE, limit=SWEEP_LIMIT
+        )
+        purged = store.backlog.purge(
+            session,
+            ended_before=now - timedelta(hours=ctx.settings.retain_h),
+            now=now,
+            limit=SWEEP_LIMIT,
+        )
+    for job in overdue:
+        if job.worker_id is not None:
+            _tell(ctx, job.worker_id, job.job_id)
+    return SweepReport(timed_out=len(overdue), purged=purged)
+
+
+def _check_key(key: str | None) -> None:
+    if key is None or (0 < len(key) <= _MAX_KEY and key.isprintable()):
+        return
+    raise BadRequest(
+        f"Idempotency-Key must be 1 to {_MAX_KEY} printable characters",
+        param="Idempotency-Key",
+    )
+
+
+def _accepted(new: NewJob) -> JobRecord:
+    task = new.task
+    return JobRecord(
+        id=task.job_id,
+        org=new.org.slug,
+        key_id=new.key_id,
+        state=JobState.QUEUED,
+        mode=new.mode,
+        persona=task.persona,
+        model=task.model,
+        queue=task.queue,
+        work_class=task.work_class.value,
+        locality=task.locality.value,
+        substituted=new.substituted,
+        route=new.route,
+        payload=task if new.mode == "async" else None,
+        created_at=task.created_at,
+        deadline_at=task.deadline_at,
+        idempotency_key=new.idempotency_key,
+        body_sha256=new.body_sha256,
+        metadata=new.metadata,
+    )
+
+
+def _start(ctx: Context, event: Started) -> bool:
+    now = ctx.now()
+    with ctx.db.session() as session:
+        attempts = store.jobs.start(session, event, now)
+        is_poison = attempts is not None and attempts > MAX_ATTEMPTS
+        if is_poison:
+            store.jobs.close(session, event.job_id, JobState.FAILED, now, fault=POISON)
+        job = None if attempts else store.jobs.by_id(session, event.job_id)
+    if is_poison:
+        log.error("job_poison", job_id=event.job_id, worker=event.worker)
+        _tell(ctx, event.worker_id, event.job_id)
+    if job is not None and job.state.is_terminal:
+        # it ended while its message waited: the worker need not finish it
+        _tell(ctx, event.worker_id, event.job_id)
+    return attempts is not None
+
+
+def _end(ctx: Context, outcome: Outcome) -> bool:
+    if not outcome.state.is_terminal:
+        log.warning("outcome_not_terminal", job_id=outcome.job_id)
+        return False
+    with ctx.db.session() as session:
+        if store.jobs.end(session, outcome, ctx.now()):
+            return True
+        is_known = store.jobs.drop(session, outcome.job_id)
+    log.info("outcome_dropped", job_id=outcome.job_id, is_known=is_known)
+    return False
+
+
+def _storable(event: Started | Outcome) -> Started | Outcome:
+    """The event without NULs in its names, which no database column takes."""
+    names = {
+        name: getattr(event, name).replace("\0", "")[:_MAX_NAME]
+        for name in ("attempt_id", "worker_id", "worker")
+    }
+    fingerprint = event.fingerprint and event.fingerprint.replace("\0", "")
+    return replace(event, fingerprint=fingerprint, **names)
+
+
+def _stop(
+    ctx: Context, job_id: str, model: str, queue: str, worker_id: str | None
+) -> None:
+    """Tell the worker that runs a job, or every worker that may take it, to stop."""
+    if worker_id is not None:
+        _tell(ctx, worker_id, job_id)
+        return
+    with ctx.db.reading() as session:
+        holding = store.workers.holding(session, model)
+    for other, queues in holding:
+        if queue in queues:
+            _tell(ctx, other, job_id)
+
+
+def _tell(ctx: Context, worker_id: str, job_id: str) -> None:
+    """Best effort: the record has ended, an answer that comes anyway is dropped."""
+    try:
+        ctx.bus.cancel(worker_id, job_id)
+    except BrokerDown as error:
+        log.warning("cancel_not_sent", job_id=job_id, error=str(error))
+
+
+def _publish_all(ctx: Context, tasks: tuple[InferenceTask, ...]) -> int:
+    for sent, task in enumerate(tasks):
+        try:
+            ctx.bus.publish(task)
+        except BrokerDown as error:
+            log.warning("relay_waits", left=len(tasks) - sent, error=str(error))
+            return sent
+        except TooLarge as error:
+            fault = Fault(code=error.error_code, message=error.message)
+            refuse(ctx, task.job_id, fault)
+            continue
+        confirmed(ctx, task.job_id)
+    return len(tasks)
+
+
+def _unknown(job_id: str) -> UnknownJob:
+    return UnknownJob(
+        f"there is no job {job_id} in this org; `genie jobs` lists what there is",
+        param="id",
+    )

@@ -1,0 +1,29 @@
+"""Every query in one place: functions take a session first, return frozen records."""
+
+from cloud_app.store import (
+    backlog,
+    facts,
+    ids,
+    jobs,
+    keys,
+    orgs,
+    placements,
+    records,
+    schema,
+    workers,
+)
+from cloud_app.store.database import Database
+
+__all__ = [
+    "Database",
+    "backlog",
+    "facts",
+    "ids",
+    "jobs",
+    "keys",
+    "orgs",
+    "placements",
+    "records",
+    "schema",
+    "workers",
+]

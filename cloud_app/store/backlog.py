@@ -1,0 +1,147 @@
+"""Jobs in bulk: what waits, what must be published again, what is overdue or old."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from msgspec.structs import replace
+from sqlalchemy import case, func, or_, select, update
+from sqlmodel import Session, col
+
+from cloud_app import tables
+from cloud_app.store.jobs import OPEN
+from cloud_app.store.records import Backlog
+from cloud_app.store.statements import changed
+from genie.contracts.inference import Fault, FinishReason, InferenceTask, JobState
+
+Job = tables.Job
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overdue:
+    """A job that was just timed out, and where it may still run."""
+
+    job_id: str
+    model: str
+    queue: str
+    worker_id: str | None
+
+
+def counts(session: Session, arrived_since: datetime) -> tuple[Backlog, ...]:
+    """Open work, and work that arrived lately, by queue and model."""
+    state, created_at = col(Job.state), col(Job.created_at)
+    is_queued = state == JobState.QUEUED.value
+    is_running = state == JobState.RUNNING.value
+    statement = (
+        select(
+            col(Job.queue),
+            col(Job.model),
+            func.count(case((is_queued, 1))),
+            func.count(case((is_running, 1))),
+            func.count(case((created_at >= arrived_since, 1))),
+            func.min(case((is_queued, created_at))),
+        )
+        .where(or_(state.in_(OPEN), created_at >= arrived_since))
+        .group_by(col(Job.queue), col(Job.model))
+        .order_by(col(Job.queue), col(Job.model))
+    )
+    rows = session.connection().execute(statement)
+    return tuple(
+        Backlog(
+            queue=queue,
+            model=model,
+            queued=queued,
+            running=running,
+            arrived=arrived,
+            oldest_at=oldest_at,
+        )
+        for queue, model, queued, running, arrived, oldest_at in rows
+    )
+
+
+def claim_unconfirmed(
+    session: Session,
+    *,
+    before: datetime,
+    now: datetime,
+    again_before: datetime,
+    limit: int,
+) -> tuple[InferenceTask, ...]:
+    """Tasks of committed async jobs the broker never confirmed, to publish once more.
+
+    Claiming is a guarded update, so that of two brains only one gets a job; a claim
+    older than ``again_before`` is open again. Publishing twice is harmless.
+    """
+    due = (
+        select(col(Job.id))
+        .where(col(Job.state) == JobState.QUEUED.value)
+        .where(col(Job.confirmed_at).is_(None))
+        .where(col(Job.payload).is_not(None))
+        .where(col(Job.created_at) < before)
+        .where(or_(col(Job.relayed_at).is_(None), col(Job.relayed_at) < again_before))
+        .order_by(col(Job.id))
+        .limit(limit)
+        .with_for_update(skip_locked=True)  # PostgreSQL's; SQLite has one writer anyway
+    )
+    statement = (
+        update(Job)
+        .where(col(Job.id).in_(due.scalar_subquery()))
+        .where(col(Job.confirmed_at).is_(None))
+        .values(relayed_at=now, publications=Job.publications + 1)
+        .returning(col(Job.payload), col(Job.publications))
+    )
+    rows = session.connection().execute(statement).all()
+    return tuple(_again(task, number) for task, number in rows if task is not None)
+
+
+def time_out(
+    session: Session, *, before: datetime, now: datetime, fault: Fault, limit: int
+) -> tuple[Overdue, ...]:
+    """End jobs whose deadline passed before ``before``, oldest deadline first."""
+    due = (
+        select(col(Job.id))
+        .where(col(Job.state).in_(OPEN))
+        .where(col(Job.deadline_at) < before)
+        .order_by(col(Job.deadline_at))
+        .limit(limit)
+    )
+    statement = (
+        update(Job)
+        .where(col(Job.id).in_(due.scalar_subquery()))
+        .where(col(Job.state).in_(OPEN))
+        .values(
+            state=JobState.TIMEOUT.value,
+            finished_at=now,
+            payload=None,
+            fault=fault,
+            finish_reason=FinishReason.ERROR.value,
+        )
+        .returning(col(Job.id), col(Job.model), col(Job.queue), col(Job.worker_id))
+    )
+    rows = session.connection().execute(statement).all()
+    return tuple(
+        Overdue(job_id=job_id, model=model, queue=queue, worker_id=worker_id)
+        for job_id, model, queue, worker_id in rows
+    )
+
+
+def purge(
+    session: Session, *, ended_before: datetime, now: datetime, limit: int
+) -> int:
+    """Forget the text of jobs that ended before a moment; how many."""
+    old = (
+        select(col(Job.id))
+        .where(col(Job.finished_at) < ended_before)
+        .where(col(Job.purged_at).is_(None))
+        .order_by(col(Job.finished_at))
+        .limit(limit)
+    )
+    statement = (
+        update(Job)
+        .where(col(Job.id).in_(old.scalar_subquery()))
+        .values(text=None, payload=None, purged_at=now)
+    )
+    return changed(session, statement)
+
+
+def _again(task: InferenceTask, number: int) -> InferenceTask:
+    return replace(task, publication=number)

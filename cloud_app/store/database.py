@@ -1,0 +1,168 @@
+"""A database, SQLite or PostgreSQL: its sessions, and what being away looks like."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import msgspec
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    InterfaceError,
+    OperationalError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import ConnectionPoolEntry
+from sqlmodel import Session
+
+from genie.errors import DatabaseDown, SettingsError
+
+CONNECT_TIMEOUT_S = 3
+POOL_WAIT_S = 5.0
+RETRY_AFTER_S = 2.0
+
+_PRAGMAS = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = NORMAL",
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA busy_timeout = 5000",
+)
+_SQLITE_OUTAGES = ("locked", "busy", "unable to open", "disk i/o", "full", "readonly")
+
+
+class Database:
+    """A database by URL: ``sqlite:////path`` or ``postgresql://user@host/name``.
+
+    Nothing is connected until the first session. Every session raises `DatabaseDown`
+    when the database cannot be reached, and works again when it is back.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = _checked(url)
+        self._engine = _engine(self.url)
+        self._writing = self._engine.execution_options(genie_begin="BEGIN IMMEDIATE")
+
+    @property
+    def dialect(self) -> str:
+        """``sqlite`` or ``postgresql``."""
+        return self._engine.dialect.name
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """One transaction that may write: commits at the end, rolls back on an error.
+
+        On SQLite it takes the write lock at once: a transaction that reads first and
+        writes later would fail instead of wait.
+        """
+        with _translated(), Session(self._writing, expire_on_commit=False) as session:
+            yield session
+            session.commit()
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """One transaction that only reads; on SQLite it waits for no writer."""
+        with _translated(), Session(self._engine, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """A connection with a transaction, for migrations."""
+        with _translated(), self._writing.begin() as connection:
+            yield connection
+
+    def ping(self) -> None:
+        """Ask the database for nothing; raises `DatabaseDown`."""
+        with self.reading() as session:
+            session.connection().execute(text("SELECT 1"))
+
+    def dispose(self) -> None:
+        """Close every idle connection."""
+        self._engine.dispose()
+
+
+def _checked(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise SettingsError(
+            "GENIE_DATABASE_URL is not a database URL; use sqlite:////path/genie.db or "
+            "postgresql://user:password@host/name"
+        ) from error
+    backend = parsed.get_backend_name()
+    if backend == "postgresql":
+        return parsed.set(drivername="postgresql+psycopg")
+    if backend != "sqlite":
+        raise SettingsError(
+            f"GENIE_DATABASE_URL starts with {backend}; use sqlite or postgresql"
+        )
+    if parsed.database in (None, "", ":memory:"):
+        raise SettingsError(
+            "GENIE_DATABASE_URL names no file; use sqlite:////path/genie.db"
+        )
+    return parsed
+
+
+def _engine(url: URL) -> Engine:
+    if url.get_backend_name() == "sqlite":
+        engine = create_engine(
+            url, json_serializer=_dumps, json_deserializer=msgspec.json.decode
+        )
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    return create_engine(
+        url,
+        pool_pre_ping=True,
+        pool_size=10,
+        max_overflow=10,
+        pool_timeout=POOL_WAIT_S,
+        json_serializer=_dumps,
+        json_deserializer=msgspec.json.decode,
+        # a host that vanished is noticed in seconds, not in the kernel's 15 minutes
+        connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "tcp_user_timeout": 10_000},
+    )
+
+
+def _dumps(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _prepare_sqlite(raw: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
+    raw.isolation_level = None  # the driver begins nothing; _begin_sqlite does
+    for pragma in _PRAGMAS:
+        raw.execute(pragma)
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    options = connection.get_execution_options()
+    connection.exec_driver_sql(options.get("genie_begin", "BEGIN"))
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn "the database is away" into `DatabaseDown`; other errors are ours."""
+    try:
+        yield
+    except PoolTimeout as error:
+        raise DatabaseDown(
+            "the database has no free connection; try again shortly",
+            retry_after_s=RETRY_AFTER_S,
+        ) from error
+    except DBAPIError as error:
+        if not _is_outage(error):
+            raise
+        raise DatabaseDown(
+            "the database cannot be reached; start it, or check GENIE_DATABASE_URL",
+            retry_after_s=RETRY_AFTER_S,
+        ) from error
+
+
+def _is_outage(error: DBAPIError) -> bool:
+    if isinstance(error.orig, sqlite3.Error):
+        message = str(error.orig).lower()
+        return any(word in message for word in _SQLITE_OUTAGES)
+    return error.connection_invalidated or isinstance(
+        error, OperationalError | InterfaceError
+    )

@@ -1,0 +1,37 @@
+"""What workers measured of the models they loaded."""
+
+from datetime import datetime
+
+from sqlmodel import Session, col, select
+
+from cloud_app import tables
+from cloud_app.store.statements import insert_once
+from genie import codec
+from genie.contracts.fleet import ModelStatus
+
+Fact = tuple[str, str, str]
+"""Model, quant and fingerprint."""
+
+
+def insert(session: Session, fact: Fact, status: ModelStatus, now: datetime) -> bool:
+    """Keep the file digests behind a fingerprint; False when they are known."""
+    model, quant, fingerprint = fact
+    return insert_once(
+        session,
+        tables.ModelFact,
+        model=model,
+        quant=quant,
+        fingerprint=fingerprint,
+        files=[codec.builtins(file) for file in status.files],
+        first_seen_at=now,
+    )
+
+
+def fingerprints(session: Session, model: str) -> tuple[Fact, ...]:
+    """Every fingerprint the fleet has seen of a model, oldest first."""
+    rows = session.exec(
+        select(tables.ModelFact)
+        .where(tables.ModelFact.model == model)
+        .order_by(col(tables.ModelFact.first_seen_at))
+    )
+    return tuple((row.model, row.quant, row.fingerprint) for row in rows)

@@ -1,0 +1,246 @@
+"""Jobs: accepted once, started, ended once. Every change is a guarded UPDATE."""
+
+from datetime import datetime, timedelta
+from typing import Any, Unpack
+
+from sqlalchemy import Update, case, func, or_, update
+from sqlalchemy.orm import defer
+from sqlmodel import Session, col, select
+from sqlmodel.sql.expression import Select
+
+from cloud_app import tables
+from cloud_app.store.records import JobFilter, JobRecord, NewJob
+from cloud_app.store.statements import changed, insert_once
+from genie.contracts.inference import (
+    Fault,
+    FinishReason,
+    JobState,
+    Outcome,
+    Started,
+)
+
+Job = tables.Job
+JobsAndSlugs = Select[tables.Job, str]
+OPEN = (JobState.QUEUED.value, JobState.RUNNING.value)
+
+_WITHOUT_PAYLOAD = defer(col(Job.payload))  # type: ignore[arg-type]  # a column all the same
+
+
+def insert(session: Session, new: NewJob) -> bool:
+    """Add a queued job; False when its org already used the idempotency key."""
+    task = new.task
+    return insert_once(
+        session,
+        Job,
+        id=task.job_id,
+        org_id=new.org.id,
+        key_id=new.key_id,
+        state=JobState.QUEUED.value,
+        mode=new.mode,
+        persona=task.persona,
+        model=task.model,
+        queue=task.queue,
+        work_class=task.work_class.value,
+        locality=task.locality.value,
+        substituted=new.substituted,
+        route=new.route,
+        # only work nobody waits for may have to be published again
+        payload=task if new.mode == "async" else None,
+        created_at=task.created_at,
+        deadline_at=task.deadline_at,
+        publications=task.publication,
+        attempts=0,
+        dropped=0,
+        fingerprint=task.fingerprint,
+        idempotency_key=new.idempotency_key,
+        body_sha256=new.body_sha256,
+        labels=new.metadata,
+    )
+
+
+def by_id(session: Session, job_id: str) -> JobRecord | None:
+    """A job of any org: for the cloud's own use, never for a request."""
+    found = session.exec(_jobs().where(Job.id == job_id)).first()
+    return found and _record(*found)
+
+
+def of_org(session: Session, org: str, job_id: str) -> JobRecord | None:
+    """A job of this org."""
+    found = session.exec(_jobs(org).where(Job.id == job_id)).first()
+    return found and _record(*found)
+
+
+def by_idempotency_key(session: Session, org: str, key: str) -> JobRecord | None:
+    """The job this org submitted under an idempotency key."""
+    found = session.exec(_jobs(org).where(Job.idempotency_key == key)).first()
+    return found and _record(*found)
+
+
+def find(
+    session: Session,
+    org: str,
+    *,
+    limit: int = 20,
+    after: str | None = None,
+    **wanted: Unpack[JobFilter],
+) -> tuple[JobRecord, ...]:
+    """Jobs of an org, newest first, without payloads; ``after`` is the last id seen."""
+    statement = _jobs(org).options(_WITHOUT_PAYLOAD).order_by(col(Job.id).desc())
+    for name in ("state", "persona", "model"):
+        if value := wanted.get(name):
+            statement = statement.where(getattr(Job, name) == value)
+    if worker := wanted.get("worker"):
+        is_there = or_(col(Job.worker) == worker, col(Job.worker_id) == worker)
+        statement = statement.where(is_there)
+    if since := wanted.get("since"):
+        statement = statement.where(col(Job.created_at) >= since)
+    if after is not None:
+        statement = statement.where(col(Job.id) < after)
+    found = session.exec(statement.limit(limit))
+    return tuple(_record(row, slug, with_payload=False) for row, slug in found)
+
+
+def confirm(session: Session, job_id: str, now: datetime) -> bool:
+    """The broker has the job's message."""
+    statement = (
+        update(Job)
+        .where(col(Job.id) == job_id)
+        .where(col(Job.confirmed_at).is_(None))
+        .values(confirmed_at=now)
+    )
+    return changed(session, statement) == 1
+
+
+def start(session: Session, event: Started, now: datetime) -> int | None:
+    """A worker took the job; how many attempts that makes, None when nothing changed.
+
+    The same attempt told twice counts once; a job that ended stays ended.
+    """
+    statement = (
+        _open(event.job_id)
+        .where(
+            or_(col(Job.attempt_id).is_(None), col(Job.attempt_id) != event.attempt_id)
+        )
+        .values(
+            state=JobState.RUNNING.value,
+            attempts=Job.attempts + 1,
+            attempt_id=event.attempt_id,
+            started_at=func.coalesce(Job.started_at, now),
+            confirmed_at=func.coalesce(Job.confirmed_at, now),
+            worker_id=event.worker_id,
+            worker=event.worker,
+            fingerprint=func.coalesce(event.fingerprint, Job.fingerprint),
+        )
+        .returning(col(Job.attempts))
+    )
+    return session.connection().execute(statement).scalar_one_or_none()
+
+
+def end(session: Session, outcome: Outcome, now: datetime) -> bool:
+    """Write the outcome if the job has none yet: the first one wins."""
+    timing = outcome.timing
+    began = now - timedelta(seconds=timing.total_s)
+    has_text = outcome.usage.completion_tokens > 0
+    first_token_at = began + timedelta(seconds=timing.first_token_s)
+    statement = _open(outcome.job_id).values(
+        **_ended(outcome.state, now),
+        started_at=func.coalesce(Job.started_at, began),
+        confirmed_at=func.coalesce(Job.confirmed_at, now),
+        first_token_at=first_token_at if has_text else None,
+        worker_id=outcome.worker_id,
+        worker=outcome.worker,
+        attempts=case((col(Job.attempts) < 1, 1), else_=col(Job.attempts)),
+        usage=outcome.usage,
+        timing=timing,
+        text=outcome.text,
+        finish_reason=outcome.finish_reason and outcome.finish_reason.value,
+        fault=outcome.fault,
+        fingerprint=func.coalesce(outcome.fingerprint, Job.fingerprint),
+    )
+    return changed(session, statement) == 1
+
+
+def close(
+    session: Session,
+    job_id: str,
+    state: JobState,
+    now: datetime,
+    *,
+    fault: Fault | None = None,
+    org: str | None = None,
+) -> bool:
+    """End a job from the cloud's side, if nothing ended it before.
+
+    ``org`` is the slug of the org that asks, None for the cloud itself.
+    """
+    is_cancelled = state is JobState.CANCELLED
+    reason = FinishReason.CANCELLED if is_cancelled else FinishReason.ERROR
+    statement = _open(job_id)
+    if org is not None:
+        statement = statement.where(col(Job.org_id) == _org_id(org))
+    statement = statement.values(
+        **_ended(state, now), fault=fault, finish_reason=reason.value
+    )
+    return changed(session, statement) == 1
+
+
+def drop(session: Session, job_id: str) -> bool:
+    """Count an outcome that came after the first; False when there is no such job."""
+    statement = update(Job).where(col(Job.id) == job_id).values(dropped=Job.dropped + 1)
+    return changed(session, statement) == 1
+
+
+def _open(job_id: str) -> Update:
+    """An update of a job that has not ended: the compare of every compare-and-set."""
+    return update(Job).where(col(Job.id) == job_id).where(col(Job.state).in_(OPEN))
+
+
+def _ended(state: JobState, now: datetime) -> dict[str, Any]:
+    return {"state": state.value, "finished_at": now, "payload": None}
+
+
+def _org_id(slug: str) -> Any:  # a scalar subquery; its type has no public name
+    return select(tables.Org.id).where(tables.Org.slug == slug).scalar_subquery()
+
+
+def _jobs(org: str | None = None) -> JobsAndSlugs:
+    """Jobs with the slug of their org; of one org only when it is given."""
+    statement = select(Job, tables.Org.slug).where(Job.org_id == tables.Org.id)
+    return statement if org is None else statement.where(tables.Org.slug == org)
+
+
+def _record(row: Job, org: str, *, with_payload: bool = True) -> JobRecord:
+    return JobRecord(
+        id=row.id,
+        org=org,
+        key_id=row.key_id,
+        state=JobState(row.state),
+        mode=row.mode,
+        persona=row.persona,
+        model=row.model,
+        queue=row.queue,
+        work_class=row.work_class,
+        locality=row.locality,
+        substituted=row.substituted,
+        route=row.route,
+        payload=row.payload if with_payload else None,
+        created_at=row.created_at,
+        deadline_at=row.deadline_at,
+        confirmed_at=row.confirmed_at,
+        started_at=row.started_at,
+        first_token_at=row.first_token_at,
+        finished_at=row.finished_at,
+        worker_id=row.worker_id,
+        worker=row.worker,
+        attempts=row.attempts,
+        dropped=row.dropped,
+        usage=row.usage,
+        timing=row.timing,
+        text=row.text,
+        finish_reason=row.finish_reason,
+        fault=row.fault,
+        fingerprint=row.fingerprint,
+        idempotency_key=row.idempotency_key,
+        body_sha256=row.body_sha256,
+        metadata=row.labels,
+    )

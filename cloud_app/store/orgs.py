@@ -1,0 +1,76 @@
+"""Orgs, and the audit rows of what was changed in them."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlmodel import Session, col, select
+
+from cloud_app import tables
+from cloud_app.store import ids
+from cloud_app.store.records import AuditRecord, OrgRecord
+from cloud_app.store.statements import insert_once
+
+
+def record(row: tables.Org) -> OrgRecord:
+    """An org as the rest of the cloud sees it."""
+    return OrgRecord(id=row.id, slug=row.slug, name=row.name)
+
+
+def by_slug(session: Session, slug: str) -> OrgRecord | None:
+    """The org with this slug."""
+    row = session.exec(select(tables.Org).where(tables.Org.slug == slug)).first()
+    return None if row is None else record(row)
+
+
+def insert(session: Session, slug: str, name: str, now: datetime) -> bool:
+    """Add an org; False when the slug is taken."""
+    return insert_once(
+        session, tables.Org, id=ids.new_id(), slug=slug, name=name, created_at=now
+    )
+
+
+def note(
+    session: Session,
+    org: OrgRecord,
+    *,
+    at: datetime,
+    actor: str,
+    action: str,
+    subject: str,
+    **detail: Any,
+) -> None:
+    """Write an audit row: who did what to what. Never a secret."""
+    session.add(
+        tables.Audit(
+            id=ids.new_id(),
+            at=at,
+            org_id=org.id,
+            actor=actor,
+            action=action,
+            subject=subject,
+            detail=detail,
+        )
+    )
+
+
+def audit(
+    session: Session, org: OrgRecord, limit: int = 100
+) -> tuple[AuditRecord, ...]:
+    """The newest audit rows of an org, newest first."""
+    rows = session.exec(
+        select(tables.Audit)
+        .where(tables.Audit.org_id == org.id)
+        .order_by(col(tables.Audit.id).desc())
+        .limit(limit)
+    )
+    return tuple(
+        AuditRecord(
+            id=row.id,
+            at=row.at,
+            actor=row.actor,
+            action=row.action,
+            subject=row.subject,
+            detail=row.detail,
+        )
+        for row in rows
+    )

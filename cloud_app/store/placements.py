@@ -1,0 +1,76 @@
+"""Which model every worker should hold."""
+
+from collections.abc import Iterable
+
+from sqlalchemy import delete, update
+from sqlmodel import Session, col, select
+from sqlmodel.sql.expression import SelectOfScalar
+
+from cloud_app import tables
+from cloud_app.store.records import PlacementRecord
+from cloud_app.store.statements import changed, insert_once
+
+Placement = tables.Placement
+
+
+def everything(session: Session) -> tuple[PlacementRecord, ...]:
+    """Every placement of the fleet, by worker and model."""
+    return tuple(_record(row) for row in session.exec(_ordered()))
+
+
+def of_worker(session: Session, worker_id: str) -> tuple[PlacementRecord, ...]:
+    """What one worker should hold, by model."""
+    rows = session.exec(_ordered().where(Placement.worker_id == worker_id))
+    return tuple(_record(row) for row in rows)
+
+
+def write(session: Session, wanted: PlacementRecord) -> None:
+    """Add one placement, or change it to what is wanted."""
+    key = {"worker_id": wanted.worker_id, "model": wanted.model}
+    values = {
+        "quant": wanted.quant,
+        "slots": wanted.slots,
+        "context": wanted.context,
+        "reason": wanted.reason,
+        "since": wanted.since,
+    }
+    if insert_once(session, Placement, **key, **values):
+        return
+    statement = (
+        update(Placement)
+        .where(col(Placement.worker_id) == wanted.worker_id)
+        .where(col(Placement.model) == wanted.model)
+    )
+    changed(session, statement.values(**values))
+
+
+def drop(session: Session, worker_id: str, models: Iterable[str]) -> int:
+    """Take models away from a worker; how many it had."""
+    statement = (
+        delete(Placement)
+        .where(col(Placement.worker_id) == worker_id)
+        .where(col(Placement.model).in_(tuple(models)))
+    )
+    return changed(session, statement)
+
+
+def release(session: Session, worker_ids: Iterable[str]) -> int:
+    """Take everything away from these workers; how many placements that were."""
+    statement = delete(Placement).where(col(Placement.worker_id).in_(tuple(worker_ids)))
+    return changed(session, statement)
+
+
+def _ordered() -> SelectOfScalar[Placement]:
+    return select(Placement).order_by(col(Placement.worker_id), col(Placement.model))
+
+
+def _record(row: Placement) -> PlacementRecord:
+    return PlacementRecord(
+        worker_id=row.worker_id,
+        model=row.model,
+        quant=row.quant,
+        slots=row.slots,
+        context=row.context,
+        reason=row.reason,
+        since=row.since,
+    )

@@ -1,0 +1,183 @@
+"""What the store gives out: frozen records. Rows never leave it."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypedDict
+
+from genie.contracts.fleet import Heartbeat
+from genie.contracts.inference import (
+    Fault,
+    InferenceTask,
+    JobState,
+    Timing,
+    Usage,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrgRecord:
+    """Who pays for machines and asks for answers."""
+
+    id: str
+    slug: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyRecord:
+    """One API key, without its secret. ``allowed_models`` None means all."""
+
+    id: str
+    org: OrgRecord
+    name: str
+    prefix: str
+    is_admin: bool
+    allowed_models: tuple[str, ...] | None
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinTokenRecord:
+    """One join token, without its secret."""
+
+    id: str
+    org: OrgRecord
+    queues: tuple[str, ...]
+    expires_at: datetime
+    used_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerRecord:
+    """One GPU host; ``status`` is its last heartbeat, ``seq`` that heartbeat's number.
+
+    ``seq`` is -1 until the first heartbeat after a registration. ``noted`` is the last
+    liveness that was written to the log.
+    """
+
+    id: str
+    name: str
+    org: OrgRecord
+    queues: tuple[str, ...]
+    hostname: str
+    boot_id: str
+    version: str
+    engines: tuple[str, ...]
+    labels: dict[str, str]
+    registered_at: datetime
+    seen_at: datetime | None
+    seq: int
+    status: Heartbeat | None
+    noted: str
+    quarantined_at: datetime | None
+    removed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacementRecord:
+    """One model a worker should hold, and why."""
+
+    worker_id: str
+    model: str
+    quant: str
+    slots: int
+    context: int
+    reason: str
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """A job about to be accepted; everything else it needs stands in ``task``.
+
+    ``mode`` is sync, stream or async. ``body_sha256`` is the hex digest of the request
+    body an idempotency key was used with.
+    """
+
+    task: InferenceTask
+    org: OrgRecord
+    key_id: str
+    mode: str
+    route: dict[str, Any]
+    substituted: str | None = None
+    idempotency_key: str | None = None
+    body_sha256: str | None = None
+    metadata: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRecord:
+    """What someone submitted, and how far it is.
+
+    ``payload`` is kept only while an async job may have to be published again;
+    ``text`` is the answer, None before the end and after the retention time.
+    ``dropped`` counts outcomes that came after the first one.
+    """
+
+    id: str
+    org: str
+    key_id: str
+    state: JobState
+    mode: str
+    persona: str | None
+    model: str
+    queue: str
+    work_class: str
+    locality: str
+    substituted: str | None
+    route: dict[str, Any]
+    payload: InferenceTask | None
+    created_at: datetime
+    deadline_at: datetime
+    confirmed_at: datetime | None = None
+    started_at: datetime | None = None
+    first_token_at: datetime | None = None
+    finished_at: datetime | None = None
+    worker_id: str | None = None
+    worker: str | None = None
+    attempts: int = 0
+    dropped: int = 0
+    usage: Usage | None = None
+    timing: Timing | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+    fault: Fault | None = None
+    fingerprint: str | None = None
+    idempotency_key: str | None = None
+    body_sha256: str | None = None
+    metadata: dict[str, str]
+
+
+class JobFilter(TypedDict, total=False):
+    """Which jobs are wanted; ``worker`` is a name or an id. None or absent: any."""
+
+    state: JobState | None
+    persona: str | None
+    model: str | None
+    worker: str | None
+    since: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """Work of one queue and model that is not done yet, counted in the database."""
+
+    queue: str
+    model: str
+    queued: int
+    running: int
+    arrived: int
+    oldest_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditRecord:
+    """One change somebody made, without secrets."""
+
+    id: str
+    at: datetime
+    actor: str
+    action: str
+    subject: str
+    detail: dict[str, Any]

@@ -1,0 +1,32 @@
+"""Two statements SQLModel has no portable word for."""
+
+from typing import Any
+
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import CursorResult
+from sqlalchemy.sql.dml import Insert, UpdateBase
+from sqlmodel import Session
+
+from cloud_app.tables import Table
+
+
+def insert_once(session: Session, table: type[Table], **values: Any) -> bool:
+    """Insert a row unless a unique constraint already holds one; True when inserted.
+
+    A concurrent insert of the same row is waited for, so False means it is there.
+    """
+    dialect = session.get_bind().dialect.name
+    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    statement: Insert = insert(table).values(**values).on_conflict_do_nothing()
+    return changed(session, statement) == 1
+
+
+def changed(session: Session, statement: UpdateBase) -> int:
+    """Run an insert, update or delete; how many rows it changed.
+
+    The rows in the session are not looked at: nothing of the store reads a row object
+    after changing it.
+    """
+    result = session.connection().execute(statement)
+    assert isinstance(result, CursorResult)  # noqa: S101  # what DML always gives
+    return result.rowcount

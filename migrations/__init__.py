@@ -1,0 +1,1 @@
+"""Schema migrations; `cloud_app.store.schema` runs them."""

@@ -1,0 +1,38 @@
+"""How Alembic runs a migration: on the connection it was handed, in its transaction."""
+
+from typing import Literal
+
+from alembic import context
+from alembic.autogenerate.api import AutogenContext
+
+from cloud_app.tables import Table, UtcDateTime
+
+
+def _render(kind: str, item: object, _autogen: AutogenContext) -> str | Literal[False]:
+    """Migrations name plain types, so that they outlive the code they came from."""
+    if kind == "type" and isinstance(item, UtcDateTime):
+        return "sa.DateTime(timezone=True)"
+    if kind == "type" and type(item).__name__ == "ContractText":
+        return "sa.Text()"
+    if kind == "type" and type(item).__name__ == "AutoString":
+        return "sa.String()"
+    return False
+
+
+def run() -> None:
+    """Migrate the connection `cloud_app.store.schema` passed."""
+    connection = context.config.attributes["connection"]
+    context.configure(
+        connection=connection,
+        target_metadata=Table.metadata,
+        render_item=_render,
+        # SQLite cannot alter a table: copy it, change the copy, swap.
+        render_as_batch=connection.dialect.name == "sqlite",
+        compare_type=True,
+        transactional_ddl=True,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+run()
