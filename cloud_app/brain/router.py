@@ -14,7 +14,7 @@ from genie.topology import SHARED
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is asked: exactly one of ``model`` and ``persona``, the rest are limits.
+    """What is asked, and its limits; a ``model`` named outright wins over a persona.
 
     ``queues`` are the logical queues the org may use, the preferred one first.
     ``min_context`` is the tokens the prompt and its answer need, as far as known.

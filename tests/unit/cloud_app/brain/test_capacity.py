@@ -1,0 +1,136 @@
+from dataclasses import replace
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloud_app.brain import capacity
+from cloud_app.brain.capacity import Fit, NoFit, fit
+from fixtures.views import GB, MODELS, NOW, SHIPPED, gpu, placement, ready, worker
+from genie import sizing
+from genie.contracts.fleet import ModelState
+from genie.contracts.model import Quant
+
+SMALL, CODER = SHIPPED.models["smollm2:135m"], SHIPPED.models["qwen2.5-coder:7b"]
+
+
+def fitted(found: Fit | NoFit) -> Fit:
+    assert isinstance(found, Fit), found
+    return found
+
+
+def refused(found: Fit | NoFit) -> NoFit:
+    assert isinstance(found, NoFit), found
+    return found
+
+
+@pytest.mark.parametrize(
+    ("model", "device", "memory_gb", "quant", "slots", "context"),
+    [
+        ("smollm2:135m", "cpu", 24, "f32", 4, 4096),
+        ("smollm2:135m", "cuda", 24, "f32", 8, 8192),
+        ("smollm2:135m", "cpu", 1.2, "f32", 1, 4096),
+        ("smollm2:135m", "cpu", 1.05, "f32", 1, 1024),
+        ("qwen3:0.6b", "cuda", 24, "bf16", 8, 8192),
+        ("qwen3:0.6b", "cpu", 24, "f32", 4, 4096),
+        ("qwen2.5-coder:7b", "cuda", 80, "bf16", 8, 8192),
+        ("qwen2.5-coder:7b", "cuda", 18, "bf16", 1, 8192),
+    ],
+)
+def test_slots_shrink_before_the_context_does(
+    model: str, device: str, memory_gb: float, quant: str, slots: int, context: int
+) -> None:
+    host = worker(device=device, memory_gb=memory_gb)
+    found = fitted(fit(SHIPPED.models[model], host))
+    assert (found.quant.name, found.slots, found.context) == (quant, slots, context)
+
+
+def test_a_worker_without_the_engine_is_refused() -> None:
+    bare = replace(worker(), engines=("echo",))
+    assert refused(fit(SMALL, bare)).reasons == ("cpu-1 has no transformers engine",)
+
+
+def test_a_model_without_a_quant_for_the_device_is_refused() -> None:
+    assert "runs on cpu" in refused(fit(CODER, worker())).reasons[0]
+
+
+def test_a_model_too_big_is_refused_with_both_sizes() -> None:
+    reasons = refused(fit(CODER, gpu(memory_gb=8))).reasons
+    assert reasons == ("needs 17.2 GB and gpu-1 has 8.0 GB",)
+
+
+def test_a_request_over_the_served_context_is_refused_with_both_numbers() -> None:
+    found = refused(fit(SMALL, worker(), min_context=5000))
+    assert found.context_max == 4096
+    assert "5000 tokens" in found.reasons[0]
+    assert "4096" in found.reasons[0]
+
+
+def test_the_context_never_shrinks_below_what_is_asked() -> None:
+    host = worker(memory_gb=1.05)
+    assert fitted(fit(SMALL, host)).context == 1024
+    assert isinstance(fit(SMALL, host, min_context=4096), NoFit)
+
+
+def test_a_full_disk_is_refused_unless_the_files_are_there() -> None:
+    full = replace(worker(), disk_free_bytes=GB // 10)
+    assert "of disk" in refused(fit(SMALL, full)).reasons[0]
+    cached = replace(ready(SMALL.id), state=ModelState.ON_DISK)
+    assert isinstance(fit(SMALL, replace(full, models=(cached,))), Fit)
+    echo = msgspec.structs.replace(SMALL, source="echo:")
+    assert isinstance(fit(echo, full), Fit)
+
+
+def test_a_smaller_quant_is_tried_when_the_first_does_not_fit() -> None:
+    small = Quant(name="int8", dtype="int8", weight_bytes=CODER.parameters)
+    spec = msgspec.structs.replace(CODER, quants=(*CODER.quants, small))
+    assert fitted(fit(spec, gpu(memory_gb=12))).quant.name == "int8"
+
+
+def test_a_measured_peak_counts_when_it_is_more_than_the_arithmetic() -> None:
+    spot = placement(SMALL.id)
+    quant = SMALL.quants[0]
+    need = sizing.need(SMALL, quant, slots=spot.slots, context=spot.context).total
+    low = replace(worker(), models=(replace(ready(SMALL.id), peak_bytes=1),))
+    high = replace(worker(), models=(replace(ready(SMALL.id), peak_bytes=9 * GB),))
+    assert capacity.held_bytes(SMALL, low, spot) == need
+    assert capacity.held_bytes(SMALL, high, spot) == 9 * GB
+
+
+def test_a_quant_the_catalog_no_longer_has_counts_as_measured() -> None:
+    spot = replace(placement(SMALL.id), quant="gone", since=NOW)
+    assert capacity.held_bytes(SMALL, worker(), spot) == 0
+
+
+def test_what_would_fit_is_said_in_words() -> None:
+    said = capacity.would_fit(CODER)
+    assert said == "a worker with the transformers engine and 17.2 GB of cuda memory"
+
+
+@given(
+    st.sampled_from(MODELS),
+    st.sampled_from(["cpu", "cuda"]),
+    st.integers(0, 200),
+    st.integers(0, 9000),
+)
+def test_a_fit_never_takes_more_than_there_is(
+    model: str, device: str, memory_gb: int, min_context: int
+) -> None:
+    host = worker(device=device, memory_gb=memory_gb)
+    found = fit(SHIPPED.models[model], host, min_context=min_context)
+    if isinstance(found, Fit):
+        assert found.need.total <= host.memory_bytes
+        assert min_context <= found.context <= SHIPPED.models[model].context_max
+        assert found.slots >= 1
+
+
+@given(st.sampled_from(MODELS), st.integers(0, 200 * GB), st.integers(0, 50 * GB))
+def test_more_memory_never_turns_a_fit_into_a_refusal(
+    model: str, free: int, more: int
+) -> None:
+    spec, host = SHIPPED.models[model], gpu(memory_gb=300)
+    less = fit(spec, host, free_bytes=free)
+    if isinstance(less, Fit):
+        better = fitted(fit(spec, host, free_bytes=free + more))
+        assert (better.context, better.slots) >= (less.context, less.slots)

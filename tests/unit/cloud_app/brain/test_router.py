@@ -1,0 +1,354 @@
+from collections.abc import Sequence
+from dataclasses import replace
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloud_app.brain import capacity, planner, router
+from cloud_app.brain.capacity import Fit
+from cloud_app.brain.router import Refusal, Request, Route
+from cloud_app.brain.views import DemandView, FleetView, WorkerView
+from fixtures.views import (
+    MODELS,
+    QUEUES,
+    SHIPPED,
+    applied,
+    demands,
+    failed,
+    fleet,
+    fleets,
+    gpu,
+    placement,
+    ready,
+    silent,
+    worker,
+)
+from genie.catalog import Catalog
+from genie.contracts.inference import Locality, WorkClass
+from genie.contracts.model import Capability
+
+PERSONAS = tuple(SHIPPED.personas)
+SMALL, CODER = "smollm2:135m", "qwen2.5-coder:7b"
+
+
+def ask(
+    view: FleetView,
+    persona: str | None = None,
+    *,
+    model: str | None = None,
+    queues: tuple[str, ...] = ("org.acme", "genie"),
+    allowed: tuple[str, ...] | None = None,
+    min_context: int = 0,
+    needed: tuple[Capability, ...] = (),
+    catalog: Catalog = SHIPPED,
+) -> Route | Refusal:
+    request = Request(
+        queues=queues,
+        org="acme",
+        model=model,
+        persona=catalog.personas[persona] if persona else None,
+        allowed_models=allowed,
+        min_context=min_context,
+        needed=needed,
+    )
+    return router.route(request, view, catalog)
+
+
+def routed(answer: Route | Refusal) -> Route:
+    assert isinstance(answer, Route), answer
+    return answer
+
+
+def refused(answer: Route | Refusal) -> Refusal:
+    assert isinstance(answer, Refusal), answer
+    return answer
+
+
+def holding(view: WorkerView, *models: str, is_ready: bool = True) -> WorkerView:
+    return replace(
+        view,
+        placements=tuple(placement(model) for model in models),
+        models=tuple(ready(model) for model in models) if is_ready else (),
+    )
+
+
+class TestPersonas:
+    @pytest.mark.parametrize("persona", PERSONAS)
+    def test_on_one_cpu_worker_every_persona_gets_the_small_model_and_it_says_so(
+        self, persona: str
+    ) -> None:
+        answer = routed(ask(fleet(worker(memory_gb=24)), persona))
+        assert answer.model == SMALL
+        assert answer.substituted == SHIPPED.personas[persona].floor
+        assert f"{SMALL} is below {answer.substituted}" in answer.reasons[1]
+
+    @pytest.mark.parametrize(
+        ("persona", "model"),
+        [
+            ("chat", "qwen3:4b"),
+            ("rollup", "qwen3:4b"),
+            ("review", CODER),
+            ("coder", CODER),
+            ("agent", "qwen3:8b"),
+            ("heavy", "qwen3:14b"),
+        ],
+    )
+    def test_on_a_large_gpu_every_persona_gets_its_floor(
+        self, persona: str, model: str
+    ) -> None:
+        answer = routed(ask(fleet(worker(), gpu(memory_gb=80)), persona))
+        assert answer.model == model
+        assert answer.substituted is None
+
+    def test_a_higher_rung_is_no_substitution(self) -> None:
+        view = fleet(holding(gpu(), "qwen3:14b"))
+        answer = routed(ask(view, "review", allowed=("qwen3:14b", SMALL)))
+        assert (answer.model, answer.substituted) == ("qwen3:14b", None)
+        assert answer.skipped[0].model == CODER
+        assert answer.skipped[0].why == "this key may not use it"
+
+    def test_below_the_floor_the_highest_rung_is_chosen(self) -> None:
+        chat = msgspec.structs.replace(
+            SHIPPED.personas["chat"], ladder=(SMALL, "qwen3:0.6b", "qwen3:4b")
+        )
+        catalog = replace(SHIPPED, personas={"chat": chat})
+        answer = routed(ask(fleet(worker()), "chat", catalog=catalog))
+        assert (answer.model, answer.substituted) == ("qwen3:0.6b", "qwen3:4b")
+
+    def test_a_persona_without_a_floor_gets_its_first_rung(self) -> None:
+        chat = msgspec.structs.replace(SHIPPED.personas["chat"], floor=None)
+        catalog = replace(SHIPPED, personas={"chat": chat})
+        answer = routed(ask(fleet(gpu()), "chat", catalog=catalog))
+        assert (answer.model, answer.substituted) == (SMALL, None)
+
+    def test_a_rung_that_failed_on_every_worker_is_skipped_with_the_error(self) -> None:
+        bad = replace(holding(gpu(), CODER), models=(failed(CODER),))
+        answer = routed(ask(fleet(bad), "review"))
+        assert answer.model == "qwen3:14b"
+        assert answer.skipped[0].why == "failed on gpu-1 (out of memory)"
+
+    def test_a_rung_that_failed_on_one_worker_is_served_by_another(self) -> None:
+        bad = replace(holding(gpu("a"), CODER), models=(failed(CODER),))
+        answer = routed(ask(fleet(bad, gpu("b")), "review"))
+        assert answer.model == CODER
+
+    def test_a_long_prompt_climbs_to_a_rung_with_more_context(self) -> None:
+        short = msgspec.structs.replace(SHIPPED.models[CODER], context_max=2048)
+        catalog = replace(SHIPPED, models={**SHIPPED.models, CODER: short})
+        answer = ask(fleet(gpu()), "review", min_context=4000, catalog=catalog)
+        assert routed(answer).model == "qwen3:14b"
+
+    def test_a_prompt_over_every_context_is_refused_with_both_numbers(self) -> None:
+        answer = refused(ask(fleet(worker()), "chat", min_context=9000))
+        assert answer.code == "context_length_exceeded"
+        assert "9000" in answer.message
+        assert "4096" in answer.message
+
+    def test_a_replica_loaded_with_a_short_context_counts_as_it_is(self) -> None:
+        short = replace(placement(SMALL), context=1024)
+        view = fleet(replace(worker(), placements=(short,)))
+        assert routed(ask(view, "chat")).context == 1024
+        answer = refused(ask(view, model=SMALL, min_context=2000))
+        assert answer.code == "context_length_exceeded"
+
+
+class TestExplicitModels:
+    def test_a_model_is_served_as_asked(self) -> None:
+        answer = routed(ask(fleet(gpu()), model="qwen3:8b"))
+        assert (answer.model, answer.substituted) == ("qwen3:8b", None)
+
+    def test_a_model_wins_over_a_persona(self) -> None:
+        assert routed(ask(fleet(gpu()), "review", model=SMALL)).model == SMALL
+
+    @pytest.mark.parametrize(
+        ("model", "allowed", "needed", "code", "retryable"),
+        [
+            ("qwen3:32b", None, (), "no_capacity", False),
+            ("nobody:1b", None, (), "model_not_found", False),
+            (SMALL, ("qwen3:4b",), (), "permission_denied", False),
+            (SMALL, None, (Capability.VISION,), "invalid_request", False),
+        ],
+    )
+    def test_what_cannot_be_served_is_refused_and_never_swapped(
+        self,
+        model: str,
+        allowed: tuple[str, ...] | None,
+        needed: tuple[Capability, ...],
+        code: str,
+        retryable: bool,
+    ) -> None:
+        view = fleet(worker())
+        answer = refused(ask(view, model=model, allowed=allowed, needed=needed))
+        assert (answer.code, answer.retryable) == (code, retryable)
+        assert answer.reasons
+        assert "`genie" in answer.message or "admin" in answer.message
+
+    def test_a_failed_model_may_be_asked_for_again_later(self) -> None:
+        bad = replace(worker(), models=(failed(SMALL),))
+        answer = refused(ask(fleet(bad), model=SMALL))
+        assert answer.retryable
+        assert "out of memory" in answer.message
+
+    def test_a_disabled_model_is_refused(self) -> None:
+        off = msgspec.structs.replace(SHIPPED.models[SMALL], enabled=False)
+        catalog = replace(SHIPPED, models={**SHIPPED.models, SMALL: off})
+        answer = refused(ask(fleet(worker()), model=SMALL, catalog=catalog))
+        assert answer.reasons == (f"{SMALL}: is disabled in the catalog",)
+
+    def test_a_request_for_nothing_is_refused(self) -> None:
+        assert refused(ask(fleet(worker()))).code == "no_capacity"
+
+
+class TestQueues:
+    def test_the_orgs_own_machines_come_first(self) -> None:
+        own = worker("own", queues=("org.acme",))
+        answer = routed(ask(fleet(worker("shared"), own), "chat"))
+        assert (answer.queue, answer.locality) == ("org.acme", Locality.DEDICATED)
+
+    def test_shared_machines_serve_an_org_without_its_own(self) -> None:
+        answer = routed(ask(fleet(worker()), "chat"))
+        assert (answer.queue, answer.locality) == ("genie", Locality.LOCAL)
+
+    def test_shared_machines_serve_what_the_orgs_own_cannot(self) -> None:
+        own = worker("own", queues=("org.acme",))
+        answer = routed(ask(fleet(own, gpu()), model=CODER))
+        assert answer.queue == "genie"
+
+    def test_a_model_that_solves_the_task_comes_before_the_orgs_own_machines(
+        self,
+    ) -> None:
+        own = worker("own", queues=("org.acme",))
+        answer = routed(ask(fleet(own, gpu()), "review"))
+        assert (answer.queue, answer.model) == ("genie", CODER)
+
+    def test_a_queue_the_org_may_not_use_is_never_used(self) -> None:
+        other = worker(queues=("org.other",))
+        assert refused(ask(fleet(other), "chat")).code == "no_capacity"
+
+    @pytest.mark.parametrize(
+        "shut",
+        [
+            silent(worker(), 91),
+            silent(worker(), 400),
+            replace(worker(), draining=True),
+            replace(worker(), quarantined=True),
+        ],
+        ids=["offline", "lost", "draining", "quarantined"],
+    )
+    def test_without_a_live_worker_the_answer_is_how_to_join_one(
+        self, shut: WorkerView
+    ) -> None:
+        answer = refused(ask(fleet(shut), "chat"))
+        assert (answer.code, answer.retryable) == ("no_capacity", True)
+        assert "`genie worker join`" in answer.message
+
+    def test_while_the_whole_fleet_is_silent_its_workers_still_count(self) -> None:
+        hosts = [silent(holding(worker(n), SMALL), 120) for n in ("a", "b")]
+        assert routed(ask(fleet(*hosts), "chat")).ready
+
+
+class TestReadiness:
+    def test_a_ready_model_is_said_to_be_ready_and_where(self) -> None:
+        answer = routed(ask(fleet(holding(worker(), SMALL)), "chat"))
+        assert answer.ready
+        assert answer.reasons[0] == f"{SMALL} is ready on cpu-1"
+
+    def test_a_placed_model_is_being_loaded(self) -> None:
+        view = fleet(holding(worker(), SMALL, is_ready=False))
+        answer = routed(ask(view, "chat"))
+        assert not answer.ready
+        assert answer.reasons[0] == f"{SMALL} is being loaded on cpu-1"
+
+    def test_the_work_class_is_kept(self) -> None:
+        request = Request(
+            queues=("genie",), org="a", model=SMALL, work_class=WorkClass.JOB
+        )
+        answer = routed(router.route(request, fleet(worker()), SHIPPED))
+        assert answer.work_class is WorkClass.JOB
+
+    def test_what_a_standing_persona_needs_is_the_same_choice(self) -> None:
+        view = fleet(worker(), gpu())
+        for persona in SHIPPED.personas.values():
+            chosen = router.rung(persona, "genie", view, SHIPPED)
+            assert chosen.spec is not None
+            assert chosen.spec.id == routed(ask(view, persona.name)).model
+
+    def test_a_queue_without_workers_has_no_rung(self) -> None:
+        chosen = router.rung(SHIPPED.personas["chat"], "org.x", fleet(), SHIPPED)
+        assert chosen.spec is None
+        assert len(chosen.skipped) == 3
+
+
+def can_hold(model: str, queue: str, view: FleetView, min_context: int) -> bool:
+    spec = SHIPPED.models[model]
+    hosts = [w for w in view.workers if w.is_open and queue in w.queues]
+    return any(
+        w.placement(model) is not None
+        or isinstance(capacity.fit(spec, w, min_context=min_context), Fit)
+        for w in hosts
+    )
+
+
+class TestProperties:
+    allowed = st.none() | st.lists(st.sampled_from(MODELS)).map(tuple)
+    contexts = st.sampled_from([0, 1000, 4000, 8000, 20000])
+
+    @given(fleets(), demands, st.sampled_from(PERSONAS), allowed, contexts)
+    def test_only_allowed_models_that_fit_are_returned(
+        self,
+        view: FleetView,
+        demand: Sequence[DemandView],
+        persona: str,
+        allowed: tuple[str, ...] | None,
+        min_context: int,
+    ) -> None:
+        view = applied(view, planner.plan(view, demand, SHIPPED, view.as_of))
+        answer = ask(view, persona, allowed=allowed, min_context=min_context)
+        if isinstance(answer, Refusal):
+            assert answer.message
+            return
+        assert allowed is None or answer.model in allowed
+        assert answer.model in SHIPPED.personas[persona].ladder
+        assert answer.context >= min_context
+        assert can_hold(answer.model, answer.queue, view, min_context)
+        assert answer.reasons
+
+    @given(fleets(), st.sampled_from(PERSONAS))
+    def test_a_rung_below_the_floor_is_always_disclosed(
+        self, view: FleetView, name: str
+    ) -> None:
+        answer, persona = ask(view, name), SHIPPED.personas[name]
+        if isinstance(answer, Route) and persona.floor is not None:
+            at = persona.ladder.index(answer.model)
+            is_below = at < persona.ladder.index(persona.floor)
+            assert answer.substituted == (persona.floor if is_below else None)
+
+    @given(fleets(), st.sampled_from(MODELS), allowed)
+    def test_an_explicit_model_is_never_substituted(
+        self, view: FleetView, model: str, allowed: tuple[str, ...] | None
+    ) -> None:
+        answer = ask(view, model=model, allowed=allowed)
+        if isinstance(answer, Route):
+            assert (answer.model, answer.substituted) == (model, None)
+
+    @given(fleets(), st.sampled_from(PERSONAS))
+    def test_the_same_question_has_the_same_answer_whatever_the_order(
+        self, view: FleetView, persona: str
+    ) -> None:
+        turned = replace(view, workers=view.workers[::-1])
+        one, other = ask(view, persona), ask(turned, persona)
+        if isinstance(one, Route):
+            assert isinstance(other, Route)
+            assert (one.model, one.queue) == (other.model, other.queue)
+        assert one == ask(view, persona)
+
+    @given(fleets(), st.sampled_from(PERSONAS))
+    def test_no_route_ever_leaves_the_orgs_queues_or_overflows(
+        self, view: FleetView, persona: str
+    ) -> None:
+        answer = ask(view, persona)
+        if isinstance(answer, Route):
+            assert answer.queue in QUEUES
+            assert answer.locality is not Locality.OVERFLOW
