@@ -54,7 +54,7 @@ class Content(Answer, frozen=True):
 
 
 class Choice(Answer, frozen=True):
-    """One answer: ``message`` of a chat, ``text`` of a prompt, ``delta`` in a stream."""
+    """One answer: ``message`` in a chat, ``text`` for a prompt, ``delta`` streamed."""
 
     message: Content | None = None
     text: str | None = None
@@ -99,8 +99,8 @@ class SkippedModel(Answer, frozen=True):
     why: str
 
 
-class RouteAnswer(Answer, frozen=True):
-    """Where a request goes, or would go, with the reasons."""
+class RouteAnswer(Answer, frozen=True, rename={"work_class": "class"}):
+    """Where a request goes, or would go, with the reasons; or why it is refused."""
 
     model: str | None = None
     queue: str | None = None
@@ -108,8 +108,16 @@ class RouteAnswer(Answer, frozen=True):
     locality: str | None = None
     substituted: str | None = None
     ready: bool | None = None
+    refused: str | None = None
+    message: str | None = None
     reasons: tuple[str, ...] = ()
     skipped: tuple[SkippedModel, ...] = ()
+
+
+class DecisionAnswer(Answer, frozen=True):
+    """What the router says to a question that is not run."""
+
+    route: RouteAnswer
 
 
 class JobAnswer(Answer, frozen=True):
@@ -160,7 +168,7 @@ class ModelAnswer(Answer, frozen=True):
 class PersonaAnswer(Answer, frozen=True):
     """One persona: the ladder of models that can do its work, smallest first."""
 
-    name: str
+    id: str
     tier: str | None = None
     ladder: tuple[str, ...] = ()
     floor: str | None = None
@@ -226,19 +234,12 @@ class JoinTokenAnswer(Answer, frozen=True):
     command: str | None = None
 
 
-class Part(Answer, frozen=True):
-    """One thing the cloud stands on, such as the database."""
+class HealthAnswer(Answer, frozen=True):
+    """Whether the cloud is well: each part it stands on is ``ok``, or says why not."""
 
-    name: str
-    is_ok: bool
-    detail: str | None = None
-
-
-class ReadyAnswer(Answer, frozen=True):
-    """Whether the cloud is well, part by part."""
-
-    is_ready: bool
-    parts: tuple[Part, ...] = ()
+    status: str
+    checks: dict[str, str] = {}
+    version: str | None = None
 
 
 class Page(Answer, frozen=True):

@@ -34,15 +34,15 @@ class Options(TypedDict, total=False):
     """The same key and question give the same job; made for you when absent."""
 
 
-def body(prompt: str | None, options: Options, *, mode: str) -> dict[str, object]:
+def chat_body(prompt: str | None, options: Options, *, mode: str) -> dict[str, object]:
     """The JSON of ``POST /v1/chat/completions``, with only what was given.
 
-    >>> body("hi", {"persona": "review", "max_tokens": 8}, mode="sync")["messages"]
+    >>> chat_body("hi", {"persona": "review", "max_tokens": 8}, mode="sync")["messages"]
     [{'role': 'user', 'content': 'hi'}]
 
     Raises TypeError for an option that does not exist and `BadRequest` without text.
     """
-    check(options)
+    check(options, Options)
     chat: dict[str, object] = {"messages": turns(prompt, options), "mode": mode}
     chat.update(_target(options))
     chat.update(_numbers(options))
@@ -55,12 +55,12 @@ def body(prompt: str | None, options: Options, *, mode: str) -> dict[str, object
     return chat
 
 
-def check(options: Options) -> None:
-    """Raise TypeError naming the first option that does not exist."""
-    unknown = sorted(set(options) - Options.__optional_keys__)
-    if unknown:
-        known = ", ".join(sorted(Options.__optional_keys__))
-        raise TypeError(f"unknown option {unknown[0]!r}; there are: {known}")
+def check(given: Mapping[str, object], kind: type) -> None:
+    """Raise TypeError naming the first keyword that the TypedDict ``kind`` lacks."""
+    known = sorted(kind.__annotations__)
+    for name in given:
+        if name not in known:
+            raise TypeError(f"there is no {name!r}; there are: {', '.join(known)}")
 
 
 def turns(prompt: str | None, options: Options) -> list[dict[str, str]]:

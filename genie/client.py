@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 from urllib.parse import quote
 
 import msgspec
@@ -13,17 +13,18 @@ import msgspec
 from genie import answers, env
 from genie.answers import (
     Completion,
+    DecisionAnswer,
+    HealthAnswer,
     JobAnswer,
     JoinTokenAnswer,
     KeyAnswer,
     ModelAnswer,
     PersonaAnswer,
     QueueAnswer,
-    ReadyAnswer,
     RouteAnswer,
     WorkerAnswer,
 )
-from genie.chat import DEFAULT_PERSONA, Options, body
+from genie.chat import DEFAULT_PERSONA, Options, chat_body, check
 from genie.credentials import Credentials, resolve
 from genie.jobs import Job, Result, bare, completed
 from genie.streaming import OnWait, Stream
@@ -37,6 +38,22 @@ GRACE_S = 10.0
 
 ASK_PATH = "/v1/chat/completions"
 JSON = {"content-type": "application/json"}
+
+
+class Filters(TypedDict, total=False):
+    """Which jobs to list; each is optional."""
+
+    state: str | None
+    persona: str | None
+    model: str | None
+    worker: str | None
+    """A worker's name or id."""
+    since: float | None
+    """Only newer ones; seconds since 1970."""
+    limit: int
+    """At most so many; 20 unless given, 200 at most."""
+    after: str | None
+    """The id of the last job of the page before."""
 
 
 class Client:
@@ -134,7 +151,8 @@ class Client:
         if not persona and not model:
             wanted["persona"] = DEFAULT_PERSONA
         given = {name: value for name, value in wanted.items() if value}
-        return answers.read(RouteAnswer, self._post("/v1/route", given, safe=True))
+        body = self._post("/v1/route", given, safe=True)
+        return answers.read(DecisionAnswer, body).route
 
     def models(self) -> tuple[ModelAnswer, ...]:
         """The catalog's models and which of them are ready."""
@@ -144,30 +162,13 @@ class Client:
         """The personas and their ladders of models, smallest first."""
         return answers.read_list(PersonaAnswer, self._get("/v1/personas"))
 
-    def jobs(
-        self,
-        *,
-        state: str | None = None,
-        persona: str | None = None,
-        model: str | None = None,
-        worker: str | None = None,
-        since: float | None = None,
-        limit: int = 20,
-        after: str | None = None,
-    ) -> tuple[Job, ...]:
-        """Jobs of your org, newest first; ``since`` is seconds since 1970.
+    def jobs(self, **filters: Unpack[Filters]) -> tuple[Job, ...]:
+        """Jobs of your org, newest first, one page of them.
 
-        ``after`` is the id of the last job of the page before.
+        Raises TypeError for a filter that does not exist.
         """
-        params = _params(
-            state=state,
-            persona=persona,
-            model=model,
-            worker=worker,
-            since=since,
-            limit=limit,
-            after=after,
-        )
+        check(filters, Filters)
+        params = {name: str(v) for name, v in filters.items() if v is not None}
         found = answers.read_list(JobAnswer, self._get("/v1/jobs", params))
         return tuple(Job(self, details) for details in found)
 
@@ -205,9 +206,9 @@ class Client:
         """Make a key, by its id or prefix, useless at once. Needs an admin key."""
         self._delete(f"/v1/keys/{quote(key, safe='')}")
 
-    def ready(self) -> ReadyAnswer:
-        """Whether the cloud and what it stands on are well, part by part."""
-        return answers.read(ReadyAnswer, self._transport.probe("/readyz").content)
+    def health(self) -> HealthAnswer:
+        """Whether the cloud and what it stands on are well; needs no key."""
+        return answers.read(HealthAnswer, self._transport.probe("/health").content)
 
     def fetch_job(self, job_id: str) -> JobAnswer:
         """A job's state now, as data."""
@@ -235,7 +236,7 @@ class Client:
         listen_s: float | None = None,
     ) -> Call:
         timeout = options.get("timeout") or self.timeout
-        chat = body(prompt, options, mode=mode)
+        chat = chat_body(prompt, options, mode=mode)
         if listen_s is None:  # we wait ourselves, so the job ends when we stop waiting
             chat["deadline_s"] = timeout
         key = options.get("idempotency_key") or str(uuid.uuid4())
@@ -315,7 +316,3 @@ def _shared(credentials: Credentials, timeout: float, _process: int) -> Client:
 
 def _job_path(job_id: str) -> str:
     return f"/v1/jobs/{quote(bare(job_id), safe='')}"
-
-
-def _params(**given: str | float | None) -> dict[str, str]:
-    return {name: str(value) for name, value in given.items() if value is not None}

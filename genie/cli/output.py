@@ -107,6 +107,13 @@ def size(count: float | None) -> str:
     return "" if count is None else f"{count / 1024**3:.1f} GiB"
 
 
+def quiet() -> None:
+    """Keep the logs of worker and cloud code out of a command's output."""
+    from genie import logs
+
+    logs.configure(level="ERROR")
+
+
 def note(message: str) -> None:
     """Something worth knowing that is not the answer: on stderr."""
     click.echo(message, err=True)

@@ -70,7 +70,7 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, _, name = COMMANDS[cmd_name][0].partition(":")
-        command: click.Command = getattr(_import(module), name)
+        command: click.Command = getattr(import_module(module), name)
         return command
 
     def format_commands(
@@ -112,6 +112,9 @@ class LazyGroup(click.Group):
         except GenieError as error:
             _say(sentence(error))
             sys.exit(exit_code(error))
+        except ModuleNotFoundError as error:
+            _say(_missing(error))
+            sys.exit(2)
         sys.exit(0)
 
 
@@ -144,19 +147,14 @@ def genie(ctx: click.Context) -> None:
         ctx.obj = Session()
 
 
-def _import(module: str) -> object:
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] in OURS:
-            raise
-        raise click.ClickException(
-            f"this command needs {error.name}, which is not installed; "
-            "run `pip install 'genie-fleet[worker,cloud]'`"
-        ) from error
-
-
-OURS = ("genie", "workers", "cloud_app")
+def _missing(error: ModuleNotFoundError) -> str:
+    package = (error.name or "").partition(".")[0]
+    if package in ("", "genie", "workers", "cloud_app", "migrations"):
+        raise error  # a mistake of ours, not of the installation
+    return (
+        f"this command needs {package}, which is not installed; run "
+        "`pip install 'genie-fleet[worker,cloud]'`"
+    )
 
 
 def _suggestion(name: str) -> str:

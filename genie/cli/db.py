@@ -1,0 +1,77 @@
+"""``genie db``: look after the cloud's database schema."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from genie import env
+
+if TYPE_CHECKING:
+    from cloud_app.store import Database
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatabaseSettings:
+    """Which database, without the rest of what a cloud needs."""
+
+    database_url: str = env.variable(
+        "GENIE_DATABASE_URL",
+        env.url("postgresql", "postgresql+psycopg", "sqlite"),
+        "postgresql+psycopg://user:password@host/name, or sqlite:////path/genie.db",
+    )
+
+
+@click.group()
+def db() -> None:
+    """Look after the schema of the database GENIE_DATABASE_URL names."""
+
+
+@db.command()
+def check() -> None:
+    """Say whether the schema is the one this release needs; ends with 2 if not."""
+    from cloud_app.store import schema
+
+    with database() as found:
+        schema.check(found)
+        click.echo(f"schema is at {schema.current(found)}, as this release needs")
+
+
+@db.command()
+def upgrade() -> None:
+    """Bring the schema to what this release needs."""
+    from cloud_app.store import schema
+
+    with database() as found:
+        schema.upgrade(found)
+        click.echo(f"schema is at {schema.current(found)}")
+
+
+@db.command()
+@click.argument("revision")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def downgrade(revision: str, yes: bool) -> None:
+    """Take the schema back to REVISION (`base` drops every table)."""
+    from cloud_app.store import schema
+
+    with database() as found:
+        at = schema.current(found)
+        question = f"Take the schema from {at} back to {revision}? Data is lost"
+        if not yes:
+            click.confirm(question, abort=True, err=True)
+        schema.downgrade(found, revision)
+        click.echo(f"schema is at {schema.current(found) or 'nothing'}")
+
+
+@contextmanager
+def database() -> Iterator["Database"]:
+    """The database of this process's settings, let go at the end."""
+    from cloud_app.store import Database
+
+    found = Database(env.read(DatabaseSettings).database_url)
+    try:
+        yield found
+    finally:
+        found.dispose()

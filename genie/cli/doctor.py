@@ -1,0 +1,278 @@
+"""``genie doctor``: is everything here that is needed, and what to do where not."""
+
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import click
+
+from genie import __version__, env
+from genie.cli.output import Session, as_json, quiet, show_json, show_table, size
+from genie.credentials import resolve
+from genie.env import ClientSettings
+from genie.errors import GenieError, SettingsError
+
+if TYPE_CHECKING:
+    from genie.client import Client
+
+ROOM_BYTES = 20 * 1024**3
+"""Free disk under which pulling a model of some size will fail."""
+
+BROKER_TIMEOUT_S = 3.0
+
+
+class Verdict(StrEnum):
+    """How a check ended."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One thing looked at; ``next_step`` says what to do about a warn or a fail."""
+
+    name: str
+    verdict: Verdict
+    detail: str
+    next_step: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoctorSettings:
+    """What only a machine of the cloud has; checked where it is set."""
+
+    broker_url: str | None = env.variable(
+        "GENIE_BROKER_URL",
+        env.url("amqp", "amqps", "memory"),
+        "amqp://user:password@host:5672/vhost",
+        default=None,
+    )
+    database_url: str | None = env.variable(
+        "GENIE_DATABASE_URL",
+        env.url("postgresql", "postgresql+psycopg", "sqlite"),
+        "postgresql+psycopg://user:password@host/name, or sqlite:////path/genie.db",
+        default=None,
+    )
+
+
+@click.command()
+@as_json
+@click.pass_context
+def doctor(ctx: click.Context, as_json: bool) -> None:
+    """Check this machine and the cloud, and say what to do next.
+
+    Ends with 1 when a check fails.
+    """
+    quiet()
+    session: Session = ctx.obj
+    found = tuple(checks(session))
+    if as_json:
+        show_json(found)
+    else:
+        rows = [
+            (one.verdict.value, one.name, one.detail, one.next_step) for one in found
+        ]
+        show_table(session, ("", "check", "found", "next step"), rows)
+    if any(one.verdict is Verdict.FAIL for one in found):
+        ctx.exit(1)
+
+
+def checks(session: Session) -> Iterator[Check]:
+    """Every check that applies to this machine, from the inside out."""
+    yield python()
+    settings, problem = _settings()
+    if problem is not None:
+        yield fail("settings", problem)
+    else:
+        yield Check(name="settings", verdict=Verdict.OK, detail="readable")
+        yield from cloud(session)
+    if settings.broker_url is not None:
+        yield broker(settings.broker_url)
+    if settings.database_url is not None:
+        yield database(settings.database_url)
+    yield gpus()
+    yield disk()
+    yield model_cache()
+
+
+def python() -> Check:
+    """The interpreter and the release that run this."""
+    found = ".".join(str(part) for part in sys.version_info[:3])
+    detail = f"{found}, genie-fleet {__version__}"
+    return Check(name="python", verdict=Verdict.OK, detail=detail)
+
+
+def cloud(session: Session) -> Iterator[Check]:
+    """Whether the cloud answers, what it says of itself, and whether our key works."""
+    try:
+        client = session.connect()
+        health = client.health()
+    except GenieError as error:
+        yield fail("cloud", error)
+        return
+    release = f", release {health.version}" if health.version else ""
+    yield Check(name="cloud", verdict=Verdict.OK, detail=f"{client.url}{release}")
+    for name, state in health.checks.items():
+        is_ok = state == "ok"
+        yield Check(
+            name=f"cloud {name}",
+            verdict=Verdict.OK if is_ok else Verdict.FAIL,
+            detail=state,
+            next_step="" if is_ok else "mend this where the cloud runs",
+        )
+    yield key(client)
+
+
+def key(client: "Client") -> Check:
+    """Whether the API key opens the cloud, and which models are ready behind it."""
+    try:
+        models = client.models()
+    except GenieError as error:
+        return fail("key", error)
+    ready = [model.id for model in models if model.genie.ready]
+    if ready:
+        detail = f"valid; ready: {', '.join(ready)}"
+        return Check(name="key", verdict=Verdict.OK, detail=detail)
+    return Check(
+        name="key",
+        verdict=Verdict.WARN,
+        detail=f"valid; none of {len(models)} models is ready",
+        next_step="add a machine with `genie worker join`, or wait for the first load",
+    )
+
+
+def broker(url: str) -> Check:
+    """Whether a login at the broker works; the password is never shown."""
+    if url.startswith("memory:"):
+        return Check(name="broker", verdict=Verdict.OK, detail="in this process")
+    try:
+        where = login(url)
+    except ModuleNotFoundError:
+        return _absent("broker", "pika", "cloud")
+    except OSError as error:
+        return Check(
+            name="broker",
+            verdict=Verdict.FAIL,
+            detail=str(error),
+            next_step="start RabbitMQ, or mend GENIE_BROKER_URL",
+        )
+    return Check(name="broker", verdict=Verdict.OK, detail=where)
+
+
+def login(url: str) -> str:
+    """Log in at an AMQP broker and leave; its address. Raises OSError with a reason."""
+    import logging
+
+    import pika
+    from pika.exceptions import AMQPError
+
+    logging.getLogger("pika").setLevel(logging.CRITICAL)  # our one line says it
+    parameters = pika.URLParameters(url)
+    parameters.socket_timeout = BROKER_TIMEOUT_S
+    parameters.stack_timeout = 2 * BROKER_TIMEOUT_S
+    parameters.blocked_connection_timeout = BROKER_TIMEOUT_S
+    where = f"{parameters.host}:{parameters.port}{parameters.virtual_host}"
+    try:
+        pika.BlockingConnection(parameters).close()
+    except (AMQPError, OSError) as error:
+        reason = str(error) or type(error).__name__
+        raise OSError(f"{where}: {reason}") from error
+    return where
+
+
+def database(url: str) -> Check:
+    """Whether the database answers and has this release's schema."""
+    try:
+        from cloud_app.store import Database, schema
+    except ModuleNotFoundError as error:
+        return _absent("database", error.name or "sqlmodel", "cloud")
+    try:
+        found = Database(url)
+        found.ping()
+        schema.check(found)
+    except GenieError as error:
+        return fail("database", error)
+    found.dispose()
+    detail = f"{found.dialect}, schema as this release needs"
+    return Check(name="database", verdict=Verdict.OK, detail=detail)
+
+
+def gpus() -> Check:
+    """The GPUs a worker on this machine would use."""
+    try:
+        from workers import gpu
+
+        found = gpu.Gpus().read()
+    except ModuleNotFoundError as error:
+        return _absent("gpus", error.name or "gpustat", "worker")
+    if found:
+        listed = ", ".join(f"{g.name} {size(g.memory_total_bytes)}" for g in found)
+        return Check(name="gpus", verdict=Verdict.OK, detail=listed)
+    return Check(
+        name="gpus",
+        verdict=Verdict.WARN,
+        detail="none; a worker here serves small models from CPU memory",
+        next_step="for more, install NVIDIA's driver or join a machine with a GPU",
+    )
+
+
+def disk() -> Check:
+    """Whether there is room for models."""
+    folder = env.home()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    detail = f"{size(free)} free under {folder}"
+    if free >= ROOM_BYTES:
+        return Check(name="disk", verdict=Verdict.OK, detail=detail)
+    return Check(
+        name="disk",
+        verdict=Verdict.WARN,
+        detail=detail,
+        next_step="free some, or set GENIE_HOME to a larger disk",
+    )
+
+
+def model_cache() -> Check:
+    """Which models are on this machine already."""
+    try:
+        from workers.files import Models
+    except ModuleNotFoundError as error:
+        return _absent("models", error.name or "filelock", "worker")
+    stored = Models(env.home() / "models").ls()
+    detail = ", ".join(f"{one.id} {size(one.size_bytes)}" for one in stored)
+    return Check(name="models", verdict=Verdict.OK, detail=detail or "none pulled yet")
+
+
+def fail(name: str, error: GenieError) -> Check:
+    """An error of ours as a failed check: what it is, and its next step."""
+    detail, _, step = error.message.rpartition("; ")
+    return Check(
+        name=name,
+        verdict=Verdict.FAIL,
+        detail=" ".join((detail or step).split()),
+        next_step=" ".join(step.split()) if detail else "",
+    )
+
+
+def _settings() -> tuple[DoctorSettings, SettingsError | None]:
+    found = DoctorSettings()
+    try:
+        found = env.read(DoctorSettings)
+        resolve(env.read(ClientSettings))
+    except SettingsError as error:
+        return found, error
+    return found, None
+
+
+def _absent(name: str, package: str, extra: str) -> Check:
+    return Check(
+        name=name,
+        verdict=Verdict.WARN,
+        detail=f"not looked at: {package} is not installed",
+        next_step=f"pip install 'genie-fleet[{extra}]'",
+    )

@@ -1,0 +1,99 @@
+"""``genie workers`` and ``genie queues``: the fleet at a glance."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from genie.cli.output import Session, as_json, show_json, show_table, size
+from genie.contracts.fleet import ModelState
+
+if TYPE_CHECKING:
+    from genie.answers import WorkerAnswer
+
+WORKER_COLUMNS = ("worker", "state", "queues", "memory", "models", "heard", "id")
+QUEUE_COLUMNS = ("queue", "model", "class", "waiting", "consumers", "oldest", "SLA")
+
+
+@click.command()
+@as_json
+@click.pass_obj
+def workers(session: Session, as_json: bool) -> None:
+    """List the fleet's workers and the models they hold; needs an admin key."""
+    found = session.connect().workers()
+    if as_json:
+        show_json(found)
+        return
+    rows = [
+        (
+            worker.name,
+            worker.state,
+            worker.queues,
+            memory(worker),
+            held(worker),
+            ago(worker.last_heartbeat_s),
+            worker.id,
+        )
+        for worker in found
+    ]
+    show_table(session, WORKER_COLUMNS, rows)
+
+
+@click.command()
+@as_json
+@click.pass_obj
+def queues(session: Session, as_json: bool) -> None:
+    """List the queues, their depth and their oldest request; needs an admin key."""
+    found = session.connect().queues()
+    if as_json:
+        show_json(found)
+        return
+    rows = [
+        (
+            queue.queue,
+            queue.model,
+            queue.work_class,
+            queue.waiting,
+            queue.consumers,
+            seconds(queue.oldest_s),
+            seconds(queue.sla_s),
+        )
+        for queue in found
+    ]
+    show_table(session, QUEUE_COLUMNS, rows)
+
+
+def memory(worker: "WorkerAnswer") -> str:
+    """What the worker serves from: its GPUs, or the host's memory."""
+    if worker.gpus:
+        return ", ".join(
+            f"{gpu.name} {size(gpu.memory_total_bytes)}" for gpu in worker.gpus
+        )
+    if worker.host is None:
+        return ""
+    return f"CPU {size(worker.host.memory_total_bytes)}"
+
+
+def held(worker: "WorkerAnswer") -> str:
+    """Each model on the worker, with its state unless that is ready."""
+    listed = []
+    for model in worker.models:
+        if model.state is ModelState.READY:
+            listed.append(model.model)
+            continue
+        share = f" {model.progress:.0%}" if model.progress is not None else ""
+        listed.append(f"{model.model} ({model.state.value}{share})")
+    return ", ".join(listed)
+
+
+def ago(age_s: float | None) -> str:
+    """How long ago, or never.
+
+    >>> ago(12.4), ago(None)
+    ('12 s ago', 'never')
+    """
+    return "never" if age_s is None else f"{age_s:.0f} s ago"
+
+
+def seconds(value: float | None) -> str:
+    """A duration with its unit, nothing for none."""
+    return "" if value is None else f"{value:.0f} s"

@@ -1,0 +1,45 @@
+"""``genie route``: where a question would go, and why."""
+
+import click
+
+from genie.cli.output import Session, as_json, show_card, show_json
+
+NO_CAPACITY = 3
+
+
+@click.command()
+@click.argument("prompt", required=False)
+@click.option("-p", "--persona", help="Kind of work, e.g. review.")
+@click.option("-m", "--model", help="This very model, or a tier.")
+@as_json
+@click.pass_context
+def route(
+    ctx: click.Context,
+    prompt: str | None,
+    persona: str | None,
+    model: str | None,
+    as_json: bool,
+) -> None:
+    """Show where a question would go now, and why; nothing runs.
+
+    Ends with 3 when it would be refused.
+    """
+    session: Session = ctx.obj
+    found = session.connect().route(prompt, persona=persona, model=model)
+    if as_json:
+        show_json(found)
+    else:
+        card = [
+            ("refused", found.refused and f"{found.refused}: {found.message}"),
+            ("model", found.model),
+            ("instead of", found.substituted),
+            ("ready", found.ready),
+            ("queue", found.queue),
+            ("class", found.work_class),
+            ("locality", found.locality),
+            *(("because", reason) for reason in found.reasons),
+            *(("skipped", f"{one.model}: {one.why}") for one in found.skipped),
+        ]
+        show_card(session, card)
+    if found.refused:
+        ctx.exit(NO_CAPACITY)

@@ -1,0 +1,55 @@
+"""``genie worker``: add this machine to a fleet."""
+
+import click
+
+from genie.cli.output import Session, as_json, moment, note, quiet, show_json
+
+
+@click.group()
+def worker() -> None:
+    """Add this machine to a fleet and serve its models."""
+
+
+@worker.command()
+@click.argument("url")
+@click.option("--token", help="The join token, gj-…; asked for when not given.")
+@click.option("--name", help="This worker's name; the host's unless given.")
+def join(url: str, token: str | None, name: str | None) -> None:
+    """Join the fleet of the cloud at URL, with a token of `genie worker token`.
+
+    The credentials are saved for this user, readable by nobody else.
+    """
+    from workers.join import join as join_fleet
+
+    quiet()
+    secret = token or click.prompt("Join token", hide_input=True, err=True)
+    registered = join_fleet(url.rstrip("/"), secret, name=name)
+    click.echo(f"{registered.worker_id}\t{registered.name}")
+    note(f"genie: joined; `GENIE_URL={url.rstrip('/')} genie worker start` serves")
+
+
+@worker.command()
+def start() -> None:
+    """Serve this machine's share of the fleet's work, until stopped.
+
+    GENIE_URL names the cloud; the other GENIE_ variables of a worker are optional.
+    """
+    from workers.celery import main
+
+    main()
+
+
+@worker.command()
+@click.option("--queue", "queues", multiple=True, help="A queue to serve; repeatable.")
+@as_json
+@click.pass_obj
+def token(session: Session, queues: tuple[str, ...], as_json: bool) -> None:
+    """Make a token for one machine to join with; needs an admin key."""
+    made = session.connect().join_token(queues)
+    if as_json:
+        show_json(made)
+        return
+    click.echo(made.token)
+    until = f" until {moment(made.expires_at)}" if made.expires_at else ""
+    command = made.command or f"genie worker join URL --token {made.token}"
+    note(f"genie: good once{until}; on the new machine run `{command}`")
