@@ -102,8 +102,10 @@ class Residency:
     def statuses(self) -> tuple[ModelStatus, ...]:
         """Every model here or on disk, for the heartbeat."""
         with self._wake:
-            here = {item.model: item.status() for item in self._residents.values()}
-        return tuple((self._on_disk | here).values())
+            residents, on_disk = list(self._residents.values()), dict(self._on_disk)
+        # Outside the lock: an engine's figures have a lock of their own.
+        here = {item.model: item.status() for item in residents}
+        return tuple((on_disk | here).values())
 
     def ready(self) -> dict[str, Loaded]:
         """The models that can take a request now."""
@@ -272,8 +274,7 @@ class Residency:
         log.info("ready", model=item.model, fingerprint=loaded.fingerprint)
 
     def _limits(self) -> ledger.Limits:
-        with self._wake:
-            held = sum(item.status().peak_bytes for item in self._residents.values())
+        held = sum(status.peak_bytes for status in self.statuses())
         return ledger.Limits(
             reserve_share=self._room.reserve_share,
             limit_bytes=self._room.limit_bytes,

@@ -1,0 +1,155 @@
+"""When to ask the broker for one more request, and at which bid (pure).
+
+A credit is one prefetch-1 consumer of one (queue, model, class). It opens when the
+engine could start a request now and closes on delivery. Background work gets what
+interactive work leaves over: its credits open only while every interactive credit of
+the model has stayed open long enough to show that nothing waits there.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from genie.contracts.inference import WorkClass
+
+PREFILL_MOST_S = 0.05
+"""With more prefill than this queued, a request starts sooner elsewhere."""
+
+BID_MOST = 100
+OCTAVE = 6
+"""Points for each doubling of speed: 16 doublings and the load fit in 0..100."""
+
+REBID = 2 * OCTAVE
+"""An open credit is opened anew only for a change larger than dither and load make."""
+
+BACKGROUND = (WorkClass.JOB, WorkClass.BATCH)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credit:
+    """What a consumer asks for."""
+
+    queue: str
+    model: str
+    work_class: WorkClass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """An open credit; ``is_settled`` when it has stayed unanswered for a while."""
+
+    priority: int
+    is_settled: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """A ready model: its slots, what it has in hand, and its bid for one more."""
+
+    model: str
+    slots: int
+    in_flight: int
+    bid: int = 0
+    prefill_queued_s: float = 0.0
+
+    @property
+    def free(self) -> int:
+        """Slots nothing runs in."""
+        return max(0, self.slots - self.in_flight)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Close:
+    """Cancel the consumer of a credit."""
+
+    credit: Credit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Open:
+    """Subscribe for one request with this consumer priority."""
+
+    credit: Credit
+    priority: int
+
+
+CreditChange = Close | Open
+
+
+def decide(
+    loads: Iterable[Load],
+    queues: Sequence[str],
+    held: Mapping[Credit, Held],
+    *,
+    leave_free: int = 1,
+) -> tuple[CreditChange, ...]:
+    """The changes that turn the open credits into the right ones, closes first.
+
+    ``leave_free`` slots of an engine with more than one are never given to background
+    classes, so that an interactive request always finds room.
+    """
+    wanted: dict[Credit, int] = {}
+    for load in loads:
+        for credit in _wanted(load, queues, held, leave_free):
+            wanted[credit] = load.bid
+    closes = [
+        credit for credit, open_ in held.items() if _is_stale(credit, open_, wanted)
+    ]
+    opens = [credit for credit in wanted if credit not in held or credit in closes]
+    return (
+        *(Close(credit=credit) for credit in closes),
+        *(Open(credit=credit, priority=wanted[credit]) for credit in opens),
+    )
+
+
+def _wanted(
+    load: Load, queues: Sequence[str], held: Mapping[Credit, Held], leave_free: int
+) -> Iterator[Credit]:
+    if load.free == 0 or load.prefill_queued_s >= PREFILL_MOST_S:
+        return
+    above = list(_credits(load.model, queues, WorkClass.INTERACTIVE))
+    yield from above
+    if load.slots > 1 and load.free <= leave_free:
+        return
+    for work_class in BACKGROUND:
+        if not all(credit in held and held[credit].is_settled for credit in above):
+            return
+        above = list(_credits(load.model, queues, work_class))
+        yield from above
+
+
+def _credits(
+    model: str, queues: Sequence[str], work_class: WorkClass
+) -> Iterator[Credit]:
+    return (Credit(queue=name, model=model, work_class=work_class) for name in queues)
+
+
+def _is_stale(credit: Credit, held: Held, wanted: Mapping[Credit, int]) -> bool:
+    if credit not in wanted:
+        return True
+    return abs(wanted[credit] - held.priority) > REBID
+
+
+def bid(speed: float | None, *, in_flight: int, slots: int, dither: float) -> int:
+    """How fast one more request would be served here, as a priority from 0 to 100.
+
+    ``speed`` is the measured tokens/s of one request, None before the first: an
+    unmeasured engine bids highest, so that it gets measured. ``dither`` is random in
+    [0, 1): equal machines share evenly at every speed, a twice faster one wins.
+
+    >>> bid(40.0, in_flight=0, slots=4, dither=0.0)
+    34
+    >>> bid(80.0, in_flight=3, slots=4, dither=0.0)
+    36
+    """
+    if speed is None:
+        return BID_MOST
+    octaves = math.floor(math.log2(max(1.0, speed)) + dither)
+    points = OCTAVE * min(octaves, (BID_MOST - 4) // OCTAVE)
+    return points + _ease(in_flight, slots)
+
+
+def _ease(in_flight: int, slots: int) -> int:
+    if in_flight == 0:
+        return 4
+    return 2 if in_flight * 2 < slots else 0

@@ -1,0 +1,203 @@
+"""The consumers of this worker: opens and closes credits as the policy says.
+
+One connection and thread of its own on both transports. An engine's thread wakes it
+the moment a slot comes free, so an idle worker never waits for a timer.
+"""
+
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from genie import logs
+from genie.messaging import broker
+from genie.messaging.pump import Pump
+from workers.attempt import Delivery
+from workers.credits import Close, Credit, Held, Open, decide
+from workers.serving import Serving
+
+if TYPE_CHECKING:
+    from kombu.transport.base import StdChannel
+
+log = logs.logger("dataplane")
+
+SETTLE_S = 0.02
+"""An interactive credit unanswered for this long: nothing waits for it."""
+
+TICK_S = 0.25
+SOON_S = 0.04
+"""While a credit has not settled, background work may be due any moment."""
+
+
+class DataPlane:
+    """Holds one prefetch-1 consumer for each open credit."""
+
+    def __init__(
+        self, url: str, *, name: str, queues: tuple[str, ...], serving: Serving
+    ) -> None:
+        self._queues, self._serving = queues, serving
+        self._is_memory = broker.is_memory(url)
+        self._name = name
+        self._tags = itertools.count()
+        self._declared: dict[Credit, str] = {}
+        self._open: dict[Credit, tuple[str, int, float]] = {}
+        self._is_settling = self._again = False
+        self._is_closed = False
+        self._stopping = threading.Event()
+        self._pump = Pump(
+            url, name=f"{name}.data", on_connect=self._connect, on_lost=self._lost
+        )
+        self._ticker = threading.Thread(
+            target=self._tick, name=f"{name}.tick", daemon=True
+        )
+
+    def start(self) -> None:
+        """Connect and ask for work as soon as a model is ready."""
+        self._pump.start()
+        self._ticker.start()
+
+    def stop(self) -> None:
+        """Close the connection; what is not acked goes back to the broker."""
+        self._stopping.set()
+        self._ticker.join(TICK_S * 4)
+        self._pump.stop()
+
+    def wake(self) -> None:
+        """Look at the engines again, now; from any thread, never blocks."""
+        self._pump.call(self._settle)
+
+    def close_credits(self) -> None:
+        """Take nothing more; what is in hand goes on."""
+        self._is_closed = True
+        self.wake()
+
+    def resume(self) -> None:
+        """Take work again."""
+        self._is_closed = False
+        self.wake()
+
+    @property
+    def is_connected(self) -> bool:
+        """True while the broker's connection is up."""
+        return self._pump.is_connected
+
+    def wait_connected(self, timeout_s: float) -> bool:
+        """True once connected; False when that took longer."""
+        return self._pump.wait_connected(timeout_s)
+
+    def _tick(self) -> None:
+        # Two things change without an event: a credit settles, a prefill queue drains.
+        while not self._stopping.wait(SOON_S if self._is_unsettled() else TICK_S):
+            self.wake()
+
+    def _is_unsettled(self) -> bool:
+        now = time.monotonic()
+        opened = (at for _tag, _priority, at in tuple(self._open.values()))
+        return any(now - at < SETTLE_S + SOON_S for at in opened)
+
+    def _connect(self, channel: "StdChannel") -> None:
+        self._open.clear()
+        self._declared.clear()
+        if not self._is_memory:
+            # Each consumer of this channel holds at most one message not yet acked.
+            # In memory the count is per channel; there, closing on delivery does it.
+            channel.basic_qos(0, 1, False)
+        self._settle(channel)
+
+    def _lost(self) -> None:
+        # The broker gives what we hold to others; what runs here still ends in an
+        # outcome, and the first one of a job wins.
+        self._open.clear()
+
+    def _settle(self, channel: "StdChannel") -> None:
+        if self._is_settling:  # a delivery came while a consumer was being closed
+            self._again = True
+            return
+        self._is_settling = True
+        try:
+            self._change(channel)
+            while self._again:
+                self._again = False
+                self._change(channel)
+        finally:
+            self._is_settling = self._again = False
+
+    def _change(self, channel: "StdChannel") -> None:
+        now = time.monotonic()
+        held = {
+            credit: Held(priority=priority, is_settled=now - at >= SETTLE_S)
+            for credit, (_tag, priority, at) in self._open.items()
+        }
+        loads = () if self._is_closed else self._serving.loads()
+        for change in decide(loads, self._queues, held):
+            self._apply(channel, change)
+
+    def _apply(self, channel: "StdChannel", change: Close | Open) -> None:
+        if isinstance(change, Open):
+            self._subscribe(channel, change)
+            return
+        taken = self._open.pop(change.credit, None)
+        if taken is not None:
+            # Waits for the broker's word: a message under way is taken, not bounced.
+            channel.basic_cancel(taken[0])
+
+    def _subscribe(self, channel: "StdChannel", change: Open) -> None:
+        credit, tag = change.credit, f"{self._name}.{next(self._tags)}"
+        self._open[credit] = (tag, change.priority, time.monotonic())
+        channel.basic_consume(
+            self._queue(channel, credit),
+            no_ack=False,
+            callback=partial(self._delivered, channel, credit, tag),
+            consumer_tag=tag,
+            arguments={"x-priority": change.priority},
+        )
+
+    def _queue(self, channel: "StdChannel", credit: Credit) -> str:
+        if credit not in self._declared:
+            queue = broker.declare_model_queue(
+                channel, credit.queue, credit.model, credit.work_class
+            )
+            self._declared[credit] = queue.name
+        return self._declared[credit]
+
+    def _delivered(
+        self,
+        channel: "StdChannel",
+        credit: Credit,
+        tag: str,
+        message: Any,  # amqp's message or the in-memory one: they share no type
+    ) -> None:
+        if self._open.get(credit, ("",))[0] == tag:
+            del self._open[credit]
+            self._hang_up(channel, tag)
+        delivery = self._delivery(channel, credit, message)
+        self._serving.take(delivery)
+        self._settle(channel)
+
+    def _hang_up(self, channel: "StdChannel", tag: str) -> None:
+        if self._is_memory:
+            channel.basic_cancel(tag)
+            return
+        # No answer needed: with one message unacked the broker sends no second one.
+        channel.basic_cancel(tag, nowait=True)
+        channel.callbacks.pop(tag, None)
+
+    def _delivery(
+        self, channel: "StdChannel", credit: Credit, message: Any
+    ) -> Delivery:
+        tag = message.delivery_tag
+
+        def settle(act: Callable[["StdChannel"], None]) -> None:
+            # A tag means something on its own channel only.
+            self._pump.call(lambda now: act(now) if now is channel else None)
+
+        return Delivery(
+            body=message.body,
+            model=credit.model,
+            redelivered=bool(message.delivery_info.get("redelivered")),
+            ack=lambda: settle(lambda on: on.basic_ack(tag)),
+            requeue=lambda: settle(lambda on: on.basic_reject(tag, requeue=True)),
+            reject=lambda: settle(lambda on: on.basic_reject(tag, requeue=False)),
+        )

@@ -1,0 +1,232 @@
+"""A worker as one object: the parts, how they hear of each other, and their order.
+
+The Celery bootstep runs one in production, the embedded fleet runs one directly.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from genie import logs
+from genie.contracts.fleet import (
+    Directive,
+    GpuStatus,
+    Heartbeat,
+    HeartbeatReply,
+    HostStatus,
+    Registered,
+)
+from genie.messaging.publisher import Publisher
+from workers import directives, engine, gpu, join
+from workers.agent import Agent
+from workers.attempt import Me
+from workers.cloud import Cloud
+from workers.dataplane import DataPlane
+from workers.files import Models
+from workers.mail import Mail
+from workers.residency import Machine, Residency, Room
+from workers.resident import Fetch, StartEngine
+from workers.serving import Serving
+from workers.settings import WorkerSettings
+
+log = logs.logger("host")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a host is built from besides its settings; tests bring twins."""
+
+    cloud: Cloud
+    fetch: Fetch
+    start: StartEngine
+
+
+def real_parts(settings: WorkerSettings) -> Parts:
+    """The cloud over HTTP, model files on disk, an engine in a child process."""
+    return Parts(
+        cloud=Cloud(settings.url),
+        fetch=Models(settings.models_folder).ensure,
+        start=engine.start,
+    )
+
+
+class WorkerHost:
+    """One worker: agent, residency, serving and data plane, composed.
+
+    ``on_moved`` is called when the cloud gave this worker another identity or broker:
+    the process that consumes its control queue must then be started again.
+    """
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        registered: Registered,
+        *,
+        boot_id: str | None = None,
+        parts: Parts | None = None,
+        on_moved: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.settings, self.registered = settings, registered
+        self._boot_id = boot_id or join.new_boot_id()
+        self._on_moved = on_moved
+        parts = parts or real_parts(settings)
+        self._cloud, self._gpus = parts.cloud, gpu.Gpus()
+        self._directives: tuple[Directive, ...] = ()
+        self._is_draining = self._is_stopping = False
+        self._stop_once = threading.Lock()
+        self._events = self._publisher("events")
+        self._replies = self._publisher("replies")
+        self.residency = self._make_residency(parts)
+        self.agent = Agent(
+            parts.cloud,
+            registered,
+            report=self._report,
+            obey=self._obey,
+            enrol=self._enrol,
+        )
+        self.serving = self._make_serving()
+        self.dataplane = DataPlane(
+            registered.broker_url,
+            name=f"worker-{registered.name}",
+            queues=registered.queues,
+            serving=self.serving,
+        )
+
+    def start(self) -> None:
+        """Start every part; returns at once. Models come with the first heartbeat."""
+        self._events.start()
+        self._replies.start()
+        self.dataplane.start()
+        self.residency.start()
+        self.agent.start()
+        log.info("worker_started", worker=self.registered.worker_id)
+
+    def stop(self, drain_s: float | None = None) -> None:
+        """Take nothing new, let what runs finish, then stop the engines.
+
+        What still runs after ``drain_s`` (default: the settings') goes back to the
+        broker. Safe to call twice; the second call waits for the first.
+        """
+        with self._stop_once:
+            if self._is_stopping:
+                return
+            self.close()
+            self._is_stopping = True
+            limit_s = self.settings.drain_s if drain_s is None else drain_s
+            if not self.serving.wait_idle(None, limit_s):
+                self.serving.abandon()
+            self.agent.stop()
+            self.residency.stop()
+            # Publishers first: acks of confirmed outcomes go through the data plane.
+            self._replies.stop()
+            self._events.stop()
+            self.dataplane.stop()
+            log.info("worker_stopped", worker=self.registered.worker_id)
+
+    def close(self) -> None:
+        """Take nothing new from now on, and tell the cloud; returns at once."""
+        self._is_draining = True
+        self.dataplane.close_credits()
+        self.agent.nudge()
+
+    def abandon(self) -> None:
+        """Give back at once what runs; a stop under way then ends soon."""
+        self.serving.abandon()
+
+    def nudge(self) -> None:
+        """Beat now."""
+        self.agent.nudge()
+
+    def cancel(self, job_id: str) -> None:
+        """Stop a job here, or before it starts here."""
+        self.serving.cancel(job_id)
+
+    def _publisher(self, line: str) -> Publisher:
+        name = f"worker-{self.registered.name}.{line}"
+        return Publisher(self.registered.broker_url, name=name)
+
+    def _make_residency(self, parts: Parts) -> Residency:
+        settings = self.settings
+        return Residency(
+            Machine(fetch=parts.fetch, start=parts.start, read=self._read),
+            Room(
+                threads=settings.threads,
+                reserve_share=settings.memory_reserve_share,
+                limit_bytes=settings.memory_limit_bytes,
+                slots_max=settings.slots_max,
+                drain_s=settings.drain_s,
+            ),
+            on_change=self._changed,
+            wait_idle=self._wait_idle,
+        )
+
+    def _make_serving(self) -> Serving:
+        me = Me(worker_id=self.registered.worker_id, name=self.registered.name)
+        return Serving(
+            me,
+            Mail(events=self._events, replies=self._replies),
+            ready=self.residency.ready,
+            on_slot=self._slot_freed,
+            on_served=self.residency.served,
+            now=self.agent.now,
+        )
+
+    def _read(self) -> tuple[HostStatus, tuple[GpuStatus, ...]]:
+        host = gpu.host_status(self.settings.models_folder)
+        return host, self._gpus.read(gpu.own_pids())
+
+    def _report(self, seq: int) -> Heartbeat:
+        host, gpus = self._read()
+        models = self.residency.statuses()
+        return Heartbeat(
+            seq=seq,
+            boot_id=self._boot_id,
+            host=host,
+            gpus=gpus,
+            models=models,
+            directives=directives.progress(
+                self._directives, models, is_draining=self._is_draining
+            ),
+            draining=self._is_draining,
+        )
+
+    def _obey(self, reply: HeartbeatReply) -> None:
+        self._directives = reply.directives
+        self.residency.desire(reply.desired)
+        if not self._is_stopping:
+            self._drain(
+                directives.wants_drain(reply.directives, is_draining=self._is_draining)
+            )
+
+    def _drain(self, wanted: bool) -> None:
+        if wanted == self._is_draining:
+            return
+        self._is_draining = wanted
+        log.info("draining" if wanted else "resumed")
+        if wanted:
+            self.dataplane.close_credits()
+        else:
+            self.dataplane.resume()
+
+    def _wait_idle(self, model: str, timeout_s: float) -> bool:
+        return self.serving.wait_idle(model, timeout_s)
+
+    def _slot_freed(self) -> None:
+        self.dataplane.wake()
+
+    def _changed(self) -> None:
+        self.dataplane.wake()
+        self.agent.changed()
+
+    def _enrol(self) -> Registered:
+        fresh = join.enrol(self.settings, self._cloud, self._boot_id)
+        old, self.registered = self.registered, fresh
+        if place(old) != place(fresh):
+            log.warning("moved", worker=fresh.worker_id, was=old.worker_id)
+            self._on_moved()
+        return fresh
+
+
+def place(registered: Registered) -> tuple[str, str, tuple[str, ...]]:
+    """What a running data plane depends on: identity, broker and queues."""
+    return registered.worker_id, registered.broker_url, registered.queues

@@ -1,0 +1,87 @@
+"""What serving says, and to whom: events to the cloud and the asker, in order."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from genie import codec, topology
+from genie.contracts.inference import (
+    Chunk,
+    Fault,
+    FinishReason,
+    InferenceTask,
+    JobState,
+    Outcome,
+    Started,
+)
+from genie.errors import TooLarge
+from genie.messaging.publisher import Letter
+
+
+class Post(Protocol):
+    """Takes letters from any thread without blocking; `Publisher` is one."""
+
+    def send(self, letter: Letter) -> None:
+        """Hand over one letter."""
+
+
+class Mail:
+    """Two lines: confirmed events to the cloud, plain ones to who waits.
+
+    A chunk never waits behind the broker's confirmation of another job's outcome.
+    """
+
+    def __init__(self, *, events: Post, replies: Post) -> None:
+        self._events, self._replies = events, replies
+
+    def started(self, task: InferenceTask, event: Started) -> None:
+        """The job runs here now."""
+        body = codec.encode(event)
+        self._events.send(Letter(to=topology.OUTCOMES, body=body, confirmed=True))
+        self._reply(task, body)
+
+    def chunk(self, task: InferenceTask, event: Chunk) -> None:
+        """Some text, to the asker only."""
+        self._reply(task, codec.encode(event))
+
+    def outcome(
+        self, task: InferenceTask, event: Outcome, on_confirmed: Callable[[], None]
+    ) -> None:
+        """The end; ``on_confirmed`` runs when the broker has it for the cloud."""
+        body = _fitting(event)
+        self._reply(task, body)
+        self._events.send(
+            Letter(
+                to=topology.OUTCOMES,
+                body=body,
+                confirmed=True,
+                on_sent=on_confirmed,
+            )
+        )
+
+    def _reply(self, task: InferenceTask, body: bytes) -> None:
+        if task.reply_to is not None:
+            self._replies.send(Letter(to=task.reply_to, body=body))
+
+
+def _fitting(event: Outcome) -> bytes:
+    try:
+        return codec.encode(event, limit_bytes=topology.MAX_MESSAGE_BYTES)
+    except TooLarge:
+        return codec.encode(_too_large(event))
+
+
+def _too_large(event: Outcome) -> Outcome:
+    fault = Fault(
+        code=TooLarge.code,
+        message="the answer is larger than a message may be; ask for fewer tokens",
+        param="max_tokens",
+    )
+    return msgspec.structs.replace(
+        event,
+        state=JobState.FAILED,
+        finish_reason=FinishReason.ERROR,
+        text="",
+        fault=fault,
+    )

@@ -1,0 +1,313 @@
+"""One request: decode, engine, chunks to who waits, outcome to the cloud, ack.
+
+The order is the promise: the message is acked only after the broker has confirmed the
+outcome. Faults of the machine give the message back; only faults of the job end it.
+"""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+from genie import logs, topology
+from genie.contracts.inference import Fault, InferenceTask, JobState
+from genie.errors import CodecError
+from genie.messaging import envelope
+from workers.attempt import Attempt, Delivery, Me
+from workers.cancels import Cancels
+from workers.credits import Load, bid
+from workers.engine.errors import EngineBusy, EngineGone
+from workers.engine.protocol import EngineEvent, Finish, Piece
+from workers.mail import Mail
+from workers.resident import Loaded
+
+log = logs.logger("serving")
+
+SPEED_WEIGHT = 0.3
+
+PAUSE_S = 0.5
+"""After giving a message back, ask for no other: an engine may be dying, and each
+delivery counts towards the broker's limit of a job."""
+
+_random = random.SystemRandom()
+
+
+class Serving:
+    """Takes deliveries, runs them on the engines that are ready, reports their end.
+
+    ``ready`` gives the engines by model, ``on_slot`` is called from an engine's thread
+    when a slot came free, ``on_served(model)`` after each finished request, ``now`` is
+    the cloud's clock (deadlines are the cloud's).
+    """
+
+    def __init__(
+        self,
+        me: Me,
+        mail: Mail,
+        *,
+        ready: Callable[[], Mapping[str, Loaded]],
+        on_slot: Callable[[], None],
+        on_served: Callable[[str], None],
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._me, self._mail = me, mail
+        self._ready, self._on_slot, self._on_served = ready, on_slot, on_served
+        self._now, self._clock = now, clock
+        self._lock = threading.Condition()
+        self._running: dict[str, Attempt] = {}
+        self._in_flight: dict[str, int] = {}
+        self._speeds: dict[str, float] = {}
+        self._paused_until: dict[str, float] = {}
+        self._cancels = Cancels()
+
+    def take(self, delivery: Delivery) -> None:
+        """Serve one delivery; returns as soon as the engine has it."""
+        try:
+            task = self._read(delivery)
+        except CodecError as error:
+            # Only the field is logged: the message itself may quote the user.
+            log.warning("dead_lettered", model=delivery.model, field=error.param)
+            delivery.reject()
+            return
+        attempt = self._attempt(task, delivery)
+        with self._border(attempt):
+            self._serve(attempt)
+
+    def cancel(self, job_id: str) -> None:
+        """End a job here within one engine step, or before it starts."""
+        with self._lock:
+            self._cancels.add(job_id, self._clock())
+            attempt = self._running.get(job_id)
+        if attempt is not None:
+            attempt.cancel()
+
+    def loads(self) -> tuple[Load, ...]:
+        """Every ready model as the credit policy sees it."""
+        now = self._clock()
+        return tuple(
+            self._load(model, loaded)
+            for model, loaded in self._ready().items()
+            if self._paused_until.get(model, now) <= now
+        )
+
+    def wait_idle(self, model: str | None, timeout_s: float) -> bool:
+        """Wait until no request (of ``model``) runs; False when some still do."""
+        with self._lock:
+            return self._lock.wait_for(lambda: not self._holds(model), timeout_s)
+
+    def abandon(self) -> None:
+        """Give every message back now; what runs is stopped and says nothing more."""
+        with self._lock:
+            attempts = list(self._running.values())
+        for attempt in attempts:
+            with attempt.lock:
+                self._requeue(attempt, "stopping")
+            attempt.cancel()
+
+    def _read(self, delivery: Delivery) -> InferenceTask:
+        if len(delivery.body) > topology.MAX_MESSAGE_BYTES + 1024:
+            raise CodecError("the message is over the size limit", param="body")
+        task = envelope.unpack(delivery.body)
+        if task.model != delivery.model:
+            raise CodecError(
+                "the task is of another model than its queue", param="model"
+            )
+        return task
+
+    def _attempt(self, task: InferenceTask, delivery: Delivery) -> Attempt:
+        loaded = self._ready().get(task.model)
+        waited = (self._now() - task.created_at).total_seconds()
+        return Attempt(
+            me=self._me,
+            task=task,
+            delivery=delivery,
+            fingerprint=loaded.fingerprint if loaded else None,
+            taken_at=self._clock(),
+            queue_s=max(0.0, waited),
+        )
+
+    def _serve(self, attempt: Attempt) -> None:
+        if self._adopt(attempt):
+            return
+        if (refusal := self._refusal(attempt)) is not None:
+            self._refuse(attempt, *refusal)
+            return
+        loaded = self._ready().get(attempt.task.model)
+        if loaded is None:
+            self._requeue(attempt, "model_not_ready")
+            return
+        self._start(attempt, loaded)
+
+    def _adopt(self, attempt: Attempt) -> bool:
+        """A redelivery of what still runs here: that run settles the new message."""
+        with self._lock:
+            running = self._running.get(attempt.task.job_id)
+        if running is None:
+            return False
+        with running.lock:
+            if running.is_over:
+                return False
+            running.delivery = attempt.delivery
+        log.info("adopted", job=attempt.task.job_id)
+        return True
+
+    def _refusal(self, attempt: Attempt) -> tuple[JobState, Fault] | None:
+        task = attempt.task
+        if self._cancels.has(task.job_id, self._clock()):
+            return JobState.CANCELLED, Fault(
+                code="job_cancelled", message="the job was cancelled before it ran"
+            )
+        late_s = (self._now() - task.deadline_at).total_seconds()
+        if late_s >= 0:
+            message = (
+                f"the deadline passed {late_s:.1f} s before a worker was free; allow "
+                "more time or add a machine"
+            )
+            return JobState.TIMEOUT, Fault(code="deadline_exceeded", message=message)
+        if (
+            task.fingerprint in (None, attempt.fingerprint)
+            or attempt.fingerprint is None
+        ):
+            return None
+        return self._mismatch(attempt)
+
+    def _mismatch(self, attempt: Attempt) -> tuple[JobState, Fault] | None:
+        message = (
+            f"the job asks for {attempt.task.fingerprint} and {self._me.name} holds "
+            f"{attempt.fingerprint}; submit it again"
+        )
+        return JobState.FAILED, Fault(code="fingerprint_mismatch", message=message)
+
+    def _refuse(self, attempt: Attempt, state: JobState, fault: Fault) -> None:
+        outcome = attempt.refusal(state, self._now(), fault)
+        log.info("refused", job=attempt.task.job_id, state=state.value, code=fault.code)
+        self._mail.outcome(attempt.task, outcome, attempt.delivery.ack)
+
+    def _start(self, attempt: Attempt, loaded: Loaded) -> None:
+        left_s = (attempt.task.deadline_at - self._now()).total_seconds()
+        attempt.cancel = lambda: loaded.engine.cancel(attempt.id)
+        # Held until the start is said: no chunk may overtake it.
+        with attempt.lock:
+            self._enter(attempt)
+            try:
+                loaded.engine.submit(
+                    attempt.request(max(0.0, left_s)),
+                    lambda event: self._hear(attempt, event),
+                )
+            except (EngineBusy, EngineGone) as error:
+                self._requeue(attempt, type(error).__name__)
+                return
+            self._mail.started(attempt.task, attempt.started(self._now()))
+
+    def _hear(self, attempt: Attempt, event: EngineEvent) -> None:
+        """Take one event, in the engine's own thread."""
+        with self._border(attempt), attempt.lock:
+            if attempt.is_over:
+                return
+            if isinstance(event, Piece):
+                chunk = attempt.add(event, self._clock())
+                if chunk is not None:
+                    self._mail.chunk(attempt.task, chunk)
+                return
+            self._end(attempt, event)
+
+    def _end(self, attempt: Attempt, finish: Finish) -> None:
+        if finish.fault is not None and finish.fault.retryable:
+            self._requeue(attempt, finish.fault.code)
+            return
+        # The slot first: the next request travels while this one's end is written.
+        self._free(attempt)
+        self._measure(attempt.task.model, finish)
+        rest = attempt.rest(self._clock())
+        if rest is not None:
+            self._mail.chunk(attempt.task, rest)
+        outcome = attempt.outcome(finish, self._now(), self._clock())
+        self._mail.outcome(attempt.task, outcome, attempt.ack)
+        self._leave(attempt)
+        if finish.fault is None:
+            self._on_served(attempt.task.model)
+        log.debug("served", job=attempt.task.job_id, state=outcome.state.value)
+
+    def _requeue(self, attempt: Attempt, reason: str) -> None:
+        log.info("requeued", job=attempt.task.job_id, reason=reason)
+        self._paused_until[attempt.task.model] = self._clock() + PAUSE_S
+        self._free(attempt)
+        attempt.delivery.requeue()
+        self._leave(attempt)
+
+    @contextmanager
+    def _border(self, attempt: Attempt) -> Iterator[None]:
+        # Border: one request's surprise must neither kill the thread that serves all
+        # others nor come back for ever; it ends this job, with the class of the error.
+        try:
+            yield
+        except Exception as error:
+            kind = type(error).__name__
+            log.error(
+                "internal_error", job=attempt.task.job_id, error=kind, exc_info=True
+            )
+            message = f"the worker failed on this job ({kind}); see its log"
+            self._free(attempt)
+            self._refuse(
+                attempt, JobState.FAILED, Fault(code="internal_error", message=message)
+            )
+            self._leave(attempt)
+            attempt.cancel()
+
+    def _enter(self, attempt: Attempt) -> None:
+        model = attempt.task.model
+        with self._lock:
+            self._running[attempt.task.job_id] = attempt
+            self._in_flight[model] = self._in_flight.get(model, 0) + 1
+
+    def _free(self, attempt: Attempt) -> None:
+        """Give the slot back, once; before `_leave`, which says it is all over."""
+        if attempt.is_over:
+            return
+        attempt.is_over = True
+        with self._lock:
+            if self._running.get(attempt.task.job_id) is not attempt:
+                return
+            self._in_flight[attempt.task.model] -= 1
+        self._on_slot()
+
+    def _leave(self, attempt: Attempt) -> None:
+        with self._lock:
+            if self._running.get(attempt.task.job_id) is attempt:
+                del self._running[attempt.task.job_id]
+            self._lock.notify_all()
+
+    def _holds(self, model: str | None) -> bool:
+        return any(model in (None, it.task.model) for it in self._running.values())
+
+    def _load(self, model: str, loaded: Loaded) -> Load:
+        stats = loaded.engine.stats()
+        with self._lock:
+            in_flight = self._in_flight.get(model, 0)
+            speed = self._speeds.get(model)
+        return Load(
+            model=model,
+            slots=stats.slots,
+            in_flight=in_flight,
+            prefill_queued_s=stats.prefill_queued_s,
+            bid=bid(
+                speed,
+                in_flight=in_flight,
+                slots=stats.slots,
+                dither=_random.random(),
+            ),
+        )
+
+    def _measure(self, model: str, finish: Finish) -> None:
+        """Tokens a second of one request, smoothed: what the next one can expect."""
+        tokens = finish.usage.completion_tokens - 1
+        seconds = finish.total_s - finish.first_token_s
+        if tokens < 1 or seconds <= 0:
+            return
+        speed = tokens / seconds
+        with self._lock:
+            old = self._speeds.get(model, speed)
+            self._speeds[model] = old + SPEED_WEIGHT * (speed - old)
