@@ -220,7 +220,7 @@ def _task(
     limit_s = settings.async_timeout_s if is_async else settings.sync_timeout_s
     now = ctx.now()
     return InferenceTask(
-        job_id=ids.new_id(),
+        job_id=ids.new_id(now),
         org=order.key.org.slug,
         queue=route.queue,
         model=route.model,

@@ -1,0 +1,248 @@
+"""A whole fleet in one process: SQLite, an in-memory queue, one worker.
+
+The one place where cloud and worker are put together; everything else keeps them
+apart. The same parts as in production, on other transports.
+"""
+
+import os
+import secrets
+import socket
+import threading
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import celery
+import cloud_app.tasks
+from celery import beat
+from celery.worker import state as celery_state
+from filelock import FileLock, Timeout
+from waitress.server import create_server
+
+import cloud_app.app
+import workers.tasks
+from cloud_app import auth, context, jobs, schedule, store
+from cloud_app.bus import OutcomeConsumer
+from cloud_app.settings import CloudSettings
+from genie import catalog, credentials
+from genie.client import Client
+from genie.credentials import Credentials
+from genie.errors import SettingsError, Unauthorized
+from genie.messaging import broker
+from genie.messaging.tasks import make_celery
+from workers import join
+from workers.cloud import Cloud
+from workers.host import WorkerHost
+from workers.settings import WorkerSettings
+
+DEFAULT_PORT = 8470
+ORG = "local"
+BROKER_URL = "memory://"
+THREADS = 64
+PLACE_EVERY_S = 1.0
+"""One machine is planned in a millisecond, so nobody waits ten seconds for it."""
+
+STOP_S = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Where the fleet keeps its files and where it listens."""
+
+    home: Path
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    catalog_path: Path = field(default=catalog.SHIPPED)
+
+    @property
+    def folder(self) -> Path:
+        """The fleet's own files: database, secret, lock."""
+        return self.home / "fleet"
+
+    @property
+    def url(self) -> str:
+        """Where this machine reaches the fleet."""
+        is_any = self.host in ("", "0.0.0.0")  # noqa: S104  # compared, never bound
+        return f"http://{'127.0.0.1' if is_any else self.host}:{self.port}"
+
+    @property
+    def settings(self) -> CloudSettings:
+        """The cloud's settings for this machine."""
+        return CloudSettings(
+            database_url=f"sqlite:///{self.folder / 'genie.db'}",
+            broker_url=BROKER_URL,
+            secret_key=_secret(self.folder / "secret"),
+            public_url=self.url,
+            catalog_path=self.catalog_path,
+            place_every_s=PLACE_EVERY_S,
+            web_threads=THREADS,
+        )
+
+
+class EmbeddedFleet:
+    """Web, brain, beat and one worker, as threads; engines are child processes.
+
+    Use it as a context manager: on leaving, every thread and child process ends.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._stack = ExitStack()
+        self.url = options.url
+        self.api_key = ""
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._start(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def client(self) -> Client:
+        """An SDK client with this fleet's admin key."""
+        return Client(url=self.url, api_key=self.api_key)
+
+    def _start(self, stack: ExitStack) -> None:
+        options = self._options
+        _check_port(options)
+        _lock(stack, options.folder)
+        ctx = context.build(options.settings)
+        stack.callback(ctx.close)
+        store.schema.upgrade(ctx.db)
+        jobs.reopen(ctx)
+        context.install(ctx)
+        self.api_key = _key(ctx, options)
+        app = make_celery("genie", broker_url=BROKER_URL)
+        app.set_default()  # pool threads would otherwise see an empty app
+        _serve_web(stack, ctx, options)
+        _start_brain(stack, ctx)
+        control = _start_worker(stack, ctx, app, options)
+        cloud_app.tasks.register(app)
+        app.conf.task_queues = [broker.brain_queue(), broker.control_queue(control)]
+        app.conf.task_default_queue = broker.brain_queue().name
+        app.conf.beat_schedule = schedule.entries(ctx.settings)
+        _start_celery(stack, app)
+
+
+def _lock(stack: ExitStack, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise SettingsError(
+            f"a fleet already runs from {folder}; use it with `genie ask`, stop it, or "
+            "set GENIE_HOME to another folder"
+        ) from error
+    stack.callback(lock.release)
+
+
+def _check_port(options: Options) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((options.host, options.port))
+        except OSError as error:
+            raise SettingsError(
+                f"cannot listen on {options.host}:{options.port} ({error.strerror}); "
+                f"choose another port with --port {options.port + 1}"
+            ) from error
+
+
+def _secret(file: Path) -> str:
+    """The session secret of this fleet, made once, readable by its owner only."""
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return file.read_text(encoding="utf-8")
+    with os.fdopen(handle, "w", encoding="utf-8") as out:
+        out.write(secrets.token_urlsafe(32))
+    return file.read_text(encoding="utf-8")
+
+
+def _key(ctx: context.Context, options: Options) -> str:
+    """The admin key saved at an earlier start, or a new one, saved for the CLI."""
+    auth.ensure_org(ctx, ORG, "This machine")
+    saved = credentials.load(options.home)
+    key = saved.api_key if saved else None
+    if key is None or not _is_valid(ctx, key):
+        _record, key = auth.create_key(ctx, ORG, "genie up", is_admin=True)
+    credentials.save(options.home, Credentials(url=options.url, api_key=key))
+    return key
+
+
+def _is_valid(ctx: context.Context, key: str) -> bool:
+    try:
+        auth.authenticate(ctx, key, remote_addr=None)
+    except Unauthorized:
+        return False
+    return True
+
+
+def _serve_web(stack: ExitStack, ctx: context.Context, options: Options) -> None:
+    server = create_server(
+        cloud_app.app.create_app(ctx),
+        host=options.host,
+        port=options.port,
+        threads=THREADS,
+        channel_timeout=int(ctx.settings.sync_timeout_s) + 60,
+    )
+    thread = threading.Thread(target=server.run, name="genie-web", daemon=True)
+    thread.start()
+    stack.callback(server.close)
+
+
+def _start_brain(stack: ExitStack, ctx: context.Context) -> None:
+    outcomes = OutcomeConsumer(BROKER_URL, lambda event: jobs.apply(ctx, event))
+    outcomes.start()
+    stack.callback(outcomes.stop)
+
+
+def _start_worker(
+    stack: ExitStack, ctx: context.Context, app: celery.Celery, options: Options
+) -> str:
+    """Join over HTTP like any other worker; returns the worker's id."""
+    settings = WorkerSettings(
+        url=options.url,
+        join_token=auth.create_join_token(ctx, ORG),
+        home=options.home,
+        state_dir=options.folder / "worker",
+    )
+    boot_id = join.new_boot_id()
+    registered = join.enrol(settings, Cloud(options.url), boot_id)
+    host = WorkerHost(settings, registered, boot_id=boot_id)
+    host.start()
+    stack.callback(host.stop, STOP_S)
+    workers.tasks.register(app, lambda: host)
+    return registered.worker_id
+
+
+def _start_celery(stack: ExitStack, app: celery.Celery) -> None:
+    brain = app.WorkController(
+        hostname="genie@embedded",
+        pool="threads",
+        concurrency=2,
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+    )
+    celery_state.should_stop = None
+    thread = threading.Thread(target=brain.start, name="genie-brain", daemon=True)
+    thread.start()
+    stack.callback(thread.join, STOP_S)
+    stack.callback(setattr, celery_state, "should_stop", 0)
+    ticking = beat.EmbeddedService(
+        app, thread=True, scheduler_cls="celery.beat:Scheduler"
+    )
+    ticking.start()
+    stack.callback(ticking.stop)
