@@ -95,7 +95,7 @@ def counts(db: Database, org: OrgRecord, moment: datetime) -> dict[JobState, int
     )
     with db.reading() as session:
         rows = session.connection().execute(statement).all()
-    return {state: 0 for state in JobState} | {JobState(s): n for s, n in rows}
+    return dict.fromkeys(JobState, 0) | {JobState(s): n for s, n in rows}
 
 
 def reasons(

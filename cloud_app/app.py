@@ -1,0 +1,120 @@
+"""The web process: one Flask application with everything the cloud serves."""
+
+from threading import Lock
+
+import flask
+from flask import Flask
+from flask_openapi3.models.info import Info
+from flask_openapi3.openapi import OpenAPI
+
+from cloud_app import context, store
+from cloud_app.context import Context
+from cloud_app.settings import CloudSettings
+from cloud_app.store import pulse
+from cloud_app.web import (
+    admin,
+    errors,
+    fleet,
+    fleet_api,
+    jobs_api,
+    models_api,
+    openai,
+    ops,
+    request,
+    sessions,
+)
+from cloud_app.web.json import JsonRequest, StrictJson
+from cloud_app.web.metrics import Metrics
+from cloud_app.web.seats import Seats
+from genie import env, logs
+from genie.errors import DatabaseDown, SettingsError, Unavailable
+
+log = logs.logger("app")
+
+PUBLIC = frozenset({"ops.livez", "ops.readyz", "ops.health", "ops.version", "static"})
+
+
+class GenieApp(OpenAPI):
+    """A Flask application that reads and writes JSON our way."""
+
+    request_class = JsonRequest
+    json_provider_class = StrictJson
+
+
+def create_app(ctx: Context | None = None) -> Flask:
+    """The application; without a context it is built from ``GENIE_*`` variables.
+
+    Raises `SettingsError` when the database's schema is not this release's. A database
+    that is down stops nothing: requests get 503 until it is back.
+    """
+    if ctx is None:
+        settings = env.read(CloudSettings)
+        logs.configure(level=settings.log_level)
+        ctx = context.build(settings)
+    app = _application(ctx)
+    gate = SchemaGate(ctx)
+    gate.open_if_up()
+    request.install(app)
+    app.before_request(gate.require)
+    errors.install(app)
+    sessions.install(app, ctx.settings)
+    ops.install(app, ctx)
+    for api in (openai.api, jobs_api.api, models_api.api, fleet.api, fleet_api.api):
+        app.register_api(api)
+    app.register_api(ops.api)
+    app.register_blueprint(admin.pages)
+    return app
+
+
+def _application(ctx: Context) -> OpenAPI:
+    app = GenieApp(
+        "cloud_app.web",
+        info=Info(title="Genie Fleet", version=ops.release()),
+        security_schemes={"key": {"type": "http", "scheme": "bearer"}},
+        validation_error_status=400,
+        validation_error_model=errors.ErrorBody,
+        validation_error_callback=errors.of_validation,
+        doc_ui=False,
+    )
+    app.config["MAX_CONTENT_LENGTH"] = ctx.settings.max_body_bytes
+    app.config["SECRET_KEY"] = ctx.settings.secret_key
+    app.extensions["genie"] = ctx
+    app.extensions["genie.metrics"] = Metrics(lambda: pulse.states(ctx.db))
+    app.extensions["genie.seats"] = Seats(ctx.settings.web_threads)
+    return app
+
+
+class SchemaGate:
+    """Lets requests pass once the schema was seen to be this release's."""
+
+    def __init__(self, ctx: Context) -> None:
+        self._db = ctx.db
+        self._is_open = False
+        self._lock = Lock()
+
+    def open_if_up(self) -> None:
+        """Check at boot; raises `SettingsError` on an old schema."""
+        try:
+            self._check()
+        except DatabaseDown as error:
+            log.warning("database_down_at_boot", error=error.message)
+
+    def require(self) -> None:
+        """Check again before a request, until it was seen to be right."""
+        if self._is_open or endpoint() in PUBLIC:
+            return
+        try:
+            self._check()
+        except SettingsError as error:
+            raise Unavailable(error.message, retry_after_s=30) from error
+
+    def _check(self) -> None:
+        with self._lock:
+            if not self._is_open:
+                store.schema.check(self._db)
+                self._is_open = True
+
+
+def endpoint() -> str:
+    """The name of the endpoint this request goes to."""
+    return flask.request.endpoint or "none"

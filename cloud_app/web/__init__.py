@@ -1,0 +1,1 @@
+"""HTTP: the OpenAI-compatible API, the fleet's API, the Fleet page, health."""

@@ -1,0 +1,163 @@
+"""Answers in OpenAI's shapes: whole, in chunks, and accepted for later."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cloud_app.store.records import JobRecord
+from genie.contracts.inference import JobState, Outcome, Usage
+
+Json = dict[str, object]
+Choice = Callable[[str, str | None], Json]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """How one endpoint writes what is the same answer."""
+
+    prefix: str
+    whole: str
+    chunk: str
+    later: str
+    choice: Choice
+    delta: Choice
+    opening: Json | None
+
+
+def _chat_choice(text: str, reason: str | None) -> Json:
+    message = {"role": "assistant", "content": text, "refusal": None}
+    return {"index": 0, "message": message, "finish_reason": reason, "logprobs": None}
+
+
+def _chat_delta(text: str, reason: str | None) -> Json:
+    delta = {"content": text} if text else {}
+    return {"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}
+
+
+def _text_choice(text: str, reason: str | None) -> Json:
+    return {"index": 0, "text": text, "finish_reason": reason, "logprobs": None}
+
+
+CHAT = Dialect(
+    prefix="chatcmpl-",
+    whole="chat.completion",
+    chunk="chat.completion.chunk",
+    later="chat.completion.async",
+    choice=_chat_choice,
+    delta=_chat_delta,
+    opening={
+        "index": 0,
+        "delta": {"role": "assistant", "content": "", "refusal": None},
+        "finish_reason": None,
+        "logprobs": None,
+    },
+)
+
+TEXT = Dialect(
+    prefix="cmpl-",
+    whole="text_completion",
+    chunk="text_completion",
+    later="text_completion.async",
+    choice=_text_choice,
+    delta=_text_choice,
+    opening=None,
+)
+
+
+def whole(dialect: Dialect, job: JobRecord, outcome: Outcome) -> Json:
+    """A finished answer."""
+    reason = outcome.finish_reason.value if outcome.finish_reason else "stop"
+    return {
+        **_head(dialect, job, outcome, dialect.whole),
+        "choices": [dialect.choice(outcome.text, reason)],
+        "usage": usage(outcome.usage),
+        "model_substituted": job.substituted,
+        "genie": facts(job, outcome),
+    }
+
+
+def later(dialect: Dialect, job: JobRecord) -> Json:
+    """An accepted job that is not waited for."""
+    name = f"{dialect.prefix}{job.id}"
+    return {
+        "id": name,
+        "object": dialect.later,
+        "status": job.state.value,
+        "polling_url": f"/v1/jobs/{name}",
+        "created": int(job.created_at.timestamp()),
+        "model": job.model,
+        "model_substituted": job.substituted,
+    }
+
+
+def piece(dialect: Dialect, job: JobRecord, text: str) -> Json:
+    """Some text of a streamed answer."""
+    head = _head(dialect, job, None, dialect.chunk)
+    return {**head, "choices": [dialect.delta(text, None)]}
+
+
+def opening(dialect: Dialect, job: JobRecord) -> Json | None:
+    """The first chunk of a chat: whose turn it is."""
+    if dialect.opening is None:
+        return None
+    return {**_head(dialect, job, None, dialect.chunk), "choices": [dialect.opening]}
+
+
+def last(dialect: Dialect, job: JobRecord, outcome: Outcome) -> Json:
+    """The chunk that says why the stream ends, and where the answer was made."""
+    reason = outcome.finish_reason.value if outcome.finish_reason else "stop"
+    if outcome.state is not JobState.COMPLETED:
+        reason = "error"
+    return {
+        **_head(dialect, job, outcome, dialect.chunk),
+        "choices": [dialect.delta("", reason)],
+        "model_substituted": job.substituted,
+        "genie": facts(job, outcome),
+    }
+
+
+def tally(dialect: Dialect, job: JobRecord, outcome: Outcome) -> Json:
+    """The chunk with the usage, for those who asked for it."""
+    head = _head(dialect, job, outcome, dialect.chunk)
+    return {**head, "choices": [], "usage": usage(outcome.usage)}
+
+
+def usage(used: Usage) -> Json:
+    """Token counts in OpenAI's words."""
+    return {
+        "prompt_tokens": used.prompt_tokens,
+        "completion_tokens": used.completion_tokens,
+        "total_tokens": used.prompt_tokens + used.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": used.cached_tokens},
+    }
+
+
+def facts(job: JobRecord, outcome: Outcome) -> Json:
+    """Where and how fast an answer was made; seconds as the worker measured them."""
+    timing = outcome.timing
+    return {
+        "job_id": job.id,
+        "persona": job.persona,
+        "worker": outcome.worker or None,
+        "locality": job.locality,
+        "queue_s": timing.queue_s,
+        "first_token_s": timing.first_token_s,
+        "total_s": timing.total_s,
+        "tokens_per_s": _rate(outcome),
+    }
+
+
+def _rate(outcome: Outcome) -> float | None:
+    """Tokens a second after the first one; None for an answer too short to tell."""
+    tokens = outcome.usage.completion_tokens - 1
+    seconds = outcome.timing.total_s - outcome.timing.first_token_s
+    return round(tokens / seconds, 2) if tokens > 0 and seconds > 0 else None
+
+
+def _head(dialect: Dialect, job: JobRecord, outcome: Outcome | None, kind: str) -> Json:
+    return {
+        "id": f"{dialect.prefix}{job.id}",
+        "object": kind,
+        "created": int(job.created_at.timestamp()),
+        "model": job.model,
+        "system_fingerprint": outcome.fingerprint if outcome else job.fingerprint,
+    }

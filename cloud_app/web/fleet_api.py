@@ -1,0 +1,187 @@
+"""The fleet for its admins: workers, queues, join tokens and API keys."""
+
+from datetime import timedelta
+from typing import Annotated
+
+from flask import Response, jsonify, request
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.tag import Tag
+from pydantic import BaseModel, Field
+
+from cloud_app import auth, placement, registry
+from cloud_app.brain.views import DemandView, PlacementView
+from cloud_app.bus import Depth
+from cloud_app.store.records import KeyRecord, WorkerRecord
+from cloud_app.web import errors, fleet_page
+from cloud_app.web.answers import Json
+from cloud_app.web.commands import join_command
+from cloud_app.web.request import context, key, require_admin
+from cloud_app.web.shapes import Shape
+from genie import codec, topology
+from genie.contracts.inference import WorkClass
+
+CLASSES = (WorkClass.INTERACTIVE, WorkClass.JOB)
+
+api = APIBlueprint(
+    "admin_api",
+    __name__,
+    url_prefix="/v1",
+    abp_tags=[Tag(name="admin", description="For admin keys")],
+    abp_security=[{"key": []}],
+    abp_responses=errors.RESPONSES,
+)
+api.before_request(require_admin)
+
+Name = Annotated[str, Field(min_length=1, max_length=80)]
+
+
+class JoinTokenRequest(Shape):
+    """Which queues the new worker shall serve; the shared one if not said."""
+
+    queues: list[str] | None = Field(None, min_length=1, max_length=8)
+
+
+class KeyRequest(Shape):
+    """The key to make."""
+
+    name: Name
+    is_admin: bool = False
+    allowed_models: list[str] | None = Field(None, min_length=1, max_length=100)
+
+
+class KeyPath(BaseModel):
+    """Which key, by id or prefix."""
+
+    key_id: str = Field(max_length=100)
+
+
+@api.get("/workers")
+def list_workers() -> Response:
+    """Every worker of this org: state, GPUs, models, placements."""
+    ctx = context()
+    held = {view.id: view.placements for view in registry.view(ctx).workers}
+    known = registry.workers(ctx, key().org.slug)
+    data = [_worker(worker, held.get(worker.id, ())) for worker in known]
+    return jsonify({"object": "list", "data": data})
+
+
+@api.get("/queues")
+def list_queues() -> Response:
+    """What waits in each queue this org may use, by model and class of work."""
+    ctx = context()
+    names = {topology.SHARED, topology.org_queue(key().org.slug)}
+    demand = {(d.queue, d.model): d for d in placement.demand(ctx) if d.queue in names}
+    wanted = [(*pair, work_class) for pair in sorted(demand) for work_class in CLASSES]
+    depths = ctx.bus.depths(wanted)
+    data = [_queue(depth, demand[depth.queue, depth.model]) for depth in depths]
+    return jsonify({"object": "list", "data": data})
+
+
+@api.post("/join-tokens")
+def make_join_token(body: JoinTokenRequest) -> Response:
+    """Make a token one worker joins with, once, within an hour; shown only now."""
+    ctx = context()
+    queues = tuple(body.queues or (topology.SHARED,))
+    token = auth.create_join_token(ctx, key().org.slug, queues, actor=key().prefix)
+    expires_at = ctx.now() + timedelta(seconds=auth.JOIN_TTL_S)
+    response = jsonify(
+        {
+            "object": "join_token",
+            "token": token,
+            "queues": list(queues),
+            "expires_at": int(expires_at.timestamp()),
+            "command": join_command(ctx.settings, request.host_url, token),
+        }
+    )
+    response.status_code = 201
+    return response
+
+
+@api.get("/keys")
+def list_keys() -> Response:
+    """Every API key of this org, without its secret."""
+    data = [_key(record) for record in auth.list_keys(context(), key().org.slug)]
+    return jsonify({"object": "list", "data": data})
+
+
+@api.post("/keys")
+def make_key(body: KeyRequest) -> Response:
+    """Make an API key; its secret is shown only now."""
+    allowed = body.allowed_models
+    record, secret = auth.create_key(
+        context(),
+        key().org.slug,
+        body.name,
+        body.is_admin,
+        None if allowed is None else tuple(allowed),
+        actor=key().prefix,
+    )
+    response = jsonify({**_key(record), "secret": secret})
+    response.status_code = 201
+    return response
+
+
+@api.delete("/keys/<key_id>")
+def revoke_key(path: KeyPath) -> Response:
+    """Revoke an API key, at once."""
+    auth.revoke_key(context(), key().org.slug, path.key_id, actor=key().prefix)
+    return jsonify({"object": "key", "id": path.key_id, "revoked": True})
+
+
+def _worker(worker: WorkerRecord, held: tuple[PlacementView, ...]) -> Json:
+    seen_at = worker.seen_at or worker.registered_at
+    age_s = max(0.0, (context().now() - seen_at).total_seconds())
+    status = worker.status
+    return {
+        "id": worker.id,
+        "object": "worker",
+        "name": worker.name,
+        "org": worker.org.slug,
+        "state": fleet_page.state(worker, age_s),
+        "queues": list(worker.queues),
+        "hostname": worker.hostname,
+        "version": worker.version,
+        "gpus": [codec.builtins(gpu) for gpu in status.gpus] if status else [],
+        "host": codec.builtins(status.host) if status else None,
+        "models": [codec.builtins(m) for m in status.models] if status else [],
+        "placements": [_placement(one) for one in held],
+        "last_heartbeat_s": round(age_s, 1),
+    }
+
+
+def _placement(held: PlacementView) -> Json:
+    return {
+        "model": held.model,
+        "quant": held.quant,
+        "slots": held.slots,
+        "context": held.context,
+        "reason": held.reason,
+        "since": int(held.since.timestamp()),
+    }
+
+
+def _queue(depth: Depth, demand: DemandView) -> Json:
+    return {
+        "queue": depth.queue,
+        "model": depth.model,
+        "class": depth.work_class.value,
+        "waiting": depth.waiting,
+        "consumers": depth.consumers,
+        "oldest_s": round(demand.oldest_s, 1) if depth.waiting else None,
+        "sla_s": fleet_page.sla_s(context(), depth.model),
+    }
+
+
+def _key(record: KeyRecord) -> Json:
+    allowed = record.allowed_models
+    revoked_at = record.revoked_at
+    return {
+        "id": record.id,
+        "object": "key",
+        "name": record.name,
+        "prefix": record.prefix,
+        "is_admin": record.is_admin,
+        "allowed_models": None if allowed is None else list(allowed),
+        "created_at": int(record.created_at.timestamp()),
+        "revoked_at": None if revoked_at is None else int(revoked_at.timestamp()),
+    }

@@ -1,0 +1,252 @@
+"""What the Fleet page shows, as values a template only has to write down."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from cloud_app import inference, placement, registry
+from cloud_app.brain import liveness
+from cloud_app.brain.views import DemandView
+from cloud_app.context import Context
+from cloud_app.store import pulse
+from cloud_app.store.records import KeyRecord, WorkerRecord
+from cloud_app.web import figures
+from cloud_app.web.figures import Share, Tile
+from genie import topology
+from genie.contracts.fleet import GpuStatus, Heartbeat, ModelState, ModelStatus
+
+GIB = 1024**3
+ALMOST_FULL = 0.9
+BAR_WIDTH = 40
+
+STATE_WORDS = {
+    ModelState.FETCHING: "fetching",
+    ModelState.LOADING: "loading",
+    ModelState.UNLOADING: "unloading",
+    ModelState.FAILED: "failed",
+    ModelState.ON_DISK: "on disk",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryBar:
+    """One GPU's memory, or the host's when there is no GPU."""
+
+    name: str
+    used: str
+    total: str
+    width: int
+    tone: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelLine:
+    """One model on a worker; ``note`` is its state unless it is ready."""
+
+    id: str
+    note: str
+    tone: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerRow:
+    """One line of the table of workers."""
+
+    name: str
+    host: str
+    state: str
+    queues: tuple[str, ...]
+    bars: tuple[MemoryBar, ...]
+    models: tuple[ModelLine, ...]
+    running: int
+    heartbeat: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReasonRow:
+    """Where one persona's work goes; share and time are of the last hour."""
+
+    persona: str
+    model: str
+    share: str
+    p95: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueRow:
+    """One logical queue now, and what its users were promised."""
+
+    name: str
+    waiting: int
+    oldest: str
+    sla: str
+    is_late: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Everything of the page that changes by itself."""
+
+    org: str
+    summary: str
+    tiles: tuple[Tile, ...]
+    workers: tuple[WorkerRow, ...]
+    reasons: tuple[ReasonRow, ...]
+    queues: tuple[QueueRow, ...]
+
+
+def look(ctx: Context, key: KeyRecord) -> Page:
+    """The fleet as this key's org may see it."""
+    now = ctx.now()
+    jobs = pulse.since(ctx.db, key.org, now - figures.HOUR)
+    counts = pulse.counts(ctx.db, key.org, now - figures.HOUR)
+    workers = registry.workers(ctx, key.org.slug)
+    return Page(
+        org=key.org.name or key.org.slug,
+        summary=_summary(workers),
+        tiles=figures.tiles(jobs, counts, now),
+        workers=tuple(worker_row(worker, now) for worker in workers),
+        reasons=_reasons(ctx, key, figures.shares(jobs, now)),
+        queues=_queues(ctx, key, workers),
+    )
+
+
+def _summary(workers: Sequence[WorkerRecord]) -> str:
+    gpus = sum(len(w.status.gpus) for w in workers if w.status)
+    return f"{_count(len(workers), 'worker')} · {_count(gpus, 'GPU')}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def worker_row(worker: WorkerRecord, now: datetime) -> WorkerRow:
+    """One worker as a line of the table."""
+    status, seen_at = worker.status, worker.seen_at or worker.registered_at
+    age_s = max(0.0, (now - seen_at).total_seconds())
+    models = status.models if status else ()
+    return WorkerRow(
+        name=worker.name,
+        host=worker.hostname,
+        state=state(worker, age_s),
+        queues=worker.queues,
+        bars=bars(status) if status else (),
+        models=tuple(_line(m) for m in models if m.state is not ModelState.ABSENT),
+        running=sum(m.in_flight for m in models),
+        heartbeat=figures.seconds(age_s) if age_s >= 10 else f"{age_s:.0f} s",
+    )
+
+
+def state(worker: WorkerRecord, age_s: float) -> str:
+    """A worker in one word: how alive it is, or that it takes nothing new."""
+    heard = liveness.liveness(age_s)
+    if heard is not liveness.Liveness.ONLINE:
+        return heard.value
+    if worker.quarantined_at is not None:
+        return "quarantined"
+    return "draining" if worker.status and worker.status.draining else heard.value
+
+
+def bars(status: Heartbeat) -> tuple[MemoryBar, ...]:
+    """Memory of every GPU, or the host's when the machine has none."""
+    if status.gpus:
+        return tuple(_gpu_bar(gpu) for gpu in status.gpus)
+    host = status.host
+    used = max(0, host.memory_total_bytes - host.memory_available_bytes)
+    return (_bar("CPU", used, host.memory_total_bytes),)
+
+
+def _gpu_bar(gpu: GpuStatus) -> MemoryBar:
+    return _bar(str(gpu.index), gpu.memory_used_bytes, gpu.memory_total_bytes)
+
+
+def _bar(name: str, used: int, total: int) -> MemoryBar:
+    share = min(1.0, used / total) if total else 0.0
+    return MemoryBar(
+        name=name,
+        used=f"{used / GIB:.0f}",
+        total=f"{total / GIB:.0f}G",
+        width=round(share * BAR_WIDTH),
+        tone="warn" if share >= ALMOST_FULL else "good",
+    )
+
+
+def _line(model: ModelStatus) -> ModelLine:
+    note = STATE_WORDS.get(model.state, "")
+    if model.progress is not None and model.state is not ModelState.READY:
+        note = f"{note} {model.progress:.0%}"
+    tone = "bad" if model.state is ModelState.FAILED else "quiet"
+    return ModelLine(id=model.model, note=note, tone=tone)
+
+
+def _reasons(
+    ctx: Context, key: KeyRecord, shares: Sequence[Share]
+) -> tuple[ReasonRow, ...]:
+    """Last hour's work first, then where the other personas would go now."""
+    newest = [share.newest_job_id for share in shares]
+    why = pulse.reasons(ctx.db, key.org, newest)
+    asked = {share.persona for share in shares}
+    idle = (name for name in ctx.catalog.personas if name not in asked)
+    return (
+        *(_asked(share, why) for share in shares),
+        *(_unasked(ctx, key, name) for name in idle),
+    )
+
+
+def _asked(share: Share, why: Mapping[str, tuple[str, ...]]) -> ReasonRow:
+    return ReasonRow(
+        persona=share.persona or "by name",
+        model=share.model,
+        share=f"{share.share:.0%}".replace("%", " %"),
+        p95=figures.seconds(share.first_token_p95_s),
+        why="; ".join(why.get(share.newest_job_id, ())),
+    )
+
+
+def _unasked(ctx: Context, key: KeyRecord, persona: str) -> ReasonRow:
+    target = inference.resolve(ctx.catalog, None, persona)
+    decision = inference.explain(inference.decide(ctx, key, target))
+    reasons = decision.get("reasons")
+    why = [str(r) for r in reasons] if isinstance(reasons, list) else []
+    return ReasonRow(
+        persona=persona,
+        model=str(decision.get("model") or "nowhere now"),
+        share="–",
+        p95="–",
+        why="; ".join(why) or str(decision.get("message", "")),
+    )
+
+
+def _queues(
+    ctx: Context, key: KeyRecord, workers: Iterable[WorkerRecord]
+) -> tuple[QueueRow, ...]:
+    own = topology.org_queue(key.org.slug)
+    names = {topology.SHARED} | {q for w in workers for q in w.queues if q == own}
+    demand = [d for d in placement.demand(ctx) if d.queue in names | {own}]
+    names |= {d.queue for d in demand}
+    promised = sla_s(ctx)
+    return tuple(_queue(name, demand, promised) for name in sorted(names))
+
+
+def _queue(name: str, demand: Iterable[DemandView], promised_s: float) -> QueueRow:
+    mine = [d for d in demand if d.queue == name]
+    waiting = sum(d.queued for d in mine)
+    oldest_s = max((d.oldest_s for d in mine), default=0.0)
+    return QueueRow(
+        name=name,
+        waiting=waiting,
+        oldest=figures.seconds(oldest_s if waiting else None),
+        sla=f"{promised_s:.0f} s",
+        is_late=waiting > 0 and oldest_s > promised_s,
+    )
+
+
+def sla_s(ctx: Context, model: str | None = None) -> float:
+    """The shortest wait promised to a persona (that may use ``model``), in seconds."""
+    promises = [
+        persona.sla.queue_wait_p95_s
+        for persona in ctx.catalog.personas.values()
+        if model is None or model in persona.ladder
+    ]
+    return min(promises, default=30.0)

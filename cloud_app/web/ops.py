@@ -1,0 +1,119 @@
+"""Health, readiness, version and metrics: for probes, no key needed."""
+
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from threading import Lock
+
+from flask import Flask, Response, current_app, jsonify
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.tag import Tag
+
+from cloud_app import store
+from cloud_app.context import Context
+from genie.contracts.base import PROTOCOL
+from genie.errors import GenieError
+
+CHECK_EVERY_S = 1.0
+"""Probes come from anybody: database and broker are asked this often at most."""
+
+RETRY_AFTER_S = "2"
+
+api = APIBlueprint(
+    "ops", __name__, abp_tags=[Tag(name="ops", description="For probes; no key")]
+)
+
+
+class Readiness:
+    """Whether work can be accepted now, asked at most once a second."""
+
+    def __init__(self, checks: dict[str, Callable[[], None]]) -> None:
+        self._checks = checks
+        self._lock = Lock()
+        self._asked_at = float("-inf")
+        self._last: dict[str, str] = {}
+
+    def states(self) -> dict[str, str]:
+        """``ok`` or the reason, by part."""
+        with self._lock:
+            if time.monotonic() - self._asked_at >= CHECK_EVERY_S:
+                self._last = {name: _state(c) for name, c in self._checks.items()}
+                self._asked_at = time.monotonic()
+            return self._last
+
+
+def _state(check: Callable[[], None]) -> str:
+    try:
+        check()
+    except GenieError as error:
+        return error.message
+    return "ok"
+
+
+def install(app: Flask, ctx: Context) -> None:
+    """Have ``/readyz`` ask these: database, its schema, broker."""
+    app.extensions["genie.readiness"] = Readiness(
+        {
+            "database": ctx.db.ping,
+            "schema": lambda: store.schema.check(ctx.db),
+            "broker": ctx.bus.ping,
+        }
+    )
+
+
+def release() -> str:
+    """The installed version."""
+    try:
+        return version("genie-fleet")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+@api.get("/livez")
+def livez() -> Response:
+    """Whether this process answers at all."""
+    return jsonify({"status": "ok"})
+
+
+@api.get("/readyz")
+def readyz() -> Response:
+    """Whether work can be accepted: database, schema and broker are there."""
+    return _readiness()
+
+
+@api.get("/health")
+def health() -> Response:
+    """The same as readyz, with the version."""
+    return _readiness(version=release())
+
+
+@api.get("/version")
+def show_version() -> Response:
+    """Which release this is, and which worker protocol it speaks."""
+    return jsonify({"version": release(), "protocol": PROTOCOL})
+
+
+@api.get("/metrics")
+def metrics() -> Response:
+    """Figures for Prometheus; no names of orgs, keys or users are in there."""
+    text = current_app.extensions["genie.metrics"].text()
+    return Response(text, content_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+@api.get("/openapi")
+def openapi() -> Response:
+    """This description."""
+    document: dict[str, object] = current_app.api_doc  # type: ignore[attr-defined]  # the app is an OpenAPI app
+    return jsonify(document)
+
+
+def _readiness(**more: str) -> Response:
+    readiness: Readiness = current_app.extensions["genie.readiness"]
+    checks = readiness.states()
+    is_ready = all(state == "ok" for state in checks.values())
+    status = "ok" if is_ready else "unavailable"
+    response = jsonify({"status": status, "checks": checks, **more})
+    if not is_ready:
+        response.status_code = 503
+        response.headers["Retry-After"] = RETRY_AFTER_S
+    return response

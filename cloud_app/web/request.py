@@ -1,0 +1,99 @@
+"""One HTTP request: who asks, its id, and what its answer's headers say."""
+
+import re
+import time
+from urllib.parse import quote
+
+from flask import Flask, Response, current_app, g, request
+
+from cloud_app import auth
+from cloud_app.context import Context
+from cloud_app.store import ids
+from cloud_app.store.records import JobRecord, KeyRecord
+from genie.errors import Forbidden
+from genie.logs import logger
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_QUIET = frozenset({"ops.livez", "ops.readyz", "ops.health", "ops.metrics", "static"})
+
+
+def install(app: Flask) -> None:
+    """Give every request an id, and every answer its headers and its log line."""
+    app.before_request(_begin)
+    app.after_request(_finish)
+
+
+def context() -> Context:
+    """What this process works with."""
+    ctx: Context = current_app.extensions["genie"]
+    return ctx
+
+
+def key() -> KeyRecord:
+    """The API key of this request; only behind `require_key`."""
+    found: KeyRecord = g.key
+    return found
+
+
+def bearer() -> str | None:
+    """The credential after ``Authorization: Bearer``, None when there is none."""
+    kind, _, credential = request.headers.get("Authorization", "").partition(" ")
+    return credential.strip() or None if kind.lower() == "bearer" else None
+
+
+def require_key() -> None:
+    """Let only requests with a good API key pass; raises `Unauthorized`."""
+    g.key = auth.authenticate(context(), bearer(), remote_addr=request.remote_addr)
+
+
+def require_admin() -> None:
+    """Let only admin keys pass; raises `Unauthorized` or `Forbidden`."""
+    require_key()
+    if not key().is_admin:
+        raise Forbidden(
+            "this needs an admin key; ask whoever runs your fleet for one "
+            "(`genie up` prints the first)"
+        )
+
+
+def tell(job: JobRecord, *, worker: str | None = None, replayed: bool = False) -> None:
+    """Say in the answer's headers which job, model and machines this is about."""
+    facts = {
+        "x-genie-job-id": job.id,
+        "x-genie-model": job.model,
+        "x-genie-locality": job.locality,
+        "x-genie-worker": worker or job.worker,
+        "x-genie-replayed": "true" if replayed else None,
+    }
+    g.facts = {
+        name: quote(value, safe=" :.-_/") for name, value in facts.items() if value
+    }
+
+
+def _begin() -> None:
+    given = request.headers.get("X-Request-Id", "")
+    g.request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{ids.new_id()}"
+    g.began = time.perf_counter()
+
+
+def _finish(response: Response) -> Response:
+    response.headers["x-request-id"] = g.request_id
+    response.headers.update(g.get("facts", {}))
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    route = request.url_rule.rule if request.url_rule else "none"
+    seconds = time.perf_counter() - g.began
+    current_app.extensions["genie.metrics"].count(
+        route, request.method, response.status_code, seconds
+    )
+    if request.endpoint not in _QUIET:
+        logger("web").info(
+            "request",
+            request_id=g.request_id,
+            method=request.method,
+            route=route,
+            status=response.status_code,
+            seconds=round(seconds, 4),
+            key=g.key.prefix if "key" in g else None,
+            job=g.get("facts", {}).get("x-genie-job-id"),
+        )
+    return response

@@ -1,0 +1,161 @@
+"""One answer as server-sent events, from the first comment to ``[DONE]``."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cloud_app import inference
+from cloud_app.asking import Text, Waiting
+from cloud_app.store.records import JobRecord
+from cloud_app.web import answers, errors, sse
+from cloud_app.web.answers import Dialect
+from cloud_app.web.metrics import Metrics
+from cloud_app.web.seats import Seat
+from genie.contracts.inference import JobState, Outcome
+from genie.errors import GenieError
+
+COMMENT_EVERY_S = 1.0
+"""A waiting client hears from us this often, and we notice when it has gone."""
+
+Item = Waiting | Text | Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What one stream is about."""
+
+    dialect: Dialect
+    job: JobRecord
+    includes_usage: bool
+    request_id: str
+
+
+class Sending:
+    """The body of a streaming answer; the server closes it when the client goes.
+
+    Closing gives the seat back and, before the end, cancels the job. A class, because
+    a generator that was never started would do neither.
+    """
+
+    def __init__(
+        self, plan: Plan, items: Iterator[Item], seat: Seat, metrics: Metrics
+    ) -> None:
+        self._items, self._seat, self._metrics = items, seat, metrics
+        self._frames = frames(plan, self._counted(plan.job))
+        self._is_open = True
+        metrics.streams.inc()
+
+    def __iter__(self) -> "Sending":
+        return self
+
+    def __next__(self) -> bytes:
+        return next(self._frames)
+
+    def close(self) -> None:
+        """Stop, from whichever side."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        self._metrics.streams.dec()
+        try:
+            close(self._items)
+        finally:
+            self._seat.leave()
+
+    def _counted(self, job: JobRecord) -> Iterator[Item]:
+        for item in self._items:
+            if isinstance(item, Outcome):
+                self._metrics.used(job.model, item.usage)
+            yield item
+
+
+def close(items: Iterator[Item]) -> None:
+    """Close an iterator that may be a generator; for ours that cancels the job."""
+    stop = getattr(items, "close", None)
+    if stop is not None:
+        stop()
+
+
+def primed(items: Iterator[Item]) -> Iterator[Item]:
+    """``items`` after its first was looked at, so that a bad request gets its status.
+
+    Raises the request's own mistakes (400, 413); any other fault is told in the stream.
+    """
+    first = next(items)
+    if isinstance(first, Outcome) and first.state is not JobState.COMPLETED:
+        error = inference.failure(first.state, first.fault)
+        if error.http_status in (400, 413):
+            close(items)
+            raise error
+    return Rejoined(first, items)
+
+
+class Rejoined:
+    """An iterator with its first item put back; closing closes the original."""
+
+    def __init__(self, first: Item, rest: Iterator[Item]) -> None:
+        self._first: Item | None = first
+        self._rest = rest
+
+    def __iter__(self) -> "Rejoined":
+        return self
+
+    def __next__(self) -> Item:
+        first, self._first = self._first, None
+        return next(self._rest) if first is None else first
+
+    def close(self) -> None:
+        """Close the original."""
+        close(self._rest)
+
+
+def frames(plan: Plan, items: Iterator[Item]) -> Iterator[bytes]:
+    """The events of one stream as bytes."""
+    try:
+        yield from _answer(plan, items)
+    except GenieError as error:
+        yield from _fault(error)
+    except Exception as error:  # noqa: BLE001  # the reason stands below
+        # The web error page of a stream: its status is sent, so it can only be told
+        # in the stream; silence would be the bug.
+        yield sse.data(errors.body(errors.unforeseen(error, plan.request_id), 500))
+
+
+def _answer(plan: Plan, items: Iterator[Item]) -> Iterator[bytes]:
+    opening = answers.opening(plan.dialect, plan.job)
+    if opening is not None:
+        yield sse.data(opening)
+    told_at = 0.0
+    for item in items:
+        if isinstance(item, Text):
+            yield sse.data(answers.piece(plan.dialect, plan.job, item.text))
+        elif isinstance(item, Outcome):
+            yield from _end(plan, item)
+        elif time.monotonic() - told_at >= COMMENT_EVERY_S:
+            told_at = time.monotonic()
+            yield sse.comment(waiting(item))
+
+
+def waiting(item: Waiting) -> str:
+    """What a waiting client is told.
+
+    >>> waiting(Waiting(position=2, eta_s=1.25))
+    'queued position=2 eta_s=1.2'
+    """
+    position = "" if item.position is None else f" position={item.position}"
+    eta = "" if item.eta_s is None else f" eta_s={item.eta_s:.1f}"
+    return f"queued{position}{eta}"
+
+
+def _end(plan: Plan, outcome: Outcome) -> Iterator[bytes]:
+    yield sse.data(answers.last(plan.dialect, plan.job, outcome))
+    if outcome.state is not JobState.COMPLETED:
+        yield from _fault(inference.failure(outcome.state, outcome.fault))
+        return
+    if plan.includes_usage:
+        yield sse.data(answers.tally(plan.dialect, plan.job, outcome))
+    yield sse.DONE
+
+
+def _fault(error: GenieError) -> Iterator[bytes]:
+    yield sse.data(errors.body(errors.fault_of(error), error.http_status))
