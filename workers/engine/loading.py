@@ -152,6 +152,7 @@ def self_tested(
     return runner
 
 
+@torch.no_grad()
 def _plainly(model: PreTrainedModel, tokens: list[int], model_id: str) -> list[Tensor]:
     """Logits of the next tokens by the model's own forward; extends ``tokens``."""
     device = model.device

@@ -36,6 +36,7 @@ class Runner:
         self.device = weight.device
         self.vocabulary = weight.shape[0]
 
+    @torch.no_grad()
     def forward(self, step: Step, tokens_of: TokensOf) -> Tensor:
         """Logits ``[rows, vocabulary]`` of `yielding`'s sequences, in its order."""
         layout = lay_out(step, self.cache, self.device)

@@ -1,0 +1,295 @@
+"""The packed step loop against the models' own ``generate()``."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+from torch import Tensor
+
+from genie.contracts.inference import FinishReason, Message, Sampling, WorkClass
+
+KINDS = ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "gpt_oss"]
+PROMPTS = [
+    "a",
+    "Once upon a time there was a fleet of small machines.",
+    "xyz " * 25,
+    "The quick brown fox",
+    "0123456789" * 12,
+    "naïve café ☕",
+]
+
+Make = Callable[..., Any]
+
+
+def expected(bench: Any, prompt: str, tokens: int) -> list[int]:
+    """What ``generate()`` answers, greedily, without its end token."""
+    ids = bench.prompts.plain(prompt)
+    model = bench.tiny.reference()
+    out = model.generate(
+        torch.tensor([ids]),
+        attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+        max_new_tokens=tokens,
+        do_sample=False,
+    )
+    answer = [int(token) for token in out[0, len(ids) :]]
+    return answer[: answer.index(257)] if 257 in answer else answer
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_greedy_answers_are_those_of_generate(
+    bench: Make, request_for: Make, kind: str
+) -> None:
+    engine = bench(kind, slots=3, budget=16)
+    chosen = capture(engine)
+    for index, prompt in enumerate(PROMPTS):
+        sampling = Sampling(max_tokens=5 + 3 * index)
+        engine.backend.submit(
+            request_for(f"r{index}", prompt=prompt, sampling=sampling)
+        )
+    engine.run()
+    for index, prompt in enumerate(PROMPTS):
+        wanted = expected(engine, prompt, 5 + 3 * index)
+        assert chosen[f"r{index}"] == wanted
+        assert engine.finish(f"r{index}").fault is None
+
+
+def test_cancels_and_arrivals_do_not_change_the_answers_of_others(
+    bench: Make, request_for: Make
+) -> None:
+    engine = bench("llama", slots=3, budget=8)
+    chosen = capture(engine)
+    for index in range(12):
+        prompt = PROMPTS[index % len(PROMPTS)]
+        sampling = Sampling(max_tokens=12)
+        engine.backend.submit(
+            request_for(f"r{index}", prompt=prompt, sampling=sampling)
+        )
+        engine.step()
+        if index % 3 == 0:
+            engine.backend.cancel(f"r{index}")
+    engine.run()
+    for index in range(12):
+        if index % 3 == 0:
+            assert engine.finish(f"r{index}").reason is FinishReason.CANCELLED
+        else:
+            prompt = PROMPTS[index % len(PROMPTS)]
+            assert chosen[f"r{index}"] == expected(engine, prompt, 12)
+
+
+def test_the_text_is_that_of_the_tokens(bench: Make, request_for: Make) -> None:
+    engine = bench("llama")
+    chosen = capture(engine)
+    sampling = Sampling(max_tokens=24)
+    text, finish = engine.answer(request_for(prompt="hello", sampling=sampling))
+    whole = engine.prompts.decoded(chosen["r"])
+    # Bytes of an unfinished character at the very end are not text yet.
+    assert whole.rstrip("\ufffd").startswith(text.rstrip("\ufffd"))
+    assert finish.usage.completion_tokens == len(chosen["r"])
+    assert finish.usage.prompt_tokens == 5
+
+
+def test_the_same_seed_gives_the_same_answer_in_any_company(
+    bench: Make, request_for: Make
+) -> None:
+    engine = bench("llama", slots=4)
+    sampling = Sampling(max_tokens=16, temperature=1.5, seed=11)
+    alone, _ = engine.answer(request_for("a", prompt="hello", sampling=sampling))
+    for index in range(3):
+        hot = Sampling(max_tokens=16, temperature=1.5, seed=index)
+        engine.backend.submit(request_for(f"n{index}", prompt="other", sampling=hot))
+    again, _ = engine.answer(request_for("b", prompt="hello", sampling=sampling))
+    assert again == alone
+
+
+def test_an_answer_ends_at_its_stop_string(bench: Make, request_for: Make) -> None:
+    engine = bench("llama")
+    sampling = Sampling(max_tokens=40, ignore_eos=True)
+    whole, _ = engine.answer(request_for("a", prompt="stop", sampling=sampling))
+    pairs = [whole[at : at + 2] for at in range(3, len(whole) - 1)]
+    stop = next(pair for pair in pairs if "\ufffd" not in pair)
+    stopped = Sampling(max_tokens=40, ignore_eos=True, stop=(stop,))
+    text, finish = engine.answer(request_for("b", prompt="stop", sampling=stopped))
+    assert text == whole[: whole.index(stop)]
+    assert finish.reason is FinishReason.STOP
+
+
+def test_the_models_own_end_token_ends_an_answer(
+    bench: Make, request_for: Make
+) -> None:
+    engine = bench("llama")
+    biased = Sampling(max_tokens=9, logit_bias={"257": 1000.0})
+    text, finish = engine.answer(request_for("a", prompt="x", sampling=biased))
+    assert (text, finish.reason) == ("", FinishReason.STOP)
+    ignoring = Sampling(max_tokens=9, logit_bias={"257": 1000.0}, ignore_eos=True)
+    _, finish = engine.answer(request_for("b", prompt="x", sampling=ignoring))
+    assert finish.reason is FinishReason.LENGTH
+    assert finish.usage.completion_tokens == 9
+
+
+def test_a_prompt_over_the_context_is_refused_with_both_numbers(
+    bench: Make, request_for: Make
+) -> None:
+    engine = bench("llama", context=64)
+    _, finish = engine.answer(request_for(chat="x" * 100))
+    assert finish.fault is not None
+    assert finish.fault.code == "context_length_exceeded"
+    assert finish.fault.param == "messages"
+    prompt = len(engine.prompts.tokens(request_for(chat="x" * 100)))
+    assert f"the prompt has {prompt} tokens" in finish.fault.message
+    assert "tiny holds 64 here" in finish.fault.message
+
+
+def test_an_answer_without_a_limit_fills_the_context(
+    bench: Make, request_for: Make
+) -> None:
+    engine = bench("llama", context=64)
+    sampling = Sampling(ignore_eos=True)
+    _, finish = engine.answer(request_for(prompt="x" * 20, sampling=sampling))
+    assert finish.reason is FinishReason.LENGTH
+    assert finish.usage.completion_tokens == 44
+
+
+def test_a_request_past_its_deadline_ends_with_that_fault(
+    bench: Make, request_for: Make
+) -> None:
+    engine = bench("llama")
+    engine.backend.submit(
+        request_for(
+            prompt="x",
+            deadline_s=5.0,
+            sampling=Sampling(max_tokens=200, ignore_eos=True),
+        )
+    )
+    engine.step()
+    engine.now = 6.0
+    engine.step()
+    finish = engine.finish("r")
+    assert finish.reason is FinishReason.ERROR
+    assert finish.fault is not None
+    assert finish.fault.code == "deadline_exceeded"
+
+
+def test_a_failed_forward_fails_only_its_culprit(
+    bench: Make, request_for: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = bench("llama", slots=4)
+    whole = engine.model.forward
+
+    def forward(*, input_ids: Tensor, **rest: Any) -> Any:
+        if (input_ids == engine.prompts.plain("!")[0]).any():
+            raise RuntimeError("shape mismatch")
+        return whole(input_ids=input_ids, **rest)
+
+    monkeypatch.setattr(engine.model, "forward", forward)
+    chosen = capture(engine)
+    good = PROMPTS[1]
+    for name, prompt in (("a", good), ("bad", "oh!"), ("c", good)):
+        sampling = Sampling(max_tokens=6)
+        engine.backend.submit(request_for(name, prompt=prompt, sampling=sampling))
+    engine.run()
+    fault = engine.finish("bad").fault
+    assert fault is not None
+    assert fault.code == "engine_error"
+    assert chosen["a"] == chosen["c"] == expected(engine, good, 6)
+    assert engine.backend.stats().free_slots == 4
+
+
+def test_logits_that_are_not_finite_fail_only_their_request(
+    bench: Make, request_for: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = bench("llama", slots=2)
+    whole = engine.backend._runner.forward
+    poisoned: list[bool] = []
+
+    def forward(step: Any, tokens_of: Any) -> Tensor:
+        logits: Tensor = whole(step, tokens_of)
+        if not poisoned and len(logits) == 2:
+            poisoned.append(True)
+            logits[0] = torch.nan
+        return logits
+
+    monkeypatch.setattr(engine.backend._runner, "forward", forward)
+    for name in ("a", "b"):
+        engine.backend.submit(request_for(name, prompt="x"))
+    engine.run()
+    faults = [engine.finish(name).fault for name in ("a", "b")]
+    assert [fault is None for fault in faults] == [False, True]
+
+
+def test_interactive_work_is_admitted_before_batch_work(
+    bench: Make, request_for: Make
+) -> None:
+    engine = bench("llama", slots=1)
+    for name, rank in (
+        ("running", WorkClass.BATCH),
+        ("batch", WorkClass.BATCH),
+        ("job", WorkClass.JOB),
+        ("person", WorkClass.INTERACTIVE),
+    ):
+        request = request_for(name, prompt="x", work_class=rank)
+        engine.backend.submit(request)
+        engine.step()
+    engine.run()
+    order = [name for name in engine.events if name != "running"]
+    assert order == ["person", "job", "batch"]
+
+
+@pytest.mark.parametrize(
+    ("sampling", "param"),
+    [
+        (Sampling(temperature=-1.0), "temperature"),
+        (Sampling(top_p=1.5), "top_p"),
+        (Sampling(min_p=float("nan")), "min_p"),
+        (Sampling(repetition_penalty=0.0), "repetition_penalty"),
+        (Sampling(logit_bias={"258": 1.0}), "logit_bias"),
+        (Sampling(logit_bias={"-1": 1.0}), "logit_bias"),
+    ],
+)
+def test_sampling_that_cannot_work_is_refused_by_its_name(
+    bench: Make, request_for: Make, sampling: Sampling, param: str
+) -> None:
+    engine = bench("llama")
+    _, finish = engine.answer(request_for(prompt="x", sampling=sampling))
+    assert finish.fault is not None
+    assert finish.fault.param == param
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [(), (Message(role="user<|im_end|>", content="x"),)],
+    ids=["none", "a role that poses as a control token"],
+)
+def test_messages_that_make_no_prompt_are_refused(
+    bench: Make, request_for: Make, messages: tuple[Message, ...]
+) -> None:
+    engine = bench("llama")
+    request = msgspec.structs.replace(request_for(), messages=messages)
+    _, finish = engine.answer(request)
+    assert finish.fault is not None
+    assert finish.fault.code == "invalid_request"
+
+
+def test_zero_tokens_asked_for_is_an_answer_of_none(
+    bench: Make, request_for: Make
+) -> None:
+    engine = bench("llama")
+    sampling = Sampling(max_tokens=0)
+    text, finish = engine.answer(request_for(prompt="x", sampling=sampling))
+    assert (text, finish.reason) == ("", FinishReason.LENGTH)
+
+
+def capture(engine: Any) -> dict[str, list[int]]:
+    """The token ids of every answer from here on, end tokens left out."""
+    kept: dict[str, list[int]] = {}
+    forget = engine.backend.forget
+
+    def remember(request_id: str) -> None:
+        running = engine.backend._requests.get(request_id)
+        if running is not None:
+            kept[request_id] = running.sampler.produced
+        forget(request_id)
+
+    engine.backend.forget = remember
+    return kept

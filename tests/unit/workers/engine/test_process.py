@@ -1,0 +1,336 @@
+"""The child process: what the parent sees of its life and of its death."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from genie.contracts.inference import Fault, FinishReason, Sampling
+from genie.contracts.model import ModelSpec, Quant
+from workers import engine as engines
+from workers.engine import Bounds, Loaded
+from workers.engine.errors import EngineBusy, EngineGone, LoadFailed
+from workers.engine.process import EngineProcess, child_environment
+from workers.engine.protocol import EngineEvent, Finish, Piece
+
+Make = Callable[..., Any]
+ROOT = Path(__file__).parents[4]
+QUANT = Quant(name="f32", dtype="float32", weight_bytes=0)
+LONG = Sampling(max_tokens=3000)
+
+
+def echo_spec(source: str = "echo:") -> ModelSpec:
+    return ModelSpec(
+        id="echo",
+        family="echo",
+        parameters=0,
+        license="none",
+        source=source,
+        context_max=4096,
+        layers=1,
+        kv_heads=1,
+        head_dim=1,
+        engine="echo",
+    )
+
+
+class Heard:
+    """A sink that keeps events with the time they came."""
+
+    def __init__(self) -> None:
+        self.events: list[EngineEvent] = []
+        self.begun = threading.Event()
+        self.ended = threading.Event()
+        self.ended_at = 0.0
+
+    def __call__(self, event: EngineEvent) -> None:
+        self.events.append(event)
+        self.begun.set()
+        if isinstance(event, Finish):
+            self.ended_at = time.monotonic()
+            self.ended.set()
+
+    @property
+    def finish(self) -> Finish:
+        assert self.ended.wait(10), "no terminal event within 10 s"
+        (end,) = [one for one in self.events if isinstance(one, Finish)]
+        return end
+
+
+class Exits:
+    """Counts calls of ``on_exit``."""
+
+    def __init__(self) -> None:
+        self.faults: list[Fault] = []
+        self.called = threading.Event()
+
+    def __call__(self, fault: Fault) -> None:
+        self.faults.append(fault)
+        self.called.set()
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Loaded]]:
+    started: list[Loaded] = []
+
+    def make(
+        source: str = "echo:",
+        *,
+        slots: int = 4,
+        on_exit: Callable[[Fault], None] = lambda _: None,
+        **said: Any,
+    ) -> Loaded:
+        loaded = engines.start(
+            echo_spec(source),
+            QUANT,
+            path=None,
+            slots=slots,
+            context=4096,
+            device="cpu",
+            threads=1,
+            on_exit=on_exit,
+            **said,
+        )
+        started.append(loaded)
+        return loaded
+
+    yield make
+    for loaded in started:
+        loaded.engine.close()
+
+
+def pid_of(loaded: Loaded) -> int:
+    assert isinstance(loaded.engine, EngineProcess)
+    return loaded.engine.pid
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 10.0) -> bool:
+    """Look every 10 ms until it is so; for states no event announces."""
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:
+        time.sleep(0.01)
+    return true()
+
+
+def test_a_request_is_answered_by_the_child(start: Make, request_for: Make) -> None:
+    loaded, heard = start(), Heard()
+    loaded.engine.submit(request_for(chat="one two", sampling=Sampling()), heard)
+    assert heard.finish.reason is FinishReason.STOP
+    text = "".join(one.text for one in heard.events if isinstance(one, Piece))
+    assert text == "one two one two"
+    assert loaded.fingerprint.startswith("gf1-")
+
+
+def test_a_cancel_reaches_the_child(start: Make, request_for: Make) -> None:
+    loaded, heard = start("echo:?ms_per_token=5"), Heard()
+    loaded.engine.submit(request_for(chat="a", sampling=LONG), heard)
+    assert heard.begun.wait(5)
+    loaded.engine.cancel("r")
+    assert heard.finish.reason is FinishReason.CANCELLED
+
+
+def test_a_kill_fails_what_runs_within_moments(start: Make, request_for: Make) -> None:
+    exits, heard = Exits(), [Heard(), Heard()]
+    loaded = start("echo:?ms_per_token=5", on_exit=exits)
+    for index, sink in enumerate(heard):
+        request = request_for(f"r{index}", chat="a", sampling=LONG)
+        loaded.engine.submit(request, sink)
+    assert heard[1].begun.wait(5)
+    killed_at = time.monotonic()
+    os.kill(pid_of(loaded), signal.SIGKILL)
+    for sink in heard:
+        fault = sink.finish.fault
+        assert fault is not None
+        assert (fault.code, fault.retryable) == ("engine_died", True)
+        assert "SIGKILL" in fault.message
+        # Seen in 45 to 90 ms; the bound only tells moments from a timeout.
+        assert sink.ended_at - killed_at < 2
+    assert exits.called.wait(5)
+    with pytest.raises(EngineGone, match="SIGKILL"):
+        loaded.engine.submit(request_for("late", chat="a"), Heard())
+    loaded.engine.close()
+    assert [fault.code for fault in exits.faults] == ["engine_died"]
+
+
+def test_a_poisonous_prompt_kills_only_the_child(
+    start: Make, request_for: Make
+) -> None:
+    exits, heard = Exits(), Heard()
+    loaded = start("echo:?crash_on=poison", on_exit=exits)
+    loaded.engine.submit(request_for(chat="some poison"), heard)
+    fault = heard.finish.fault
+    assert fault is not None
+    assert "exited with status 70" in fault.message
+    assert exits.called.wait(5)
+
+
+def test_closing_ends_the_child_and_is_no_accident(
+    start: Make, request_for: Make
+) -> None:
+    exits, heard = Exits(), Heard()
+    loaded = start("echo:?ms_per_token=5", on_exit=exits)
+    loaded.engine.submit(request_for(chat="a", sampling=LONG), heard)
+    pid = pid_of(loaded)
+    loaded.engine.close()
+    loaded.engine.close()
+    fault = heard.finish.fault
+    assert fault is not None
+    assert fault.code == "engine_closed"
+    assert not is_alive(pid)
+    assert exits.faults == []
+
+
+def test_a_child_that_hangs_is_killed(start: Make, request_for: Make) -> None:
+    heard = Heard()
+    bounds = Bounds(hang_s=0.5, close_s=1.0)
+    loaded = start("echo:?ms_per_token=5", bounds=bounds)
+    os.kill(pid_of(loaded), signal.SIGSTOP)
+    loaded.engine.submit(request_for(chat="a", sampling=LONG), heard)
+    fault = heard.finish.fault
+    assert fault is not None
+    assert "it hung for" in fault.message
+
+
+def test_an_idle_child_shows_signs_of_life(start: Make) -> None:
+    loaded = start()
+    heard_at = loaded.engine._heard_at
+    assert wait_until(lambda: loaded.engine._heard_at > heard_at, 3)
+
+
+def test_a_child_that_ignores_a_polite_stop_is_killed(start: Make) -> None:
+    loaded = start(bounds=Bounds(close_s=0.3))
+    pid = pid_of(loaded)
+    os.kill(pid, signal.SIGSTOP)
+    loaded.engine.close()
+    assert not is_alive(pid)
+
+
+def test_the_waiting_room_is_bounded(start: Make, request_for: Make) -> None:
+    loaded, heard = start("echo:?ms_per_token=50", slots=1), Heard()
+    with pytest.raises(EngineBusy, match="at most 16 wait"):
+        for index in range(99):
+            request = request_for(f"r{index}", chat="a", sampling=LONG)
+            loaded.engine.submit(request, heard)
+    stats = loaded.engine.stats()
+    assert (stats.active, stats.waiting, stats.free_slots) == (1, 16, 0)
+
+
+def test_a_load_that_fails_says_why(start: Make) -> None:
+    exits = Exits()
+    with pytest.raises(LoadFailed, match="no such weights"):
+        start("echo:?fail=no+such+weights", on_exit=exits)
+    assert exits.faults == []
+
+
+def test_a_load_that_takes_too_long_is_given_up(start: Make) -> None:
+    with pytest.raises(LoadFailed, match="loading took longer"):
+        start("echo:?load_s=60", bounds=Bounds(load_s=0.3))
+
+
+@pytest.mark.parametrize(("slots", "named"), [(0, "slots"), (-1, "slots")])
+def test_no_room_to_serve_is_refused(start: Make, slots: int, named: str) -> None:
+    with pytest.raises(LoadFailed, match=named):
+        start(slots=slots)
+
+
+def test_a_context_over_the_models_is_refused() -> None:
+    with pytest.raises(LoadFailed, match="it holds 2 to 4096"):
+        engines.start(
+            echo_spec(),
+            QUANT,
+            path=None,
+            slots=1,
+            context=5000,
+            device="cpu",
+            threads=1,
+            on_exit=lambda _: None,
+        )
+
+
+def test_the_source_can_cap_the_slots(start: Make) -> None:
+    assert start("echo:?slots=2", slots=8).engine.stats().slots == 2
+
+
+def test_a_child_gets_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENIE_WORKER_SECRET", "s3cret")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cret")
+    monkeypatch.setenv("HF_TOKEN", "s3cret")
+    environment = child_environment("0,1", 3)
+    assert "s3cret" not in environment.values()
+    assert environment["CUDA_VISIBLE_DEVICES"] == "0,1"
+    assert environment["OMP_NUM_THREADS"] == "3"
+
+
+def test_the_child_itself_sees_no_credentials(
+    start: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GENIE_WORKER_SECRET", "s3cret")
+    loaded = start()
+    seen = Path(f"/proc/{pid_of(loaded)}/environ").read_bytes()
+    assert b"s3cret" not in seen
+
+
+PARENT = """
+import sys, time
+sys.path[:0] = [{root!r}, {tests!r}]
+from test_process import QUANT, echo_spec
+from workers import engine
+loaded = engine.start(echo_spec(), QUANT, path=None, slots=1, context=99, device="cpu",
+                      threads=1, on_exit=lambda fault: None)
+heavy = [name for name in ("torch", "transformers", "numpy") if name in sys.modules]
+print(loaded.engine.pid, heavy, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def parent() -> Iterator[subprocess.Popen[str]]:
+    """A process that has started an engine and printed the child's id."""
+    code = PARENT.format(root=str(ROOT), tests=str(Path(__file__).parent))
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        yield process
+        process.kill()
+
+
+def test_a_child_dies_with_its_parent_and_the_parent_loads_no_torch(
+    parent: subprocess.Popen[str],
+) -> None:
+    assert parent.stdout is not None
+    pid, _, heavy = parent.stdout.readline().strip().partition(" ")
+    assert heavy == "[]"
+    assert is_alive(int(pid))
+    parent.kill()
+    assert wait_until(lambda: not is_alive(int(pid)))
+
+
+def test_a_child_outlives_the_thread_that_loaded_it(
+    start: Make, request_for: Make
+) -> None:
+    loaded: list[Loaded] = []
+    thread = threading.Thread(target=lambda: loaded.append(start()))
+    thread.start()
+    thread.join()
+    heard = Heard()
+    loaded[0].engine.submit(request_for(chat="a"), heard)
+    assert heard.finish.fault is None
