@@ -21,6 +21,7 @@ from genie.contracts.inference import Fault
 from genie.errors import GenieError
 from workers import ledger, resident
 from workers.engine.errors import EngineError, LoadFailed
+from workers.files.errors import PullFailed
 from workers.resident import Fetch, Loaded, Resident, StartEngine
 from workers.retries import Now
 
@@ -214,7 +215,7 @@ class Residency:
                 )
                 self._set(item, ModelState.ON_DISK)
             self._start(item)
-        except LoadFailed as error:
+        except (LoadFailed, PullFailed) as error:
             item.pulled = None  # the next try looks at the files again
             self._note(item, error.fault.code, error.fault.message)
         except (EngineError, GenieError, OSError) as error:

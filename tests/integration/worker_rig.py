@@ -1,0 +1,258 @@
+"""A worker's data plane with the echo engine, and an asker to try it with.
+
+Run as a module it is a worker of its own, to be killed:
+``python -m integration.worker_rig amqp://… NAME MS_PER_TOKEN SLOTS``.
+"""
+
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from genie import codec, topology
+from genie.contracts.inference import (
+    Chunk,
+    Event,
+    InferenceTask,
+    Message,
+    Outcome,
+    Sampling,
+    Started,
+    WorkClass,
+)
+from genie.messaging import broker, envelope
+from genie.messaging.publisher import Publisher
+from genie.messaging.pump import Pump
+from workers.attempt import Me
+from workers.dataplane import DataPlane
+from workers.engine.echo import EchoEngine
+from workers.mail import Mail
+from workers.resident import Loaded
+from workers.serving import Serving
+
+if TYPE_CHECKING:
+    from kombu.transport.base import StdChannel
+
+MODEL = "echo:small"
+FINGERPRINT = "gf1-echo"
+PATIENCE_S = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resting:
+    """A loaded echo engine."""
+
+    engine: EchoEngine
+    fingerprint: str = FINGERPRINT
+    peak_bytes: int = 0
+
+
+class Rig:
+    """Serving and data plane of one worker, without an agent."""
+
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        *,
+        slots: int = 4,
+        ms_per_token: float = 0.0,
+        queues: tuple[str, ...] = (topology.SHARED,),
+    ) -> None:
+        self.engine = EchoEngine(model=MODEL, slots=slots, ms_per_token=ms_per_token)
+        self._ready: dict[str, Loaded] = {MODEL: Resting(engine=self.engine)}
+        self._events = Publisher(url, name=f"{name}.events")
+        self._replies = Publisher(url, name=f"{name}.replies")
+        self.serving = Serving(
+            Me(worker_id=name, name=name),
+            Mail(events=self._events, replies=self._replies),
+            ready=lambda: self._ready,
+            on_slot=self._slot,
+            on_served=lambda _model: None,
+        )
+        self.plane = DataPlane(url, name=name, queues=queues, serving=self.serving)
+
+    def __enter__(self) -> Self:
+        self._events.start()
+        self._replies.start()
+        self.plane.start()
+        assert self.plane.wait_connected(PATIENCE_S)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.plane.close_credits()
+        self.serving.wait_idle(None, 5.0)
+        self.engine.close()
+        self._replies.stop()
+        self._events.stop()
+        self.plane.stop()
+
+    def _slot(self) -> None:
+        self.plane.wake()
+
+
+class Asker:
+    """Publishes tasks and hears everything said of them, with the time of each."""
+
+    def __init__(self, url: str) -> None:
+        self.id = uuid.uuid4().hex[:8]
+        self._url = url
+        self._heard: list[tuple[float, str, Event]] = []
+        self._news = threading.Condition()
+        self._connection = broker.connection(url, name="asker")
+        self._pump = Pump(url, name="asker.pump", on_connect=self._listen)
+
+    def __enter__(self) -> Self:
+        self._pump.start()
+        assert self._pump.wait_connected(PATIENCE_S)
+        self._channel = self._connection.channel()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._pump.stop()
+        self._connection.release()
+
+    @property
+    def reply_to(self) -> str:
+        """Where the answers go."""
+        return topology.reply_queue(self.id)
+
+    def ask(self, text: str = "one two three", **changes: Any) -> str:
+        """Publish one task; returns its job id."""
+        job_id = uuid.uuid4().hex[:26]
+        now = datetime.now(UTC)
+        task = InferenceTask(
+            **{
+                "job_id": job_id,
+                "org": "acme",
+                "queue": topology.SHARED,
+                "model": MODEL,
+                "work_class": WorkClass.INTERACTIVE,
+                "created_at": now,
+                "deadline_at": now + timedelta(seconds=60),
+                "sampling": Sampling(),
+                "messages": (Message(role="user", content=text),),
+                "reply_to": self.reply_to,
+                **changes,
+            }
+        )
+        self.publish(task, envelope.pack(task))
+        return job_id
+
+    def publish(self, task: InferenceTask, body: bytes) -> None:
+        """Publish ``body`` where ``task`` belongs."""
+        queue = broker.declare_model_queue(
+            self._channel, task.queue, task.model, task.work_class
+        )
+        message = self._channel.prepare_message(
+            body,
+            content_type=envelope.CONTENT_TYPE,
+            content_encoding="utf-8",
+            headers=envelope.headers(task),
+            properties={"delivery_mode": 2},
+        )
+        self._channel.basic_publish(
+            message, exchange=task.queue, routing_key=queue.routing_key
+        )
+
+    def events(self, job_id: str, queue: str | None = None) -> list[Event]:
+        """What was said of a job so far, on the reply queue unless told."""
+        wanted = queue or self.reply_to
+        with self._news:
+            return [
+                event
+                for _at, where, event in self._heard
+                if event.job_id == job_id and where == wanted
+            ]
+
+    def times(self, job_ids: Iterable[str], kind: type[Event]) -> list[float]:
+        """When events of one kind arrived, in order, in monotonic seconds."""
+        wanted = set(job_ids)
+        with self._news:
+            return [
+                at
+                for at, where, event in self._heard
+                if event.job_id in wanted
+                and isinstance(event, kind)
+                and where == self.reply_to
+            ]
+
+    def outcome(self, job_id: str, queue: str | None = None) -> Outcome:
+        """Wait for a job's outcome."""
+        found = self.wait(job_id, Outcome, queue)
+        assert isinstance(found, Outcome)
+        return found
+
+    def started(self, job_id: str) -> Started:
+        """Wait until a job runs."""
+        found = self.wait(job_id, Started)
+        assert isinstance(found, Started)
+        return found
+
+    def text(self, job_id: str) -> str:
+        """The chunks of a job, joined."""
+        chunks = (e for e in self.events(job_id) if isinstance(e, Chunk))
+        return "".join(chunk.text for chunk in chunks)
+
+    def wait(self, job_id: str, kind: type[Event], queue: str | None = None) -> Event:
+        """Wait for the first event of a kind."""
+        found: list[Event] = []
+
+        def seen() -> bool:
+            found[:] = [e for e in self.events(job_id, queue) if isinstance(e, kind)]
+            return bool(found)
+
+        self.wait_until(seen)
+        return found[0]
+
+    def wait_until(self, seen: Callable[[], bool]) -> None:
+        """Wait until ``seen`` says so; fails after a bound."""
+        with self._news:
+            assert self._news.wait_for(seen, PATIENCE_S), self._heard
+
+    def _listen(self, channel: "StdChannel") -> None:
+        for queue in (broker.reply_queue(self.id), broker.outcomes_queue()):
+            bound = queue(channel)
+            bound.declare()
+            channel.basic_consume(
+                queue.name,
+                no_ack=True,
+                callback=self._hearer(queue.name),
+                consumer_tag=queue.name,
+            )
+
+    def _hearer(self, where: str) -> Callable[[Any], None]:
+        def hear(message: Any) -> None:
+            event = codec.decode_event(message.body)
+            with self._news:
+                self._heard.append((time.monotonic(), where, event))
+                self._news.notify_all()
+
+        return hear
+
+
+def main(url: str, name: str, ms_per_token: str, slots: str) -> None:
+    """Be a worker until killed."""
+    with Rig(url, name, ms_per_token=float(ms_per_token), slots=int(slots)):
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
