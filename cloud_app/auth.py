@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING
 from sqlmodel import Session
 
 from cloud_app import store
-from cloud_app.store.records import KeyRecord, OrgRecord, WorkerRecord
+from cloud_app.store.records import (
+    AnyOrg,
+    KeyRecord,
+    OrgRecord,
+    WorkerRecord,
+    slug_of,
+)
 from genie import logs, topology
 from genie.errors import BadRequest, NotFound, Unauthorized
 
@@ -72,6 +78,18 @@ def authenticate(
     return found[0]
 
 
+def standing(ctx: "Context", prefix: str) -> KeyRecord:
+    """The live key with this lookup prefix, for a session that showed it before.
+
+    Raises `Unauthorized` once it is revoked.
+    """
+    with ctx.db.reading() as session:
+        found = store.keys.by_prefix(session, prefix)
+    if found is None or found[0].revoked_at is not None:
+        raise Unauthorized("this key was revoked; log in with another one")
+    return found[0]
+
+
 def ensure_org(ctx: "Context", slug: str, name: str | None = None) -> OrgRecord:
     """The org with this slug, made if it is not there."""
     if not _SLUG.fullmatch(slug):
@@ -86,7 +104,7 @@ def ensure_org(ctx: "Context", slug: str, name: str | None = None) -> OrgRecord:
 
 def create_key(
     ctx: "Context",
-    org: str,
+    org: AnyOrg,
     name: str,
     is_admin: bool = False,
     allowed_models: tuple[str, ...] | None = None,
@@ -94,7 +112,7 @@ def create_key(
     actor: str = "cli",
 ) -> tuple[KeyRecord, str]:
     """A new key of an org and its secret, which nobody can ask for again."""
-    secret = f"{KEY}{org}-{_random(_KEY_LENGTH)}"
+    secret = f"{KEY}{slug_of(org)}-{_random(_KEY_LENGTH)}"
     now = ctx.now()
     with ctx.db.session() as session:
         owner = _org(session, org)
@@ -112,20 +130,20 @@ def create_key(
     return key, secret
 
 
-def revoke_key(ctx: "Context", org: str, key: str, *, actor: str = "cli") -> None:
+def revoke_key(ctx: "Context", org: AnyOrg, key: str, *, actor: str = "cli") -> None:
     """Revoke a key by id or prefix, at once; raises `NotFound` if there is none."""
     now = ctx.now()
     with ctx.db.session() as session:
         owner = _org(session, org)
         if not store.keys.revoke(session, owner, key, now):
             raise NotFound(
-                f"org {org} has no live key {key!r}; `genie keys list` shows them",
+                f"org {owner.slug} has no live key {key!r}; `genie keys` lists them",
                 param="key",
             )
         _audit(session, owner, now, actor, "key_revoked", key)
 
 
-def list_keys(ctx: "Context", org: str) -> tuple[KeyRecord, ...]:
+def list_keys(ctx: "Context", org: AnyOrg) -> tuple[KeyRecord, ...]:
     """Every key of an org, revoked ones too, oldest first."""
     with ctx.db.reading() as session:
         return store.keys.of_org(session, _org(session, org))
@@ -133,14 +151,14 @@ def list_keys(ctx: "Context", org: str) -> tuple[KeyRecord, ...]:
 
 def create_join_token(
     ctx: "Context",
-    org: str,
+    org: AnyOrg,
     queues: tuple[str, ...] = (topology.SHARED,),
     ttl_s: float = JOIN_TTL_S,
     *,
     actor: str = "cli",
 ) -> str:
     """A token one worker of an org may join with, once, within ``ttl_s`` seconds."""
-    _check_queues(org, queues)
+    _check_queues(slug_of(org), queues)
     token = f"{JOIN}{_random(_TOKEN_LENGTH)}"
     prefix, now = _prefix(token, _TOKEN_LENGTH), ctx.now()
     with ctx.db.session() as session:
@@ -242,7 +260,8 @@ def _random(length: int) -> str:
     return "".join(secrets.choice(_BASE62) for _ in range(length))
 
 
-def _org(session: Session, slug: str) -> OrgRecord:
+def _org(session: Session, org: AnyOrg) -> OrgRecord:
+    slug = slug_of(org)
     found = store.orgs.by_slug(session, slug)
     if found is None:
         raise NotFound(

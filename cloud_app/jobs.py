@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from cloud_app import store
 from cloud_app.context import Context
-from cloud_app.store.records import JobFilter, JobRecord, NewJob
+from cloud_app.store.records import AnyOrg, JobFilter, JobRecord, NewJob, slug_of
 from genie import logs
 from genie.contracts.inference import (
     Fault,
@@ -40,6 +40,11 @@ POISON = Fault(
     code="poison",
     message=f"{MAX_ATTEMPTS} attempts ended without an answer, most likely because "
     "this prompt crashes the engine; change the prompt or name another model",
+)
+INTERRUPTED = Fault(
+    code="interrupted",
+    message="the fleet was restarted before this was answered; ask again",
+    retryable=True,
 )
 OVERDUE = Fault(
     code="job_timeout",
@@ -103,17 +108,17 @@ def apply(ctx: Context, event: Started | Outcome) -> bool:
     return _start(ctx, event) if isinstance(event, Started) else _end(ctx, event)
 
 
-def cancel(ctx: Context, org: str, job_id: str) -> JobRecord:
+def cancel(ctx: Context, org: AnyOrg, job_id: str) -> JobRecord:
     """End an org's job as cancelled and tell the workers that may hold it.
 
     A job that ended before stays as it is; raises `UnknownJob`.
     """
-    job_id = store.ids.bare(job_id)
+    job_id, slug = store.ids.bare(job_id), slug_of(org)
     with ctx.db.session() as session:
         changed = store.jobs.close(
-            session, job_id, JobState.CANCELLED, ctx.now(), org=org
+            session, job_id, JobState.CANCELLED, ctx.now(), org=slug
         )
-        job = store.jobs.of_org(session, org, job_id)
+        job = store.jobs.of_org(session, slug, job_id)
     if job is None:
         raise _unknown(job_id)
     if changed:
@@ -121,10 +126,10 @@ def cancel(ctx: Context, org: str, job_id: str) -> JobRecord:
     return job
 
 
-def get(ctx: Context, org: str, job_id: str) -> JobRecord:
+def get(ctx: Context, org: AnyOrg, job_id: str) -> JobRecord:
     """A job of an org, its id with or without prefix; raises `UnknownJob`."""
     with ctx.db.reading() as session:
-        job = store.jobs.of_org(session, org, store.ids.bare(job_id))
+        job = store.jobs.of_org(session, slug_of(org), store.ids.bare(job_id))
     if job is None:
         raise _unknown(job_id)
     return job
@@ -132,7 +137,7 @@ def get(ctx: Context, org: str, job_id: str) -> JobRecord:
 
 def find(
     ctx: Context,
-    org: str,
+    org: AnyOrg,
     *,
     limit: int = 20,
     after: str | None = None,
@@ -144,7 +149,7 @@ def find(
     """
     last = store.ids.bare(after) if after else None
     with ctx.db.reading() as session:
-        return store.jobs.find(session, org, limit=limit, after=last, **wanted)
+        return store.jobs.find(session, slug_of(org), limit=limit, after=last, **wanted)
 
 
 def relay(ctx: Context) -> int:
@@ -159,6 +164,17 @@ def relay(ctx: Context) -> int:
             limit=RELAY_LIMIT,
         )
     return _publish_all(ctx, tasks)
+
+
+def reopen(ctx: Context) -> int:
+    """After a restart that emptied an in-memory queue: put open jobs right; how many.
+
+    Async jobs are queued again, for the relay; those that somebody waited for failed.
+    Only a process that is web, brain and broker in one may call this.
+    """
+    now = ctx.now()
+    with ctx.db.session() as session:
+        return store.backlog.reopen(session, now=now, fault=INTERRUPTED)
 
 
 def sweep(ctx: Context) -> SweepReport:

@@ -93,6 +93,27 @@ def claim_unconfirmed(
     return tuple(_again(task, number) for task, number in rows if task is not None)
 
 
+def reopen(session: Session, *, now: datetime, fault: Fault) -> int:
+    """Queue open jobs that can be published again; end the others with ``fault``."""
+    is_open = col(Job.state).in_(OPEN)
+    again = (
+        update(Job)
+        .where(is_open, col(Job.payload).is_not(None))
+        .values(state=JobState.QUEUED.value, confirmed_at=None, relayed_at=None)
+    )
+    lost = (
+        update(Job)
+        .where(is_open, col(Job.payload).is_(None))
+        .values(
+            state=JobState.FAILED.value,
+            finished_at=now,
+            fault=fault,
+            finish_reason=FinishReason.ERROR.value,
+        )
+    )
+    return changed(session, again) + changed(session, lost)
+
+
 def time_out(
     session: Session, *, before: datetime, now: datetime, fault: Fault, limit: int
 ) -> tuple[Overdue, ...]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from sqlalchemy import delete, update
+from sqlalchemy import delete, text, update
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
@@ -11,6 +11,16 @@ from cloud_app.store.records import PlacementRecord
 from cloud_app.store.statements import changed, insert_once
 
 Placement = tables.Placement
+
+_PLANNING_LOCK = 0x706C616E  # any number, the same in every release: "plan"
+
+
+def lock(session: Session) -> None:
+    """Be the only one that plans until this transaction ends."""
+    if session.get_bind().dialect.name == "postgresql":
+        statement = text("SELECT pg_advisory_xact_lock(:key)")
+        session.connection().execute(statement, {"key": _PLANNING_LOCK})
+    # SQLite's transaction already is the only writer
 
 
 def everything(session: Session) -> tuple[PlacementRecord, ...]:

@@ -23,6 +23,19 @@ class OrgRecord:
     name: str
 
 
+AnyOrg = OrgRecord | str
+"""An org or its slug."""
+
+
+def slug_of(org: AnyOrg) -> str:
+    """The slug of an org.
+
+    >>> slug_of("acme")
+    'acme'
+    """
+    return org if isinstance(org, str) else org.slug
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyRecord:
     """One API key, without its secret. ``allowed_models`` None means all."""

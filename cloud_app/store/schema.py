@@ -1,5 +1,6 @@
 """The database's schema: is it this release's, and making it so."""
 
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -42,10 +43,11 @@ def downgrade(db: Database, revision: str) -> None:
 
 def current(db: Database) -> str | None:
     """The revision the database is at, None when it is empty."""
-    with db.connection() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+    with db.reading() as session:
+        return MigrationContext.configure(session.connection()).get_current_revision()
 
 
+@cache
 def newest() -> str | None:
     """The revision this release needs."""
     return ScriptDirectory.from_config(config()).get_current_head()

@@ -1,5 +1,6 @@
 """Two statements SQLModel has no portable word for."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy.dialects import postgresql, sqlite
@@ -15,10 +16,17 @@ def insert_once(session: Session, table: type[Table], **values: Any) -> bool:
 
     A concurrent insert of the same row is waited for, so False means it is there.
     """
+    return insert_new(session, table, [values]) == 1
+
+
+def insert_new(
+    session: Session, table: type[Table], rows: Sequence[Mapping[str, Any]]
+) -> int:
+    """Insert the rows no unique constraint holds yet, in one statement; how many."""
     dialect = session.get_bind().dialect.name
     insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
-    statement: Insert = insert(table).values(**values).on_conflict_do_nothing()
-    return changed(session, statement) == 1
+    statement: Insert = insert(table).values(list(rows)).on_conflict_do_nothing()
+    return changed(session, statement)
 
 
 def changed(session: Session, statement: UpdateBase) -> int:

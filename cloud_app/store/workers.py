@@ -158,6 +158,22 @@ def note_liveness(session: Session, worker_id: str, was: str, now_is: str) -> bo
     return changed(session, statement) == 1
 
 
+def retire(
+    session: Session, org: OrgRecord, name: str, *, seen_before: datetime, now: datetime
+) -> tuple[str, ...]:
+    """Forget silent workers of this name: a new one takes it; the ids forgotten."""
+    statement = (
+        update(Worker)
+        .where(col(Worker.org_id) == org.id)
+        .where(col(Worker.name) == name)
+        .where(col(Worker.removed_at).is_(None))
+        .where(col(Worker.seen_at) < seen_before)
+        .values(removed_at=now)
+        .returning(col(Worker.id))
+    )
+    return tuple(session.connection().execute(statement).scalars())
+
+
 def quarantine(
     session: Session, org: OrgRecord, worker_id: str, at: datetime | None
 ) -> bool:

@@ -1,0 +1,117 @@
+"""``celery -A cloud_app worker`` is the brain, ``celery -A cloud_app beat`` its clock.
+
+Importing this reads no settings; the process that starts does, and says all that is
+wrong with them at once.
+"""
+
+import time
+from collections.abc import Callable
+from functools import cache, partial
+
+import celery
+from celery import bootsteps
+from celery.worker import WorkController, state
+
+from cloud_app import context, jobs, schedule, store, tasks
+from cloud_app.bus import OutcomeConsumer
+from cloud_app.context import Context
+from cloud_app.settings import CloudSettings
+from genie import env, logs
+from genie.errors import DatabaseDown
+from genie.messaging import broker
+from genie.messaging.tasks import TRANSPORT_OPTIONS, make_celery
+
+log = logs.logger("celery")
+
+RETRY_S = 2.0
+
+Read = Callable[[], CloudSettings]
+
+
+def make_app(read: Read) -> celery.Celery:
+    """The brain's Celery app; ``read`` gives its settings once the process starts."""
+    app = make_celery("cloud_app", queues=[broker.brain_queue()])
+    app.conf.beat_scheduler = "celery.beat:Scheduler"  # intervals: nothing to keep
+    app.add_defaults(partial(_settled, read))
+    app.steps["worker"].add(_step(read))
+    tasks.register(app)
+    return app
+
+
+def _settled(read: Read) -> dict[str, object]:
+    """Celery settings that depend on ours; asked for when the process starts."""
+    settings = read()
+    memory = {"polling_interval": broker.POLLING_INTERVAL_S}
+    is_memory = broker.is_memory(settings.broker_url)
+    return {
+        "broker_url": settings.broker_url,
+        "broker_transport_options": memory if is_memory else TRANSPORT_OPTIONS,
+        "beat_schedule": schedule.entries(settings),
+    }
+
+
+class Brain(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
+    """What a brain process holds besides tasks: its context and the outcomes' consumer.
+
+    It waits for a database that is away, and refuses one with another schema.
+    """
+
+    requires = ("celery.worker.components:Pool",)
+    read: Read
+
+    def __init__(self, parent: WorkController, **kwargs: object) -> None:
+        super().__init__(parent, **kwargs)
+        self._ctx: Context | None = None
+        self._outcomes: OutcomeConsumer | None = None
+
+    def start(self, parent: WorkController) -> None:
+        """Build the context, check the schema, consume outcomes."""
+        ctx = self._ctx = context.build(type(self).read())
+        _wait_for_schema(ctx.db)
+        context.install(ctx)
+        self._outcomes = OutcomeConsumer(
+            ctx.settings.broker_url, partial(jobs.apply, ctx)
+        )
+        self._outcomes.start()
+        log.info("brain_started")
+
+    def stop(self, parent: WorkController) -> None:
+        """Stop consuming, then close connections; what is not acked comes again."""
+        if self._outcomes is not None:
+            self._outcomes.stop()
+            self._outcomes = None
+        if self._ctx is not None:
+            self._ctx.close()
+            self._ctx = None
+
+    def terminate(self, parent: WorkController) -> None:
+        """The same on a cold shutdown."""
+        self.stop(parent)
+
+
+def _step(read: Read) -> type[Brain]:
+    """A bootstep class of one app: Celery makes the instance."""
+    return type("Brain", (Brain,), {"read": staticmethod(read), "__module__": __name__})
+
+
+def _wait_for_schema(db: store.Database) -> None:
+    """Until the schema was seen to be right; raises `SettingsError` when it is not."""
+    while True:
+        try:
+            store.schema.check(db)
+        except DatabaseDown as error:
+            log.warning("database_down_at_boot", error=error.message)
+        else:
+            return
+        state.maybe_shutdown()
+        time.sleep(RETRY_S)
+
+
+@cache
+def _from_environment() -> CloudSettings:
+    settings = env.read(CloudSettings)
+    logs.configure(level=settings.log_level)
+    return settings
+
+
+app = make_app(_from_environment)

@@ -1,0 +1,167 @@
+"""Where models live: look at the fleet, let the brain plan, write what is different."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from sqlmodel import Session
+
+from cloud_app import registry, store
+from cloud_app.brain import planner, router
+from cloud_app.brain.planner import Plan
+from cloud_app.brain.views import DemandView, FleetView, PlacementView
+from cloud_app.context import Context
+from cloud_app.store.records import Backlog, PlacementRecord
+from genie import logs
+from genie.errors import BrokerDown
+
+log = logs.logger("placement")
+
+ARRIVALS_OVER = timedelta(minutes=5)
+"""Arrivals per minute are counted over this long."""
+
+
+def place(ctx: Context) -> Plan:
+    """Plan, write the differences in one transaction, and nudge who has to act.
+
+    Two brains that plan at once take turns, so the second one sees what the first one
+    wrote and finds nothing to do.
+    """
+    with ctx.db.session() as session:
+        store.placements.lock(session)
+        fleet = registry.look(ctx, session)
+        demanded = _demand(ctx, session, fleet)
+        plan = planner.plan(fleet, demanded, ctx.catalog, fleet.as_of)
+        changes = _changes(fleet, plan)
+        _write(session, changes)
+    if changes:
+        registry.forget(ctx)
+        _nudge(ctx, changes)
+    _tell(plan)
+    return plan
+
+
+def preview(ctx: Context) -> Plan:
+    """What `place` would do now; writes and tells nothing."""
+    with ctx.db.reading() as session:
+        fleet = registry.look(ctx, session)
+        demanded = _demand(ctx, session, fleet)
+    return planner.plan(fleet, demanded, ctx.catalog, fleet.as_of)
+
+
+def demand(ctx: Context) -> tuple[DemandView, ...]:
+    """Open and recent work by queue and model, and what personas keep ready."""
+    fleet = registry.view(ctx)
+    with ctx.db.reading() as session:
+        return _demand(ctx, session, fleet)
+
+
+Difference = tuple[tuple[PlacementView, ...], tuple[str, ...]]
+"""Placements to write, and models to drop, of one worker."""
+
+
+def _changes(fleet: FleetView, plan: Plan) -> dict[str, Difference]:
+    """What to change, by worker id; workers that stay as they are have no entry."""
+    found = (
+        (worker.id, _difference(worker.placements, plan.desired.get(worker.id)))
+        for worker in fleet.workers
+    )
+    return {worker_id: change for worker_id, change in found if change is not None}
+
+
+def _difference(
+    before: tuple[PlacementView, ...], after: tuple[PlacementView, ...] | None
+) -> Difference | None:
+    """What to change; a plan that says nothing of a worker leaves it as it is."""
+    if after is None:
+        return None
+    known = {placement.model: placement for placement in before}
+    written = tuple(
+        placement
+        for placement in after
+        if _is_new(known.get(placement.model), placement)
+    )
+    kept = {placement.model for placement in after}
+    dropped = tuple(model for model in known if model not in kept)
+    return (written, dropped) if written or dropped else None
+
+
+def _is_new(before: PlacementView | None, after: PlacementView) -> bool:
+    """True unless it is the same placement; another reason alone is no change."""
+    if before is None:
+        return True
+    return replace(before, reason=after.reason, since=after.since) != after
+
+
+def _write(session: Session, changes: dict[str, Difference]) -> None:
+    for worker_id, (written, dropped) in changes.items():
+        if dropped:
+            store.placements.drop(session, worker_id, dropped)
+        for placement in written:
+            store.placements.write(session, _record(worker_id, placement))
+
+
+def _record(worker_id: str, placement: PlacementView) -> PlacementRecord:
+    return PlacementRecord(
+        worker_id=worker_id,
+        model=placement.model,
+        quant=placement.quant,
+        slots=placement.slots,
+        context=placement.context,
+        reason=placement.reason,
+        since=placement.since,
+    )
+
+
+def _nudge(ctx: Context, worker_ids: Iterable[str]) -> None:
+    """Best effort: a worker that is not told now learns it by its next heartbeat."""
+    for worker_id in worker_ids:
+        try:
+            ctx.bus.nudge(worker_id)
+        except BrokerDown as error:
+            log.warning("nudges_not_sent", error=str(error))
+            return
+
+
+def _demand(ctx: Context, session: Session, fleet: FleetView) -> tuple[DemandView, ...]:
+    backlog = store.backlog.counts(session, fleet.as_of - ARRIVALS_OVER)
+    work = (_of_backlog(item, fleet.as_of) for item in backlog)
+    return (*work, *_standing(ctx, fleet))
+
+
+def _of_backlog(item: Backlog, now: datetime) -> DemandView:
+    oldest_s = (now - item.oldest_at).total_seconds() if item.oldest_at else 0.0
+    return DemandView(
+        queue=item.queue,
+        model=item.model,
+        queued=item.queued,
+        running=item.running,
+        arrivals_per_min=item.arrived / (ARRIVALS_OVER.total_seconds() / 60),
+        oldest_s=max(0.0, oldest_s),
+    )
+
+
+def _standing(ctx: Context, fleet: FleetView) -> Iterator[DemandView]:
+    """One replica of what every standing persona would be served by, on each queue."""
+    open_workers = (worker for worker in fleet.workers if worker.is_open)
+    queues = {queue for worker in open_workers for queue in worker.queues}
+    for queue in sorted(queues):
+        for persona in ctx.catalog.personas.values():
+            if not persona.standing:
+                continue
+            rung = router.rung(persona, queue, fleet, ctx.catalog)
+            if rung.spec is not None:
+                yield DemandView(queue=queue, model=rung.spec.id, standing=True)
+
+
+def _tell(plan: Plan) -> None:
+    for move in plan.moves:
+        log.info(
+            "placement_moved",
+            kind=move.kind.value,
+            worker=move.worker,
+            model=move.model,
+            reason=move.reason,
+        )
+    if plan.held is not None:
+        log.warning("placement_held", reason=plan.held)

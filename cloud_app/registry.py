@@ -1,0 +1,394 @@
+"""Who is in the fleet: registrations, heartbeats, and who went silent."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from threading import Lock
+from weakref import WeakKeyDictionary
+
+from sqlmodel import Session
+
+from cloud_app import auth, snapshot, store
+from cloud_app.brain import directives, liveness
+from cloud_app.brain.views import FleetView, Liveness, WorkerView
+from cloud_app.context import Context
+from cloud_app.store.facts import Fact
+from cloud_app.store.records import AnyOrg, PlacementRecord, WorkerRecord, slug_of
+from genie import logs
+from genie.contracts.base import PROTOCOL
+from genie.contracts.fleet import (
+    DesiredModel,
+    Heartbeat,
+    HeartbeatReply,
+    ModelState,
+    Registered,
+    Registration,
+)
+from genie.errors import BadRequest, NotFound, Unauthorized
+
+log = logs.logger("registry")
+
+VIEW_FOR_S = 0.5
+"""How long one snapshot of the fleet serves the requests of a process."""
+
+KNOWN_FOR = timedelta(days=1)
+"""A worker silent for longer is no part of the fleet's picture any more."""
+
+_MAX_SEQ = 2**63 - 1
+_MAX_FACTS = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transition:
+    """A worker whose liveness changed since the gatherer last looked."""
+
+    worker_id: str
+    worker: str
+    was: str
+    now_is: str
+    age_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatherReport:
+    """Workers by liveness, what changed, and how many placements were released.
+
+    ``is_held``: so many fell silent at once that nothing is released.
+    """
+
+    counts: dict[Liveness, int]
+    transitions: tuple[Transition, ...]
+    released: int
+    is_held: bool
+
+
+class _Memory:
+    """What one process remembers of one database between two looks."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.view: FleetView | None = None
+        self.facts: set[Fact] = set()
+
+
+_memories: WeakKeyDictionary[store.Database, _Memory] = WeakKeyDictionary()
+_memories_lock = Lock()
+
+
+def register(ctx: Context, said: Registration, token: str | None) -> Registered:
+    """Let a worker in by a join token, or again by its own secret.
+
+    Raises `Unauthorized` with the next step, `BadRequest` on another protocol.
+    """
+    _check_protocol(said.protocol)
+    for param in ("name", "hostname", "boot_id", "version"):
+        auth.checked_name(getattr(said, param), param)
+    with ctx.db.session() as session:
+        if auth.worker_id_of(token) is not None:
+            worker, secret = _again(session, said, token, ctx.now()), token
+        else:
+            worker, secret = _join(session, said, token, ctx.now())
+    forget(ctx)
+    log.info("worker_registered", worker=said.name, worker_id=worker.id)
+    return Registered(
+        worker_id=worker.id,
+        worker_secret=secret or "",
+        name=said.name,
+        org=worker.org.slug,
+        broker_url=ctx.settings.worker_broker_url or ctx.settings.broker_url,
+        queues=worker.queues,
+        heartbeat_s=ctx.settings.heartbeat_s,
+    )
+
+
+def heartbeat(
+    ctx: Context, worker: WorkerRecord | None, beat: Heartbeat
+) -> HeartbeatReply:
+    """Store a heartbeat and answer with everything the worker should hold.
+
+    None is a worker the cloud does not know: it is asked to register. A heartbeat older
+    than the stored one changes nothing. Nothing is planned here.
+    """
+    _check_beat(beat)
+    now = ctx.now()
+    if worker is None:
+        return _unknown(ctx, beat, now)
+    with ctx.db.session() as session:
+        is_new = store.workers.save_heartbeat(session, worker.id, beat, now)
+        seq = beat.seq if is_new else store.workers.seq(session, worker.id)
+        placements = store.placements.of_worker(session, worker.id)
+        _keep_facts(ctx, session, beat, now)
+    if seq is None:
+        return _unknown(ctx, beat, now)
+    wanted = () if worker.quarantined_at else placements
+    return HeartbeatReply(
+        ack_seq=max(0, seq),
+        server_time=now,
+        next_in_s=ctx.settings.heartbeat_s,
+        desired=_desired(ctx, wanted),
+        directives=directives.open_for(
+            map(snapshot.placement_view, wanted),
+            beat.models,
+            is_draining=beat.draining,
+        ),
+    )
+
+
+def view(ctx: Context) -> FleetView:
+    """The whole fleet now, at most half a second old."""
+    memory = _memory(ctx)
+    with memory.lock:  # one thread reads, the others take what it read
+        known = memory.view
+        if known is not None:
+            age_s = (ctx.now() - known.as_of).total_seconds()
+            if 0 <= age_s <= VIEW_FOR_S:
+                return known
+        with ctx.db.reading() as session:
+            memory.view = seen = look(ctx, session)
+        return seen
+
+
+def look(ctx: Context, session: Session) -> FleetView:
+    """The whole fleet as this transaction sees it."""
+    now = ctx.now()
+    placements = store.placements.everything(session)
+    return snapshot.fleet_view(_known(session, now), placements, ctx.catalog, now)
+
+
+def forget(ctx: Context) -> None:
+    """Let the next `view` of this process read anew."""
+    _memory(ctx).view = None
+
+
+def workers(ctx: Context, org: AnyOrg) -> tuple[WorkerRecord, ...]:
+    """Every worker of an org that was not removed, by name."""
+    with ctx.db.reading() as session:
+        owner = store.orgs.by_slug(session, slug_of(org))
+        return () if owner is None else store.workers.of_org(session, owner)
+
+
+def quarantine(ctx: Context, org: AnyOrg, worker_id: str, *, on: bool = True) -> None:
+    """Take a worker of an org out of planning, or back in; raises `NotFound`."""
+    with ctx.db.session() as session:
+        owner = store.orgs.by_slug(session, slug_of(org))
+        at = ctx.now() if on else None
+        if owner and store.workers.quarantine(session, owner, worker_id, at):
+            return
+    raise _no_worker(worker_id)
+
+
+def remove(ctx: Context, org: AnyOrg, worker_id: str) -> None:
+    """Forget a worker of an org and what it held; raises `NotFound`."""
+    with ctx.db.session() as session:
+        owner = store.orgs.by_slug(session, slug_of(org))
+        if owner and store.workers.remove(session, owner, worker_id, ctx.now()):
+            store.placements.release(session, (worker_id,))
+            return
+    raise _no_worker(worker_id)
+
+
+def gather(ctx: Context) -> GatherReport:
+    """Who is late, offline or lost; what lost workers held is planned elsewhere.
+
+    When more than half of the fleet fell silent at once, the fault is ours: nothing is
+    released.
+    """
+    now = ctx.now()
+    with ctx.db.reading() as session:
+        records = _known(session, now)
+        held = store.placements.everything(session)
+    fleet = snapshot.fleet_view(records, held, ctx.catalog, now)
+    is_held = liveness.is_mass_silence(fleet)
+    changes = _transitions(records, fleet.workers)
+    lost = [w.id for w in fleet.workers if w.liveness is Liveness.LOST and w.placements]
+    released = _record(ctx, changes, () if is_held else lost)
+    _tell(changes, is_held)
+    return GatherReport(
+        counts=dict(Counter(worker.liveness for worker in fleet.workers)),
+        transitions=changes,
+        released=released,
+        is_held=is_held,
+    )
+
+
+def _join(
+    session: Session, said: Registration, token: str | None, now: datetime
+) -> tuple[WorkerRecord, str]:
+    if not token:
+        raise Unauthorized(
+            "no join token was sent; make one with `genie worker token` and set "
+            "GENIE_JOIN_TOKEN"
+        )
+    grant = auth.redeem(session, token, now)
+    silent = now - timedelta(seconds=liveness.OFFLINE_S)
+    gone = store.workers.retire(
+        session, grant.org, said.name, seen_before=silent, now=now
+    )
+    if gone:
+        store.placements.release(session, gone)
+    worker_id = store.ids.new_id(now)
+    secret = auth.worker_secret(worker_id)
+    store.workers.insert(
+        session,
+        worker_id,
+        grant.org,
+        said,
+        queues=grant.queues,
+        secret_digest=auth.digest(secret),
+        now=now,
+    )
+    store.orgs.note(
+        session,
+        grant.org,
+        at=now,
+        actor=f"worker:{worker_id}",
+        action="worker_joined",
+        subject=said.name,
+    )
+    return _stored(session, worker_id), secret
+
+
+def _again(
+    session: Session, said: Registration, secret: str | None, now: datetime
+) -> WorkerRecord:
+    known = auth.worker(session, secret)
+    if known is None:
+        raise Unauthorized(
+            "this worker was removed from the fleet; make a join token with "
+            "`genie worker token` and join again"
+        )
+    store.workers.update_registration(session, known.id, said, now)
+    return known
+
+
+def _stored(session: Session, worker_id: str) -> WorkerRecord:
+    found = store.workers.by_id(session, worker_id)
+    if found is None:  # it was inserted in this very transaction
+        raise _no_worker(worker_id)
+    return found[0]
+
+
+def _check_protocol(theirs: int) -> None:
+    if theirs == PROTOCOL:
+        return
+    older = "worker" if theirs < PROTOCOL else "cloud"
+    raise BadRequest(
+        f"the worker speaks protocol {theirs} and this cloud speaks {PROTOCOL}; "
+        f"upgrade the {older} (`pip install -U genie-fleet`)",
+        param="protocol",
+    )
+
+
+def _check_beat(beat: Heartbeat) -> None:
+    _check_protocol(beat.protocol)
+    auth.checked_name(beat.boot_id, "boot_id")
+    if beat.seq > _MAX_SEQ:
+        raise BadRequest(f"seq must be at most {_MAX_SEQ}", param="seq")
+
+
+def _unknown(ctx: Context, beat: Heartbeat, now: datetime) -> HeartbeatReply:
+    return HeartbeatReply(
+        ack_seq=beat.seq,
+        server_time=now,
+        next_in_s=ctx.settings.heartbeat_s,
+        register=True,
+    )
+
+
+def _desired(
+    ctx: Context, placements: Iterable[PlacementRecord]
+) -> tuple[DesiredModel, ...]:
+    """Placements with everything needed to load them; the catalog may have changed."""
+    models = ctx.catalog.models
+    specs = ((placement, models.get(placement.model)) for placement in placements)
+    return tuple(
+        DesiredModel(
+            spec=spec,
+            quant=placement.quant,
+            slots=placement.slots,
+            context=placement.context,
+            reason=placement.reason,
+        )
+        for placement, spec in specs
+        if spec is not None
+    )
+
+
+def _keep_facts(ctx: Context, session: Session, beat: Heartbeat, now: datetime) -> None:
+    """Keep what was measured of models never seen before: one statement, seldom."""
+    memory = _memory(ctx)
+    new = {
+        (model.model, model.quant, model.fingerprint): model
+        for model in beat.models
+        if model.state is ModelState.READY
+        and model.fingerprint
+        and model.fingerprint.isprintable()
+        and model.model in ctx.catalog.models
+        and model.quant.isprintable()
+    }
+    for fact in memory.facts & new.keys():
+        del new[fact]
+    if not new or len(memory.facts) > _MAX_FACTS:
+        return
+    store.facts.insert(session, new, now)
+    memory.facts.update(new)
+
+
+def _memory(ctx: Context) -> _Memory:
+    with _memories_lock:
+        return _memories.setdefault(ctx.db, _Memory())
+
+
+def _known(session: Session, now: datetime) -> tuple[WorkerRecord, ...]:
+    return store.workers.seen_since(session, now - KNOWN_FOR)
+
+
+def _transitions(
+    records: Iterable[WorkerRecord], views: Iterable[WorkerView]
+) -> tuple[Transition, ...]:
+    noted = {record.id: record.noted for record in records}
+    return tuple(
+        Transition(
+            worker_id=worker.id,
+            worker=worker.name,
+            was=noted[worker.id],
+            now_is=worker.liveness.value,
+            age_s=worker.age_s,
+        )
+        for worker in views
+        if noted[worker.id] != worker.liveness.value
+    )
+
+
+def _record(ctx: Context, changes: Iterable[Transition], lost: Iterable[str]) -> int:
+    """Note transitions and release placements; a quiet fleet costs no write."""
+    changes, lost = tuple(changes), tuple(lost)
+    if not changes and not lost:
+        return 0
+    with ctx.db.session() as session:
+        for change in changes:
+            store.workers.note_liveness(
+                session, change.worker_id, change.was, change.now_is
+            )
+        return store.placements.release(session, lost) if lost else 0
+
+
+def _tell(changes: Iterable[Transition], is_held: bool) -> None:
+    for change in changes:
+        event = "back" if change.now_is == Liveness.ONLINE else change.now_is
+        log.info(
+            f"worker_{event}",
+            worker=change.worker,
+            worker_id=change.worker_id,
+            age_s=round(change.age_s, 1),
+        )
+    if is_held:
+        log.warning("mass_silence", next_step="look at this cloud's own network first")
+
+
+def _no_worker(worker_id: str) -> NotFound:
+    return NotFound(
+        f"there is no worker {worker_id} in this org; `genie workers` lists them",
+        param="worker",
+    )

@@ -1,0 +1,37 @@
+"""When the cloud's own tasks run."""
+
+from typing import TypedDict
+
+from cloud_app.settings import CloudSettings
+from genie import topology
+
+GATHER_S = 10.0
+RELAY_S = 5.0
+SWEEP_S = 30.0
+
+
+class Entry(TypedDict):
+    """One line of beat's schedule."""
+
+    task: str
+    schedule: float
+    options: dict[str, float]
+
+
+def entries(settings: CloudSettings) -> dict[str, Entry]:
+    """Beat's schedule: every task by name and seconds.
+
+    A message expires when the next one is due: a brain that was away does not replay
+    what it missed, since every run looks at everything anyway.
+    """
+    every = {
+        topology.TASK_GATHER: GATHER_S,
+        topology.TASK_PLACE: settings.place_every_s,
+        topology.TASK_RELAY: RELAY_S,
+        topology.TASK_SWEEP: SWEEP_S,
+    }
+    return {name: _entry(name, seconds) for name, seconds in every.items()}
+
+
+def _entry(task: str, every_s: float) -> Entry:
+    return {"task": task, "schedule": every_s, "options": {"expires": every_s}}

@@ -1,0 +1,69 @@
+"""The cloud's own Celery tasks: find the context, call one function, log counts.
+
+Any number of brains may run any of them at the same time: what they do is guarded in
+the database, and doing it twice changes nothing.
+"""
+
+from collections.abc import Callable
+
+import celery
+
+from cloud_app import context, jobs, placement, registry
+from cloud_app.context import Context
+from genie import logs, topology
+from genie.errors import Unavailable
+
+log = logs.logger("tasks")
+
+Run = Callable[[Context], dict[str, int]]
+"""Does the work; gives the counts worth logging, zeros are not."""
+
+
+def register(app: celery.Celery) -> None:
+    """Add every task to ``app``, under the names of `genie.topology`."""
+    tasks: dict[str, Run] = {
+        topology.TASK_GATHER: gather,
+        topology.TASK_PLACE: place,
+        topology.TASK_RELAY: relay,
+        topology.TASK_SWEEP: sweep,
+    }
+    for name, run in tasks.items():
+        app.task(_task(name, run), name=name, ignore_result=True, shared=False)
+
+
+def gather(ctx: Context) -> dict[str, int]:
+    """See who went silent."""
+    report = registry.gather(ctx)
+    return {"changed": len(report.transitions), "released": report.released}
+
+
+def place(ctx: Context) -> dict[str, int]:
+    """Plan where models live."""
+    plan = placement.place(ctx)
+    return {"moves": len(plan.moves)}
+
+
+def relay(ctx: Context) -> dict[str, int]:
+    """Publish what was committed and never confirmed."""
+    return {"published": jobs.relay(ctx)}
+
+
+def sweep(ctx: Context) -> dict[str, int]:
+    """Time out what is overdue, forget what is old."""
+    report = jobs.sweep(ctx)
+    return {"timed_out": report.timed_out, "purged": report.purged}
+
+
+def _task(name: str, run: Run) -> Callable[[], None]:
+    def task() -> None:
+        try:
+            counts = run(context.current())
+        except Unavailable as error:
+            # the next run comes in seconds and looks at everything again
+            log.warning("task_waits", task=name, error=str(error))
+            return
+        if any(counts.values()):
+            log.info("task_done", task=name, **counts)
+
+    task.__doc__ = run.__doc__
+    return task
