@@ -110,6 +110,8 @@ def load(path: Path = SHIPPED) -> Catalog:
         raise CatalogError(
             f"{path}: {error.strerror}; set GENIE_CATALOG to a catalog file"
         ) from error
+    except UnicodeDecodeError as error:
+        raise CatalogError(f"{path}: byte {error.start} is not UTF-8") from error
     except tomllib.TOMLDecodeError as error:
         raise CatalogError(f"{path}: {error}") from error
     try:
@@ -124,24 +126,40 @@ def load(path: Path = SHIPPED) -> Catalog:
 
 def _checked(path: Path, source: str, parsed: _File) -> Catalog:
     models = {entry.id: _spec(entry) for entry in parsed.models}
-    for number, persona in enumerate(parsed.personas):
-        rungs = [*persona.ladder, *([persona.floor] if persona.floor else [])]
-        for model in rungs:
-            if model not in models:
-                at = _line(source, f"personas[{number}].ladder")
-                raise CatalogError(
-                    f"{path}:{at}: field personas[{number}].ladder: persona "
-                    f"{persona.name} names {model}, which is not a model of this file",
-                    param=f"personas[{number}].ladder",
-                )
-        if persona.tier not in TIERS:
-            at = _line(source, f"personas[{number}].tier")
-            raise CatalogError(
-                f"{path}:{at}: field personas[{number}].tier: {persona.tier} is not "
-                f"one of {', '.join(TIERS)}",
-                param=f"personas[{number}].tier",
-            )
+    problem = (
+        _repeated("models", "id", [entry.id for entry in parsed.models])
+        or _repeated("personas", "name", [p.name for p in parsed.personas])
+        or _wrong_persona(parsed.personas, models)
+    )
+    if problem is not None:
+        name, why = problem
+        at = _line(source, name)
+        raise CatalogError(f"{path}:{at}: field {name}: {why}", param=name)
     return Catalog(models=models, personas={p.name: p for p in parsed.personas})
+
+
+def _repeated(table: str, key: str, names: list[str]) -> tuple[str, str] | None:
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            return f"{table}[{number}].{key}", f"{name} is there twice"
+    return None
+
+
+def _wrong_persona(
+    personas: tuple[Persona, ...], models: dict[str, ModelSpec]
+) -> tuple[str, str] | None:
+    """The first field that contradicts another one, and why."""
+    for number, persona in enumerate(personas):
+        at = f"personas[{number}]"
+        unknown = [model for model in persona.ladder if model not in models]
+        if unknown:
+            why = f"names {unknown[0]}, which is not a model of this file"
+            return f"{at}.ladder", f"persona {persona.name} {why}"
+        if persona.floor is not None and persona.floor not in persona.ladder:
+            return f"{at}.floor", f"{persona.floor} is no rung of the ladder"
+        if persona.tier not in TIERS:
+            return f"{at}.tier", f"{persona.tier} is not one of {', '.join(TIERS)}"
+    return None
 
 
 def _spec(entry: _ModelEntry) -> ModelSpec:
@@ -176,13 +194,13 @@ def _quant(entry: _ModelEntry, quant: _QuantEntry) -> Quant:
 
 def _line(source: str, name: str) -> int:
     """Line of the n-th table a dotted field name speaks of, or of its key in there."""
+    lines = source.splitlines()
     table, _, rest = name.partition("[")
-    if not rest:
-        return _find(source.splitlines(), f"{table}", 0)
-    lines, index = source.splitlines(), int(rest.partition("]")[0])
     starts = [n for n, line in enumerate(lines) if line.strip() == f"[[{table}]]"]
+    index = int(rest.partition("]")[0]) if rest else 0
     start = starts[index] if index < len(starts) else 0
-    return _find(lines, rest.partition("].")[2].partition("[")[0], start)
+    key = rest.partition("].")[2] if rest else table
+    return _find(lines, key.partition(".")[0].partition("[")[0], start)
 
 
 def _find(lines: list[str], key: str, start: int) -> int:

@@ -16,6 +16,9 @@ _events: msgspec.json.Decoder[Started | Chunk | Outcome] = msgspec.json.Decoder(
     Started | Chunk | Outcome
 )
 
+# Recursion: brackets nested by the thousand must not end the thread that reads them.
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 
 @cache
 def _decoder(contract: type[Contract]) -> msgspec.json.Decoder[Any]:
@@ -25,11 +28,17 @@ def _decoder(contract: type[Contract]) -> msgspec.json.Decoder[Any]:
 def encode(value: Contract, *, limit_bytes: int | None = None) -> bytes:
     """One contract as JSON; raises `TooLarge` over ``limit_bytes``.
 
+    Raises `CodecError` for text that UTF-8 cannot hold (half a surrogate pair).
+
     >>> from genie.contracts.inference import Message
     >>> encode(Message(role="user", content="hi"))
     b'{"role":"user","content":"hi","name":null}'
     """
-    data = _encoder.encode(value)
+    try:
+        data = _encoder.encode(value)
+    except UnicodeEncodeError as error:
+        said = f"has text that is not valid Unicode at character {error.start}"
+        raise CodecError(f"{type(value).__name__} {said}; remove it") from error
     if limit_bytes is not None and len(data) > limit_bytes:
         raise TooLarge(
             f"the message has {len(data)} bytes and the limit is {limit_bytes}; "
@@ -50,7 +59,7 @@ def decode(contract: type[C], data: bytes | str) -> C:
     """
     try:
         value = _decoder(contract).decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise CodecError(f"{contract.__name__}: {error}", param=field(error)) from error
     if not isinstance(value, contract):  # the decoder is built for this contract
         raise CodecError(f"{contract.__name__}: decoded to {type(value).__name__}")
@@ -61,7 +70,7 @@ def decode_event(data: bytes | str) -> Event:
     """JSON as a started, chunk or outcome event; raises `CodecError`."""
     try:
         return _events.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise CodecError(f"event: {error}", param=field(error)) from error
 
 

@@ -7,6 +7,7 @@ at once, so that nobody restarts a process five times to find five mistakes.
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +27,7 @@ def text(value: str) -> str:
 
 def whole(value: str) -> int:
     """A whole number of at least 0."""
-    if not value.isdigit():
+    if not value.isdecimal():
         raise ValueError(f"is {value!r}, not a whole number")
     return int(value)
 
@@ -37,6 +38,8 @@ def number(value: str) -> float:
         parsed = float(value)
     except ValueError as error:
         raise ValueError(f"is {value!r}, not a number") from error
+    if not isfinite(parsed):
+        raise ValueError(f"is {value}, not a number")
     if parsed <= 0:
         raise ValueError(f"is {value}, not above 0")
     return parsed
