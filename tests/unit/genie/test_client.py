@@ -1,6 +1,5 @@
 """The client's calls: what is sent, and what becomes of the answer."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,19 +7,17 @@ import httpx2
 import pytest
 
 import genie
+from fixtures.twin_cloud import TwinCloud
 from genie import errors
 from genie.client import Client, default
 from genie.contracts.inference import JobState
 from genie.credentials import Credentials, save
-from genie.transport import Clock
 
 URL = "http://127.0.0.1:1"
 
 CHOICE = {"index": 0, "message": {"role": "assistant", "content": "Hello"}}
 COMPLETION = {"id": "chatcmpl-01a", "model": "m", "choices": [CHOICE]}
 JOB = {"id": "01a", "status": "completed", "result": COMPLETION}
-
-Replies = dict[str, object]
 
 
 @pytest.fixture(autouse=True)
@@ -31,39 +28,18 @@ def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("GENIE_HOME", str(tmp_path))
 
 
-class Twin:
-    """A cloud that answers each path with one JSON value and keeps the requests."""
-
-    def __init__(self, replies: Replies) -> None:
-        self.replies = replies
-        self.requests: list[httpx2.Request] = []
-        self.client = Client(
-            URL,
-            "sk-genie-a-1",
-            transport=httpx2.MockTransport(self._reply),
-            clock=Clock(sleep=lambda _: None),
-        )
-
-    def _reply(self, request: httpx2.Request) -> httpx2.Response:
-        self.requests.append(request)
-        reply = self.replies[f"{request.method} {request.url.path}"]
-        if isinstance(reply, httpx2.Response):
-            return reply
-        return httpx2.Response(200, json=reply)
-
-    @property
-    def sent(self) -> dict[str, object]:
-        """The body of the last request."""
-        body: dict[str, object] = json.loads(self.requests[-1].content)
-        return body
+def twin_of(replies: dict[str, object]) -> TwinCloud:
+    twin = TwinCloud()
+    twin.replies = replies
+    return twin
 
 
 CHAT = "POST /v1/chat/completions"
 
 
 def test_asking_sends_one_question_and_reads_its_answer() -> None:
-    twin = Twin({CHAT: COMPLETION})
-    result = twin.client.ask("hi", persona="review", timeout=30)
+    twin = twin_of({CHAT: COMPLETION})
+    result = twin.client().ask("hi", persona="review", timeout=30)
     assert result.text == "Hello"
     assert twin.sent["persona"] == "review"
     assert twin.sent["mode"] == "sync"
@@ -71,74 +47,62 @@ def test_asking_sends_one_question_and_reads_its_answer() -> None:
 
 
 def test_every_question_has_an_idempotency_key_of_its_own() -> None:
-    twin = Twin({CHAT: COMPLETION})
-    twin.client.ask("hi")
-    twin.client.ask("hi")
+    twin = twin_of({CHAT: COMPLETION})
+    twin.client().ask("hi")
+    twin.client().ask("hi")
     first, second = (request.headers["idempotency-key"] for request in twin.requests)
     assert first != second
 
 
 def test_an_idempotency_key_can_be_brought() -> None:
-    twin = Twin({CHAT: COMPLETION})
-    twin.client.ask("hi", idempotency_key="mine")
+    twin = twin_of({CHAT: COMPLETION})
+    twin.client().ask("hi", idempotency_key="mine")
     assert twin.requests[0].headers["idempotency-key"] == "mine"
 
 
 def test_a_second_try_has_the_same_idempotency_key() -> None:
-    replies = iter([httpx2.ReadError("reset"), httpx2.Response(200, json=COMPLETION)])
-    keys: list[str] = []
-
-    def reply(request: httpx2.Request) -> httpx2.Response:
-        keys.append(request.headers["idempotency-key"])
-        said = next(replies)
-        if isinstance(said, httpx2.ReadError):
-            raise said
-        return said
-
-    client = Client(
-        URL,
-        transport=httpx2.MockTransport(reply),
-        clock=Clock(sleep=lambda _: None),
-    )
-    assert client.ask("hi").text == "Hello"
-    assert len(keys) == 2
-    assert len(set(keys)) == 1
+    twin = twin_of({CHAT: iter([httpx2.ReadError("reset"), COMPLETION])})
+    assert twin.client(retry_s=1).ask("hi").text == "Hello"
+    first, second = (request.headers["idempotency-key"] for request in twin.requests)
+    assert first == second
 
 
 def test_a_submitted_job_has_no_deadline_unless_given() -> None:
     later = {"id": "chatcmpl-01a", "status": "queued", "created": 1}
-    twin = Twin({CHAT: later, "GET /v1/jobs/01a": JOB})
-    job = twin.client.submit("hi")
+    twin = twin_of({CHAT: later, "GET /v1/jobs/01a": JOB})
+    job = twin.client().submit("hi")
     assert twin.sent["mode"] == "async"
     assert "deadline_s" not in twin.sent
     assert job.id == "01a"
     assert job.result().text == "Hello"
-    twin.client.submit("hi", timeout=60)
+    twin.client().submit("hi", timeout=60)
     assert twin.sent["deadline_s"] == 60
 
 
 def test_a_job_is_found_with_its_prefix_too() -> None:
-    twin = Twin({"GET /v1/jobs/01a": JOB, "POST /v1/jobs/01a/cancel": JOB})
-    assert twin.client.job("chatcmpl-01a").status is JobState.COMPLETED
-    assert twin.client.job("01a").cancel().id == "01a"
+    twin = twin_of({"GET /v1/jobs/01a": JOB, "POST /v1/jobs/01a/cancel": JOB})
+    assert twin.client().job("chatcmpl-01a").status is JobState.COMPLETED
+    assert twin.client().job("01a").cancel().id == "01a"
 
 
 def test_an_id_cannot_leave_its_place_in_the_path() -> None:
-    twin = Twin({"GET /v1/jobs/../keys": JOB})
-    twin.client.job("../keys")
+    twin = twin_of({"GET /v1/jobs/../keys": JOB})
+    twin.client().job("../keys")
     assert twin.requests[0].url.raw_path == b"/v1/jobs/..%2Fkeys"
 
 
 def test_filters_of_jobs_are_sent_as_given() -> None:
-    twin = Twin({"GET /v1/jobs": {"object": "list", "data": [JOB], "has_more": False}})
-    found = twin.client.jobs(state="completed", limit=5, worker=None)
+    twin = twin_of(
+        {"GET /v1/jobs": {"object": "list", "data": [JOB], "has_more": False}}
+    )
+    found = twin.client().jobs(state="completed", limit=5, worker=None)
     assert [job.id for job in found] == ["01a"]
     assert dict(twin.requests[0].url.params) == {"state": "completed", "limit": "5"}
 
 
 def test_a_filter_that_does_not_exist_is_named() -> None:
     with pytest.raises(TypeError, match="no 'status'; there are: after, limit"):
-        Twin({}).client.jobs(status="completed")  # type: ignore[call-arg]  # the point
+        twin_of({}).client().jobs(status="completed")  # type: ignore[call-arg]  # the point
 
 
 def test_a_route_is_the_decision_with_its_reasons() -> None:
@@ -149,12 +113,12 @@ def test_a_route_is_the_decision_with_its_reasons() -> None:
         "reasons": ["fits"],
         "skipped": [{"model": "big", "why": "no memory"}],
     }
-    twin = Twin({"POST /v1/route": {"object": "route", "route": route}})
-    found = twin.client.route("hi", persona="review")
+    twin = twin_of({"POST /v1/route": {"object": "route", "route": route}})
+    found = twin.client().route("hi", persona="review")
     assert twin.sent == {"persona": "review", "input": "hi"}
     assert (found.model, found.work_class) == ("m", "interactive")
     assert found.skipped[0].why == "no memory"
-    twin.client.route()
+    twin.client().route()
     assert twin.sent == {"persona": "chat"}
 
 
@@ -173,38 +137,40 @@ def test_a_list_is_read_wrapped_or_plain(
     path: str, call: Callable[[Client], object], item: object, is_wrapped: bool
 ) -> None:
     body = {"object": "list", "data": [item, item]} if is_wrapped else [item, item]
-    found = call(Twin({path: body}).client)
+    found = call(twin_of({path: body}).client())
     assert isinstance(found, tuple)
     assert len(found) == 2
 
 
 def test_a_key_is_made_and_revoked() -> None:
     made = {"id": "k1", "name": "ci", "key": "sk-genie-a-2"}
-    twin = Twin({"POST /v1/keys": made, "DELETE /v1/keys/k1": made})
-    assert twin.client.create_key("ci", admin=True, models=["m"]).key == "sk-genie-a-2"
+    twin = twin_of({"POST /v1/keys": made, "DELETE /v1/keys/k1": made})
+    assert (
+        twin.client().create_key("ci", admin=True, models=["m"]).key == "sk-genie-a-2"
+    )
     assert twin.sent == {"name": "ci", "is_admin": True, "allowed_models": ["m"]}
-    twin.client.revoke_key("k1")
+    twin.client().revoke_key("k1")
     assert twin.requests[-1].method == "DELETE"
 
 
 def test_a_join_token_can_be_for_queues() -> None:
-    twin = Twin({"POST /v1/join-tokens": {"token": "gj-1"}})
-    assert twin.client.join_token(["org.acme"]).token == "gj-1"
+    twin = twin_of({"POST /v1/join-tokens": {"token": "gj-1"}})
+    assert twin.client().join_token(["org.acme"]).token == "gj-1"
     assert twin.sent == {"queues": ["org.acme"]}
 
 
 def test_health_is_read_even_when_it_is_bad() -> None:
     sick = {"status": "unavailable", "checks": {"database": "down", "broker": "ok"}}
-    twin = Twin({"GET /health": httpx2.Response(503, json=sick)})
-    assert twin.client.health().checks["database"] == "down"
+    twin = twin_of({"GET /health": httpx2.Response(503, json=sick)})
+    assert twin.client().health().checks["database"] == "down"
 
 
 def test_an_answer_of_something_else_says_what_to_look_at() -> None:
-    twin = Twin({"GET /v1/models": httpx2.Response(200, text="<html>")})
+    twin = twin_of({"GET /v1/models": httpx2.Response(200, text="<html>")})
     with pytest.raises(
         errors.CodecError, match="does GENIE_URL point to a Genie cloud"
     ):
-        twin.client.models()
+        twin.client().models()
 
 
 def test_an_error_carries_its_request_id() -> None:
@@ -214,7 +180,7 @@ def test_an_error_carries_its_request_id() -> None:
         json={"error": {"message": "no model x", "code": "model_not_found"}},
     )
     with pytest.raises(errors.UnknownModel) as caught:
-        Twin({CHAT: refused}).client.ask("hi", model="x")
+        twin_of({CHAT: refused}).client().ask("hi", model="x")
     assert caught.value.request_id == "req_7"
 
 

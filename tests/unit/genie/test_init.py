@@ -58,4 +58,4 @@ def test_every_public_name_is_there(name: str) -> None:
 
 def test_a_name_that_does_not_exist_is_said_so() -> None:
     with pytest.raises(AttributeError, match="no attribute 'aks'"):
-        _ = genie.aks  # type: ignore[attr-defined]  # that is the point
+        _ = genie.aks

@@ -46,7 +46,7 @@ Said = JobAnswer | errors.GenieError
 
 
 class TwinCloud:
-    """Says one thing after the other, the last one for ever; time passes by sleeping."""
+    """Says one thing after the other, the last for ever; time passes by sleeping."""
 
     def __init__(self, *said: Said) -> None:
         self.said: list[Said] = list(said)

@@ -22,7 +22,7 @@ ONCE = Call(method="POST", path="/v1/keys", body=b"{}")
 
 
 class Scripted:
-    """A transport that gives one reply after the other, and a clock that notes waits."""
+    """A transport with one reply after the other, and a clock that notes waits."""
 
     def __init__(self, *replies: Reply, retry_s: float = 10.0) -> None:
         self.replies = list(replies)
