@@ -4,7 +4,7 @@ Registered through transformers' `AttentionInterface`; the layout of a step reac
 `slot_attention` as the extra keyword argument ``layout`` of the model's forward.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +78,22 @@ class Layout:
     lengths: Tensor
     chunks: tuple[ChunkSpan, ...]
     masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict)
+    elsewhere: "dict[torch.device, Layout]" = field(default_factory=dict)
+
+    def on(self, device: torch.device) -> "Layout":
+        """The same layout for layers on another device."""
+        if device == self.slots.device:
+            return self
+        if device not in self.elsewhere:
+            self.elsewhere[device] = replace(
+                self,
+                slots=self.slots.to(device),
+                positions=self.positions.to(device),
+                lengths=self.lengths.to(device),
+                masks={},
+                elsewhere={},
+            )
+        return self.elsewhere[device]
 
     def decode_mask(self, window: int | None) -> Tensor:
         """``[span, 1, 1, reach]``: which keys each slot's token sees."""
@@ -163,6 +179,7 @@ def slot_attention(  # noqa: PLR0913 - the signature transformers calls
 ) -> tuple[Tensor, None]:
     """Attention of packed ``[1, heads, tokens, head_dim]`` over the slots' cache."""
     layer = int(module.layer_idx)  # type: ignore[arg-type]  # a plain number
+    layout = layout.on(query.device)
     layout.cache.write(layer, key, value, layout)
     kind = _Kind(scaling, sliding_window, softcap, s_aux)
     parts = []

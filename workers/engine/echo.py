@@ -103,7 +103,7 @@ class EchoBackend(Backend):
         super().__init__(room, clock)
         self._crash_on = options.crash_on
         self._crash = crash
-        self._tick_s = options.ms_per_token / 1000
+        self.pace_s = options.ms_per_token / 1000
         self._next_tick = 0.0
         self._words: dict[str, list[str]] = {}
 
@@ -139,8 +139,8 @@ class EchoBackend(Backend):
         if now < self._next_tick:
             return False
         # After a pause the rhythm starts anew instead of catching up.
-        late = now - self._next_tick > self._tick_s
-        self._next_tick = (now if late else self._next_tick) + self._tick_s
+        late = now - self._next_tick > self.pace_s
+        self._next_tick = (now if late else self._next_tick) + self.pace_s
         return True
 
     def wait_s(self) -> float | None:

@@ -79,7 +79,7 @@ def load_model(load: Load, path: Path) -> PreTrainedModel:
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         path,
         dtype=dtype,
-        device_map="auto" if load.device == "cuda" else None,
+        device_map=_device_map(load.device),
         # Said explicitly: left open, transformers asks on stdin.
         trust_remote_code=False,
         use_safetensors=True,
@@ -88,9 +88,26 @@ def load_model(load: Load, path: Path) -> PreTrainedModel:
     )
     model, report = cast("tuple[PreTrainedModel, Report]", loaded)
     model.train(False)
+    check_placement(load.spec.id, model)
     check_weights(load.spec.id, report)
     check_support(load.spec.id, model, load.context)
     return model
+
+
+def _device_map(device: str) -> str | dict[str, int] | None:
+    if device != "cuda":
+        return None
+    return {"": 0} if torch.cuda.device_count() == 1 else "auto"
+
+
+def check_placement(model_id: str, model: PreTrainedModel) -> None:
+    """Refuse a model that spilled out of its GPUs: it would crawl, not serve."""
+    placed: dict[str, object] = getattr(model, "hf_device_map", None) or {}
+    if {"cpu", "disk"} & {str(device) for device in placed.values()}:
+        message = (
+            f"{model_id} does not fit its GPUs; give it more of them or a smaller quant"
+        )
+        raise load_failed("too_big", message)
 
 
 def check_weights(model_id: str, report: Report) -> None:

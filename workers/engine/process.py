@@ -85,6 +85,7 @@ class EngineProcess:
         self._verdict: Ready | Failed | None = None
         self._killed_for: str | None = None
         self._heard_at = time.monotonic()
+        self._fault: Fault
         self._child: subprocess.Popen[bytes]
         self._pipe: Connection
         name = f"engine {load.spec.id}"
@@ -106,7 +107,7 @@ class EngineProcess:
         self.close()
         if isinstance(self._verdict, Failed):
             raise LoadFailed(self._verdict.fault)
-        raise LoadFailed(self._death())
+        raise LoadFailed(self._fault)
 
     def submit(self, request: EngineRequest, sink: Sink) -> None:
         """Start a request; raises EngineBusy when full, EngineGone after its end."""
@@ -220,13 +221,13 @@ class EngineProcess:
     def _end(self) -> None:
         self._reap()
         was_serving = isinstance(self._verdict, Ready)
-        fault = self._death()
-        self._sinks.fail_all(fault)
+        self._fault = self._death()
+        self._sinks.fail_all(self._fault)
         self._pipe.close()
         self._settled.set()
         self._ended.set()
         if was_serving and not self._closing:
-            self._on_exit(fault)
+            self._on_exit(self._fault)
 
     def _reap(self) -> None:
         try:

@@ -114,7 +114,9 @@ class Tiny:
 
     def reference(self) -> PreTrainedModel:
         loaded = AutoModelForCausalLM.from_pretrained(self.path, dtype=torch.float32)
-        return cast("PreTrainedModel", loaded).train(False)
+        model = cast("PreTrainedModel", loaded)
+        model.train(False)
+        return model
 
     def prompts(self) -> Prompts:
         return Prompts(PreTrainedTokenizerFast.from_pretrained(self.path))

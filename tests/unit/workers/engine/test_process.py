@@ -19,6 +19,7 @@ from workers.engine import Bounds, Loaded
 from workers.engine.errors import EngineBusy, EngineGone, LoadFailed
 from workers.engine.process import EngineProcess, child_environment
 from workers.engine.protocol import EngineEvent, Finish, Piece
+from workers.engine.wire import Load
 
 Make = Callable[..., Any]
 ROOT = Path(__file__).parents[4]
@@ -240,6 +241,39 @@ def test_a_load_that_fails_says_why(start: Make) -> None:
 def test_a_load_that_takes_too_long_is_given_up(start: Make) -> None:
     with pytest.raises(LoadFailed, match="loading took longer"):
         start("echo:?load_s=60", bounds=Bounds(load_s=0.3))
+
+
+def test_a_death_while_loading_is_a_failed_load() -> None:
+    load = Load(
+        spec=echo_spec("echo:?load_s=60"),
+        quant=QUANT,
+        path=None,
+        slots=1,
+        context=99,
+        waiting=1,
+        budget=99,
+        device="cpu",
+        threads=1,
+    )
+    exits = Exits()
+    engine = EngineProcess(load, cuda_devices="", on_exit=exits)
+    failures: list[LoadFailed] = []
+
+    def start() -> None:
+        try:
+            engine.start()
+        except LoadFailed as failure:
+            failures.append(failure)
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    assert wait_until(lambda: hasattr(engine, "_child"))
+    os.kill(engine.pid, signal.SIGKILL)
+    thread.join(10)
+    (failure,) = failures
+    assert failure.fault.code == "engine_died"
+    assert "SIGKILL" in failure.fault.message
+    assert exits.faults == []
 
 
 @pytest.mark.parametrize(("slots", "named"), [(0, "slots"), (-1, "slots")])
