@@ -50,6 +50,28 @@ def upgrade() -> None:
 
 
 @db.command()
+@click.option("--org", default="home", show_default=True, help="Short name of the org.")
+def bootstrap(org: str) -> None:
+    """Make an org and its first admin key; the key is shown this once.
+
+    Needs the cloud's own settings; every further key is made with `genie keys create`.
+    """
+    from cloud_app import auth, context
+    from cloud_app.settings import CloudSettings
+    from cloud_app.store import schema
+
+    ctx = context.build(env.read(CloudSettings))
+    try:
+        schema.check(ctx.db)
+        auth.ensure_org(ctx, org)
+        key, secret = auth.create_key(ctx, org, "bootstrap", is_admin=True)
+        click.echo(f"org {org}, admin key {key.name} (shown this once):")
+        click.echo(secret)
+    finally:
+        ctx.close()
+
+
+@db.command()
 @click.argument("revision")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def downgrade(revision: str, yes: bool) -> None:
