@@ -99,11 +99,9 @@ class LazyGroup(click.Group):
     ) -> NoReturn:
         """Run a command and end the process with its exit code."""
         try:
-            super().main(
+            status = super().main(
                 args, prog_name or "genie", complete_var, standalone_mode=False, **extra
             )
-        except click.exceptions.Exit as done:
-            sys.exit(done.exit_code)
         except click.ClickException as error:
             _say(f"{error.format_message()}{_usage_hint(error)}")
             sys.exit(2)
@@ -115,7 +113,8 @@ class LazyGroup(click.Group):
         except ModuleNotFoundError as error:
             _say(_missing(error))
             sys.exit(2)
-        sys.exit(0)
+        # without its standalone mode click returns what a command gave to ctx.exit()
+        sys.exit(status if isinstance(status, int) else 0)
 
 
 def exit_code(error: GenieError) -> int:

@@ -36,7 +36,7 @@ def start() -> None:
     """
     from workers.celery import main
 
-    main()
+    click.get_current_context().exit(main())
 
 
 @worker.command()

@@ -1,0 +1,124 @@
+"""`genie ask` and `genie submit`."""
+
+import json
+from collections.abc import Callable
+
+import httpx2
+from click.testing import Result
+
+from fixtures.twin_cloud import TwinCloud
+
+Run = Callable[..., Result]
+
+CHAT = "POST /v1/chat/completions"
+DELIVERY = {
+    "job_id": "01a",
+    "worker": "gpu-1",
+    "locality": "local",
+    "tokens_per_s": 9.5,
+}
+ANSWER = {
+    "id": "chatcmpl-01a",
+    "model": "smollm2:135m",
+    "choices": [{"message": {"content": "Hello"}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 3, "completion_tokens": 2},
+    "genie": DELIVERY,
+}
+QUEUED = {"id": "chatcmpl-01a", "status": "queued"}
+DONE = {"id": "01a", "status": "completed", "result": ANSWER}
+
+
+def streamed() -> httpx2.Response:
+    chunks: list[dict[str, object]] = [
+        {"choices": [{"delta": {"content": text}}]} for text in ("Hel", "lo")
+    ]
+    last = {**ANSWER, "choices": [{"delta": {}, "finish_reason": "stop"}]}
+    lines = [f"data: {json.dumps(chunk)}\n\n" for chunk in (*chunks, last)]
+    text = "".join([": queued position=1 eta_s=2.0\n\n", *lines, "data: [DONE]\n\n"])
+    return httpx2.Response(200, text=text, headers={"x-genie-job-id": "01a"})
+
+
+def test_a_pipe_gets_the_text_and_nothing_else(run: Run, cloud: TwinCloud) -> None:
+    cloud.replies[CHAT] = ANSWER
+    done = run("ask", "hi", "-p", "review", "--stop", "END", "--max-tokens", "8")
+    assert (done.stdout, done.stderr, done.exit_code) == ("Hello\n", "", 0)
+    assert cloud.sent["persona"] == "review"
+    assert cloud.sent["stop"] == ["END"]
+    assert cloud.sent["max_tokens"] == 8
+    assert cloud.sent["mode"] == "sync"
+
+
+def test_a_terminal_gets_the_text_as_it_is_written(run: Run, cloud: TwinCloud) -> None:
+    cloud.replies[CHAT] = streamed()
+    done = run("ask", "hi", terminal=True)
+    assert cloud.sent["mode"] == "stream"
+    assert done.stdout == "Hello\n"
+    assert "smollm2:135m on gpu-1 (local) · 2 tokens · 9.5 tokens/s" in done.stderr
+
+
+def test_streaming_can_be_switched_on_and_off(run: Run, cloud: TwinCloud) -> None:
+    cloud.replies[CHAT] = iter([streamed(), ANSWER])
+    assert run("ask", "hi", "--stream").stdout == "Hello\n"
+    assert run("ask", "hi", "--no-stream", terminal=True).stdout == "Hello\n"
+    modes = [json.loads(request.content)["mode"] for request in cloud.requests]
+    assert modes == ["stream", "sync"]
+
+
+def test_json_holds_all_of_the_result(run: Run, cloud: TwinCloud) -> None:
+    cloud.replies[CHAT] = ANSWER
+    found = json.loads(run("ask", "hi", "--json", terminal=True).stdout)
+    assert found["text"] == "Hello"
+    assert found["worker"] == "gpu-1"
+    assert found["usage"]["completion_tokens"] == 2
+
+
+def test_standard_input_joins_the_prompt(run: Run, cloud: TwinCloud) -> None:
+    cloud.replies[CHAT] = ANSWER
+    run("ask", "Review this:", stdin="a diff\n")
+    assert cloud.sent["messages"] == [
+        {"role": "user", "content": "Review this:\n\na diff"}
+    ]
+    run("ask", stdin="only this")
+    assert cloud.sent["messages"] == [{"role": "user", "content": "only this"}]
+
+
+def test_nothing_to_ask_is_wrong_usage(run: Run) -> None:
+    done = run("ask")
+    assert done.exit_code == 2
+    assert "give a prompt, or text on standard input" in done.stderr
+
+
+def test_a_smaller_model_than_wanted_is_always_disclosed(
+    run: Run, cloud: TwinCloud
+) -> None:
+    cloud.replies[CHAT] = {**ANSWER, "model_substituted": "qwen3:4b"}
+    done = run("ask", "hi")
+    assert done.stdout == "Hello\n"
+    assert "smollm2:135m answered instead of qwen3:4b" in done.stderr
+
+
+def test_submitting_prints_the_id_and_nothing_else(run: Run, cloud: TwinCloud) -> None:
+    cloud.replies[CHAT] = QUEUED
+    done = run("submit", "hi")
+    assert done.stdout == "01a\n"
+    assert cloud.sent["mode"] == "async"
+    assert json.loads(run("submit", "hi", "--json").stdout)["status"] == "queued"
+
+
+def test_submitting_can_wait_for_the_answer(run: Run, cloud: TwinCloud) -> None:
+    cloud.replies = {CHAT: QUEUED, "GET /v1/jobs/01a": DONE}
+    assert run("submit", "hi", "--wait").stdout == "Hello\n"
+    found = json.loads(run("submit", "hi", "--wait", "--json").stdout)
+    assert found["job_id"] == "01a"
+
+
+def test_waiting_for_a_job_that_fails_ends_with_1(run: Run, cloud: TwinCloud) -> None:
+    failed = {
+        "id": "01a",
+        "status": "failed",
+        "error": {"message": "died", "code": "x"},
+    }
+    cloud.replies = {CHAT: QUEUED, "GET /v1/jobs/01a": failed}
+    done = run("submit", "hi", "--wait")
+    assert done.exit_code == 1
+    assert "died" in done.stderr
