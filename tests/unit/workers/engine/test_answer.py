@@ -1,0 +1,39 @@
+"""The events of one request, in order and counted."""
+
+from collections.abc import Callable
+from typing import Any
+
+from genie.contracts.inference import Fault, FinishReason, Sampling
+from workers.engine.answer import Answer
+from workers.engine.protocol import Finish, Piece
+
+Make = Callable[..., Any]
+
+
+def test_text_held_back_counts_with_the_piece_that_shows_it(request_for: Make) -> None:
+    request = request_for(chat="x", sampling=Sampling(stop=("end",)))
+    answer = Answer(request, prompt=1, started=0.0)
+    assert answer.add("e", 1.0) is None
+    assert answer.add("n", 2.0) is None
+    assert answer.add("joy", 3.0) == Piece(id="r", text="enjoy", tokens=3)
+
+
+def test_what_was_held_back_comes_before_the_finish(request_for: Make) -> None:
+    request = request_for(chat="x", sampling=Sampling(stop=("end",)))
+    answer = Answer(request, prompt=7, started=1.0)
+    answer.add("en", 3.0)
+    piece, finish = answer.end(FinishReason.LENGTH, 5.0, None)
+    assert piece == Piece(id="r", text="en", tokens=1)
+    assert isinstance(finish, Finish)
+    assert (finish.first_token_s, finish.total_s) == (2.0, 4.0)
+    assert (finish.usage.prompt_tokens, finish.usage.completion_tokens) == (7, 1)
+
+
+def test_a_fault_comes_alone(request_for: Make) -> None:
+    request = request_for(chat="x", sampling=Sampling(stop=("end",)))
+    answer = Answer(request, prompt=7, started=1.0)
+    answer.add("en", 3.0)
+    fault = Fault(code="engine_error", message="no")
+    (finish,) = answer.end(FinishReason.ERROR, 5.0, fault)
+    assert isinstance(finish, Finish)
+    assert finish.fault == fault

@@ -1,0 +1,39 @@
+"""Frames of the pipe: a batch there and back, strictly."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from genie.contracts.inference import FinishReason, Usage
+from workers.engine import wire
+from workers.engine.protocol import EngineStats, Finish, Piece
+
+Make = Callable[..., Any]
+
+
+def test_commands_arrive_as_they_were_sent(request_for: Make) -> None:
+    batch = (
+        wire.Submit(request=request_for(chat="naïve ☕")),
+        wire.Cancel(id="r"),
+        wire.Stop(),
+    )
+    assert wire.decode_commands(wire.encode(batch)) == batch
+
+
+def test_reports_arrive_as_they_were_sent() -> None:
+    batch = (
+        Piece(id="r", text="☕", tokens=2),
+        Finish(id="r", reason=FinishReason.STOP, usage=Usage()),
+        EngineStats(slots=4),
+        wire.Progress(share=0.5),
+        wire.Ready(fingerprint="gf1-x", peak_bytes=9),
+    )
+    assert wire.decode_reports(wire.encode(batch)) == batch
+
+
+def test_an_unknown_field_is_an_error_that_names_it() -> None:
+    frame = msgspec.msgpack.encode([{"kind": "cancel", "id": "r", "now": True}])
+    with pytest.raises(msgspec.ValidationError, match="now"):
+        wire.decode_commands(frame)
