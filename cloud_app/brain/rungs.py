@@ -145,7 +145,7 @@ def _held(
         (worker, placement.context)
         for worker in workers
         if (placement := worker.placement(spec.id)) is not None
-        and not worker.has_failed(spec.id, now)
+        and not _has_failed(worker, spec.id, now)
     ]
     if not holders:
         return None
@@ -166,7 +166,7 @@ def _loadable(
     criteria: Criteria,
     now: datetime,
 ) -> _Served | Skipped:
-    failed = [worker for worker in workers if worker.has_failed(spec.id, now)]
+    failed = [worker for worker in workers if _has_failed(worker, spec.id, now)]
     able = [worker for worker in workers if worker not in failed]
     asked = criteria.min_context
     fits = [(w, capacity.fit(spec, w, min_context=asked)) for w in able]
@@ -196,6 +196,18 @@ def _not_loadable(
 def _error(worker: WorkerView, model: str) -> str:
     seen = worker.reported(model)
     return f" ({seen.error})" if seen is not None and seen.error else ""
+
+
+def _has_failed(worker: WorkerView, model: str, now: datetime) -> bool:
+    """True while a request for it would wait for a retry that may well fail again.
+
+    A worker retries what is placed on it by itself and says how that went; what is not
+    placed is tried again only when somebody asks for it, so there the time decides.
+    """
+    seen = worker.reported(model)
+    retries = seen is not None and seen.state is ModelState.FAILED
+    is_placed = worker.placement(model) is not None
+    return (retries and is_placed) or worker.has_failed(model, now)
 
 
 def _is_ready(worker: WorkerView, model: str) -> bool:

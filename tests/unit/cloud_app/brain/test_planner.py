@@ -124,6 +124,11 @@ class TestReplicas:
         assert len(many.moves) == 2
         assert many.moves[1].reason == "17 wait on genie for 4 slots"
 
+    def test_replicas_are_added_until_there_are_enough_or_no_room(self) -> None:
+        view = fleet(*(worker(f"w{number}") for number in range(5)))
+        assert len(plan(view, want("smollm2:135m", 48)).moves) == 3
+        assert len(plan(view, want("smollm2:135m", 1000)).moves) == 5
+
     def test_more_replicas_never_evict_a_standing_model(self) -> None:
         full = replace(
             gpu("b", memory_gb=20), placements=(placement("qwen3:4b", slots=8),)
@@ -170,6 +175,20 @@ class TestHysteresis:
         assert models(plan(fleet(self.full()), work, kept), "gpu-1") == [work.model]
         other = standing("qwen2.5-coder:7b")
         assert plan(fleet(self.full()), other, kept).moves == ()
+
+    def test_an_idle_model_leaves_before_a_new_one_gets_a_short_context(self) -> None:
+        kept = replace(placement("qwen3:0.6b"), context=2048, slots=1)
+        host = replace(worker(memory_gb=3.05), placements=(kept,))
+        result = plan(fleet(host), want("smollm2:135m"))
+        assert [(p.model, p.context) for p in result.desired["cpu-1"]] == [
+            ("smollm2:135m", 4096)
+        ]
+
+    def test_a_short_context_is_better_than_none(self) -> None:
+        kept = replace(placement("qwen3:0.6b"), context=2048, slots=1)
+        host = replace(worker(memory_gb=3.05), placements=(kept,))
+        result = plan(fleet(host), want("smollm2:135m"), want("qwen3:0.6b"))
+        assert [p.context for p in result.desired["cpu-1"]] == [2048, 2048]
 
     def test_only_the_evictions_that_are_needed_happen(self) -> None:
         small = placement("smollm2:135m", age_s=9000)

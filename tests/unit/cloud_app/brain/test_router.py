@@ -129,6 +129,13 @@ class TestPersonas:
         assert answer.model == "qwen3:14b"
         assert answer.skipped[0].why == "failed on gpu-1 (out of memory)"
 
+    def test_a_failed_rung_is_trusted_again_only_when_its_worker_says_so(self) -> None:
+        due = failed(CODER, retry_s=-1)
+        placed = replace(holding(gpu(), CODER), models=(due,))
+        assert routed(ask(fleet(placed), "review")).model == "qwen3:14b"
+        dropped = replace(gpu(), models=(due,))
+        assert routed(ask(fleet(dropped), "review")).model == CODER
+
     def test_a_rung_that_failed_on_one_worker_is_served_by_another(self) -> None:
         bad = replace(holding(gpu("a"), CODER), models=(failed(CODER),))
         answer = routed(ask(fleet(bad, gpu("b")), "review"))
@@ -254,6 +261,14 @@ class TestReadiness:
         answer = routed(ask(fleet(holding(worker(), SMALL)), "chat"))
         assert answer.ready
         assert answer.reasons[0] == f"{SMALL} is ready on cpu-1"
+
+    def test_the_shortest_replica_decides_because_any_may_get_the_request(
+        self,
+    ) -> None:
+        short = replace(placement(SMALL), context=1024)
+        first = replace(worker("a"), placements=(short,))
+        view = fleet(first, holding(worker("b"), SMALL))
+        assert routed(ask(view, "chat")).context == 1024
 
     def test_a_placed_model_is_being_loaded(self) -> None:
         view = fleet(holding(worker(), SMALL, is_ready=False))
