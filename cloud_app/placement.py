@@ -142,7 +142,7 @@ def _of_backlog(item: Backlog, now: datetime) -> DemandView:
 
 
 def _standing(ctx: Context, fleet: FleetView) -> Iterator[DemandView]:
-    """One replica of what every standing persona would be served by, on each queue."""
+    """The replicas of what every standing persona is served by, on each queue."""
     open_workers = (worker for worker in fleet.workers if worker.is_open)
     queues = {queue for worker in open_workers for queue in worker.queues}
     for queue in sorted(queues):
@@ -151,7 +151,12 @@ def _standing(ctx: Context, fleet: FleetView) -> Iterator[DemandView]:
                 continue
             rung = router.rung(persona, queue, fleet, ctx.catalog)
             if rung.spec is not None:
-                yield DemandView(queue=queue, model=rung.spec.id, standing=True)
+                yield DemandView(
+                    queue=queue,
+                    model=rung.spec.id,
+                    standing=True,
+                    replicas=persona.replicas,
+                )
 
 
 def _tell(plan: Plan) -> None:

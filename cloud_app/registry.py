@@ -88,7 +88,7 @@ def register(ctx: Context, said: Registration, token: str | None) -> Registered:
         if auth.worker_id_of(token) is not None:
             worker, secret = _again(session, said, token, ctx.now()), token
         else:
-            worker, secret = _join(session, said, token, ctx.now())
+            worker, secret = _join(ctx, session, said, token)
     forget(ctx)
     log.info("worker_registered", worker=said.name, worker_id=worker.id)
     return Registered(
@@ -153,7 +153,9 @@ def look(ctx: Context, session: Session) -> FleetView:
     """The whole fleet as this transaction sees it."""
     now = ctx.now()
     placements = store.placements.everything(session)
-    return snapshot.fleet_view(_known(session, now), placements, ctx.catalog, now)
+    known = _known(session, now)
+    beat_s = ctx.settings.heartbeat_s
+    return snapshot.fleet_view(known, placements, ctx.catalog, now, beat_s)
 
 
 def forget(ctx: Context) -> None:
@@ -198,7 +200,8 @@ def gather(ctx: Context) -> GatherReport:
     with ctx.db.reading() as session:
         records = _known(session, now)
         held = store.placements.everything(session)
-    fleet = snapshot.fleet_view(records, held, ctx.catalog, now)
+    beat_s = ctx.settings.heartbeat_s
+    fleet = snapshot.fleet_view(records, held, ctx.catalog, now, beat_s)
     is_held = liveness.is_mass_silence(fleet)
     changes = _transitions(records, fleet.workers)
     lost = [w.id for w in fleet.workers if w.liveness is Liveness.LOST and w.placements]
@@ -213,15 +216,16 @@ def gather(ctx: Context) -> GatherReport:
 
 
 def _join(
-    session: Session, said: Registration, token: str | None, now: datetime
+    ctx: Context, session: Session, said: Registration, token: str | None
 ) -> tuple[WorkerRecord, str]:
+    now = ctx.now()
     if not token:
         raise Unauthorized(
             "no join token was sent; make one with `genie worker token` and set "
             "GENIE_JOIN_TOKEN"
         )
     grant = auth.redeem(session, token, now)
-    silent = now - timedelta(seconds=liveness.OFFLINE_S)
+    silent = now - timedelta(seconds=liveness.OFFLINE_BEATS * ctx.settings.heartbeat_s)
     gone = store.workers.retire(
         session, grant.org, said.name, seen_before=silent, now=now
     )

@@ -23,17 +23,20 @@ def fleet_view(
     placements: Iterable[PlacementRecord],
     catalog: Catalog,
     now: datetime,
+    heartbeat_s: float,
 ) -> FleetView:
     """Every worker that ever reported, with what it should hold."""
     held: dict[str, list[PlacementView]] = defaultdict(list)
     for placement in placements:
         held[placement.worker_id].append(placement_view(placement))
     views = (
-        worker_view(worker, worker.status, tuple(held[worker.id]), catalog, now)
+        worker_view(
+            worker, worker.status, tuple(held[worker.id]), catalog, now, heartbeat_s
+        )
         for worker in workers
         if worker.status is not None
     )
-    return FleetView(workers=tuple(views), as_of=now)
+    return FleetView(workers=tuple(views), as_of=now, heartbeat_s=heartbeat_s)
 
 
 def worker_view(
@@ -42,6 +45,7 @@ def worker_view(
     placements: tuple[PlacementView, ...],
     catalog: Catalog,
     now: datetime,
+    heartbeat_s: float,
 ) -> WorkerView:
     """One worker by its last heartbeat; a clock set back makes it no younger than 0."""
     age_s = max(0.0, (now - (worker.seen_at or worker.registered_at)).total_seconds())
@@ -51,7 +55,7 @@ def worker_view(
         name=worker.name,
         org=worker.org.slug,
         queues=worker.queues,
-        liveness=liveness.liveness(age_s),
+        liveness=liveness.liveness(age_s, heartbeat_s),
         age_s=age_s,
         device="cuda" if gpus else "cpu",
         memory_bytes=sum(gpus) if gpus else host_bytes(status, catalog),

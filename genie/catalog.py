@@ -50,7 +50,10 @@ class Persona(Contract, frozen=True, kw_only=True):
     work_class: WorkClass = WorkClass.INTERACTIVE
     sla: Sla = Sla()
     standing: bool = False
-    """True: one replica is kept ready even when nobody asks."""
+    """True: the model is kept ready even when nobody asks."""
+
+    replicas: Annotated[int, msgspec.Meta(ge=1)] = 1
+    """How many workers keep it ready; with two, one may die unnoticed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,6 +46,7 @@ def _merge(one: DemandView, other: DemandView) -> DemandView:
         running=one.running + other.running,
         arrivals_per_min=one.arrivals_per_min + other.arrivals_per_min,
         standing=one.standing or other.standing,
+        replicas=max(one.replicas, other.replicas),
         oldest_s=max(one.oldest_s, other.oldest_s),
     )
 

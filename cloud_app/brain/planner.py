@@ -96,7 +96,7 @@ class _Planning:
         for ledger in self._ledgers:
             self._release(ledger)
         for demand in self._demands.wanted:
-            self._first_replica(demand)
+            self._first_replicas(demand)
         for demand in self._demands.waiting:
             self._more_replicas(demand)
         return Plan(
@@ -119,14 +119,22 @@ class _Planning:
             why = silent if lost else f"{placement.model} left the catalog"
             self._note(kind, ledger, placement.model, why)
 
-    def _first_replica(self, demand: DemandView) -> None:
-        if self._holders(demand):
-            return
-        pressure = Pressure.WORK if demand.has_work else Pressure.STANDING
-        why = _why(demand)
-        refused = self._place(demand, pressure, why)
-        if refused:
-            self._unplaced.append(self._no_place(demand, refused))
+    def _first_replicas(self, demand: DemandView) -> None:
+        """One replica that works now for work that waits, and all that stand ready."""
+        while (held := self._counted(demand)) < demand.replicas:
+            is_first = held == 0 and demand.has_work
+            pressure = Pressure.WORK if is_first else Pressure.STANDING
+            refused = self._place(demand, pressure, _why(demand))
+            if refused:
+                self._unplaced.append(self._no_place(demand, refused))
+                return
+
+    def _counted(self, demand: DemandView) -> int:
+        """Replicas that count: where work waits, an offline worker's is no help."""
+        holders = self._holders(demand)
+        silent = (Liveness.OFFLINE, Liveness.LOST)
+        is_heard = any(led.worker.liveness not in silent for led in holders)
+        return len(holders) if is_heard or demand.queued == 0 else 0
 
     def _more_replicas(self, demand: DemandView) -> None:
         while holders := self._holders(demand):

@@ -71,7 +71,7 @@ def serving(fleet: FleetView, queue: str) -> tuple[WorkerView, ...]:
     """
     here = [worker for worker in fleet.workers if queue in worker.queues]
     if liveness.is_mass_silence(fleet):
-        return tuple(w for w in here if w.is_open or _works_on(w))
+        return tuple(w for w in here if w.is_open or _works_on(w, fleet))
     return tuple(worker for worker in here if worker.is_open)
 
 
@@ -108,8 +108,8 @@ def _chosen(found: _Served, floor: str | bool | None, skipped: list[Skipped]) ->
     return replace(rung, substituted=floor, reasons=(found.why, why))
 
 
-def _works_on(worker: WorkerView) -> bool:
-    recent = worker.age_s <= liveness.RECENT_S
+def _works_on(worker: WorkerView, fleet: FleetView) -> bool:
+    recent = liveness.is_recent(worker, fleet)
     return recent and not worker.draining and not worker.quarantined
 
 

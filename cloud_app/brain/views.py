@@ -7,6 +7,10 @@ from enum import StrEnum
 from genie.contracts.fleet import ModelState
 
 
+HEARTBEAT_S = 30.0
+"""Seconds between two heartbeats of a worker, unless the cloud was told otherwise."""
+
+
 class Liveness(StrEnum):
     """How long a worker has been silent, in four words."""
 
@@ -103,11 +107,15 @@ class FleetView:
 
     workers: tuple[WorkerView, ...]
     as_of: datetime
+    heartbeat_s: float = HEARTBEAT_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemandView:
-    """Who wants a model on a logical queue; ``standing``: keep one replica always."""
+    """Who wants a model on a logical queue.
+
+    ``standing``: keep ``replicas`` of it ready, each on a worker of its own.
+    """
 
     queue: str
     model: str
@@ -115,6 +123,7 @@ class DemandView:
     running: int = 0
     arrivals_per_min: float = 0.0
     standing: bool = False
+    replicas: int = 1
     oldest_s: float = 0.0
 
     @property
