@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from genie.contracts.inference import Fault, FinishReason
 from workers.engine.attention import SlotCache, lay_out
 from workers.engine.backend import Backend, Clock, Prompt, Room
+from workers.engine.errors import Refused, refused
 from workers.engine.prompts import Prompts
 from workers.engine.protocol import EngineRequest
 from workers.engine.sampler import Sampler, sampler_of
@@ -110,6 +111,16 @@ class PackedBackend(Backend):
 
     def prepare(self, request: EngineRequest) -> Prompt:
         """Tokenise the prompt; raises Refused naming the field that cannot run."""
+        try:
+            return self._prepared(request)
+        except (Refused, torch.AcceleratorError):
+            raise
+        # The same border as `advance`: a template is a program of the model's maker.
+        except Exception as error:
+            message = f"the prompt could not be prepared: {type(error).__name__}"
+            raise refused("engine_error", message) from error
+
+    def _prepared(self, request: EngineRequest) -> Prompt:
         sampling, runner = request.sampling, self._runner
         tokens = self._prompts.tokens(request)
         sampler = sampler_of(

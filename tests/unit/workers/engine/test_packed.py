@@ -271,6 +271,26 @@ def test_messages_that_make_no_prompt_are_refused(
     assert finish.fault.code == "invalid_request"
 
 
+@pytest.mark.parametrize(
+    ("template", "code"),
+    [
+        ("{{ raise_exception('no system here') }}", "invalid_request"),
+        ("{{ 1 + messages[0]['content'] }}", "engine_error"),
+    ],
+    ids=["a refusal", "a broken program"],
+)
+def test_a_template_that_fails_fails_one_request(
+    bench: Make, request_for: Make, template: str, code: str
+) -> None:
+    engine = bench("llama")
+    engine.prompts._tokenizer.chat_template = template
+    engine.answer(request_for("good", prompt="x"))
+    _, finish = engine.answer(request_for("bad", chat="x"))
+    assert engine.finish("good").fault is None
+    assert finish.fault is not None
+    assert finish.fault.code == code
+
+
 def test_zero_tokens_asked_for_is_an_answer_of_none(
     bench: Make, request_for: Make
 ) -> None:
