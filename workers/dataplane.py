@@ -145,13 +145,16 @@ class DataPlane:
 
     def _subscribe(self, channel: "StdChannel", change: Open) -> None:
         credit, tag = change.credit, f"{self._name}.{next(self._tags)}"
+        queue = self._queue(channel, credit)
         self._open[credit] = (tag, change.priority, time.monotonic())
         channel.basic_consume(
-            self._queue(channel, credit),
+            queue,
             no_ack=False,
             callback=partial(self._delivered, channel, credit, tag),
             consumer_tag=tag,
             arguments={"x-priority": change.priority},
+            # Waiting for the broker's word would be one more turn of this thread.
+            nowait=True,
         )
 
     def _queue(self, channel: "StdChannel", credit: Credit) -> str:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import kombu
 import pytest
-from integration.worker_rig import FINGERPRINT, MODEL, Asker, Rig
 
 from genie import topology
 from genie.contracts.inference import (
@@ -25,6 +24,7 @@ from genie.contracts.inference import (
     WorkClass,
 )
 from genie.messaging import broker
+from integration.worker_rig import FINGERPRINT, MODEL, Asker, Rig
 
 ROOT = Path(__file__).parents[2]
 
