@@ -138,13 +138,13 @@ def percentile_95(values: Sequence[float]) -> float | None:
 def seconds(value: float | None) -> str:
     """A duration as people read it.
 
-    >>> [seconds(s) for s in (None, 0.034, 0.42, 74.2, 150.0, 9000.0)]
-    ['–', '0.03 s', '0.42 s', '74 s', '2.5 min', '2.5 h']
+    >>> [seconds(s) for s in (None, 0.034, 4.2, 74.2, 150.0, 9000.0)]
+    ['–', '0.03 s', '4.2 s', '74 s', '2.5 min', '2.5 h']
     """
     if value is None:
         return "–"
     if value < 10:
-        return f"{value:.2f} s"
+        return f"{value:.2f} s" if value < 1 else f"{value:.1f} s"
     if value < 120:
         return f"{value:.0f} s"
     if value < 7200:

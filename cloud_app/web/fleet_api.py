@@ -137,7 +137,7 @@ def _worker(worker: WorkerRecord, held: tuple[PlacementView, ...]) -> Json:
         "object": "worker",
         "name": worker.name,
         "org": worker.org.slug,
-        "state": fleet_page.state(worker, age_s),
+        "state": fleet_page.state(worker, age_s, context().settings.heartbeat_s),
         "queues": list(worker.queues),
         "hostname": worker.hostname,
         "version": worker.version,

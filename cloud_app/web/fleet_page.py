@@ -1,8 +1,9 @@
 """What the Fleet page shows, as values a template only has to write down."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from textwrap import shorten
 
 from cloud_app import inference, placement, registry
 from cloud_app.brain import liveness
@@ -18,6 +19,7 @@ from genie.contracts.fleet import GpuStatus, Heartbeat, ModelState, ModelStatus
 GIB = 1024**3
 ALMOST_FULL = 0.9
 BAR_WIDTH = 40
+ERROR_SHOWN = 90
 
 STATE_WORDS = {
     ModelState.FETCHING: "fetching",
@@ -46,6 +48,7 @@ class ModelLine:
     id: str
     note: str
     tone: str
+    error: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +109,9 @@ def look(ctx: Context, key: KeyRecord) -> Page:
         org=key.org.name or key.org.slug,
         summary=_summary(workers),
         tiles=figures.tiles(jobs, counts, now),
-        workers=tuple(worker_row(worker, now) for worker in workers),
+        workers=tuple(
+            worker_row(worker, now, ctx.settings.heartbeat_s) for worker in workers
+        ),
         reasons=_reasons(ctx, key, figures.shares(jobs, now)),
         queues=_queues(ctx, key, workers),
     )
@@ -121,7 +126,7 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def worker_row(worker: WorkerRecord, now: datetime) -> WorkerRow:
+def worker_row(worker: WorkerRecord, now: datetime, heartbeat_s: float) -> WorkerRow:
     """One worker as a line of the table."""
     status, seen_at = worker.status, worker.seen_at or worker.registered_at
     age_s = max(0.0, (now - seen_at).total_seconds())
@@ -129,7 +134,7 @@ def worker_row(worker: WorkerRecord, now: datetime) -> WorkerRow:
     return WorkerRow(
         name=worker.name,
         host=worker.hostname,
-        state=state(worker, age_s),
+        state=state(worker, age_s, heartbeat_s),
         queues=worker.queues,
         bars=bars(status) if status else (),
         models=tuple(_line(m) for m in models if m.state is not ModelState.ABSENT),
@@ -138,9 +143,9 @@ def worker_row(worker: WorkerRecord, now: datetime) -> WorkerRow:
     )
 
 
-def state(worker: WorkerRecord, age_s: float) -> str:
+def state(worker: WorkerRecord, age_s: float, heartbeat_s: float) -> str:
     """A worker in one word: how alive it is, or that it takes nothing new."""
-    heard = liveness.liveness(age_s)
+    heard = liveness.liveness(age_s, heartbeat_s)
     if heard is not liveness.Liveness.ONLINE:
         return heard.value
     if worker.quarantined_at is not None:
@@ -177,7 +182,8 @@ def _line(model: ModelStatus) -> ModelLine:
     if model.progress is not None and model.state is not ModelState.READY:
         note = f"{note} {model.progress:.0%}"
     tone = "bad" if model.state is ModelState.FAILED else "quiet"
-    return ModelLine(id=model.model, note=note, tone=tone)
+    error = shorten(model.error or "", ERROR_SHOWN, placeholder=" …")
+    return ModelLine(id=model.model, note=note, tone=tone, error=error)
 
 
 def _reasons(
@@ -187,10 +193,21 @@ def _reasons(
     newest = [share.newest_job_id for share in shares]
     why = pulse.reasons(ctx.db, key.org, newest)
     asked = {share.persona for share in shares}
-    idle = (name for name in ctx.catalog.personas if name not in asked)
+    idle = [name for name in ctx.catalog.personas if name not in asked]
     return (
         *(_asked(share, why) for share in shares),
-        *(_unasked(ctx, key, name) for name in idle),
+        *_merged(_unasked(ctx, key, name) for name in idle),
+    )
+
+
+def _merged(rows: Iterable[ReasonRow]) -> tuple[ReasonRow, ...]:
+    """Personas that would go to the same model for the same reason, in one row."""
+    groups: dict[tuple[str, str], list[ReasonRow]] = {}
+    for row in rows:
+        groups.setdefault((row.model, row.why), []).append(row)
+    return tuple(
+        replace(group[0], persona=", ".join(row.persona for row in group))
+        for group in groups.values()
     )
 
 
@@ -200,22 +217,27 @@ def _asked(share: Share, why: Mapping[str, tuple[str, ...]]) -> ReasonRow:
         model=share.model,
         share=f"{share.share:.0%}".replace("%", " %"),
         p95=figures.seconds(share.first_token_p95_s),
-        why="; ".join(why.get(share.newest_job_id, ())),
+        why=_sentence(why.get(share.newest_job_id)),
     )
 
 
 def _unasked(ctx: Context, key: KeyRecord, persona: str) -> ReasonRow:
     target = inference.resolve(ctx.catalog, None, persona)
     decision = inference.explain(inference.decide(ctx, key, target))
-    reasons = decision.get("reasons")
-    why = [str(r) for r in reasons] if isinstance(reasons, list) else []
+    reasons = [decision["message"]] if "refused" in decision else decision["reasons"]
     return ReasonRow(
         persona=persona,
         model=str(decision.get("model") or "nowhere now"),
         share="–",
         p95="–",
-        why="; ".join(why) or str(decision.get("message", "")),
+        why=_sentence(reasons),
     )
+
+
+def _sentence(reasons: object) -> str:
+    """Reasons, as they come from a job's record or a decision, in one line."""
+    listed = reasons if isinstance(reasons, list | tuple) else ()
+    return "; ".join(str(reason) for reason in listed)
 
 
 def _queues(
