@@ -1,0 +1,163 @@
+"""The credit policy, by table and by property."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from genie.contracts.inference import WorkClass
+from workers.credits import (
+    BID_MOST,
+    REBID,
+    Close,
+    Credit,
+    Held,
+    Load,
+    Open,
+    bid,
+    decide,
+)
+
+I, J, B = WorkClass.INTERACTIVE, WorkClass.JOB, WorkClass.BATCH
+
+
+def credit(work_class: WorkClass, queue: str = "genie", model: str = "m") -> Credit:
+    return Credit(queue=queue, model=model, work_class=work_class)
+
+
+def held(*classes: WorkClass, settled: bool = True) -> dict[Credit, Held]:
+    return {credit(it): Held(priority=10, is_settled=settled) for it in classes}
+
+
+def load(*, slots: int = 4, in_flight: int = 0, prefill_s: float = 0.0) -> Load:
+    return Load(
+        model="m", slots=slots, in_flight=in_flight, bid=10, prefill_queued_s=prefill_s
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "open_", "opened", "closed"),
+    [
+        pytest.param(load(), {}, {I}, set(), id="interactive first"),
+        pytest.param(load(), held(I, settled=False), set(), set(), id="not settled"),
+        pytest.param(load(), held(I), {J}, set(), id="job when nothing waits"),
+        pytest.param(load(), held(I, J), {B}, set(), id="batch comes last"),
+        pytest.param(load(), held(I, J, B), set(), set(), id="nothing to do"),
+        pytest.param(load(in_flight=3), held(I, J), set(), {J}, id="one slot left free"),
+        pytest.param(load(in_flight=4), held(I, J), set(), {I, J}, id="full"),
+        pytest.param(load(in_flight=9), held(I), set(), {I}, id="more than full"),
+        pytest.param(load(slots=1), held(I), {J}, set(), id="one slot serves all"),
+        pytest.param(load(slots=0), held(I), set(), {I}, id="no slot at all"),
+        pytest.param(load(prefill_s=0.05), held(I, J), set(), {I, J}, id="prefill"),
+        pytest.param(load(prefill_s=0.049), held(I), {J}, set(), id="little prefill"),
+    ],
+)
+def test_credits_follow_what_the_engine_can_start(
+    state: Load,
+    open_: dict[Credit, Held],
+    opened: set[WorkClass],
+    closed: set[WorkClass],
+) -> None:
+    changes = decide([state], ["genie"], open_)
+    assert {c.credit.work_class for c in changes if isinstance(c, Open)} == opened
+    assert {c.credit.work_class for c in changes if isinstance(c, Close)} == closed
+
+
+def test_a_model_that_is_gone_loses_its_credits() -> None:
+    assert decide([], ["genie"], held(I)) == (Close(credit=credit(I)),)
+
+
+def test_background_work_waits_until_no_queue_has_interactive_work() -> None:
+    open_ = {
+        credit(I, "org.acme"): Held(priority=10, is_settled=False),
+        credit(I, "genie"): Held(priority=10, is_settled=True),
+    }
+    assert decide([load()], ["org.acme", "genie"], open_) == ()
+
+
+def test_an_open_credit_is_opened_anew_only_for_a_much_better_bid() -> None:
+    same = Load(model="m", slots=4, in_flight=0, bid=10 + REBID)
+    better = Load(model="m", slots=4, in_flight=0, bid=11 + REBID)
+    open_ = held(I, settled=False)
+    assert decide([same], ["genie"], open_) == ()
+    assert decide([better], ["genie"], open_) == (
+        Close(credit=credit(I)),
+        Open(credit=credit(I), priority=11 + REBID),
+    )
+
+
+speeds = st.one_of(st.none(), st.floats(min_value=0, max_value=1e9))
+
+
+@given(speeds, st.integers(0, 600), st.integers(0, 512), st.floats(0, 0.999))
+def test_a_bid_is_a_priority_the_broker_takes(
+    speed: float | None, in_flight: int, slots: int, dither: float
+) -> None:
+    value = bid(speed, in_flight=in_flight, slots=slots, dither=dither)
+    assert 0 <= value <= BID_MOST
+
+
+@given(st.floats(1, 10_000), st.floats(0, 0.999), st.integers(0, 8), st.integers(0, 8))
+def test_an_engine_four_times_as_fast_outbids_whatever_runs_on_it(
+    speed: float, dither: float, mine: int, theirs: int
+) -> None:
+    fast = bid(4 * speed, in_flight=mine, slots=8, dither=0.0)
+    slow = bid(speed, in_flight=theirs, slots=8, dither=dither)
+    assert fast >= slow
+
+
+loads = st.lists(
+    st.builds(
+        Load,
+        model=st.sampled_from(["a", "b", "c"]),
+        slots=st.integers(0, 8),
+        in_flight=st.integers(0, 10),
+        bid=st.integers(0, 100),
+        prefill_queued_s=st.sampled_from([0.0, 0.01, 0.05, 3.0]),
+    ),
+    unique_by=lambda it: it.model,
+)
+opens = st.dictionaries(
+    st.builds(
+        Credit,
+        queue=st.sampled_from(["genie", "org.acme", "org.gone"]),
+        model=st.sampled_from(["a", "b", "c", "gone"]),
+        work_class=st.sampled_from(list(WorkClass)),
+    ),
+    st.builds(Held, priority=st.integers(0, 100), is_settled=st.booleans()),
+)
+
+
+@given(loads, opens)
+def test_what_is_open_after_a_decision_is_never_more_than_can_start(
+    loads: list[Load], open_: dict[Credit, Held]
+) -> None:
+    after = applied(loads, open_)
+    by_model = {it.model: it for it in loads}
+    for one in after:
+        state = by_model[one.model]
+        assert state.free > 0
+        assert one.queue in QUEUES
+        if one.work_class is not I and state.slots > 1:
+            assert state.free > 1
+
+
+@given(loads, opens)
+def test_deciding_again_on_the_same_state_changes_no_credit(
+    loads: list[Load], open_: dict[Credit, Held]
+) -> None:
+    after = applied(loads, open_)
+    assert decide(loads, QUEUES, after) == ()
+
+
+QUEUES = ("genie", "org.acme")
+
+
+def applied(loads: list[Load], open_: dict[Credit, Held]) -> dict[Credit, Held]:
+    after = dict(open_)
+    for change in decide(loads, QUEUES, open_):
+        if isinstance(change, Close):
+            del after[change.credit]
+        else:
+            assert change.credit not in after
+            after[change.credit] = Held(priority=change.priority)
+    return after
