@@ -35,6 +35,7 @@ def changed(session: Session, statement: UpdateBase) -> int:
     The rows in the session are not looked at: nothing of the store reads a row object
     after changing it.
     """
-    result = session.connection().execute(statement)
+    counted = statement.execution_options(preserve_rowcount=True)  # inserts too
+    result = session.connection().execute(counted)
     assert isinstance(result, CursorResult)  # noqa: S101  # what DML always gives
     return result.rowcount

@@ -1,0 +1,371 @@
+"""Jobs: accepted once, ended once, whoever says what in which order."""
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cloud_app import auth, jobs, store
+from cloud_app.brain.views import PlacementView
+from cloud_app.store.records import PlacementRecord
+from fixtures.clouds import NOON, Cloud, Statements, outcome, started
+from genie.contracts.inference import Fault, FinishReason, JobState
+from genie.errors import BadRequest, BrokerDown, Conflict, TooLarge, UnknownJob
+
+DOWN = BrokerDown("the broker is away; try again")
+
+
+@pytest.fixture(scope="module")
+def cloud_of_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    """One cloud for all examples of a property."""
+    made = Cloud(f"sqlite:///{tmp_path_factory.mktemp('jobs')}/genie.db")
+    yield made
+    made.close()
+
+
+def test_an_accepted_job_reads_back_as_it_was_accepted(cloud: Cloud) -> None:
+    new = cloud.new_job(prompt="a NUL \0 and a snowman ☃")
+    job, created = jobs.accept(cloud.ctx, new)
+    assert created
+    assert cloud.reread(job) == job
+    assert job.state is JobState.QUEUED
+    assert job.payload == new.task
+    assert jobs.get(cloud.ctx, cloud.acme, f"chatcmpl-{job.id}") == job
+
+
+def test_accepting_takes_one_statement(cloud: Cloud) -> None:
+    new = cloud.new_job()
+    with Statements() as statements:
+        jobs.accept(cloud.ctx, new)
+    assert len(statements.seen) == 1
+
+
+def test_the_prompt_of_work_somebody_waits_for_is_not_stored(cloud: Cloud) -> None:
+    job = cloud.job(mode="stream")
+    assert job.payload is None
+    assert cloud.reread(job) == job
+
+
+def test_the_same_key_and_body_give_the_same_job(cloud: Cloud) -> None:
+    first, _ = jobs.accept(cloud.ctx, cloud.new_job(idempotency_key="k"))
+    again, created = jobs.accept(cloud.ctx, cloud.new_job(idempotency_key="k"))
+    assert (again, created) == (first, False)
+
+
+def test_the_same_key_with_another_body_is_a_conflict(cloud: Cloud) -> None:
+    cloud.job(idempotency_key="k")
+    with pytest.raises(Conflict, match="send a new key") as caught:
+        cloud.job(idempotency_key="k", body="1" * 64)
+    assert caught.value.http_status == 409
+
+
+def test_two_orgs_may_use_the_same_key(cloud: Cloud) -> None:
+    cloud.job(idempotency_key="k")
+    other = cloud.job(idempotency_key="k", org="globex", body="1" * 64)
+    assert other.org == "globex"
+
+
+@pytest.mark.parametrize("key", ["", "a\0", "x" * 256])
+def test_an_idempotency_key_is_text_of_some_length(cloud: Cloud, key: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        cloud.job(idempotency_key=key)
+    assert caught.value.param == "Idempotency-Key"
+
+
+def test_another_orgs_job_is_an_unknown_job(cloud: Cloud) -> None:
+    auth.ensure_org(cloud.ctx, "globex")
+    job = cloud.job()
+    for look in (jobs.get, jobs.cancel):
+        with pytest.raises(UnknownJob, match="in this org"):
+            look(cloud.ctx, "globex", job.id)
+    assert jobs.find(cloud.ctx, "globex") == ()
+    assert cloud.reread(job).state is JobState.QUEUED
+
+
+def test_a_job_runs_and_completes(cloud: Cloud) -> None:
+    job = cloud.job()
+    cloud.clock.forward(1)
+    assert cloud.start(job, "a1")
+    cloud.clock.forward(2)
+    assert cloud.finish(job, "the answer \0")
+    done = cloud.reread(job)
+    assert done.state is JobState.COMPLETED
+    assert (done.text, done.worker, done.attempts) == ("the answer \0", "host of w1", 1)
+    assert done.payload is None
+    assert done.usage is not None
+    assert done.usage.completion_tokens == 2
+    moments = (done.started_at, done.first_token_at, done.finished_at)
+    assert [(at - NOON).total_seconds() for at in moments if at] == [1.0, 1.5, 3.0]
+
+
+def test_an_outcome_that_overtook_its_start_still_ends_the_job(cloud: Cloud) -> None:
+    job = cloud.job()
+    assert cloud.finish(job)
+    assert not cloud.start(job, "a1")
+    done = cloud.reread(job)
+    assert (done.state, done.attempts) == (JobState.COMPLETED, 1)
+
+
+def test_a_worker_that_starts_an_ended_job_is_told_to_stop(cloud: Cloud) -> None:
+    job = cloud.job()
+    jobs.cancel(cloud.ctx, "acme", job.id)
+    assert not cloud.start(job, "a1", "w9")
+    assert cloud.bus.cancelled == [("w9", job.id)]
+
+
+def test_the_first_outcome_wins_and_later_ones_are_counted(cloud: Cloud) -> None:
+    job = cloud.job()
+    assert cloud.finish(job, "first")
+    assert not cloud.finish(job, "second")
+    failed = outcome(job.id, text="third", state=JobState.FAILED)
+    assert not jobs.apply(cloud.ctx, failed)
+    done = cloud.reread(job)
+    assert (done.text, done.state, done.dropped) == ("first", JobState.COMPLETED, 2)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    order=st.lists(
+        st.sampled_from(["start", "finish", "fail", "cancel", "sweep"]), max_size=8
+    )
+)
+def test_whatever_the_order_a_job_ends_once(
+    cloud_of_module: Cloud, order: list[str]
+) -> None:
+    cloud = cloud_of_module
+    job = cloud.job(deadline_s=-60)
+    ended: JobState | None = None
+    for number, step in enumerate(order):
+        if step == "start":
+            cloud.start(job, f"a{number}")
+        elif step == "finish":
+            cloud.finish(job)
+        elif step == "fail":
+            jobs.apply(cloud.ctx, outcome(job.id, state=JobState.FAILED))
+        elif step == "cancel":
+            jobs.cancel(cloud.ctx, "acme", job.id)
+        else:
+            jobs.sweep(cloud.ctx)
+        state = cloud.reread(job).state
+        assert ended in (None, state)
+        ended = state if state.is_terminal else None
+
+
+def test_an_attempt_told_twice_counts_once(cloud: Cloud) -> None:
+    job = cloud.job()
+    assert cloud.start(job, "a1")
+    assert not cloud.start(job, "a1")
+    assert cloud.reread(job).attempts == 1
+
+
+def test_a_prompt_that_kills_its_engine_is_stopped_at_the_fourth_start(
+    cloud: Cloud,
+) -> None:
+    job = cloud.job()
+    for attempt in ("a1", "a2", "a3"):
+        cloud.start(job, attempt)
+        assert cloud.reread(job).state is JobState.RUNNING
+    cloud.start(job, "a4", "w4")
+    done = cloud.reread(job)
+    assert done.state is JobState.FAILED
+    assert done.fault is not None
+    assert done.fault.code == "poison"
+    assert cloud.bus.cancelled == [("w4", job.id)]
+
+
+def test_an_outcome_that_ends_nothing_is_dropped(cloud: Cloud) -> None:
+    job = cloud.job()
+    assert not jobs.apply(cloud.ctx, outcome(job.id, state=JobState.RUNNING))
+    assert cloud.reread(job).state is JobState.QUEUED
+
+
+@pytest.mark.parametrize("job_id", ["", "nothing", "a\0", "0" * 26])
+def test_an_event_of_no_job_changes_nothing(cloud: Cloud, job_id: str) -> None:
+    assert not jobs.apply(cloud.ctx, started(job_id, "a1"))
+    assert not jobs.apply(cloud.ctx, outcome(job_id))
+
+
+def test_names_a_hostile_worker_sends_can_be_stored(cloud: Cloud) -> None:
+    job = cloud.job()
+    assert cloud.start(job, "a\0" * 500, "w\0")
+    assert cloud.reread(job).worker_id == "w"
+
+
+def test_cancelling_tells_the_worker_that_runs_it(cloud: Cloud) -> None:
+    job = cloud.job()
+    cloud.start(job, "a1", "w7")
+    done = jobs.cancel(cloud.ctx, "acme", f"cmpl-{job.id}")
+    assert done.state is JobState.CANCELLED
+    assert done.finish_reason == FinishReason.CANCELLED
+    assert cloud.bus.cancelled == [("w7", job.id)]
+
+
+def test_cancelling_queued_work_tells_every_worker_that_may_take_it(
+    cloud: Cloud,
+) -> None:
+    near, far = cloud.join("near"), cloud.join("far", queues=("org.acme",))
+    for worker in (near, far):
+        _hold(cloud, worker.id)
+    job = cloud.job()
+    jobs.cancel(cloud.ctx, cloud.acme, job.id)
+    assert cloud.bus.cancelled == [(near.id, job.id)]
+
+
+def test_cancelling_twice_or_too_late_changes_nothing(cloud: Cloud) -> None:
+    job = cloud.job()
+    cloud.finish(job)
+    assert jobs.cancel(cloud.ctx, "acme", job.id) == cloud.reread(job)
+    assert cloud.bus.cancelled == []
+
+
+def test_a_broker_that_is_away_does_not_stop_a_cancel(cloud: Cloud) -> None:
+    job = cloud.job()
+    cloud.start(job, "a1")
+    cloud.bus.fails = DOWN
+    assert jobs.cancel(cloud.ctx, "acme", job.id).state is JobState.CANCELLED
+
+
+def test_a_job_that_could_not_be_published_failed(cloud: Cloud) -> None:
+    job = cloud.job()
+    jobs.refuse(cloud.ctx, job.id, Fault(code="not_published", message="ask again"))
+    done = cloud.reread(job)
+    assert (done.state, done.finish_reason) == (JobState.FAILED, FinishReason.ERROR)
+
+
+def test_jobs_are_found_newest_first_page_by_page(cloud: Cloud) -> None:
+    made = []
+    for _ in range(5):
+        cloud.clock.forward(1)
+        made.append(cloud.job().id)
+    made.reverse()
+    first = jobs.find(cloud.ctx, "acme", limit=2)
+    assert [job.id for job in first] == made[:2]
+    rest = jobs.find(cloud.ctx, cloud.acme, after=first[-1].id)
+    assert [job.id for job in rest] == made[2:]
+    assert {job.payload for job in rest} == {None}
+
+
+def test_a_listing_takes_one_statement(cloud: Cloud) -> None:
+    for _ in range(5):
+        cloud.job()
+    with Statements() as statements:
+        jobs.find(cloud.ctx, "acme")
+    assert len(statements.seen) == 1
+
+
+def test_jobs_are_found_by_what_is_known_of_them(cloud: Cloud) -> None:
+    old = cloud.job()
+    cloud.clock.forward(60)
+    new = cloud.job(model="echo:large")
+    cloud.start(new, "a1", "w2")
+
+    def ids(**wanted: object) -> list[str]:
+        return [job.id for job in jobs.find(cloud.ctx, "acme", **wanted)]  # type: ignore[arg-type]  # a test names what find takes
+
+    assert ids(state=JobState.RUNNING) == [new.id]
+    assert ids(model="echo:small") == [old.id]
+    assert ids(persona="chat") == [new.id, old.id]
+    assert ids(persona="review") == []
+    assert ids(worker="w2") == ids(worker="host of w2") == [new.id]
+    assert ids(since=cloud.clock.at) == [new.id]
+
+
+def test_only_unconfirmed_async_jobs_are_published_again(cloud: Cloud) -> None:
+    lost = cloud.job()
+    jobs.confirmed(cloud.ctx, cloud.job().id)
+    cloud.job(mode="sync")
+    cloud.start(cloud.job(), "a1")
+    jobs.cancel(cloud.ctx, "acme", cloud.job().id)
+    assert jobs.relay(cloud.ctx) == 0
+    cloud.clock.forward(6)
+    assert jobs.relay(cloud.ctx) == 1
+    assert [task.job_id for task in cloud.bus.published] == [lost.id]
+    assert cloud.bus.published[0].publication == 2
+    assert cloud.reread(lost).confirmed_at == cloud.clock.at
+    cloud.clock.forward(60)
+    assert jobs.relay(cloud.ctx) == 0
+
+
+def test_what_the_broker_did_not_take_is_relayed_when_it_is_back(cloud: Cloud) -> None:
+    job = cloud.job()
+    cloud.clock.forward(6)
+    cloud.bus.fails = DOWN
+    assert jobs.relay(cloud.ctx) == 0
+    cloud.bus.fails = None
+    assert jobs.relay(cloud.ctx) == 0  # claimed a moment ago
+    cloud.clock.forward(16)
+    assert jobs.relay(cloud.ctx) == 1
+    assert cloud.reread(job).confirmed_at is not None
+
+
+def test_a_task_no_broker_will_ever_take_fails(cloud: Cloud) -> None:
+    job = cloud.job()
+    cloud.clock.forward(6)
+    cloud.bus.fails = TooLarge("the message has 9 bytes and the limit is 8; send less")
+    jobs.relay(cloud.ctx)
+    done = cloud.reread(job)
+    assert done.state is JobState.FAILED
+    assert done.fault is not None
+    assert done.fault.code == "message_too_large"
+
+
+def test_a_job_past_its_deadline_and_grace_is_timed_out(cloud: Cloud) -> None:
+    waiting, running = cloud.job(deadline_s=10), cloud.job(deadline_s=10)
+    cloud.start(running, "a1", "w3")
+    later = cloud.job(deadline_s=100)
+    cloud.clock.forward(39)
+    assert jobs.sweep(cloud.ctx).timed_out == 0
+    cloud.clock.forward(2)
+    assert jobs.sweep(cloud.ctx).timed_out == 2
+    for job in (waiting, running):
+        done = cloud.reread(job)
+        assert done.state is JobState.TIMEOUT
+        assert done.fault is not None
+        assert done.fault.code == "job_timeout"
+        assert done.payload is None
+    assert cloud.bus.cancelled == [("w3", running.id)]
+    assert cloud.reread(later).state is JobState.QUEUED
+
+
+def test_texts_are_forgotten_after_their_retention(cloud: Cloud) -> None:
+    job = cloud.job()
+    cloud.finish(job, "secret")
+    cloud.clock.forward(24 * 3600)
+    assert jobs.sweep(cloud.ctx).purged == 0
+    cloud.clock.forward(1)
+    assert jobs.sweep(cloud.ctx).purged == 1
+    assert jobs.sweep(cloud.ctx).purged == 0
+    done = cloud.reread(job)
+    assert (done.text, done.state) == (None, JobState.COMPLETED)
+
+
+def test_after_an_embedded_restart_async_work_is_queued_again(cloud: Cloud) -> None:
+    queued, waited = cloud.job(), cloud.job(mode="sync")
+    jobs.confirmed(cloud.ctx, queued.id)
+    cloud.start(queued, "a1")
+    done = cloud.job()
+    cloud.finish(done)
+    assert jobs.reopen(cloud.ctx) == 2
+    assert cloud.reread(queued).state is JobState.QUEUED
+    assert cloud.reread(waited).state is JobState.FAILED
+    assert cloud.reread(done).state is JobState.COMPLETED
+    cloud.clock.forward(6)
+    assert jobs.relay(cloud.ctx) == 1
+
+
+def _hold(cloud: Cloud, worker_id: str) -> None:
+    view = PlacementView(
+        model="echo:small", quant="none", slots=4, context=2048, since=NOON, reason="x"
+    )
+    record = PlacementRecord(
+        worker_id=worker_id,
+        model=view.model,
+        quant=view.quant,
+        slots=view.slots,
+        context=view.context,
+        reason=view.reason,
+        since=view.since,
+    )
+    with cloud.ctx.db.session() as session:
+        store.placements.write(session, record)

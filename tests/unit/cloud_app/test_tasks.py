@@ -1,0 +1,88 @@
+"""Tasks find their context, do their work, and wait when something is away."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import celery
+import pytest
+from structlog.testing import capture_logs
+
+from cloud_app import context, store, tasks
+from fixtures.clouds import Cloud
+from genie import topology
+from genie.errors import GenieError
+from genie.messaging.tasks import make_celery
+
+NAMES = (
+    topology.TASK_GATHER,
+    topology.TASK_PLACE,
+    topology.TASK_RELAY,
+    topology.TASK_SWEEP,
+)
+
+
+@pytest.fixture
+def app() -> celery.Celery:
+    """An app with the cloud's tasks."""
+    made = make_celery("test", broker_url="memory://")
+    tasks.register(made)
+    return made
+
+
+@pytest.fixture
+def installed(cloud: Cloud) -> Iterator[Cloud]:
+    """The cloud, as the one this process's tasks use."""
+    before = list(context._installed)
+    context.install(cloud.ctx)
+    yield cloud
+    context._installed[:] = before
+
+
+def test_every_task_gives_no_result(app: celery.Celery, installed: Cloud) -> None:
+    for name in NAMES:
+        assert app.tasks[name]() is None
+        assert app.tasks[name].ignore_result
+
+
+def test_tasks_do_their_work(app: celery.Celery, installed: Cloud) -> None:
+    worker = installed.join()
+    app.tasks[topology.TASK_PLACE]()
+    assert installed.bus.nudged == [worker.id]
+    job = installed.job()
+    installed.clock.forward(6)
+    app.tasks[topology.TASK_RELAY]()
+    assert [task.job_id for task in installed.bus.published] == [job.id]
+
+
+def test_counts_are_logged_and_zeros_are_not(
+    app: celery.Celery, installed: Cloud
+) -> None:
+    with capture_logs() as quiet:
+        app.tasks[topology.TASK_SWEEP]()
+    assert quiet == []
+    installed.job(deadline_s=-60)
+    with capture_logs() as logs:
+        app.tasks[topology.TASK_SWEEP]()
+    assert [(line["event"], line["timed_out"]) for line in logs] == [("task_done", 1)]
+
+
+def test_a_task_waits_for_a_database_that_is_away(
+    app: celery.Celery, installed: Cloud, tmp_path: Path
+) -> None:
+    away = store.Database(f"sqlite:///{tmp_path}/no-such-folder/genie.db")
+    context.install(replace(installed.ctx, db=away))
+    with capture_logs() as logs:
+        for name in NAMES:
+            app.tasks[name]()
+    assert [(line["event"], line["task"]) for line in logs] == [
+        ("task_waits", name) for name in NAMES
+    ]
+
+
+def test_without_a_context_a_task_says_how_to_start_the_process(
+    app: celery.Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(context, "_installed", [])
+    with pytest.raises(GenieError, match="celery -A cloud_app worker"):
+        app.tasks[topology.TASK_SWEEP]()
