@@ -4,11 +4,12 @@ Unknown fields are ignored and most have defaults, so that an older SDK works wi
 newer cloud. (Messages between our own processes are strict: see `genie.contracts`.)
 """
 
+from datetime import datetime
 from typing import TypeVar
 
 import msgspec
 
-from genie.contracts.fleet import GpuStatus, HostStatus, ModelStatus
+from genie.contracts.fleet import ModelState
 from genie.contracts.inference import JobState, Locality
 from genie.errors import CodecError
 
@@ -184,6 +185,47 @@ class PlacementAnswer(Answer, frozen=True):
     reason: str | None = None
 
 
+class GpuAnswer(Answer, frozen=True):
+    """One GPU of a worker, as last reported."""
+
+    name: str
+    index: int = 0
+    uuid: str | None = None
+    memory_total_bytes: int = 0
+    memory_used_bytes: int = 0
+    foreign_bytes: int = 0
+    utilization_percent: float | None = None
+    temperature_c: float | None = None
+    power_w: float | None = None
+
+
+class HostAnswer(Answer, frozen=True):
+    """A worker's machine, as last reported."""
+
+    cpu_count: int = 0
+    memory_total_bytes: int = 0
+    memory_available_bytes: int = 0
+    disk_free_bytes: int = 0
+
+
+class HeldModel(Answer, frozen=True):
+    """One model on one worker, as last reported; ``progress`` from 0 to 1."""
+
+    model: str
+    state: ModelState
+    quant: str | None = None
+    fingerprint: str | None = None
+    progress: float | None = None
+    slots: int = 0
+    context: int = 0
+    in_flight: int = 0
+    waiting: int = 0
+    tokens_per_s: float = 0.0
+    peak_bytes: int = 0
+    error: str | None = None
+    retry_at: datetime | None = None
+
+
 class WorkerAnswer(Answer, frozen=True):
     """One worker as the cloud sees it; ``last_heartbeat_s`` is seconds ago."""
 
@@ -193,9 +235,9 @@ class WorkerAnswer(Answer, frozen=True):
     state: str = "unknown"
     queues: tuple[str, ...] = ()
     hostname: str | None = None
-    gpus: tuple[GpuStatus, ...] = ()
-    host: HostStatus | None = None
-    models: tuple[ModelStatus, ...] = ()
+    gpus: tuple[GpuAnswer, ...] = ()
+    host: HostAnswer | None = None
+    models: tuple[HeldModel, ...] = ()
     placements: tuple[PlacementAnswer, ...] = ()
     last_heartbeat_s: float | None = None
     version: str | None = None
@@ -214,7 +256,7 @@ class QueueAnswer(Answer, frozen=True, rename={"work_class": "class"}):
 
 
 class KeyAnswer(Answer, frozen=True):
-    """An API key; ``key`` is the secret and only there when it was just made."""
+    """An API key; ``secret`` is the key itself, only there when it was just made."""
 
     id: str
     name: str
@@ -223,7 +265,7 @@ class KeyAnswer(Answer, frozen=True):
     allowed_models: tuple[str, ...] | None = None
     created_at: float | None = None
     revoked_at: float | None = None
-    key: str | None = None
+    secret: str | None = None
 
 
 class JoinTokenAnswer(Answer, frozen=True):

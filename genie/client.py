@@ -196,7 +196,7 @@ class Client:
     def create_key(
         self, name: str, *, admin: bool = False, models: Sequence[str] = ()
     ) -> KeyAnswer:
-        """A new API key; its ``key`` is shown this once. Needs an admin key."""
+        """A new API key; its ``secret`` is shown this once. Needs an admin key."""
         wanted: dict[str, object] = {"name": name, "is_admin": admin}
         if models:
             wanted["allowed_models"] = list(models)

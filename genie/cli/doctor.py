@@ -3,6 +3,7 @@
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -193,11 +194,12 @@ def database(url: str) -> Check:
         return _absent("database", error.name or "sqlmodel", "cloud")
     try:
         found = Database(url)
-        found.ping()
-        schema.check(found)
+        with ExitStack() as stack:
+            stack.callback(found.dispose)
+            found.ping()
+            schema.check(found)
     except GenieError as error:
         return fail("database", error)
-    found.dispose()
     detail = f"{found.dialect}, schema as this release needs"
     return Check(name="database", verdict=Verdict.OK, detail=detail)
 

@@ -53,7 +53,7 @@ def create(
     if as_json:
         show_json(made)
         return
-    click.echo(made.key)
+    click.echo(made.secret)
     note("genie: copy the key now, it is not shown again")
 
 

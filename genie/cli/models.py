@@ -38,7 +38,7 @@ def models(ctx: click.Context, as_json: bool) -> None:
     rows = [
         (
             model.id,
-            f"{model.genie.workers} workers" if model.genie.ready else "-",
+            holders(model.genie.workers),
             count(model.genie.parameters),
             model.genie.context,
             model.genie.license,
@@ -153,6 +153,17 @@ def folder() -> "Path":
     from genie import env
 
     return env.read(env.ClientSettings).home / "models"
+
+
+def holders(workers: int) -> str:
+    """On how many workers a model is ready.
+
+    >>> holders(1), holders(3), holders(0)
+    ('1 worker', '3 workers', '-')
+    """
+    if workers == 0:
+        return "-"
+    return f"{workers} worker" if workers == 1 else f"{workers} workers"
 
 
 def count(number: int | None) -> str:

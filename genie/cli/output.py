@@ -52,7 +52,10 @@ def show_json(value: object) -> None:
 def show_table(
     session: Session, columns: Sequence[str], rows: Iterable[Sequence[object]]
 ) -> None:
-    """A table with headings on a terminal, else tab-separated lines without."""
+    """A table with headings on a terminal, else tab-separated lines without.
+
+    A person sees no empty columns; a script gets every column, always.
+    """
     cells = [[cell(value) for value in row] for row in rows]
     if not session.is_terminal():
         for line in cells:
@@ -124,13 +127,14 @@ def _rich_table(columns: Sequence[str], cells: list[list[str]]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for index, name in enumerate(columns):
-        longest = max((len(line[index]) for line in cells), default=0)
+    shown = [n for n in range(len(columns)) if any(line[n] for line in cells)]
+    for index in shown:
+        name, longest = columns[index], max(len(line[index]) for line in cells)
         # ids are never cut: their column keeps its width and the others fold
         least = longest if name in ("id", "job", "key") else None
         table.add_column(name, overflow="fold", min_width=least)
     for line in cells:
-        table.add_row(*line)
+        table.add_row(*(line[index] for index in shown))
     Console(file=sys.stdout, markup=False, highlight=False).print(table)
 
 

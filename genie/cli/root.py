@@ -11,6 +11,7 @@ Exit codes
 """
 
 import sys
+import textwrap
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NoReturn, cast
@@ -50,6 +51,9 @@ EXIT_CODES: tuple[tuple[type[GenieError], int], ...] = (
     (errors.CatalogError, 2),
 )
 """First match wins; any other error of ours is 1."""
+
+LONGEST_USAGE = 200
+"""Characters of what click says of wrong usage, which may repeat all arguments."""
 
 EPILOG = (
     "Exit codes: 0 done, 1 the work failed, 2 wrong usage or settings, 3 the cloud "
@@ -103,7 +107,8 @@ class LazyGroup(click.Group):
                 args, prog_name or "genie", complete_var, standalone_mode=False, **extra
             )
         except click.ClickException as error:
-            _say(f"{error.format_message()}{_usage_hint(error)}")
+            said = textwrap.shorten(error.format_message(), LONGEST_USAGE)
+            _say(f"{said.rstrip('.')}{_usage_hint(error)}")
             sys.exit(2)
         except click.Abort:
             sys.exit(130)

@@ -143,10 +143,11 @@ def test_a_list_is_read_wrapped_or_plain(
 
 
 def test_a_key_is_made_and_revoked() -> None:
-    made = {"id": "k1", "name": "ci", "key": "sk-genie-a-2"}
+    made = {"id": "k1", "name": "ci", "secret": "sk-genie-a-2"}
     twin = twin_of({"POST /v1/keys": made, "DELETE /v1/keys/k1": made})
     assert (
-        twin.client().create_key("ci", admin=True, models=["m"]).key == "sk-genie-a-2"
+        twin.client().create_key("ci", admin=True, models=["m"]).secret
+        == "sk-genie-a-2"
     )
     assert twin.sent == {"name": "ci", "is_admin": True, "allowed_models": ["m"]}
     twin.client().revoke_key("k1")

@@ -241,7 +241,7 @@ def test_a_route_that_would_be_refused_ends_with_3(run: Run, cloud: TwinCloud) -
 
 
 def test_a_new_key_is_printed_alone_and_once(run: Run, cloud: TwinCloud) -> None:
-    made = {**KEY, "key": "sk-genie-acme-secret"}
+    made = {**KEY, "secret": "sk-genie-acme-secret"}
     cloud.replies = {"POST /v1/keys": made, "DELETE /v1/keys/k1": made}
     done = run("keys", "create", "ci", "--admin", "--model", "m")
     assert done.stdout == "sk-genie-acme-secret\n"
