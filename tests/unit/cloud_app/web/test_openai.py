@@ -28,7 +28,7 @@ def events(text: str) -> list[Any]:
 
 
 def error(response: Any) -> dict[str, Any]:
-    found: dict[str, Any] = response.json["error"]
+    found: dict[str, Any] = response.get_json()["error"]
     assert set(found) == {"message", "type", "param", "code"}
     return found
 
@@ -38,16 +38,16 @@ def test_a_waited_for_answer_has_openais_shape_and_says_where_it_was_made(
 ) -> None:
     response = client.post(CHAT, json=ask())
 
-    answer = ChatCompletion.model_validate(response.json)
+    answer = ChatCompletion.model_validate(response.get_json())
     assert answer.choices[0].message.content == "hello world"
     assert answer.usage is not None
     assert answer.usage.total_tokens == 7
     assert answer.system_fingerprint == "f" * 12
-    genie = response.json["genie"]
+    genie = response.get_json()["genie"]
     assert genie["worker"] == "atlas"
     assert genie["locality"] == "local"
     assert genie["tokens_per_s"] == 2.5
-    assert response.json["model_substituted"] is None
+    assert response.get_json()["model_substituted"] is None
 
 
 def test_every_answer_carries_its_request_and_where_there_is_one_its_job(
@@ -56,7 +56,7 @@ def test_every_answer_carries_its_request_and_where_there_is_one_its_job(
     response = client.post(CHAT, json=ask(), headers={"X-Request-Id": "mine-1"})
 
     assert response.headers["x-request-id"] == "mine-1"
-    assert response.json["id"] == f"chatcmpl-{response.headers['x-genie-job-id']}"
+    assert response.get_json()["id"] == f"chatcmpl-{response.headers['x-genie-job-id']}"
     assert response.headers["x-genie-model"] == "echo:small"
     assert response.headers["x-genie-locality"] == "local"
     assert response.headers["x-genie-worker"] == "atlas"
@@ -94,11 +94,11 @@ def test_an_async_request_is_accepted_with_a_place_to_ask(
     response = client.post(CHAT, json=ask(mode="async"))
 
     assert response.status_code == 202
-    body = response.json
+    body = response.get_json()
     assert body["object"] == "chat.completion.async"
     assert body["status"] == "queued"
     assert response.headers["Location"] == body["polling_url"]
-    job = client.get(body["polling_url"]).json
+    job = client.get(body["polling_url"]).get_json()
     assert job["status"] == "completed"
     result = ChatCompletion.model_validate(job["result"])
     assert result.choices[0].message.content == "hello world"
@@ -110,7 +110,7 @@ def test_a_plain_completion_sends_the_prompt_as_it_is(
 ) -> None:
     response = client.post("/v1/completions", json={"model": "chat", "prompt": "Once"})
 
-    answer = Completion.model_validate(response.json)
+    answer = Completion.model_validate(response.get_json())
     assert answer.id.startswith("cmpl-")
     assert answer.choices[0].text == "hello world"
     assert bus.published[0].prompt == "Once"
@@ -289,9 +289,9 @@ def test_the_same_idempotency_key_gives_the_same_job_and_another_body_a_conflict
     again = client.post(CHAT, json=ask(), headers=headers)
     other = client.post(CHAT, json=ask(seed=1), headers=headers)
 
-    assert first.json["id"] == again.json["id"]
+    assert first.get_json()["id"] == again.get_json()["id"]
     assert again.headers["x-genie-replayed"] == "true"
-    assert again.json["choices"] == first.json["choices"]
+    assert again.get_json()["choices"] == first.get_json()["choices"]
     assert len(bus.published) == 1
     assert other.status_code == 409
 
@@ -366,7 +366,7 @@ def test_closing_a_stream_cancels_the_job_and_frees_the_place(
 def test_a_stream_that_is_never_read_cancels_its_job_too(
     app: Flask, client: FlaskClient, ctx: Context, bus: TwinBus
 ) -> None:
-    bus.work = lambda task: [web.started(task)] + list(web.answer(task))[1:2]
+    bus.work = lambda task: [web.started(task), *list(web.answer(task))[1:2]]
     response = client.post(CHAT, json=ask(stream=True), buffered=False)
 
     response.close()

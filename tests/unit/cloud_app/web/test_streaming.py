@@ -1,0 +1,88 @@
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+
+from cloud_app.asking import Text, Waiting
+from cloud_app.store.records import JobRecord
+from cloud_app.web import answers, streaming
+from cloud_app.web.streaming import Item, Plan
+from genie.contracts.inference import JobState
+from genie.errors import DatabaseDown
+
+NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
+
+
+def record() -> JobRecord:
+    return JobRecord(
+        id="j1",
+        org="acme",
+        key_id="k1",
+        state=JobState.QUEUED,
+        mode="stream",
+        persona="chat",
+        model="echo:small",
+        queue="genie",
+        work_class="interactive",
+        locality="local",
+        substituted=None,
+        route={},
+        payload=None,
+        created_at=NOW,
+        deadline_at=NOW,
+        confirmed_at=None,
+        started_at=None,
+        first_token_at=None,
+        finished_at=None,
+        worker_id=None,
+        worker=None,
+        attempts=0,
+        dropped=0,
+        usage=None,
+        timing=None,
+        text=None,
+        finish_reason=None,
+        fault=None,
+        fingerprint=None,
+        idempotency_key=None,
+        body_sha256=None,
+        metadata={},
+    )
+
+
+@pytest.fixture
+def plan() -> Plan:
+    return Plan(
+        dialect=answers.CHAT, job=record(), includes_usage=False, request_id="req_1"
+    )
+
+
+def test_a_waiting_client_is_told_its_place_but_not_too_often(plan: Plan) -> None:
+    items = [Waiting(position=2, eta_s=3.0), Waiting(position=1, eta_s=1.0)]
+    sent = list(streaming.frames(plan, iter(items)))
+
+    assert sent[1:] == [b": queued position=2 eta_s=3.0\n\n"]
+
+
+def test_a_mistake_of_ours_is_told_without_its_detail(plan: Plan) -> None:
+    def broken() -> Iterator[Item]:
+        yield Text(text="a", tokens=1, worker=None)
+        raise RuntimeError("secret detail")
+
+    last = list(streaming.frames(plan, broken()))[-1].decode()
+
+    error = json.loads(last.removeprefix("data: "))["error"]
+    assert error["code"] == "internal_error"
+    assert "req_1" in error["message"]
+    assert "secret" not in last
+
+
+def test_a_database_that_goes_away_is_told_in_the_stream(plan: Plan) -> None:
+    def broken() -> Iterator[Item]:
+        yield Waiting(position=None, eta_s=None)
+        raise DatabaseDown("the database cannot be reached")
+
+    last = list(streaming.frames(plan, broken()))[-1].decode()
+
+    assert json.loads(last.removeprefix("data: "))["error"]["type"] == "server_error"
