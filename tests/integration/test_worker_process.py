@@ -206,7 +206,7 @@ def test_a_second_signal_gives_the_running_request_back(
 ) -> None:
     with Asker(rabbitmq_url) as asker:
         with worker(cloud, tmp_path) as process:
-            job = asker.ask("word " * 1000, model=MODEL)
+            job = asker.ask("word " * 300, model=MODEL)
             asker.started(job)
             process.send_signal(signal.SIGTERM)
             cloud.wait_beat(lambda beat: beat.draining)
