@@ -233,6 +233,20 @@ class TestFailures:
         assert result.moves == ()
 
 
+class TestReplicas:
+    def test_as_many_workers_as_wanted_hold_a_standing_model(self) -> None:
+        wanted = replace(want("smollm2:135m", queued=0), standing=True, replicas=2)
+        result = plan(fleet(worker("a"), worker("b"), worker("c")), wanted)
+        held = [models(result, name) for name in ("a", "b", "c")]
+        assert sorted(held) == [[], ["smollm2:135m"], ["smollm2:135m"]]
+
+    def test_replicas_that_find_no_worker_are_said_and_hold_nothing_up(self) -> None:
+        wanted = replace(want("smollm2:135m", queued=0), standing=True, replicas=2)
+        result = plan(fleet(worker("a")), wanted)
+        assert models(result, "a") == ["smollm2:135m"]
+        assert [found.model for found in result.unplaced] == ["smollm2:135m"]
+
+
 class TestSilence:
     def placed(self, *names: str) -> list[WorkerView]:
         return [worker(n, placements=(placement("smollm2:135m"),)) for n in names]
@@ -249,7 +263,19 @@ class TestSilence:
     def test_an_offline_worker_keeps_its_models_until_it_is_lost(self) -> None:
         (gone,) = self.placed("a")
         view = fleet(silent(gone, 299), worker("b"), worker("c"))
-        assert plan(view, want("smollm2:135m")).moves == ()
+        assert plan(view, want("smollm2:135m", queued=0)).moves == ()
+
+    def test_work_that_waits_does_not_wait_for_an_offline_holder(self) -> None:
+        (gone,) = self.placed("a")
+        view = fleet(silent(gone, 100), worker("b"), worker("c"))
+        result = plan(view, want("smollm2:135m", queued=1))
+        assert [move.kind for move in result.moves] == [MoveKind.LOAD]
+        assert models(result, "a") == ["smollm2:135m"]
+
+    def test_work_that_waits_does_wait_for_a_late_holder(self) -> None:
+        (late,) = self.placed("a")
+        view = fleet(silent(late, 80), worker("b"), worker("c"))
+        assert plan(view, want("smollm2:135m", queued=1)).moves == ()
 
     def test_sixty_percent_of_two_hundred_workers_silent_move_nothing(self) -> None:
         names = [f"w{number:03}" for number in range(200)]
