@@ -4,10 +4,34 @@ Threads, because most requests wait for a worker's answer. The application is lo
 after the fork: a broker connection that crosses a fork hangs both sides.
 """
 
+from cloud_app import store
 from cloud_app.settings import CloudSettings
 from genie import env
+from genie.errors import DatabaseDown, SettingsError
 
-settings = env.read(CloudSettings)
+
+def read() -> CloudSettings:
+    """The settings, or an end of the process with every wrong variable named."""
+    try:
+        return env.read(CloudSettings)
+    except SettingsError as error:
+        raise SystemExit(f"genie: {error}") from None
+
+
+def on_starting(_server: object) -> None:
+    """Stop before any process is forked when the database's schema is old."""
+    db = store.Database(settings.database_url)
+    try:
+        store.schema.check(db)
+    except SettingsError as error:
+        raise SystemExit(f"genie: {error}") from None
+    except DatabaseDown:
+        return  # requests get 503 until it is back
+    finally:
+        db.dispose()  # a connection must not cross the fork
+
+
+settings = read()
 
 wsgi_app = "cloud_app.app:create_app()"
 worker_class = "gthread"

@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import Row, func, or_, select
 from sqlmodel import col
 
 from cloud_app import tables
@@ -17,6 +18,19 @@ Job = tables.Job
 
 ROWS_MAX = 2_000
 """Lines are drawn from this many of the newest jobs; counts are of all."""
+
+
+_TIMES = (
+    col(Job.id),
+    col(Job.state),
+    col(Job.persona),
+    col(Job.model),
+    col(Job.created_at),
+    col(Job.started_at),
+    col(Job.first_token_at),
+    col(Job.finished_at),
+    col(Job.usage),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,45 +57,34 @@ class JobTimes:
 
 def since(db: Database, org: OrgRecord, moment: datetime) -> tuple[JobTimes, ...]:
     """Jobs of an org that are open, or were asked or ended since ``moment``."""
-    columns = (
-        col(Job.id),
-        col(Job.state),
-        col(Job.persona),
-        col(Job.model),
-        col(Job.created_at),
-        col(Job.started_at),
-        col(Job.first_token_at),
-        col(Job.finished_at),
-        col(Job.usage),
+    is_recent = or_(
+        col(Job.state).in_(OPEN),
+        col(Job.created_at) >= moment,
+        col(Job.finished_at) >= moment,
     )
     statement = (
-        select(*columns)
+        select(*_TIMES)
         .where(col(Job.org_id) == org.id)
-        .where(
-            or_(
-                col(Job.state).in_(OPEN),
-                col(Job.created_at) >= moment,
-                col(Job.finished_at) >= moment,
-            )
-        )
+        .where(is_recent)
         .order_by(col(Job.id).desc())
         .limit(ROWS_MAX)
     )
     with db.reading() as session:
         rows = session.connection().execute(statement).all()
-    return tuple(
-        JobTimes(
-            id=row.id,
-            state=JobState(row.state),
-            persona=row.persona,
-            model=row.model,
-            created_at=row.created_at,
-            started_at=row.started_at,
-            first_token_at=row.first_token_at,
-            finished_at=row.finished_at,
-            tokens=row.usage.completion_tokens if row.usage else 0,
-        )
-        for row in rows
+    return tuple(_times(row) for row in rows)
+
+
+def _times(row: Row[*tuple[Any, ...]]) -> JobTimes:
+    return JobTimes(
+        id=row.id,
+        state=JobState(row.state),
+        persona=row.persona,
+        model=row.model,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        first_token_at=row.first_token_at,
+        finished_at=row.finished_at,
+        tokens=row.usage.completion_tokens if row.usage else 0,
     )
 
 

@@ -1,21 +1,36 @@
+import importlib
+import sys
+import types
 from pathlib import Path
 
 import pytest
 from gunicorn.config import Config
 
+from cloud_app import store
 
-def test_gunicorn_takes_every_setting_and_serves_as_many_threads_as_we_say(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("GENIE_DATABASE_URL", f"sqlite:///{tmp_path / 'genie.db'}")
+
+@pytest.fixture
+def database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """The environment of a web process, and its empty database."""
+    url = f"sqlite:///{tmp_path / 'genie.db'}"
+    monkeypatch.setenv("GENIE_DATABASE_URL", url)
     monkeypatch.setenv("GENIE_BROKER_URL", "memory://")
     monkeypatch.setenv("GENIE_SECRET_KEY", "a secret of tests alone")
     monkeypatch.setenv("GENIE_WEB_THREADS", "99")
+    return url
 
-    from cloud_app import gunicorn as ours
 
+def loaded() -> types.ModuleType:
+    """The settings as gunicorn loads them: anew, from the environment."""
+    sys.modules.pop("cloud_app.gunicorn", None)
+    return importlib.import_module("cloud_app.gunicorn")
+
+
+def test_gunicorn_takes_every_setting_and_serves_as_many_threads_as_we_say(
+    database: str,
+) -> None:
     config = Config()
-    for name, value in vars(ours).items():
+    for name, value in vars(loaded()).items():
         if name in config.settings:
             config.set(name, value)
 
@@ -24,3 +39,28 @@ def test_gunicorn_takes_every_setting_and_serves_as_many_threads_as_we_say(
     assert config.workers == 1
     assert config.control_socket_disable
     assert not config.preload_app
+
+
+def test_an_old_schema_stops_the_boot_before_any_fork(database: str) -> None:
+    ours = loaded()
+    with pytest.raises(SystemExit, match="genie db upgrade"):
+        ours.on_starting(None)
+
+    db = store.Database(database)
+    store.schema.upgrade(db)
+    db.dispose()
+
+    ours.on_starting(None)
+
+
+def test_wrong_settings_end_the_process_with_all_their_names(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GENIE_WEB_THREADS", "many")
+    monkeypatch.delenv("GENIE_SECRET_KEY")
+
+    with pytest.raises(SystemExit) as ended:
+        loaded()
+
+    assert "GENIE_WEB_THREADS" in str(ended.value)
+    assert "GENIE_SECRET_KEY" in str(ended.value)
