@@ -16,7 +16,9 @@ MIB = 1024**2
 class Entry(Protocol):
     """One GPU as gpustat describes it; any figure may be missing."""
 
-    entry: Mapping[str, object]
+    @property
+    def entry(self) -> Mapping[str, object]:
+        """gpustat's own names and units: MiB, percent, degrees, watts."""
 
 
 Query = Callable[[], Iterable[Entry]]

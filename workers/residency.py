@@ -196,15 +196,8 @@ class Residency:
             loaded.engine.close()
 
     def _bury(self, item: Resident) -> None:
-        with self._wake:
-            fault, item.death = item.death, None
+        item.death = None
         self._close(item)
-        if fault is None:
-            return
-        if item.served:  # it worked, so this is the first time again
-            item.failures.clear()
-        item.failures.note_death(fault.message, self._machine.now())
-        self._fail(item, fault.code)
 
     def _load(self, item: Resident) -> None:
         try:
@@ -288,8 +281,10 @@ class Residency:
         with self._wake:
             if item.state is ModelState.UNLOADING or self._is_stopping:
                 return
-            item.death = fault
-            item.state = ModelState.FAILED
+            if item.served:  # it worked, so this is the first time again
+                item.failures.clear()
+            item.failures.note_death(fault.message, self._machine.now())
+            item.death, item.state = fault, ModelState.FAILED
             self._wake.notify_all()
         self._on_change()
 

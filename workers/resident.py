@@ -166,5 +166,6 @@ def due(residents: Iterable[Resident], now: datetime) -> Resident | None:
 
 def next_retry(residents: Iterable[Resident]) -> datetime | None:
     """When the next failed model may be tried again."""
-    times = (item.failures.retry_at for item in residents)
+    failed = (item for item in residents if item.state is ModelState.FAILED)
+    times = (item.failures.retry_at for item in failed)
     return min((at for at in times if at is not None), default=None)

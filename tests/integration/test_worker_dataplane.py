@@ -163,6 +163,19 @@ def test_work_goes_on_after_the_broker_closed_the_connection(
         assert asker.outcome(asker.ask()).state is JobState.COMPLETED
 
 
+def test_consumers_that_were_closed_leave_nothing_behind(
+    rabbitmq_url: str, asker: Asker
+) -> None:
+    kept: list[int] = []
+    with Rig(rabbitmq_url, "ann", slots=2) as rig:
+        for job in [asker.ask() for _ in range(50)]:
+            asker.outcome(job)
+        rig.plane._pump.call(lambda channel: kept.append(len(channel.callbacks)))
+        asker.outcome(asker.ask())
+    assert kept
+    assert kept[0] <= len(WorkClass)
+
+
 @pytest.mark.parametrize("transport", ["rabbitmq", "memory"])
 def test_an_idle_worker_starts_the_next_request_soon(
     request: pytest.FixtureRequest,

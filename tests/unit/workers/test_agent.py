@@ -50,9 +50,11 @@ class CloudTwin(Cloud):
             assert self._news.wait_for(lambda: len(self.beats) >= count, BOUND_S)
 
 
-def answer(next_in_s: float = 60.0, **changes: bool) -> HeartbeatReply:
+def answer(next_in_s: float = 60.0, *, register: bool = False) -> HeartbeatReply:
     now = datetime.now(UTC) + timedelta(hours=1)
-    return HeartbeatReply(ack_seq=0, server_time=now, next_in_s=next_in_s, **changes)
+    return HeartbeatReply(
+        ack_seq=0, server_time=now, next_in_s=next_in_s, register=register
+    )
 
 
 def report(seq: int) -> Heartbeat:
@@ -103,7 +105,8 @@ def test_a_burst_of_changes_is_one_beat_a_second_after_the_last() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [CloudUnreachable("away"), GenieError("odd"), RuntimeError("a bug of ours")]
+    "error",
+    [CloudUnreachable("away"), GenieError("odd"), RuntimeError("our bug")],
 )
 def test_no_error_ends_the_heartbeats(error: Exception) -> None:
     cloud = CloudTwin(error, error, next_in_s=60.0)

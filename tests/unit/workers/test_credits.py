@@ -17,7 +17,7 @@ from workers.credits import (
     decide,
 )
 
-I, J, B = WorkClass.INTERACTIVE, WorkClass.JOB, WorkClass.BATCH
+FAST, J, B = WorkClass.INTERACTIVE, WorkClass.JOB, WorkClass.BATCH
 
 
 def credit(work_class: WorkClass, queue: str = "genie", model: str = "m") -> Credit:
@@ -37,18 +37,22 @@ def load(*, slots: int = 4, in_flight: int = 0, prefill_s: float = 0.0) -> Load:
 @pytest.mark.parametrize(
     ("state", "open_", "opened", "closed"),
     [
-        pytest.param(load(), {}, {I}, set(), id="interactive first"),
-        pytest.param(load(), held(I, settled=False), set(), set(), id="not settled"),
-        pytest.param(load(), held(I), {J}, set(), id="job when nothing waits"),
-        pytest.param(load(), held(I, J), {B}, set(), id="batch comes last"),
-        pytest.param(load(), held(I, J, B), set(), set(), id="nothing to do"),
-        pytest.param(load(in_flight=3), held(I, J), set(), {J}, id="one slot left free"),
-        pytest.param(load(in_flight=4), held(I, J), set(), {I, J}, id="full"),
-        pytest.param(load(in_flight=9), held(I), set(), {I}, id="more than full"),
-        pytest.param(load(slots=1), held(I), {J}, set(), id="one slot serves all"),
-        pytest.param(load(slots=0), held(I), set(), {I}, id="no slot at all"),
-        pytest.param(load(prefill_s=0.05), held(I, J), set(), {I, J}, id="prefill"),
-        pytest.param(load(prefill_s=0.049), held(I), {J}, set(), id="little prefill"),
+        pytest.param(load(), {}, {FAST}, set(), id="interactive first"),
+        pytest.param(load(), held(FAST, settled=False), set(), set(), id="not settled"),
+        pytest.param(load(), held(FAST), {J}, set(), id="job when nothing waits"),
+        pytest.param(load(), held(FAST, J), {B}, set(), id="batch comes last"),
+        pytest.param(load(), held(FAST, J, B), set(), set(), id="nothing to do"),
+        pytest.param(load(in_flight=3), held(FAST, J), set(), {J}, id="keep one"),
+        pytest.param(load(in_flight=4), held(FAST, J), set(), {FAST, J}, id="full"),
+        pytest.param(load(in_flight=9), held(FAST), set(), {FAST}, id="more than full"),
+        pytest.param(load(slots=1), held(FAST), {J}, set(), id="one slot serves all"),
+        pytest.param(load(slots=0), held(FAST), set(), {FAST}, id="no slot at all"),
+        pytest.param(
+            load(prefill_s=0.05), held(FAST, J), set(), {FAST, J}, id="prefill"
+        ),
+        pytest.param(
+            load(prefill_s=0.049), held(FAST), {J}, set(), id="little prefill"
+        ),
     ],
 )
 def test_credits_follow_what_the_engine_can_start(
@@ -63,13 +67,13 @@ def test_credits_follow_what_the_engine_can_start(
 
 
 def test_a_model_that_is_gone_loses_its_credits() -> None:
-    assert decide([], ["genie"], held(I)) == (Close(credit=credit(I)),)
+    assert decide([], ["genie"], held(FAST)) == (Close(credit=credit(FAST)),)
 
 
 def test_background_work_waits_until_no_queue_has_interactive_work() -> None:
     open_ = {
-        credit(I, "org.acme"): Held(priority=10, is_settled=False),
-        credit(I, "genie"): Held(priority=10, is_settled=True),
+        credit(FAST, "org.acme"): Held(priority=10, is_settled=False),
+        credit(FAST, "genie"): Held(priority=10, is_settled=True),
     }
     assert decide([load()], ["org.acme", "genie"], open_) == ()
 
@@ -77,11 +81,11 @@ def test_background_work_waits_until_no_queue_has_interactive_work() -> None:
 def test_an_open_credit_is_opened_anew_only_for_a_much_better_bid() -> None:
     same = Load(model="m", slots=4, in_flight=0, bid=10 + REBID)
     better = Load(model="m", slots=4, in_flight=0, bid=11 + REBID)
-    open_ = held(I, settled=False)
+    open_ = held(FAST, settled=False)
     assert decide([same], ["genie"], open_) == ()
     assert decide([better], ["genie"], open_) == (
-        Close(credit=credit(I)),
-        Open(credit=credit(I), priority=11 + REBID),
+        Close(credit=credit(FAST)),
+        Open(credit=credit(FAST), priority=11 + REBID),
     )
 
 
@@ -137,7 +141,7 @@ def test_what_is_open_after_a_decision_is_never_more_than_can_start(
         state = by_model[one.model]
         assert state.free > 0
         assert one.queue in QUEUES
-        if one.work_class is not I and state.slots > 1:
+        if one.work_class is not FAST and state.slots > 1:
             assert state.free > 1
 
 

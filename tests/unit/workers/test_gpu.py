@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.gpu import MIB, Gpus, GpuQueryFailed, host_status, own_pids, status
+from workers.gpu import MIB, GpuQueryFailed, Gpus, host_status, own_pids, status
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def test_a_gpu_that_fell_off_the_bus_is_left_out(entry: Mapping[str, object]) ->
     )
 
 
-def test_a_driver_lost_between_two_polls_is_an_empty_tuple_and_it_may_come_back() -> None:
+def test_a_driver_lost_between_polls_is_an_empty_tuple_and_may_come_back() -> None:
     answers = iter([True, False, False, True])
 
     def query() -> Iterable[Card]:

@@ -46,7 +46,7 @@ def test_a_final_failure_is_not_tried_again() -> None:
     assert not failures.allows(at(1e6))
 
 
-def test_the_first_death_of_an_engine_restarts_it_at_once_and_the_second_waits() -> None:
+def test_the_first_death_restarts_an_engine_at_once_and_the_second_waits() -> None:
     failures = Failures()
     failures.note_death("killed", START)
     assert failures.allows(START)

@@ -1,0 +1,460 @@
+"""One request from delivery to ack, with an echo engine and a recording mail."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+
+from genie import codec, topology
+from genie.contracts.inference import (
+    Chunk,
+    Event,
+    Fault,
+    FinishReason,
+    InferenceTask,
+    JobState,
+    Message,
+    Outcome,
+    Sampling,
+    Started,
+    Usage,
+    WorkClass,
+)
+from genie.messaging import envelope
+from genie.messaging.publisher import Letter
+from workers.attempt import Delivery, Me, state_of
+from workers.engine.echo import EchoEngine
+from workers.engine.errors import EngineBusy
+from workers.engine.protocol import EngineRequest, EngineStats, Finish, Piece, Sink
+from workers.mail import Mail
+from workers.resident import Loaded
+from workers.serving import PAUSE_S, Serving
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+MODEL = "echo:small"
+BOUND_S = 10.0
+
+
+@dataclass
+class Box:
+    """A recording publisher: confirms at once unless told to hold."""
+
+    letters: list[Letter] = field(default_factory=list)
+    held: list[Letter] = field(default_factory=list)
+    holds: bool = False
+
+    def send(self, letter: Letter) -> None:
+        self.letters.append(letter)
+        if letter.on_sent is None:
+            return
+        if self.holds:
+            self.held.append(letter)
+        else:
+            letter.on_sent()
+
+    @property
+    def events(self) -> list[Event]:
+        return [codec.decode_event(letter.body) for letter in self.letters]
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        return [event for event in self.events if isinstance(event, Outcome)]
+
+
+class Puppet:
+    """An engine whose every event the test says."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.requests: list[EngineRequest] = []
+        self.cancelled: list[str] = []
+        self.sink: Sink = lambda _event: None
+
+    def submit(self, request: EngineRequest, sink: Sink) -> None:
+        if self.error is not None:
+            raise self.error
+        self.requests.append(request)
+        self.sink = sink
+
+    def say(self, text: str, tokens: int = 1) -> None:
+        self.sink(Piece(id=self.requests[-1].id, text=text, tokens=tokens))
+
+    def finish(
+        self, reason: FinishReason = FinishReason.STOP, fault: Fault | None = None
+    ) -> None:
+        usage = Usage(prompt_tokens=1, completion_tokens=11)
+        self.sink(
+            Finish(
+                id=self.requests[-1].id,
+                reason=reason,
+                usage=usage,
+                fault=fault,
+                first_token_s=1.0,
+                total_s=2.0,
+            )
+        )
+
+    def cancel(self, request_id: str) -> None:
+        self.cancelled.append(request_id)
+
+    def stats(self) -> EngineStats:
+        return EngineStats(slots=4)
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A loaded model."""
+
+    engine: Puppet | EchoEngine
+    fingerprint: str = "gf1-a"
+    peak_bytes: int = 0
+
+
+class Stage:
+    """A serving with everything around it recorded."""
+
+    def __init__(self, engine: Puppet | EchoEngine | None = None) -> None:
+        self.engine = Puppet() if engine is None else engine
+        self.events, self.replies = Box(), Box()
+        self.ready: dict[str, Loaded] = {MODEL: Ready(self.engine)}
+        self.settled: list[str] = []
+        self.slots: list[str] = []
+        self.served: list[str] = []
+        self.clock = 0.0
+        self.serving = Serving(
+            Me(worker_id="w1", name="ann"),
+            Mail(events=self.events, replies=self.replies),
+            ready=lambda: self.ready,
+            on_slot=lambda: self.slots.append("free"),
+            on_served=self.served.append,
+            now=lambda: NOW,
+            clock=lambda: self.clock,
+        )
+
+    @property
+    def puppet(self) -> Puppet:
+        assert isinstance(self.engine, Puppet)
+        return self.engine
+
+    @property
+    def outcome(self) -> Outcome:
+        (outcome,) = self.events.outcomes
+        return outcome
+
+    def take(self, body: bytes | None = None, **changes: Any) -> None:
+        self.serving.take(self.delivery(body or envelope.pack(task(**changes))))
+
+    def delivery(self, body: bytes, name: str = "") -> Delivery:
+        def settle(how: str) -> Callable[[], None]:
+            return lambda: self.settled.append(how + name)
+
+        return Delivery(
+            body=body,
+            model=MODEL,
+            redelivered=False,
+            ack=settle("ack"),
+            requeue=settle("requeue"),
+            reject=settle("reject"),
+        )
+
+
+def task(**changes: Any) -> InferenceTask:
+    return InferenceTask(
+        **{
+            "job_id": "job1",
+            "org": "acme",
+            "queue": "genie",
+            "model": MODEL,
+            "work_class": WorkClass.INTERACTIVE,
+            "created_at": NOW - timedelta(seconds=2),
+            "deadline_at": NOW + timedelta(seconds=30),
+            "sampling": Sampling(),
+            "messages": (Message(role="user", content="hi there"),),
+            "reply_to": "reply.web1",
+            **changes,
+        }
+    )
+
+
+def test_the_message_is_acked_only_after_the_outcome_is_confirmed() -> None:
+    stage = Stage()
+    stage.events.holds = True
+    stage.take()
+    stage.puppet.finish()
+    outcome_letter = stage.events.letters[-1]
+    assert (outcome_letter.to, outcome_letter.confirmed) == (topology.OUTCOMES, True)
+    assert stage.settled == []
+    assert outcome_letter.on_sent is not None
+    outcome_letter.on_sent()
+    assert stage.settled == ["ack"]
+
+
+def test_the_asker_hears_everything_in_order_and_the_cloud_no_chunks() -> None:
+    stage = Stage()
+    stage.take()
+    stage.puppet.say("one")
+    for word in (" two", " three", " four", " five", " six"):
+        stage.puppet.say(word)
+    stage.puppet.finish()
+    asker = stage.replies.events
+    assert [type(e) for e in asker] == [Started, Chunk, Chunk, Chunk, Outcome]
+    chunks = [e for e in asker if isinstance(e, Chunk)]
+    assert [c.text for c in chunks] == ["one", " two three four five", " six"]
+    assert [c.seq for c in chunks] == [0, 1, 2]
+    assert {letter.to for letter in stage.replies.letters} == {"reply.web1"}
+    assert [type(e) for e in stage.events.events] == [Started, Outcome]
+
+
+def test_the_outcome_carries_text_usage_timing_and_who_made_it() -> None:
+    stage = Stage()
+    stage.take()
+    stage.clock = 3.0
+    stage.puppet.say("hello")
+    stage.puppet.finish()
+    outcome = stage.outcome
+    assert (outcome.state, outcome.text) == (JobState.COMPLETED, "hello")
+    assert (outcome.worker_id, outcome.worker) == ("w1", "ann")
+    assert outcome.fingerprint == "gf1-a"
+    assert outcome.usage.completion_tokens == 11
+    timing = outcome.timing
+    assert (timing.queue_s, timing.first_token_s, timing.total_s) == (2.0, 1.0, 3.0)
+
+
+def test_nobody_waiting_means_no_chunks_and_the_whole_text() -> None:
+    stage = Stage()
+    stage.take(reply_to=None)
+    stage.puppet.say("all of it")
+    stage.puppet.finish()
+    assert stage.replies.letters == []
+    assert stage.outcome.text == "all of it"
+
+
+def test_the_engine_gets_the_org_as_border_and_the_time_that_is_left() -> None:
+    stage = Stage()
+    stage.take()
+    (request,) = stage.puppet.requests
+    assert (request.scope, request.deadline_s) == ("acme", 30.0)
+    assert request.id != "job1"  # an attempt's own
+
+
+BAD = [
+    b"",
+    b"\xff\xfe",
+    b"null",
+    b'[[],{"task":{"kind":"inference"}},{"callbacks":null,"errbacks":null}]',
+    b"[" * 5000,
+    b" " * (topology.MAX_MESSAGE_BYTES + 2048),
+]
+
+
+@pytest.mark.parametrize("body", BAD)
+def test_a_message_that_is_no_task_goes_to_the_dead_letters(body: bytes) -> None:
+    stage = Stage()
+    stage.serving.take(stage.delivery(body))
+    assert stage.settled == ["reject"]
+    assert stage.events.letters == []
+
+
+def test_a_task_of_another_model_than_its_queue_goes_to_the_dead_letters() -> None:
+    stage = Stage()
+    stage.take(model="echo:large")
+    assert stage.settled == ["reject"]
+
+
+def test_the_log_never_holds_a_prompt(capsys: pytest.CaptureFixture[str]) -> None:
+    stage = Stage()
+    good = envelope.pack(task(messages=(Message(role="user", content="SECRET"),)))
+    stage.take(good.replace(b'"interactive"', b'"SECRET"'))
+    stage.take(good)
+    stage.puppet.say("SECRET")
+    stage.puppet.finish()
+    stage.take(good)
+    stage.puppet.finish(FinishReason.ERROR, Fault(code="x", message="SECRET"))
+    said = capsys.readouterr()
+    assert "SECRET" not in said.out + said.err
+
+
+def test_a_job_past_its_deadline_times_out_without_running() -> None:
+    stage = Stage()
+    stage.take(deadline_at=NOW)
+    assert stage.outcome.state is JobState.TIMEOUT
+    assert stage.puppet.requests == []
+    assert stage.settled == ["ack"]
+
+
+def test_a_job_cancelled_before_it_came_does_not_run() -> None:
+    stage = Stage()
+    stage.serving.cancel("job1")
+    stage.take()
+    assert stage.outcome.state is JobState.CANCELLED
+    assert stage.puppet.requests == []
+
+
+def test_a_running_job_is_cancelled_in_its_engine() -> None:
+    stage = Stage()
+    stage.take()
+    stage.serving.cancel("job1")
+    assert stage.puppet.cancelled == [stage.puppet.requests[0].id]
+    stage.puppet.finish(FinishReason.CANCELLED)
+    assert stage.outcome.state is JobState.CANCELLED
+
+
+def test_another_fingerprint_than_asked_for_fails_naming_both() -> None:
+    stage = Stage()
+    stage.take(fingerprint="gf1-b")
+    assert stage.outcome.state is JobState.FAILED
+    fault = stage.outcome.fault
+    assert fault is not None
+    assert fault.code == "fingerprint_mismatch"
+    assert "gf1-a" in fault.message
+    assert "gf1-b" in fault.message
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault(code="engine_died", message="died", retryable=True)]
+)
+def test_a_fault_of_the_machine_gives_the_message_back_without_an_outcome(
+    fault: Fault,
+) -> None:
+    stage = Stage()
+    stage.take()
+    stage.puppet.finish(FinishReason.ERROR, fault)
+    assert stage.settled == ["requeue"]
+    assert stage.events.outcomes == []
+    assert stage.serving.wait_idle(None, 0)
+
+
+def test_a_busy_engine_gives_the_message_back_without_a_start() -> None:
+    stage = Stage(Puppet(EngineBusy(in_flight=4, bound=0)))
+    stage.take()
+    assert stage.settled == ["requeue"]
+    assert stage.events.letters == []
+
+
+def test_a_model_that_is_not_ready_gives_the_message_back() -> None:
+    stage = Stage()
+    stage.ready.clear()
+    stage.take()
+    assert stage.settled == ["requeue"]
+
+
+def test_after_giving_a_message_back_no_other_is_asked_for_a_moment() -> None:
+    stage = Stage(Puppet(EngineBusy(in_flight=4, bound=0)))
+    stage.take()
+    assert stage.serving.loads() == ()
+    stage.clock = PAUSE_S
+    assert len(stage.serving.loads()) == 1
+
+
+def test_a_fault_of_the_job_ends_it() -> None:
+    stage = Stage()
+    stage.take()
+    fault = Fault(code="context_length_exceeded", message="9 > 8", param="messages")
+    stage.puppet.finish(FinishReason.ERROR, fault)
+    assert (stage.outcome.state, stage.outcome.fault) == (JobState.FAILED, fault)
+    assert stage.settled == ["ack"]
+    assert stage.served == []
+
+
+def test_an_unexpected_error_fails_the_job_with_its_class_and_nothing_else() -> None:
+    stage = Stage(Puppet(ZeroDivisionError("SECRET")))
+    stage.take()
+    fault = stage.outcome.fault
+    assert fault is not None
+    assert (fault.code, stage.outcome.state) == ("internal_error", JobState.FAILED)
+    assert "ZeroDivisionError" in fault.message
+    assert "SECRET" not in fault.message
+    assert stage.settled == ["ack"]
+    assert stage.serving.wait_idle(None, 0)
+
+
+def test_an_answer_over_the_size_limit_fails_with_the_next_step() -> None:
+    stage = Stage()
+    stage.take()
+    stage.puppet.say("x" * (topology.MAX_MESSAGE_BYTES + 1))
+    stage.puppet.finish()
+    assert stage.outcome.state is JobState.FAILED
+    assert stage.outcome.fault is not None
+    assert stage.outcome.fault.code == "message_too_large"
+
+
+def test_a_redelivery_of_a_running_job_is_settled_by_the_run_that_is_there() -> None:
+    stage = Stage()
+    stage.serving.take(stage.delivery(envelope.pack(task()), " first"))
+    stage.serving.take(stage.delivery(envelope.pack(task()), " second"))
+    assert len(stage.puppet.requests) == 1
+    stage.puppet.finish()
+    assert stage.settled == ["ack second"]
+
+
+def test_abandoned_work_goes_back_and_says_nothing_more() -> None:
+    stage = Stage()
+    stage.take()
+    stage.serving.abandon()
+    assert stage.settled == ["requeue"]
+    assert stage.puppet.cancelled == [stage.puppet.requests[0].id]
+    stage.puppet.say("late")
+    stage.puppet.finish(FinishReason.CANCELLED)
+    assert stage.settled == ["requeue"]
+    assert stage.events.outcomes == []
+    assert stage.serving.wait_idle(None, 0)
+
+
+def test_what_runs_counts_until_its_end_and_a_free_slot_is_said_at_once() -> None:
+    stage = Stage()
+    stage.take()
+    (load,) = stage.serving.loads()
+    assert (load.in_flight, load.free) == (1, 3)
+    assert not stage.serving.wait_idle(MODEL, 0)
+    assert stage.serving.wait_idle("another", 0)
+    stage.puppet.finish()
+    (load,) = stage.serving.loads()
+    assert load.in_flight == 0
+    assert (stage.slots, stage.served) == (["free"], [MODEL])
+
+
+def test_an_engine_bids_by_the_speed_it_was_measured_at() -> None:
+    stage = Stage()
+    assert stage.serving.loads()[0].bid == 100
+    stage.take()
+    stage.puppet.finish()  # ten tokens in a second
+    assert 18 <= stage.serving.loads()[0].bid <= 28
+
+
+def test_many_requests_on_a_real_engine_each_end_once() -> None:
+    engine = EchoEngine(model=MODEL, slots=4, ms_per_token=1)
+    stage, done = Stage(engine), threading.Event()
+    for n in range(20):
+        stage.take(envelope.pack(msgspec.structs.replace(task(), job_id=f"j{n}")))
+        if n % 4 == 3:
+            assert stage.serving.wait_idle(None, BOUND_S)
+    done.set()
+    engine.close()
+    assert sorted(o.job_id for o in stage.events.outcomes) == sorted(
+        f"j{n}" for n in range(20)
+    )
+    assert stage.settled == ["ack"] * 20
+
+
+@pytest.mark.parametrize(
+    ("reason", "code", "state"),
+    [
+        (FinishReason.STOP, None, JobState.COMPLETED),
+        (FinishReason.LENGTH, None, JobState.COMPLETED),
+        (FinishReason.CANCELLED, None, JobState.CANCELLED),
+        (FinishReason.ERROR, "deadline_exceeded", JobState.TIMEOUT),
+        (FinishReason.ERROR, "anything", JobState.FAILED),
+    ],
+)
+def test_an_engines_last_word_is_a_job_state(
+    reason: FinishReason, code: str | None, state: JobState
+) -> None:
+    fault = None if code is None else Fault(code=code, message="")
+    assert state_of(Finish(id="x", reason=reason, usage=Usage(), fault=fault)) is state
