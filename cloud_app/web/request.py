@@ -14,7 +14,17 @@ from genie.errors import Forbidden
 from genie.logs import logger
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_QUIET = frozenset({"ops.livez", "ops.readyz", "ops.health", "ops.metrics", "static"})
+_QUIET = frozenset(
+    {
+        "ops.livez",
+        "ops.readyz",
+        "ops.health",
+        "ops.metrics",
+        "static",
+        "admin.live",
+    }
+)
+"""Asked every few seconds by machines; a log line each would drown the others."""
 
 
 def install(app: Flask) -> None:
