@@ -56,7 +56,8 @@ class Brain(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no typ
     It waits for a database that is away, and refuses one with another schema.
     """
 
-    requires = ("celery.worker.components:Pool",)
+    # after Beat: `worker -B` forks it, and a fork with our connections open hangs
+    requires = ("celery.worker.components:Pool", "celery.worker.components:Beat")
     read: Read
 
     def __init__(self, parent: WorkController, **kwargs: object) -> None:
