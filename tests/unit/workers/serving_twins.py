@@ -1,0 +1,175 @@
+"""Twins for the tests of serving: a recording mail box and an engine on strings."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from genie import codec
+from genie.contracts.inference import (
+    Event,
+    Fault,
+    FinishReason,
+    InferenceTask,
+    Message,
+    Outcome,
+    Sampling,
+    Usage,
+    WorkClass,
+)
+from genie.messaging import envelope
+from genie.messaging.publisher import Letter
+from workers.attempt import Delivery, Me
+from workers.engine.echo import EchoEngine
+from workers.engine.protocol import EngineRequest, EngineStats, Finish, Piece, Sink
+from workers.mail import Mail
+from workers.resident import Loaded
+from workers.serving import Serving
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+MODEL = "echo:small"
+BOUND_S = 10.0
+
+
+@dataclass
+class Box:
+    """A recording publisher: confirms at once unless told to hold."""
+
+    letters: list[Letter] = field(default_factory=list)
+    held: list[Letter] = field(default_factory=list)
+    holds: bool = False
+
+    def send(self, letter: Letter) -> None:
+        self.letters.append(letter)
+        if letter.on_sent is None:
+            return
+        if self.holds:
+            self.held.append(letter)
+        else:
+            letter.on_sent()
+
+    @property
+    def events(self) -> list[Event]:
+        return [codec.decode_event(letter.body) for letter in self.letters]
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        return [event for event in self.events if isinstance(event, Outcome)]
+
+
+class Puppet:
+    """An engine whose every event the test says."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.requests: list[EngineRequest] = []
+        self.cancelled: list[str] = []
+        self.sink: Sink = lambda _event: None
+
+    def submit(self, request: EngineRequest, sink: Sink) -> None:
+        if self.error is not None:
+            raise self.error
+        self.requests.append(request)
+        self.sink = sink
+
+    def say(self, text: str, tokens: int = 1) -> None:
+        self.sink(Piece(id=self.requests[-1].id, text=text, tokens=tokens))
+
+    def finish(
+        self, reason: FinishReason = FinishReason.STOP, fault: Fault | None = None
+    ) -> None:
+        usage = Usage(prompt_tokens=1, completion_tokens=11)
+        self.sink(
+            Finish(
+                id=self.requests[-1].id,
+                reason=reason,
+                usage=usage,
+                fault=fault,
+                first_token_s=1.0,
+                total_s=2.0,
+            )
+        )
+
+    def cancel(self, request_id: str) -> None:
+        self.cancelled.append(request_id)
+
+    def stats(self) -> EngineStats:
+        return EngineStats(slots=4)
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A loaded model."""
+
+    engine: Puppet | EchoEngine
+    fingerprint: str = "gf1-a"
+    peak_bytes: int = 0
+
+
+class Stage:
+    """A serving with everything around it recorded."""
+
+    def __init__(self, engine: Puppet | EchoEngine | None = None) -> None:
+        self.engine = Puppet() if engine is None else engine
+        self.events, self.replies = Box(), Box()
+        self.ready: dict[str, Loaded] = {MODEL: Ready(self.engine)}
+        self.settled: list[str] = []
+        self.slots: list[str] = []
+        self.served: list[str] = []
+        self.clock = 0.0
+        self.serving = Serving(
+            Me(worker_id="w1", name="ann"),
+            Mail(events=self.events, replies=self.replies),
+            ready=lambda: self.ready,
+            on_slot=lambda: self.slots.append("free"),
+            on_served=self.served.append,
+            now=lambda: NOW,
+            clock=lambda: self.clock,
+        )
+
+    @property
+    def puppet(self) -> Puppet:
+        assert isinstance(self.engine, Puppet)
+        return self.engine
+
+    @property
+    def outcome(self) -> Outcome:
+        (outcome,) = self.events.outcomes
+        return outcome
+
+    def take(self, body: bytes | None = None, **changes: Any) -> None:
+        self.serving.take(self.delivery(body or envelope.pack(task(**changes))))
+
+    def delivery(self, body: bytes, name: str = "") -> Delivery:
+        def settle(how: str) -> Callable[[], None]:
+            return lambda: self.settled.append(how + name)
+
+        return Delivery(
+            body=body,
+            model=MODEL,
+            redelivered=False,
+            ack=settle("ack"),
+            requeue=settle("requeue"),
+            reject=settle("reject"),
+        )
+
+
+def task(**changes: Any) -> InferenceTask:
+    return InferenceTask(
+        **{
+            "job_id": "job1",
+            "org": "acme",
+            "queue": "genie",
+            "model": MODEL,
+            "work_class": WorkClass.INTERACTIVE,
+            "created_at": NOW - timedelta(seconds=2),
+            "deadline_at": NOW + timedelta(seconds=30),
+            "sampling": Sampling(),
+            "messages": (Message(role="user", content="hi there"),),
+            "reply_to": "reply.web1",
+            **changes,
+        }
+    )
