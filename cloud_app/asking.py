@@ -36,10 +36,14 @@ GRACE_S = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """Not started yet. ``position`` counts from 1; both None while unknown."""
+    """Nothing new to read. ``position`` counts from 1; both None while unknown.
 
-    position: int | None
-    eta_s: float | None
+    ``is_started``: a worker has it and reads the prompt, or writes slowly.
+    """
+
+    position: int | None = None
+    eta_s: float | None = None
+    is_started: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,8 +140,8 @@ class Watch:
             yield from self._chunk(event)
         elif isinstance(event, Outcome):
             yield from self._finish(event)
-        elif not self._is_started:
-            yield Waiting(position=None, eta_s=None)
+        else:
+            yield Waiting(is_started=self._is_started)
 
     def _next(self) -> Event | None:
         event = self._inbox.get(WAIT_S) if self._inbox else None

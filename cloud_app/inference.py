@@ -171,7 +171,7 @@ def stream(ctx: Context, accepted: Accepted) -> Iterator[Waiting | Text | Outcom
             yield item
     finally:
         ctx.replies.forget(job.id)
-        if not is_over:
+        if not is_over and not accepted.replayed:  # a replay's job is somebody else's
             _abandon(ctx, job)
 
 

@@ -6,7 +6,6 @@ from enum import StrEnum
 
 from genie.contracts.fleet import ModelState
 
-
 HEARTBEAT_S = 30.0
 """Seconds between two heartbeats of a worker, unless the cloud was told otherwise."""
 

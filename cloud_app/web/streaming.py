@@ -142,6 +142,8 @@ def waiting(item: Waiting) -> str:
     >>> waiting(Waiting(position=2, eta_s=1.25))
     'queued position=2 eta_s=1.2'
     """
+    if item.is_started:
+        return "working"
     position = "" if item.position is None else f" position={item.position}"
     eta = "" if item.eta_s is None else f" eta_s={item.eta_s:.1f}"
     return f"queued{position}{eta}"

@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 from openai import NotFoundError, OpenAI
+from openai.types.chat import ChatCompletionUserMessageParam
 
 from fixtures.fleet import Fleet, wait_until
 from genie import Client
@@ -17,7 +18,7 @@ def openai_client(fleet: Fleet) -> OpenAI:
     return OpenAI(base_url=f"{fleet.url}/v1", api_key=fleet.api_key, max_retries=0)
 
 
-def user(text: str) -> dict[str, str]:
+def user(text: str) -> ChatCompletionUserMessageParam:
     return {"role": "user", "content": text}
 
 

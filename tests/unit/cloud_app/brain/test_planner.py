@@ -233,7 +233,7 @@ class TestFailures:
         assert result.moves == ()
 
 
-class TestReplicas:
+class TestStandingReplicas:
     def test_as_many_workers_as_wanted_hold_a_standing_model(self) -> None:
         wanted = replace(want("smollm2:135m", queued=0), standing=True, replicas=2)
         result = plan(fleet(worker("a"), worker("b"), worker("c")), wanted)
