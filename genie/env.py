@@ -129,6 +129,12 @@ def home() -> Path:
     return Path(given or f"{base}/genie-fleet").expanduser()
 
 
+def models(base: Path | None = None) -> Path:
+    """Where pulled models live: ``GENIE_MODELS_DIR``, else a folder of the home."""
+    given = os.environ.get("GENIE_MODELS_DIR")
+    return Path(given).expanduser() if given else (base or home()) / "models"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientSettings:
     """How the SDK and the CLI reach the cloud."""

@@ -78,6 +78,12 @@ class WorkerSettings:
         "folder of this worker's credentials",
         default=None,
     )
+    models_dir: Path | None = env.variable(
+        "GENIE_MODELS_DIR",
+        env.path,
+        "folder of pulled models, shared by workers; models in GENIE_HOME if not set",
+        default=None,
+    )
     threads: int = env.variable(
         "GENIE_THREADS",
         at_least_one,
@@ -120,7 +126,7 @@ class WorkerSettings:
     @property
     def models_folder(self) -> Path:
         """Where pulled models live; workers of one user share it."""
-        return self.home / "models"
+        return self.models_dir or self.home / "models"
 
 
 __all__ = ["WorkerSettings", "at_least_one", "share", "worker_name"]

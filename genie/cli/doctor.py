@@ -225,7 +225,7 @@ def gpus() -> Check:
 
 def disk() -> Check:
     """Whether there is room for models."""
-    folder = env.home()
+    folder = env.models()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free
     detail = f"{size(free)} free under {folder}"
@@ -235,7 +235,7 @@ def disk() -> Check:
         name="disk",
         verdict=Verdict.WARN,
         detail=detail,
-        next_step="free some, or set GENIE_HOME to a larger disk",
+        next_step="free some, or set GENIE_MODELS_DIR to a folder on a larger disk",
     )
 
 
@@ -245,7 +245,7 @@ def model_cache() -> Check:
         from workers.files import Models
     except ModuleNotFoundError as error:
         return _absent("models", error.name or "filelock", "worker")
-    stored = Models(env.home() / "models").ls()
+    stored = Models(env.models()).ls()
     detail = ", ".join(f"{one.id} {size(one.size_bytes)}" for one in stored)
     return Check(name="models", verdict=Verdict.OK, detail=detail or "none pulled yet")
 

@@ -15,18 +15,18 @@ from types import TracebackType
 from typing import Self
 
 import celery
-import cloud_app.tasks
 from celery import beat
 from celery.worker import state as celery_state
 from filelock import FileLock, Timeout
 from waitress.server import create_server
 
 import cloud_app.app
+import cloud_app.tasks
 import workers.tasks
 from cloud_app import auth, context, jobs, schedule, store
 from cloud_app.bus import OutcomeConsumer
 from cloud_app.settings import CloudSettings
-from genie import catalog, credentials
+from genie import catalog, credentials, env
 from genie.client import Client
 from genie.credentials import Credentials
 from genie.errors import SettingsError, Unauthorized
@@ -216,6 +216,7 @@ def _start_worker(
         url=options.url,
         join_token=auth.create_join_token(ctx, ORG),
         home=options.home,
+        models_dir=env.models(options.home),
         state_dir=options.folder / "worker",
     )
     boot_id = join.new_boot_id()

@@ -152,7 +152,7 @@ def folder() -> "Path":
     """Where pulled models live; the same as for this user's workers."""
     from genie import env
 
-    return env.read(env.ClientSettings).home / "models"
+    return env.models()
 
 
 def holders(workers: int) -> str:

@@ -1,6 +1,5 @@
 """The engine with the small real chat model, pulled once and then cached."""
 
-import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from genie import catalog
+from genie import catalog, env
 from genie.contracts.inference import FinishReason, Message, Sampling, WorkClass
 from genie.contracts.model import ModelSpec
 from workers import engine as engines
@@ -70,8 +69,7 @@ def spec() -> ModelSpec:
 
 @pytest.fixture(scope="module")
 def pulled(spec: ModelSpec) -> Pulled:
-    home = os.environ.get("GENIE_HOME", "~/.local/share/genie-fleet")
-    return Models(Path(home).expanduser() / "models").ensure(spec)
+    return Models(env.models()).ensure(spec)
 
 
 @pytest.fixture(scope="module")

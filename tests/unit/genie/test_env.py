@@ -81,6 +81,15 @@ def test_a_parser_reads_what_people_write(
     assert parse(value) == parsed
 
 
+def test_models_lie_in_the_home_unless_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("GENIE_MODELS_DIR", raising=False)
+    assert env.models(tmp_path) == tmp_path / "models"
+    monkeypatch.setenv("GENIE_MODELS_DIR", "/big/disk")
+    assert env.models(tmp_path) == Path("/big/disk")
+
+
 @pytest.mark.parametrize(
     ("parse", "value", "why"),
     [

@@ -17,8 +17,14 @@ def test_the_address_is_all_a_joined_worker_needs(tmp_path: Path) -> None:
     }
     settings = env.read(WorkerSettings, environ)
     assert settings.state_folder == tmp_path / "workers" / "gpu-7"
+    assert settings.models_folder == tmp_path / "models"
     assert settings.threads >= 1
     assert settings.join_token is None
+
+
+def test_the_models_may_lie_on_another_disk(tmp_path: Path) -> None:
+    environ = {"GENIE_URL": "http://x", "GENIE_MODELS_DIR": str(tmp_path)}
+    assert env.read(WorkerSettings, environ).models_folder == tmp_path
 
 
 def test_every_wrong_variable_is_named_at_once() -> None:
