@@ -1,0 +1,117 @@
+"""The same doors with a real model behind them, fetched once and then cached."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from openai import OpenAI
+
+import genie
+from fixtures.fleet import Fleet, wait_until
+from genie import Client, catalog, env
+from genie.contracts.inference import JobState
+from genie.errors import ContextTooLong
+
+CATALOG = Path(__file__).with_name("real-model.toml")
+MODEL = "smollm2:135m"
+WORKER = "atlas"
+STORY = "Write a long story about a lighthouse keeper and a storm."
+FETCH_S = 600.0
+"""The first run of a machine fetches 98 MB; every later one takes seconds."""
+
+pytestmark = [pytest.mark.real_model, pytest.mark.timeout(FETCH_S + 120)]
+
+
+@pytest.fixture(scope="module")
+def fleet(rabbitmq_url: str, postgres_url: str) -> Iterator[Fleet]:
+    """A whole fleet whose one worker holds the real model, on one thread."""
+    environ = {
+        "GENIE_CATALOG": str(CATALOG),
+        "GENIE_MODELS_DIR": str(env.models()),
+        "GENIE_THREADS": "1",
+    }
+    with Fleet(
+        broker_url=rabbitmq_url,
+        database_url=postgres_url,
+        environ=environ,
+        heartbeat_s=2.0,
+    ) as started:
+        started.start_worker(WORKER)
+        started.wait_ready(MODEL, timeout_s=FETCH_S)
+        yield started
+
+
+def test_its_catalog_entry_is_the_shipped_one() -> None:
+    assert catalog.load(CATALOG).models[MODEL] == catalog.load().models[MODEL]
+
+
+def test_ask_gets_a_true_answer(
+    fleet: Fleet, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GENIE_URL", fleet.url)
+    monkeypatch.setenv("GENIE_API_KEY", fleet.api_key)
+    result = genie.ask("What is the capital of France?", max_tokens=24)
+    assert "Paris" in result.text
+    assert (result.model, result.worker) == (MODEL, WORKER)
+    assert result.usage.prompt_tokens > 8
+    assert result.fingerprint == client.ask("Hi.", max_tokens=1).fingerprint
+
+
+def test_a_stream_gives_the_text_that_ask_gives(client: Client) -> None:
+    asked = client.ask("List three colours.", max_tokens=24)
+    with client.stream("List three colours.", max_tokens=24) as stream:
+        pieces = list(stream)
+    assert len(pieces) > 2
+    assert "".join(pieces) == asked.text == stream.result.text
+
+
+def test_the_openai_client_chats(fleet: Fleet) -> None:
+    openai = OpenAI(base_url=f"{fleet.url}/v1", api_key=fleet.api_key, max_retries=0)
+    answer = openai.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": "Name one animal that can fly."}],
+        max_tokens=24,
+    )
+    assert (answer.choices[0].message.content or "").strip()
+    assert answer.usage is not None
+    assert 0 < answer.usage.completion_tokens <= 24
+
+
+def test_a_job_outlives_the_engine_that_ran_it(fleet: Fleet, client: Client) -> None:
+    whole = client.ask(STORY, max_tokens=96).text
+    job = client.submit(STORY, max_tokens=96)
+    wait_until(lambda: _is_running(client, job.id), 30, "the job runs", every_s=0.02)
+    _kill_engine(fleet)
+    result = job.result(timeout=90)
+    assert result.text == whole
+    assert client.job(job.id).details.attempts == 2
+
+
+def test_a_prompt_over_the_context_is_refused_with_both_numbers(
+    client: Client,
+) -> None:
+    held = next(m for w in client.workers() for m in w.models if m.model == MODEL)
+    with pytest.raises(ContextTooLong) as refused:
+        client.ask("fleet " * (held.context + 500))
+    assert refused.value.http_status == 400
+    assert str(held.context) in refused.value.message
+    numbers = [int(word) for word in refused.value.message.split() if word.isdigit()]
+    assert max(numbers) > held.context
+
+
+def test_the_engine_s_memory_goes_back_with_the_worker(fleet: Fleet) -> None:
+    children = psutil.Process(fleet.pid(WORKER)).children(recursive=True)
+    assert sum(child.memory_info().rss for child in children) > 300_000_000
+    fleet.kill_leader(WORKER)
+    _gone, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
+
+
+def _is_running(client: Client, job_id: str) -> bool:
+    return client.job(job_id).status is JobState.RUNNING
+
+
+def _kill_engine(fleet: Fleet) -> None:
+    for child in psutil.Process(fleet.pid(WORKER)).children(recursive=True):
+        child.kill()
