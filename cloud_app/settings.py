@@ -81,3 +81,15 @@ class CloudSettings:
     log_level: str = env.variable(
         "GENIE_LOG_LEVEL", env.text, "DEBUG, INFO, WARNING or ERROR", default="INFO"
     )
+
+    @property
+    def takes_machines(self) -> bool:
+        """False for a fleet in one process: its queue is in that process's memory."""
+        return not (self.worker_broker_url or self.broker_url).startswith("memory:")
+
+
+ALONE = (
+    "this fleet runs in one process and no other machine can reach its queue; run the "
+    "production processes (see the README) to add machines"
+)
+"""Why a fleet without a broker of its own makes no join tokens over HTTP."""

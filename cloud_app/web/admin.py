@@ -4,11 +4,12 @@ from flask import Blueprint, Response, make_response, redirect, render_template,
 from werkzeug.wrappers import Response as BaseResponse
 
 from cloud_app import auth
+from cloud_app.settings import ALONE
 from cloud_app.store.records import KeyRecord
 from cloud_app.web import fleet_page, sessions
 from cloud_app.web.commands import join_command
 from cloud_app.web.request import context
-from genie.errors import Forbidden, GenieError, Unauthorized
+from genie.errors import Conflict, Forbidden, GenieError, Unauthorized
 
 CSP = (
     "default-src 'self'; base-uri 'none'; object-src 'none'; "
@@ -90,6 +91,8 @@ def add_worker() -> BaseResponse:
     """Make a join token and show, once, the command that uses it."""
     sessions.check_form(context().settings)
     key = sessions.current_key(context())
+    if not context().settings.takes_machines:
+        raise Conflict(ALONE, code="embedded_fleet")
     token = auth.create_join_token(context(), key.org.slug)
     command = join_command(context().settings, request.host_url, token)
     if request.headers.get("HX-Request"):
@@ -101,7 +104,10 @@ def add_worker() -> BaseResponse:
 def _whole(key: KeyRecord, command: str | None = None) -> str:
     page = fleet_page.look(context(), key)
     csrf = sessions.csrf_token()
-    return render_template("fleet.html", page=page, csrf=csrf, command=command)
+    alone = None if context().settings.takes_machines else ALONE
+    return render_template(
+        "fleet.html", page=page, csrf=csrf, command=command, alone=alone
+    )
 
 
 def _to_login(message: str) -> BaseResponse:

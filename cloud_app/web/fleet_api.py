@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from cloud_app import auth, placement, registry
 from cloud_app.brain.views import DemandView, PlacementView
 from cloud_app.bus import Depth
+from cloud_app.settings import ALONE
 from cloud_app.store.records import KeyRecord, WorkerRecord
 from cloud_app.web import errors, fleet_page
 from cloud_app.web.answers import Json
@@ -19,6 +20,7 @@ from cloud_app.web.request import context, key, require_admin
 from cloud_app.web.shapes import Shape
 from genie import codec, topology
 from genie.contracts.inference import WorkClass
+from genie.errors import Conflict
 
 CLASSES = (WorkClass.INTERACTIVE, WorkClass.JOB)
 
@@ -81,6 +83,8 @@ def list_queues() -> Response:
 def make_join_token(body: JoinTokenRequest) -> Response:
     """Make a token one worker joins with, once, within an hour; shown only now."""
     ctx = context()
+    if not ctx.settings.takes_machines:
+        raise Conflict(ALONE, code="embedded_fleet")
     queues = tuple(body.queues or (topology.SHARED,))
     token = auth.create_join_token(ctx, key().org.slug, queues, actor=key().prefix)
     expires_at = ctx.now() + timedelta(seconds=auth.JOIN_TTL_S)

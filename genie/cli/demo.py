@@ -123,7 +123,7 @@ class Show:
 
     def _say(self, text: str) -> None:
         elapsed = time.monotonic() - self._began
-        self._console.print(f"[dim]{elapsed:6.1f} s[/]  {text}")
+        self._console.print(f"[dim]{elapsed:6.1f} s[/]  {text}", soft_wrap=True)
 
     def _placement(self) -> None:
         """Tell every change of the worker until a model is ready."""

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -174,3 +175,15 @@ def test_a_page_says_when_the_database_is_away(
 
     assert response.status_code == 503
     assert "the database cannot be reached" in response.text
+
+
+def test_a_fleet_in_one_process_offers_no_join_command(
+    ctx: Context, secret: str
+) -> None:
+    alone = replace(ctx, settings=replace(ctx.settings, broker_url="memory://"))
+    visitor = create_app(alone).test_client()
+    token = log_in(visitor, secret)
+    page = visitor.get("/admin/").get_data(as_text=True)
+    assert "no other machine can reach its queue" in page
+    assert "Make a join command" not in page
+    assert post(visitor, "/admin/join-tokens", csrf=token)[0] == 409
