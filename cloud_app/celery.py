@@ -17,7 +17,7 @@ from cloud_app.bus import OutcomeConsumer
 from cloud_app.context import Context
 from cloud_app.settings import CloudSettings
 from genie import env, logs
-from genie.errors import DatabaseDown
+from genie.errors import DatabaseDown, GenieError, SettingsError
 from genie.messaging import broker
 from genie.messaging.tasks import TRANSPORT_OPTIONS, make_celery
 
@@ -66,7 +66,17 @@ class Brain(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no typ
         self._outcomes: OutcomeConsumer | None = None
 
     def start(self, parent: WorkController) -> None:
-        """Build the context, check the schema, consume outcomes."""
+        """Build the context, check the schema, consume outcomes.
+
+        Ends the process with one line that says what to mend, not with a traceback.
+        """
+        try:
+            self._begin()
+        except GenieError as error:
+            log.critical("brain_cannot_start", reason=error.message)
+            raise SystemExit(1) from error
+
+    def _begin(self) -> None:
         ctx = self._ctx = context.build(type(self).read())
         _wait_for_schema(ctx.db)
         context.install(ctx)
@@ -110,7 +120,10 @@ def _wait_for_schema(db: store.Database) -> None:
 
 @cache
 def _from_environment() -> CloudSettings:
-    settings = env.read(CloudSettings)
+    try:
+        settings = env.read(CloudSettings)
+    except SettingsError as error:
+        raise SystemExit(f"genie: {error.message}") from None
     logs.configure(level=settings.log_level)
     return settings
 

@@ -6,8 +6,8 @@ after the fork: a broker connection that crosses a fork hangs both sides.
 
 from cloud_app import store
 from cloud_app.settings import CloudSettings
-from genie import env
-from genie.errors import DatabaseDown, SettingsError
+from genie import catalog, env
+from genie.errors import DatabaseDown, GenieError, SettingsError
 
 
 def read() -> CloudSettings:
@@ -19,14 +19,20 @@ def read() -> CloudSettings:
 
 
 def on_starting(_server: object) -> None:
-    """Stop before any process is forked when the database's schema is old."""
+    """Stop before any process is forked on a bad catalog or an old schema."""
+    try:
+        catalog.load(settings.catalog_path)
+        _check_schema()
+    except DatabaseDown:
+        return  # requests get 503 until it is back
+    except GenieError as error:
+        raise SystemExit(f"genie: {error.message}") from None
+
+
+def _check_schema() -> None:
     db = store.Database(settings.database_url)
     try:
         store.schema.check(db)
-    except SettingsError as error:
-        raise SystemExit(f"genie: {error}") from None
-    except DatabaseDown:
-        return  # requests get 503 until it is back
     finally:
         db.dispose()  # a connection must not cross the fork
 

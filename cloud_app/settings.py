@@ -55,10 +55,13 @@ class CloudSettings:
         "GENIE_PLACE_EVERY_S", env.number, "seconds between plans", default=10.0
     )
     web_threads: int = env.variable(
-        "GENIE_WEB_THREADS", env.whole, "requests served at once", default=64
+        "GENIE_WEB_THREADS", env.at_least_one, "requests served at once", default=64
     )
     max_body_bytes: int = env.variable(
-        "GENIE_MAX_BODY_BYTES", env.whole, "largest request body", default=1_048_576
+        "GENIE_MAX_BODY_BYTES",
+        env.at_least_one,
+        "largest request body",
+        default=1_048_576,
     )
     sync_timeout_s: float = env.variable(
         "GENIE_SYNC_TIMEOUT_S",
@@ -79,7 +82,10 @@ class CloudSettings:
         default=24.0,
     )
     log_level: str = env.variable(
-        "GENIE_LOG_LEVEL", env.text, "DEBUG, INFO, WARNING or ERROR", default="INFO"
+        "GENIE_LOG_LEVEL",
+        env.log_level,
+        "DEBUG, INFO, WARNING or ERROR",
+        default="INFO",
     )
 
     @property

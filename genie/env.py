@@ -17,6 +17,8 @@ S = TypeVar("S")
 
 Parse = Callable[[str], Any]
 
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
 
 def text(value: str) -> str:
     """Any text that is not blank."""
@@ -32,6 +34,14 @@ def whole(value: str) -> int:
     return int(value)
 
 
+def at_least_one(value: str) -> int:
+    """A whole number of at least 1."""
+    parsed = whole(value)
+    if parsed < 1:
+        raise ValueError("is 0, not at least 1")
+    return parsed
+
+
 def number(value: str) -> float:
     """A number above 0."""
     try:
@@ -39,7 +49,7 @@ def number(value: str) -> float:
     except ValueError as error:
         raise ValueError(f"is {value!r}, not a number") from error
     if not isfinite(parsed):
-        raise ValueError(f"is {value}, not a number")
+        raise ValueError(f"is {value}, not a finite number")
     if parsed <= 0:
         raise ValueError(f"is {value}, not above 0")
     return parsed
@@ -58,6 +68,14 @@ def flag(value: str) -> bool:
 def path(value: str) -> Path:
     """A path, ``~`` expanded."""
     return Path(text(value)).expanduser()
+
+
+def log_level(value: str) -> str:
+    """``DEBUG INFO WARNING ERROR CRITICAL``, in any case."""
+    level = text(value).upper()
+    if level not in LOG_LEVELS:
+        raise ValueError(f"is {value!r}, not one of {' '.join(LOG_LEVELS)}")
+    return level
 
 
 def words(value: str) -> tuple[str, ...]:

@@ -33,14 +33,6 @@ def worker_name(value: str) -> str:
     return value
 
 
-def at_least_one(value: str) -> int:
-    """A whole number of at least 1."""
-    parsed = env.whole(value)
-    if parsed < 1:
-        raise ValueError("is 0, not at least 1")
-    return parsed
-
-
 def default_threads() -> int:
     """All cores but one: the last one is for everything around the engine."""
     return max(1, (os.cpu_count() or 2) - 1)
@@ -60,7 +52,7 @@ class WorkerSettings:
     join_token: str | None = env.variable(
         "GENIE_JOIN_TOKEN",
         env.text,
-        "a join token, gj-…; `genie workers token` makes one",
+        "a join token, gj-…; `genie worker token` makes one",
         default=None,
     )
     home: Path = env.variable(
@@ -86,13 +78,13 @@ class WorkerSettings:
     )
     threads: int = env.variable(
         "GENIE_THREADS",
-        at_least_one,
+        env.at_least_one,
         "CPU threads of one engine",
         factory=default_threads,
     )
     memory_limit_bytes: int | None = env.variable(
         "GENIE_MEMORY_LIMIT_BYTES",
-        at_least_one,
+        env.at_least_one,
         "most bytes all models together may take",
         default=None,
     )
@@ -104,7 +96,7 @@ class WorkerSettings:
     )
     slots_max: int | None = env.variable(
         "GENIE_SLOTS",
-        at_least_one,
+        env.at_least_one,
         "most concurrent requests of one model",
         default=None,
     )
@@ -115,7 +107,10 @@ class WorkerSettings:
         default=60.0,
     )
     log_level: str = env.variable(
-        "GENIE_LOG_LEVEL", env.text, "DEBUG, INFO, WARNING or ERROR", default="INFO"
+        "GENIE_LOG_LEVEL",
+        env.log_level,
+        "DEBUG, INFO, WARNING or ERROR",
+        default="INFO",
     )
 
     @property
@@ -129,4 +124,4 @@ class WorkerSettings:
         return self.models_dir or self.home / "models"
 
 
-__all__ = ["WorkerSettings", "at_least_one", "share", "worker_name"]
+__all__ = ["WorkerSettings", "share", "worker_name"]

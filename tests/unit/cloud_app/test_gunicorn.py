@@ -53,6 +53,16 @@ def test_an_old_schema_stops_the_boot_before_any_fork(database: str) -> None:
     ours.on_starting(None)
 
 
+def test_a_typo_in_the_catalog_stops_the_boot_before_any_fork(
+    database: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    wrong = tmp_path / "catalog.toml"
+    wrong.write_text('[[models]]\nid = "a"\nfamliy = "b"\n')
+    monkeypatch.setenv("GENIE_CATALOG", str(wrong))
+    with pytest.raises(SystemExit, match=r"catalog.toml:3: .*famliy"):
+        loaded().on_starting(None)
+
+
 def test_wrong_settings_end_the_process_with_all_their_names(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,100 @@
+"""What a person sees who starts a process wrongly: what to mend, never a traceback."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+BIN = Path(sys.executable).parent
+WEB = ("gunicorn", "-c", "python:cloud_app.gunicorn", "cloud_app.app:create_app()")
+BRAIN = ("celery", "-A", "cloud_app", "worker")
+BEAT = ("celery", "-A", "cloud_app", "beat", "--pidfile=")
+WORKER = ("celery", "-A", "workers", "worker")
+CLOUD = (WEB, BRAIN, BEAT)
+
+SETTINGS = {
+    "GENIE_BROKER_URL": "memory://",
+    "GENIE_SECRET_KEY": "a long random text",
+}
+
+
+def started(
+    command: Sequence[str], folder: Path, environ: dict[str, str]
+) -> tuple[int, str]:
+    """Exit status and everything printed by a process that cannot start."""
+    base = {"PATH": str(BIN), "HOME": str(folder), "LANG": "C.UTF-8"}
+    ran = subprocess.run(
+        [str(BIN / command[0]), *command[1:]],
+        cwd=folder,
+        env={**base, **environ},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return ran.returncode, ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize("command", CLOUD)
+def test_every_missing_and_wrong_variable_is_named_at_once(
+    command: Sequence[str], tmp_path: Path
+) -> None:
+    wrong = {
+        "GENIE_BROKER_URL": "redis://somewhere",
+        "GENIE_HEARTBEAT_S": "soon",
+        "GENIE_WEB_THREADS": "0",
+        "GENIE_LOG_LEVEL": "loud",
+    }
+    status, said = started(command, tmp_path, wrong)
+    assert status == 1
+    for name in (*wrong, "GENIE_DATABASE_URL", "GENIE_SECRET_KEY"):
+        assert name in said
+    assert "Traceback" not in said
+
+
+def test_a_worker_names_every_missing_and_wrong_variable_at_once(
+    tmp_path: Path,
+) -> None:
+    wrong = {
+        "GENIE_WORKER_NAME": "a/b",
+        "GENIE_THREADS": "0",
+        "GENIE_MEMORY_RESERVE_SHARE": "2",
+        "GENIE_LOG_LEVEL": "loud",
+    }
+    status, said = started(WORKER, tmp_path, wrong)
+    assert status == 1
+    for name in (*wrong, "GENIE_URL"):
+        assert name in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("command", [WEB, BRAIN])
+def test_an_old_schema_stops_the_boot_with_the_command_to_run(
+    command: Sequence[str], tmp_path: Path
+) -> None:
+    environ = {**SETTINGS, "GENIE_DATABASE_URL": f"sqlite:///{tmp_path}/old.db"}
+    status, said = started(command, tmp_path, environ)
+    assert status == 1
+    assert "run `genie db upgrade`" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("command", [WEB, BRAIN])
+def test_a_typo_in_the_catalog_is_named_by_file_line_and_field(
+    command: Sequence[str], tmp_path: Path
+) -> None:
+    catalog = tmp_path / "catalog.toml"
+    catalog.write_text('[[models]]\nid = "a"\nfamliy = "b"\n')
+    environ = {
+        **SETTINGS,
+        "GENIE_DATABASE_URL": f"sqlite:///{tmp_path}/new.db",
+        "GENIE_CATALOG": str(catalog),
+    }
+    status, said = started(command, tmp_path, environ)
+    assert status == 1
+    assert f"{catalog}:3: " in said
+    assert "famliy" in said
+    assert "Traceback" not in said
