@@ -9,11 +9,13 @@ class Answer:
     """Turns tokens of one request into pieces, and its end into one `Finish`.
 
     Times are seconds on the engine's clock; ``started`` is the submission.
+    ``reused`` prompt tokens were in the cache already.
     """
 
     def __init__(self, request: EngineRequest, *, prompt: int, started: float) -> None:
         self.request = request
         self.tokens = 0
+        self.reused = 0
         self._prompt = prompt
         self._started = started
         self._first: float | None = None
@@ -52,7 +54,11 @@ class Answer:
         return Finish(
             id=self.request.id,
             reason=reason,
-            usage=Usage(prompt_tokens=self._prompt, completion_tokens=self.tokens),
+            usage=Usage(
+                prompt_tokens=self._prompt,
+                completion_tokens=self.tokens,
+                cached_tokens=self.reused,
+            ),
             fault=fault,
             first_token_s=max(0.0, first - self._started),
             total_s=max(0.0, now - self._started),

@@ -39,6 +39,12 @@ class SlotCache:
         """All keys and values of a layer."""
         return self._layers[layer]
 
+    def copy(self, source: int, target: int, length: int) -> None:
+        """The first ``length`` tokens of a slot, now in another one too."""
+        for keys, values in self._layers.values():
+            keys[target, :, :length] = keys[source, :, :length]
+            values[target, :, :length] = values[source, :, :length]
+
     def wipe(self, slot: int) -> None:
         """Zero a slot after a failure: a NaN left behind would spread by 0 x NaN."""
         for keys, values in self._layers.values():

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from genie.contracts.inference import Fault, FinishReason, Usage
 from workers.engine.answer import Answer
@@ -32,10 +32,15 @@ def waiting_bound(slots: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A request ready to run: prompt tokens and the most it may produce."""
+    """A request ready to run: prompt tokens and the most it may produce.
+
+    ``ids`` are the token ids, growing with the answer, where prompts that begin
+    alike share what was computed.
+    """
 
     tokens: int
     limit: int
+    ids: list[int] = field(default_factory=list)
 
 
 class Meter:
@@ -76,6 +81,7 @@ class Backend(ABC):
             slots=room.slots, budget=room.budget, waiting=room.waiting
         )
         self.meter = Meter()
+        self.reused_tokens = 0
         self._answers: dict[str, Answer] = {}
         self._events: list[EngineEvent] = []
 
@@ -155,8 +161,11 @@ class Backend(ABC):
         self, sequence: Sequence, reason: FinishReason, *, fault: Fault | None = None
     ) -> None:
         """End a request: its one terminal event, and its slot is free."""
-        self.scheduler.remove(sequence)
+        # What a fault has left in the cache is nothing to build on.
+        self.scheduler.remove(sequence, keep=fault is None)
         answer = self._answers.pop(sequence.id)
+        answer.reused = sequence.reused
+        self.reused_tokens += sequence.reused
         self._events += answer.end(reason, self.clock(), fault)
         self.forget(sequence.id)
 
@@ -174,6 +183,7 @@ class Backend(ABC):
             tokens_per_s=self.meter.decode_rate,
             prefill_queued_s=scheduler.queued / rate if rate else 0.0,
             peak_bytes=self.peak_bytes(),
+            cached_tokens=self.reused_tokens,
         )
 
     def _check(self, prompt: Prompt, request: EngineRequest) -> None:
@@ -195,6 +205,8 @@ class Backend(ABC):
             prompt=prompt.tokens,
             limit=min(prompt.limit, self.room.context - prompt.tokens),
             deadline=started + request.deadline_s,
+            scope=request.scope,
+            tokens=prompt.ids,
         )
         try:
             self.scheduler.add(sequence)

@@ -128,12 +128,16 @@ class PackedBackend(Backend):
         )
         ends = frozenset() if sampling.ignore_eos else self._ends
         stream = self._prompts.stream()
-        self._requests[request.id] = _Request(list(tokens), sampler, stream, ends)
+        ids = list(tokens)
+        self._requests[request.id] = _Request(ids, sampler, stream, ends)
         asked = sampling.max_tokens
-        return Prompt(len(tokens), self.room.context if asked is None else asked)
+        limit = self.room.context if asked is None else asked
+        return Prompt(len(tokens), limit, ids)
 
     def advance(self, step: Step) -> None:
         """One forward for everyone; if it fails, one by one to find the culprit."""
+        for copy in step.copies:
+            self._runner.cache.copy(copy.source, copy.target, copy.length)
         try:
             logits = self._runner.forward(step, self._tokens_of)
         except torch.AcceleratorError:

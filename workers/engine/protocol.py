@@ -57,7 +57,9 @@ Sink = Callable[[EngineEvent], None]
 class EngineStats(Contract, frozen=True, kw_only=True, tag_field="kind", tag="stats"):
     """The engine now; what bids and heartbeats are made of.
 
-    ``prefill_queued_s`` is the estimated time to prefill what already waits.
+    ``prefill_queued_s`` is the estimated time to prefill what already waits;
+    ``cached_tokens`` are the prompt tokens that were never computed so far, since
+    an earlier prompt of the same scope began alike.
     """
 
     slots: Count = 0
@@ -69,6 +71,7 @@ class EngineStats(Contract, frozen=True, kw_only=True, tag_field="kind", tag="st
     tokens_per_s: float = 0.0
     prefill_queued_s: float = 0.0
     peak_bytes: Count = 0
+    cached_tokens: Count = 0
 
 
 class Engine(Protocol):

@@ -4,40 +4,17 @@ A sequence owns a slot of the KV cache from admission to its end. Every step tak
 one token of each decoding sequence, then prompt chunks up to a token budget.
 """
 
-import heapq
 from collections import deque
 from dataclasses import dataclass, field
 
 from genie.contracts.inference import WorkClass
+from workers.engine.slots import Copy, Sequence, Slots, waits
 
 RANKS = (WorkClass.INTERACTIVE, WorkClass.JOB, WorkClass.BATCH)
 """Who is admitted first when slots are scarce."""
 
 FAIR_TURN = 8
 """Every eighth admission takes whoever waits longest, so that no class starves."""
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Sequence:
-    """One request as the scheduler sees it; all figures are in tokens.
-
-    ``deadline`` is on the engine's clock. ``computed`` tokens are in the KV cache.
-    """
-
-    id: str
-    work_class: WorkClass
-    prompt: int
-    limit: int
-    deadline: float
-    computed: int = 0
-    produced: int = 0
-    slot: int = -1
-    turn: int = 0
-
-    @property
-    def is_decoding(self) -> bool:
-        """True when the whole prompt is in the cache."""
-        return self.computed >= self.prompt
 
 
 @dataclass(slots=True, frozen=True)
@@ -60,6 +37,7 @@ class Step:
 
     decodes: tuple[Sequence, ...] = ()
     chunks: tuple[Chunk, ...] = ()
+    copies: tuple[Copy, ...] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -119,7 +97,7 @@ class Scheduler:
         # Decoding takes a token a slot; prefill must be left room to move at all.
         self.budget = max(budget, slots + 1)
         self.bound = waiting
-        self._free = list(range(slots))
+        self._slots = Slots(slots)
         self._waiting = _Waiting()
         self._running: dict[str, Sequence] = {}
         self._known: dict[str, Sequence] = {}
@@ -137,15 +115,17 @@ class Scheduler:
         """The request if it is in flight."""
         return self._known.get(request_id)
 
-    def remove(self, sequence: Sequence) -> None:
-        """End a request wherever it is: its slot is free at once."""
+    def remove(self, sequence: Sequence, *, keep: bool = True) -> None:
+        """End a request wherever it is: its slot is free at once.
+
+        ``keep`` says that its tokens in the cache are sound and may be reused.
+        """
         del self._known[sequence.id]
         if sequence.slot < 0:
             self._waiting.discard(sequence)
             return
         del self._running[sequence.id]
-        heapq.heappush(self._free, sequence.slot)
-        sequence.slot = -1
+        self._slots.release(sequence, keep=keep)
 
     def overdue(self, now: float) -> list[Sequence]:
         """Requests whose deadline has passed."""
@@ -157,7 +137,9 @@ class Scheduler:
         decodes = [one for one in self._running.values() if one.is_decoding]
         # In slot order, so that the attention reads one span of the cache.
         decodes.sort(key=lambda one: one.slot)
-        return Step(tuple(decodes), tuple(self._chunks(self.budget - len(decodes))))
+        copies: list[Copy] = []
+        chunks = self._chunks(self.budget - len(decodes), copies)
+        return Step(tuple(decodes), tuple(chunks), tuple(copies))
 
     def done(self, step: Step) -> None:
         """The step's tokens are in the cache now."""
@@ -167,23 +149,37 @@ class Scheduler:
             chunk.sequence.computed += chunk.length
 
     def _admit(self) -> None:
-        while self._free and len(self._waiting):
+        while self._slots.free and len(self._waiting):
             sequence = self._waiting.take()
-            # The lowest slot first keeps the used span of the cache short.
-            sequence.slot = heapq.heappop(self._free)
+            self._slots.give(sequence)
             self._running[sequence.id] = sequence
 
-    def _chunks(self, room: int) -> list[Chunk]:
+    def _chunks(self, room: int, copies: list[Copy]) -> list[Chunk]:
+        """Prompt chunks in order of admission; adds what to copy before them."""
         chunks: list[Chunk] = []
+        ahead: list[Sequence] = []
         for one in self._running.values():
             if one.is_decoding:
                 continue
             if room <= 0:
                 break
+            # The first in line waits for nobody, so every step moves.
+            if not self._begins(one, ahead, copies):
+                continue
             length = min(room, one.prompt - one.computed)
             chunks.append(Chunk(one, one.computed, length))
             room -= length
         return chunks
+
+    def _begins(self, one: Sequence, ahead: list[Sequence], copies: list[Copy]) -> bool:
+        is_held = not one.has_begun and waits(one, ahead)
+        ahead.append(one)
+        if is_held or one.has_begun:
+            return not is_held
+        copy = self._slots.begin(one)
+        if copy is not None:
+            copies.append(copy)
+        return True
 
     @property
     def active(self) -> int:
@@ -205,3 +201,6 @@ class Scheduler:
         """Prompt tokens not computed yet, waiting and running."""
         left = (one.prompt - one.computed for one in self._known.values())
         return sum(max(0, tokens) for tokens in left)
+
+
+__all__ = ["RANKS", "Chunk", "Copy", "Full", "Scheduler", "Sequence", "Step"]

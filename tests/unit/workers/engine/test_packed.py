@@ -37,6 +37,19 @@ def expected(bench: Any, prompt: str, tokens: int) -> list[int]:
     return answer[: answer.index(257)] if 257 in answer else answer
 
 
+def expected_ignoring_end(bench: Any, prompt: str, tokens: int) -> list[int]:
+    """The same as if the end token were an ordinary one."""
+    ids = bench.prompts.plain(prompt)
+    out = bench.tiny.reference().generate(
+        torch.tensor([ids]),
+        attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+        max_new_tokens=tokens,
+        do_sample=False,
+        eos_token_id=-1,
+    )
+    return [int(token) for token in out[0, len(ids) :]]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_greedy_answers_are_those_of_generate(
     bench: Make, request_for: Make, kind: str
@@ -76,6 +89,88 @@ def test_cancels_and_arrivals_do_not_change_the_answers_of_others(
         else:
             prompt = PROMPTS[index % len(PROMPTS)]
             assert chosen[f"r{index}"] == expected(engine, prompt, 12)
+
+
+PERSONA = "You are a careful keeper of lighthouses; answer in one line. "
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_prompts_that_begin_alike_are_answered_as_if_alone(
+    bench: Make, request_for: Make, kind: str
+) -> None:
+    engine = bench(kind, slots=3, budget=24)
+    chosen = capture(engine)
+    prompts = [PERSONA + PROMPTS[index % len(PROMPTS)] for index in range(9)]
+    sampling = Sampling(max_tokens=10)
+    for index, prompt in enumerate(prompts):
+        name = f"r{index}"
+        engine.backend.submit(request_for(name, prompt=prompt, sampling=sampling))
+        if index == 4:
+            engine.run()
+        if index == 7:
+            engine.step()
+            engine.backend.cancel("r6")
+    engine.run()
+    for index, prompt in enumerate(prompts):
+        if index != 6:
+            assert chosen[f"r{index}"] == expected(engine, prompt, 10)
+    cached = [engine.finish(f"r{at}").usage.cached_tokens for at in range(9)]
+    assert cached[0] == 0
+    # The second waited for the first to compute what both begin with.
+    assert all(count >= len(PERSONA) for at, count in enumerate(cached) if at > 0)
+    assert engine.backend.stats().cached_tokens == sum(cached)
+
+
+def test_a_conversation_goes_on_where_it_was(bench: Make, request_for: Make) -> None:
+    engine = bench("llama")
+    chosen = capture(engine)
+    sampling = Sampling(max_tokens=12, ignore_eos=True)
+    first = request_for("a", prompt=PERSONA, sampling=sampling)
+    engine.answer(first)
+    turn = PERSONA + "and then"
+    _, finish = engine.answer(request_for("b", prompt=turn, sampling=sampling))
+    assert finish.usage.cached_tokens == len(PERSONA)
+    assert chosen["b"][:12] == expected_ignoring_end(engine, turn, 12)
+
+
+def test_nothing_is_reused_across_scopes(bench: Make, request_for: Make) -> None:
+    engine = bench("llama", slots=3)
+    for index, scope in enumerate(["acme", "globex", "acme"]):
+        request = request_for(f"r{index}", prompt=PERSONA)
+        engine.answer(msgspec.structs.replace(request, scope=scope))
+    cached = [engine.finish(f"r{at}").usage.cached_tokens for at in range(3)]
+    assert cached == [0, 0, len(PERSONA) - 1]
+
+
+def test_many_choices_of_one_prompt_compute_it_once(
+    bench: Make, request_for: Make
+) -> None:
+    engine = bench("llama", slots=4)
+    chosen = capture(engine)
+    for index in range(4):
+        hot = Sampling(max_tokens=12, temperature=2.0, seed=index)
+        request = request_for(f"c{index}", prompt=PERSONA, sampling=hot)
+        engine.backend.submit(request)
+    engine.run()
+    cached = [engine.finish(f"c{at}").usage.cached_tokens for at in range(4)]
+    assert sorted(cached) == [0, *[len(PERSONA) - 1] * 3]
+    assert len({tuple(tokens) for tokens in chosen.values()}) == 4
+
+
+def test_a_failed_request_leaves_nothing_to_build_on(
+    bench: Make, request_for: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = bench("llama", slots=1)
+    runner = engine.backend._runner
+    whole = runner.forward
+    monkeypatch.setattr(runner, "forward", lambda *said: whole(*said) * torch.nan)
+    engine.answer(request_for("bad", prompt=PERSONA))
+    monkeypatch.setattr(runner, "forward", whole)
+    chosen = capture(engine)
+    _, finish = engine.answer(request_for("good", prompt=PERSONA))
+    assert engine.finish("bad").fault is not None
+    assert finish.usage.cached_tokens == 0
+    assert chosen["good"] == expected(engine, PERSONA, 8)
 
 
 def test_the_text_is_that_of_the_tokens(bench: Make, request_for: Make) -> None:
