@@ -1,6 +1,8 @@
 """Connections and queues, with the reason for each setting that matters."""
 
+import ssl
 from typing import TYPE_CHECKING, NoReturn
+from urllib.parse import urlsplit
 
 import kombu
 
@@ -43,7 +45,34 @@ def connection(
         heartbeat=heartbeat_s,
         connect_timeout=CONNECT_TIMEOUT_S,
         transport_options=options,
+        ssl=tls(url),
     )
+
+
+def tls(url: str) -> dict[str, object] | bool:
+    """How to check the broker's certificate; False for a URL without TLS.
+
+    The name in the URL must stand in the certificate: with authorities alone, py-amqp
+    accepts any host's certificate of theirs (and with neither, anybody's). Private
+    authorities are named the usual way, with ``SSL_CERT_FILE``.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "amqps":
+        return False
+    return {
+        "server_hostname": parts.hostname,
+        "cert_reqs": ssl.CERT_REQUIRED,
+        "ca_certs": _authorities(),
+    }
+
+
+def _authorities() -> str:
+    found = ssl.get_default_verify_paths().cafile
+    if found:  # None where the system keeps no bundle, whatever its type says
+        return found
+    import certifi
+
+    return certifi.where()
 
 
 def connect(connection: kombu.Connection) -> None:

@@ -61,6 +61,7 @@ def use_broker(app: celery.Celery, url: str) -> None:
     app.conf.broker_transport_options = (
         memory if broker.is_memory(url) else TRANSPORT_OPTIONS
     )
+    app.conf.broker_use_ssl = broker.tls(url)
 
 
 def use_queues(app: celery.Celery, queues: tuple[kombu.Queue, ...]) -> None:
