@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import kombu
+
 from genie import logs
 from genie.contracts.fleet import (
     Directive,
@@ -16,6 +18,7 @@ from genie.contracts.fleet import (
     HostStatus,
     Registered,
 )
+from genie.messaging import broker
 from genie.messaging.publisher import Publisher
 from workers import directives, engine, gpu, join
 from workers.agent import Agent
@@ -74,7 +77,7 @@ class WorkerHost:
         self._directives: tuple[Directive, ...] = ()
         self._is_draining = self._is_stopping = False
         self._stop_once = threading.Lock()
-        self._events = self._publisher("events")
+        self._events = self._publisher("events", broker.outcomes_queue())
         self._replies = self._publisher("replies")
         self.residency = self._make_residency(parts)
         self.agent = Agent(
@@ -141,9 +144,9 @@ class WorkerHost:
         """Stop a job here, or before it starts here."""
         self.serving.cancel(job_id)
 
-    def _publisher(self, line: str) -> Publisher:
+    def _publisher(self, line: str, *queues: kombu.Queue) -> Publisher:
         name = f"worker-{self.registered.name}.{line}"
-        return Publisher(self.registered.broker_url, name=name)
+        return Publisher(self.registered.broker_url, name=name, queues=queues)
 
     def _make_residency(self, parts: Parts) -> Residency:
         settings = self.settings

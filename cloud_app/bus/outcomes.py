@@ -72,4 +72,11 @@ class OutcomeConsumer:
             time.sleep(RETRY_S)  # the database is away: nothing else could be recorded
             message.requeue()
             return
+        except Exception as error:
+            # Border: one event that cannot be recorded must not silence all others,
+            # nor come back for ever; the dead letters keep it for a person.
+            kind = type(error).__name__
+            log.error("outcome_failed", job_id=event.job_id, error=kind, exc_info=True)
+            message.reject()
+            return
         message.ack()

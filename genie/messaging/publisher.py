@@ -5,7 +5,7 @@ Callers hand over bytes and go on; an engine's thread must not wait for a broker
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import kombu
@@ -35,11 +35,26 @@ class Letter:
     on_sent: Callable[[], None] | None = None
 
 
-class Publisher:
-    """Publishes letters in the order they were handed over."""
+def failures(connection: kombu.Connection) -> tuple[type[Exception], ...]:
+    """What a publish may raise: the broker is away, cut us off, or refused a letter."""
+    return (
+        *connection.connection_errors,
+        *connection.channel_errors,
+        *connection.recoverable_connection_errors,  # a negative confirm among them
+    )
 
-    def __init__(self, url: str, *, name: str) -> None:
-        self._url, self._name = url, name
+
+class Publisher:
+    """Publishes letters in the order they were handed over.
+
+    ``queues`` are declared before the first confirmed letter: a broker confirms what
+    it drops for want of a queue.
+    """
+
+    def __init__(
+        self, url: str, *, name: str, queues: Iterable[kombu.Queue] = ()
+    ) -> None:
+        self._url, self._name, self._queues = url, name, tuple(queues)
         self._letters: queue.SimpleQueue[Letter | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._line: _Line | None = None
@@ -67,10 +82,10 @@ class Publisher:
     def _deliver(self, letter: Letter) -> None:
         delay_s = RETRY_FIRST_S
         while not self._stopping.is_set():
-            line = self._line = self._line or _Line(self._url, self._name)
+            self._line = self._line or _Line(self._url, self._name, self._queues)
             try:
-                line.publish(letter)
-            except (*line.errors, OSError) as error:
+                self._line.publish(letter)
+            except self._line.errors as error:
                 log.warning("publish_retry", name=self._name, error=repr(error))
                 self._hang_up()
                 self._stopping.wait(delay_s)
@@ -89,12 +104,11 @@ class Publisher:
 class _Line:
     """One connection with a plain and a confirming channel."""
 
-    def __init__(self, url: str, name: str) -> None:
+    def __init__(self, url: str, name: str, queues: tuple[kombu.Queue, ...]) -> None:
         # No heartbeat: nobody reads this socket while there is nothing to publish.
         self._connection = broker.connection(url, name=name, heartbeat_s=0)
-        self.errors = self._connection.connection_errors + (
-            self._connection.channel_errors
-        )
+        self._queues = queues
+        self.errors = failures(self._connection)
         self._channels: dict[bool, kombu.transport.base.StdChannel] = {}
 
     def publish(self, letter: Letter) -> None:
@@ -108,18 +122,27 @@ class _Line:
         )
         if letter.confirmed and hasattr(channel, "basic_publish_confirm"):
             channel.basic_publish_confirm(
-                message, routing_key=letter.to, confirm_timeout=CONFIRM_TIMEOUT_S
+                message,
+                routing_key=letter.to,
+                mandatory=True,  # else no queue is no error
+                confirm_timeout=CONFIRM_TIMEOUT_S,
             )
             return
         channel.basic_publish(message, exchange="", routing_key=letter.to)
 
     def _channel(self, confirmed: bool) -> "kombu.transport.base.StdChannel":
         if confirmed not in self._channels:
-            self._channels[confirmed] = self._connection.channel()
+            self._channels[confirmed] = self._open(confirmed)
         return self._channels[confirmed]
+
+    def _open(self, confirmed: bool) -> "kombu.transport.base.StdChannel":
+        channel = self._connection.channel()
+        for bound in self._queues if confirmed else ():
+            bound(channel).declare()
+        return channel
 
     def close(self) -> None:
         try:
             self._connection.release()
-        except (*self.errors, OSError):
+        except self.errors:
             self._connection.collect()

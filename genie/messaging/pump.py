@@ -6,6 +6,7 @@ seconds before a reopened credit is seen, and its task pool costs 3-7 round trip
 """
 
 import os
+import random
 import select
 import socket
 import threading
@@ -26,6 +27,8 @@ Action = Callable[["StdChannel"], None]
 """Runs in the pump's thread, the only one that may touch its channel."""
 
 log = logs.logger("messaging.pump")
+
+_random = random.SystemRandom()
 
 RECONNECT_FIRST_S, RECONNECT_MOST_S = 0.1, 5.0
 HEARTBEAT_CHECK_S = 2.5
@@ -90,30 +93,31 @@ class Pump:
             return
 
     def _run(self) -> None:
-        is_clean = False
-        try:
-            self._stay_connected()
-            is_clean = True
-        finally:
-            self._connected.clear()
-            if not is_clean:  # a fault of ours in a callback: nothing consumes any more
-                log.critical("pump_died", name=self._name)
-
-    def _stay_connected(self) -> None:
         delay_s = RECONNECT_FIRST_S
         while not self._stopping.is_set():
-            connection = broker.connection(self._url, name=self._name)
-            errors = connection.connection_errors + connection.channel_errors
-            try:
-                channel = self._open(connection)
-                delay_s = RECONNECT_FIRST_S
-                self._serve(connection, channel)
-            except (*errors, OSError) as error:
-                log.warning("connection_lost", name=self._name, error=repr(error))
-            finally:
-                self._drop(connection)
-            self._stopping.wait(delay_s)
+            began = time.monotonic()
+            self._connection()
+            if time.monotonic() - began > RECONNECT_MOST_S:
+                delay_s = RECONNECT_FIRST_S  # it worked for a while
+            # Spread over half of it: a whole fleet lost the same broker.
+            self._stopping.wait(delay_s * _random.uniform(0.5, 1.0))
             delay_s = min(delay_s * 2, RECONNECT_MOST_S)
+
+    def _connection(self) -> None:
+        """One connection from its opening to its end."""
+        connection = broker.connection(self._url, name=self._name)
+        errors = connection.connection_errors + connection.channel_errors
+        try:
+            self._serve(connection, self._open(connection))
+        except (*errors, OSError) as error:
+            log.warning("connection_lost", name=self._name, error=repr(error))
+        except Exception as error:
+            # Border: a consumer that dies leaves a process that looks healthy and
+            # hears nothing; what was in hand comes again on the next connection.
+            kind = type(error).__name__
+            log.critical("consumer_failed", name=self._name, error=kind, exc_info=True)
+        finally:
+            self._drop(connection)
 
     def _open(self, connection: kombu.Connection) -> "StdChannel":
         broker.connect(connection)

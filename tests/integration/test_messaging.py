@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import kombu
 import pytest
 
 from cloud_app.bus import Bus, OutcomeConsumer, Replies
@@ -150,6 +151,79 @@ def test_a_confirmed_letter_calls_back_once_the_broker_has_it(url: str) -> None:
     assert seen.get(timeout=WAIT_S).job_id == "job-2"
     publisher.stop()
     consumer.stop()
+
+
+def test_a_confirmed_letter_is_never_confirmed_into_nowhere(rabbitmq_url: str) -> None:
+    name = f"nowhere-{uuid.uuid4().hex[:6]}"
+    missing = kombu.Queue(name, kombu.Exchange(""), routing_key=name, durable=True)
+    publisher = Publisher(rabbitmq_url, name="worker", queues=(missing,))
+    publisher.start()
+    with broker.connection(rabbitmq_url, name="look") as connection:
+        channel = connection.default_channel
+        for body in (b"first", b"second"):
+            sent = threading.Event()
+            letter = Letter(to=name, body=body, confirmed=True, on_sent=sent.set)
+            publisher.send(letter)
+            assert sent.wait(WAIT_S)
+            found = channel.basic_get(name, no_ack=True)
+            assert found is not None
+            assert found.body == body.decode()
+            channel.queue_delete(name)  # the next letter finds no queue again
+    publisher.stop()
+
+
+def test_a_letter_the_broker_refuses_is_sent_again_until_it_is_taken(
+    rabbitmq_url: str,
+) -> None:
+    name = f"full-{uuid.uuid4().hex[:6]}"
+    full = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    publisher = Publisher(rabbitmq_url, name="worker")
+    publisher.start()
+    with broker.connection(rabbitmq_url, name="look") as connection:
+        channel = connection.default_channel
+        channel.queue_declare(name, durable=True, auto_delete=False, arguments=full)
+        first, second = threading.Event(), threading.Event()
+        for done in (first, second):
+            letter = Letter(to=name, body=b"{}", confirmed=True, on_sent=done.set)
+            publisher.send(letter)
+        assert first.wait(WAIT_S)
+        assert not second.wait(0.5)
+        channel.queue_purge(name)
+        assert second.wait(WAIT_S)
+        channel.queue_delete(name)
+    publisher.stop()
+
+
+def test_an_outcome_nobody_can_record_goes_to_the_dead_letters(url: str) -> None:
+    def apply(event: Started | Outcome) -> bool:
+        if event.job_id == "poison":
+            raise ValueError("no column takes this")
+        return True
+
+    consumer, seen = _outcomes(url, apply)
+    publisher = Publisher(url, name="worker")
+    publisher.start()
+    for job_id in ("poison", "job-5"):
+        body = codec.encode(outcome(job_id))
+        publisher.send(Letter(to=topology.OUTCOMES, body=body, confirmed=True))
+    assert seen.get(timeout=WAIT_S).job_id == "job-5"
+    publisher.stop()
+    consumer.stop()
+
+
+def test_a_mistake_of_ours_does_not_end_a_consumer(url: str) -> None:
+    mistakes = iter([ValueError("once"), None])
+    connected = threading.Event()
+
+    def connect(_channel: Any) -> None:
+        if (mistake := next(mistakes)) is not None:
+            raise mistake
+        connected.set()
+
+    pump = Pump(url, name="mistaken", on_connect=connect)
+    pump.start()
+    assert connected.wait(WAIT_S)
+    pump.stop()
 
 
 def test_an_outcome_waits_while_the_database_is_away(url: str) -> None:
