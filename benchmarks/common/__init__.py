@@ -1,0 +1,1 @@
+"""What the benchmarks share: rounds, figures, servers and the things compared with."""

@@ -1,0 +1,141 @@
+"""Rounds of A and B in turns, and the figures that come of them."""
+
+import argparse
+import json
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+def is_quick(about: str | None) -> bool:
+    """Read the command line; true when ``--quick`` asks for less than 30 seconds."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--quick", action="store_true", help="fewer, shorter rounds")
+    return bool(parser.parse_args().quick)
+
+
+class Rounds:
+    """What each side measured, round by round."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, list[float]] = defaultdict(list)
+
+    def note(self, side: str, value: float) -> None:
+        """Keep what ``side`` measured in the current round."""
+        self._values[side].append(value)
+
+    def median(self, side: str) -> float:
+        """The median of a side's rounds."""
+        return statistics.median(self._values[side])
+
+    def ratio(self, a: str, b: str) -> float:
+        """The median of the per-round ratios of ``a`` to ``b``."""
+        pairs = zip(self._values[a], self._values[b], strict=True)
+        return statistics.median(one / other for one, other in pairs)
+
+    def medians(self, digits: int = 3) -> dict[str, float]:
+        """Every side's median, for a figure's details."""
+        return {side: round(self.median(side), digits) for side in self._values}
+
+    def count(self) -> int:
+        """How many rounds there were."""
+        return max((len(values) for values in self._values.values()), default=0)
+
+    def show(self, unit: str) -> None:
+        """All rounds as a table on stderr."""
+        sides = list(self._values)
+        _print("".join(f"{side:>18}" for side in sides) + f"   {unit}")
+        for row in zip(*self._values.values(), strict=True):
+            _print("".join(f"{value:>18.3f}" for value in row))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One measured number; ``goal`` is None when there is none."""
+
+    metric: str
+    value: float
+    goal: float | None
+    better: str
+    details: dict[str, object]
+
+    @property
+    def is_met(self) -> bool | None:
+        """Whether the goal was met; None without one."""
+        if self.goal is None:
+            return None
+        if self.better == "higher":
+            return self.value >= self.goal
+        return self.value <= self.goal
+
+
+@dataclass(slots=True)
+class Board:
+    """The figures of one benchmark, printed at its end."""
+
+    bench: str
+    figures: list[Figure] = field(default_factory=list)
+
+    def lower(
+        self, metric: str, value: float, goal: float | None, **details: object
+    ) -> None:
+        """A figure that should be small."""
+        self._add(metric, value, goal, "lower", details)
+
+    def higher(
+        self, metric: str, value: float, goal: float | None, **details: object
+    ) -> None:
+        """A figure that should be large."""
+        self._add(metric, value, goal, "higher", details)
+
+    def report(self) -> int:
+        """A table on stderr, a JSON line for each figure on stdout; exit status 0."""
+        for figure in self.figures:
+            _print(_row(figure))
+            print(json.dumps(self._line(figure)), flush=True)
+        return 0
+
+    def _add(
+        self,
+        metric: str,
+        value: float,
+        goal: float | None,
+        better: str,
+        details: dict[str, object],
+    ) -> None:
+        self.figures.append(
+            Figure(
+                metric=metric, value=value, goal=goal, better=better, details=details
+            )
+        )
+
+    def _line(self, figure: Figure) -> dict[str, object]:
+        return {
+            "bench": self.bench,
+            "metric": figure.metric,
+            "value": float(f"{figure.value:.3g}"),
+            "goal": figure.goal,
+            "better": figure.better,
+            **figure.details,
+        }
+
+
+def p50(values: Sequence[float]) -> float:
+    """The median."""
+    return statistics.median(values)
+
+
+def _row(figure: Figure) -> str:
+    goal = "" if figure.goal is None else f"goal {_sign(figure)} {figure.goal:g}"
+    verdict = {None: "", True: "met", False: "NOT MET"}[figure.is_met]
+    return f"{figure.metric:<28}{figure.value:>10.3g}   {goal:<16}{verdict}"
+
+
+def _sign(figure: Figure) -> str:
+    return "≥" if figure.better == "higher" else "≤"
+
+
+def _print(line: str) -> None:
+    print(line, file=sys.stderr)

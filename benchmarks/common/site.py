@@ -1,0 +1,162 @@
+"""A whole fleet on private nodes, and programs to compare it with.
+
+The nodes and processes are those of the tests: whoever runs a file of this folder has
+``tests`` on the path, see the first lines of each.
+"""
+
+import signal
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import psutil
+
+from cloud_app.bus import Bus, Replies
+from cloud_app.context import utc_now
+from cloud_app.store import ids
+from fixtures.fleet import BIN, Fleet
+from fixtures.nodes import PostgresNode, RabbitNode
+from fixtures.process import ServerProcess
+from genie import topology
+from genie.contracts.inference import (
+    InferenceTask,
+    Message,
+    Outcome,
+    Sampling,
+    WorkClass,
+)
+from genie.errors import JobFailed
+
+ROOT = Path(__file__).parents[2]
+WORKER = "atlas"
+MODEL = "echo:small"
+DEADLINE_S = 120.0
+
+CATALOG = """
+[[models]]
+id = "{model}"
+family = "echo"
+parameters = 1_000_000
+license = "Apache-2.0"
+source = "echo:?ms_per_token={ms_per_token}"
+context_max = 2048
+layers = 2
+kv_heads = 1
+head_dim = 16
+engine = "echo"
+quants = [{{ name = "none", dtype = "float32" }}]
+
+[[personas]]
+name = "chat"
+tier = "lite"
+ladder = ["{model}"]
+standing = true
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """A broker, a database and the fleet on them, one worker ready."""
+
+    rabbit: RabbitNode
+    broker_url: str
+    database_url: str
+    fleet: Fleet
+
+    @property
+    def bare_url(self) -> str:
+        """The default virtual host of the same broker, for what is compared."""
+        return self.rabbit.url
+
+
+@contextmanager
+def site(
+    *, ms_per_token: float = 0.0, environ: Mapping[str, str] | None = None
+) -> Iterator[Site]:
+    """A fleet in its production shape whose one worker holds an echo model."""
+    with (
+        tempfile.TemporaryDirectory(prefix="genie-bench-") as folder,
+        RabbitNode() as rabbit,
+        PostgresNode() as postgres,
+    ):
+        catalog = Path(folder) / "catalog.toml"
+        catalog.write_text(CATALOG.format(model=MODEL, ms_per_token=ms_per_token))
+        broker_url, database_url = rabbit.vhost("bench"), postgres.create_database()
+        given = {
+            "GENIE_CATALOG": str(catalog),
+            "GENIE_LOG_LEVEL": "WARNING",
+            **(environ or {}),
+        }
+        with Fleet(
+            broker_url=broker_url, database_url=database_url, environ=given
+        ) as fleet:
+            fleet.start_worker(WORKER)
+            fleet.wait_ready(MODEL)
+            yield Site(
+                rabbit=rabbit,
+                broker_url=broker_url,
+                database_url=database_url,
+                fleet=fleet,
+            )
+
+
+@contextmanager
+def program(command: str, *arguments: str, **environ: str) -> Iterator[ServerProcess]:
+    """An installed command (``python``, ``celery``) run until the block ends."""
+    with tempfile.TemporaryDirectory(prefix="genie-bench-") as folder:
+        process = ServerProcess(
+            [str(BIN / command), *arguments],
+            folder=Path(folder),
+            environ={"PATH": str(BIN), "PYTHONPATH": str(ROOT), **environ},
+        )
+        try:
+            yield process
+        finally:
+            process.end(signal.SIGKILL, timeout_s=10)
+
+
+def task(text: str, *, reply_to: str | None = None) -> InferenceTask:
+    """A request as the web would publish it, decided for the echo model."""
+    now = utc_now()
+    return InferenceTask(
+        job_id=ids.new_id(now),
+        org="acme",
+        queue=topology.SHARED,
+        model=MODEL,
+        work_class=WorkClass.INTERACTIVE,
+        created_at=now,
+        deadline_at=now + timedelta(seconds=DEADLINE_S),
+        sampling=Sampling(max_tokens=1),
+        messages=(Message(role="user", content=text),),
+        persona="chat",
+        reply_to=reply_to,
+        chunks=False,
+    )
+
+
+def ask(bus: Bus, replies: Replies, text: str) -> Outcome:
+    """Publish a request and wait for its outcome, as the web does; no database."""
+    wanted = task(text, reply_to=replies.name)
+    inbox = replies.expect(wanted.job_id)
+    try:
+        bus.publish(wanted)
+        while (event := inbox.get(DEADLINE_S)) is not None:
+            if isinstance(event, Outcome):
+                return event
+    finally:
+        replies.forget(wanted.job_id)
+    raise JobFailed(f"no outcome within {DEADLINE_S:.0f} s")
+
+
+def cpu_s(*pids: int) -> float:
+    """CPU seconds these processes and their children have used so far."""
+    return sum(_cpu_s(psutil.Process(pid)) for pid in pids)
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    family = [process, *process.children(recursive=True)]
+    times = [one.cpu_times() for one in family]
+    return float(sum(one.user + one.system for one in times))

@@ -1,0 +1,130 @@
+"""B2: requests one worker process carries in a CPU second.
+
+The same number of requests goes to this fleet's worker (its engine's process counts
+too; every request is decoded, run, reported as started and as ended with confirms, then
+acked), to raw pika's consume and ack, and to a solo Celery worker whose result nobody
+wants. CPU is what the kernel counted for each process.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(1, str(Path(__file__).parents[1] / "tests"))
+
+import kombu
+
+from benchmarks.common import celery_echo, pika_echo, site
+from benchmarks.common.figures import Board, Rounds, is_quick
+from cloud_app.bus import Bus
+from fixtures.fleet import wait_until
+from genie import topology
+from genie.messaging import broker
+
+VS_PIKA, VS_CELERY = 0.5, 4.0
+TEXT = "one two three"
+PATIENCE_S = 300.0
+
+Run = Callable[[int], None]
+
+
+def main() -> int:
+    """Measure, print, and say whether it could measure."""
+    quick = is_quick(__doc__)
+    rounds, requests = (2, 400) if quick else (5, 4000)
+    with (
+        site.site() as here,
+        site.program("python", pika_echo.__file__, here.bare_url) as pika,
+        site.program(
+            *celery_echo.WORKER, **{celery_echo.ADDRESS: here.bare_url}
+        ) as celery,
+    ):
+        pids = {
+            "genie": here.fleet.pid(site.WORKER),
+            "pika": pika.pid,
+            "celery": celery.pid,
+        }
+        return measure(here, pids, rounds, requests)
+
+
+def measure(here: site.Site, pids: dict[str, int], rounds: int, requests: int) -> int:
+    """All sides in turns, then the figures."""
+    # Without a brain the outcomes stay in their queue, to be counted; the worker goes
+    # on with what it was last told.
+    here.fleet.kill("brain")
+    here.fleet.kill("beat")
+    bus, caller = Bus(here.broker_url), pika_echo.Caller(here.bare_url)
+    app, outcomes = celery_echo.make(here.bare_url), Outcomes(here.broker_url)
+    sides: dict[str, Run] = {
+        "genie": lambda count: by_worker(bus, outcomes, count),
+        "pika": lambda count: by_pika(caller, count),
+        "celery": lambda count: by_celery(app, count),
+    }
+    speeds = Rounds()
+    for run in sides.values():
+        run(50)  # connections open, caches warm
+    for _ in range(rounds):
+        for name, run in sides.items():
+            before = site.cpu_s(pids[name])
+            run(requests)
+            speeds.note(name, requests / (site.cpu_s(pids[name]) - before))
+    return report(speeds, requests)
+
+
+class Outcomes:
+    """The queue of events, while nobody consumes it."""
+
+    def __init__(self, url: str) -> None:
+        self._channel = kombu.Connection(url).channel()
+        broker.outcomes_queue()(self._channel).declare()
+
+    def count(self) -> int:
+        """Events that wait."""
+        found = self._channel.queue_declare(topology.OUTCOMES, passive=True)
+        return int(found.message_count)
+
+    def clear(self) -> None:
+        """Drop them."""
+        self._channel.queue_purge(topology.OUTCOMES)
+
+
+def by_worker(bus: Bus, outcomes: Outcomes, count: int) -> None:
+    """Requests to this fleet's worker, until it has reported all of them."""
+    outcomes.clear()
+    for _ in range(count):
+        bus.publish(site.task(TEXT))
+    wait_until(lambda: outcomes.count() >= 2 * count, PATIENCE_S, "all are reported")
+
+
+def by_pika(caller: pika_echo.Caller, count: int) -> None:
+    """Messages to the pika consumer; the last one says that all were acked."""
+    for _ in range(count):
+        caller.send(TEXT.encode())
+    caller.call(TEXT.encode())
+
+
+def by_celery(app: "celery_echo.celery.Celery", count: int) -> None:
+    """Tasks without results; the last one says that all were run."""
+    echo = app.tasks["echo"]
+    for _ in range(count):
+        echo.apply_async((TEXT,), ignore_result=True)
+    echo.delay(TEXT).get(timeout=PATIENCE_S)
+
+
+def report(speeds: Rounds, requests: int) -> int:
+    """Tables and JSON lines."""
+    speeds.show("requests per CPU second")
+    details: dict[str, object] = {
+        "per_cpu_s": speeds.medians(0),
+        "rounds": speeds.count(),
+        "requests": requests,
+    }
+    board = Board("tasks_per_core")
+    board.higher("vs_pika", speeds.ratio("genie", "pika"), VS_PIKA, **details)
+    board.higher("vs_celery", speeds.ratio("genie", "celery"), VS_CELERY, **details)
+    return board.report()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
