@@ -121,7 +121,9 @@ def heartbeat(
         _keep_facts(ctx, session, beat, now)
     if seq is None:
         return _unknown(ctx, beat, now)
-    wanted = () if worker.quarantined_at else placements
+    wanted = (
+        () if worker.quarantined_at else placements or snapshot.kept(worker, beat, now)
+    )
     return HeartbeatReply(
         ack_seq=max(0, seq),
         server_time=now,

@@ -5,7 +5,13 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from cloud_app.brain import liveness
-from cloud_app.brain.views import FleetView, ModelView, PlacementView, WorkerView
+from cloud_app.brain.views import (
+    FleetView,
+    Liveness,
+    ModelView,
+    PlacementView,
+    WorkerView,
+)
 from cloud_app.store.records import PlacementRecord, WorkerRecord
 from genie import sizing
 from genie.catalog import Catalog
@@ -66,6 +72,30 @@ def worker_view(
         quarantined=worker.quarantined_at is not None,
         models=tuple(_model_view(model) for model in status.models),
         placements=placements,
+    )
+
+
+def kept(
+    worker: WorkerRecord, beat: Heartbeat, now: datetime
+) -> tuple[PlacementRecord, ...]:
+    """What a lost worker that is back goes on holding until somebody has planned.
+
+    Its placements were released; to unload now only to load again would help nobody.
+    """
+    if worker.noted != Liveness.LOST:
+        return ()
+    return tuple(
+        PlacementRecord(
+            worker_id=worker.id,
+            model=model.model,
+            quant=model.quant,
+            slots=model.slots,
+            context=model.context,
+            reason="kept until the next plan",
+            since=now,
+        )
+        for model in beat.models
+        if model.state in (ModelState.LOADING, ModelState.READY)
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import celery
 
 from cloud_app import context, jobs, placement, registry
+from cloud_app.brain.views import Liveness
 from cloud_app.context import Context
 from genie import logs, topology
 from genie.errors import Unavailable
@@ -32,8 +33,10 @@ def register(app: celery.Celery) -> None:
 
 
 def gather(ctx: Context) -> dict[str, int]:
-    """See who went silent."""
+    """See who went silent; a lost worker that is back is planned for at once."""
     report = registry.gather(ctx)
+    if any(change.was == Liveness.LOST for change in report.transitions):
+        placement.place(ctx)
     return {"changed": len(report.transitions), "released": report.released}
 
 

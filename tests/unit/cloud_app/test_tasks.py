@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from cloud_app import context, store, tasks
 from fixtures.clouds import Cloud
 from genie import topology
+from genie.contracts.fleet import ModelState, ModelStatus
 from genie.errors import GenieError
 from genie.messaging.tasks import make_celery
 
@@ -55,6 +56,48 @@ def test_tasks_do_their_work(app: celery.Celery, installed: Cloud) -> None:
     assert [task.job_id for task in installed.bus.published] == [job.id]
 
 
+def test_a_lost_worker_that_comes_back_unloads_nothing_only_to_load_it_again(
+    app: celery.Celery, installed: Cloud
+) -> None:
+    worker, other = installed.join("lost"), installed.join("other")
+    serving = _serving("echo:small")
+    installed.beat(worker, 1, serving)
+    installed.clock.forward(301)
+    installed.beat(other, 1)
+    app.tasks[topology.TASK_GATHER]()
+
+    back = installed.known(worker)
+    assert [it.spec.id for it in installed.beat(back, 2, serving).desired] == [
+        "echo:small"
+    ]
+    app.tasks[topology.TASK_GATHER]()
+    reply = installed.beat(installed.known(worker), 3, serving)
+    (desired,) = reply.desired
+    assert (desired.spec.id, desired.slots, desired.context) == (
+        serving.model,
+        serving.slots,
+        serving.context,
+    )
+    assert reply.directives == ()
+
+
+def test_a_lost_worker_whose_models_found_another_place_unloads_them(
+    app: celery.Celery, installed: Cloud
+) -> None:
+    worker, other = installed.join("lost"), installed.join("other")
+    serving = _serving("echo:small")
+    installed.beat(worker, 1, serving)
+    installed.clock.forward(301)
+    installed.beat(other, 1)
+    app.tasks[topology.TASK_GATHER]()
+    app.tasks[topology.TASK_PLACE]()
+    installed.beat(other, 2, serving)
+
+    installed.beat(installed.known(worker), 2, serving)
+    app.tasks[topology.TASK_GATHER]()
+    assert installed.beat(installed.known(worker), 3, serving).desired == ()
+
+
 def test_counts_are_logged_and_zeros_are_not(
     app: celery.Celery, installed: Cloud
 ) -> None:
@@ -86,3 +129,9 @@ def test_without_a_context_a_task_says_how_to_start_the_process(
     monkeypatch.setattr(context, "_installed", [])
     with pytest.raises(GenieError, match="celery -A cloud_app worker"):
         app.tasks[topology.TASK_SWEEP]()
+
+
+def _serving(model: str) -> ModelStatus:
+    return ModelStatus(
+        model=model, quant="none", state=ModelState.READY, slots=4, context=2048
+    )
