@@ -16,9 +16,11 @@ from cloud_app.store.records import AnyOrg, JobFilter, JobRecord, NewJob, slug_o
 from genie import logs
 from genie.contracts.inference import (
     Fault,
+    GivenBack,
     InferenceTask,
     JobState,
     Outcome,
+    Recorded,
     Started,
 )
 from genie.errors import BadRequest, BrokerDown, Conflict, TooLarge, UnknownJob
@@ -96,7 +98,7 @@ def refuse(ctx: Context, job_id: str, fault: Fault) -> None:
         store.jobs.close(session, job_id, JobState.FAILED, ctx.now(), fault=fault)
 
 
-def apply(ctx: Context, event: Started | Outcome) -> bool:
+def apply(ctx: Context, event: Recorded) -> bool:
     """Record what a worker says of a job; False when it changed nothing.
 
     The first terminal outcome wins; later ones are counted and dropped.
@@ -105,7 +107,11 @@ def apply(ctx: Context, event: Started | Outcome) -> bool:
         log.warning("event_of_no_job", kind=type(event).__name__)
         return False
     event = _storable(event)
-    return _start(ctx, event) if isinstance(event, Started) else _end(ctx, event)
+    if isinstance(event, Started):
+        return _start(ctx, event)
+    if isinstance(event, GivenBack):
+        return _give_back(ctx, event)
+    return _end(ctx, event)
 
 
 def cancel(ctx: Context, org: AnyOrg, job_id: str) -> JobRecord:
@@ -246,6 +252,11 @@ def _start(ctx: Context, event: Started) -> bool:
     return attempts is not None
 
 
+def _give_back(ctx: Context, event: GivenBack) -> bool:
+    with ctx.db.session() as session:
+        return store.jobs.give_back(session, event)
+
+
 def _end(ctx: Context, outcome: Outcome) -> bool:
     if not outcome.state.is_terminal:
         log.warning("outcome_not_terminal", job_id=outcome.job_id)
@@ -258,7 +269,7 @@ def _end(ctx: Context, outcome: Outcome) -> bool:
     return False
 
 
-def _storable(event: Started | Outcome) -> Started | Outcome:
+def _storable(event: Recorded) -> Recorded:
     """The event without NULs in its names, which no database column takes."""
     names = {
         name: getattr(event, name).replace("\0", "")[:_MAX_NAME]

@@ -6,15 +6,13 @@ from typing import Any, TypeVar
 import msgspec
 
 from genie.contracts.base import Contract
-from genie.contracts.inference import Chunk, Event, Outcome, Started
+from genie.contracts.inference import Event
 from genie.errors import CodecError, TooLarge
 
 C = TypeVar("C", bound=Contract)
 
 _encoder = msgspec.json.Encoder()
-_events: msgspec.json.Decoder[Started | Chunk | Outcome] = msgspec.json.Decoder(
-    Started | Chunk | Outcome
-)
+_events: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
 # Recursion: brackets nested by the thousand must not end the thread that reads them.
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)

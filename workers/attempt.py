@@ -8,8 +8,10 @@ from datetime import datetime
 
 from genie.contracts.inference import (
     Chunk,
+    Extras,
     Fault,
     FinishReason,
+    GivenBack,
     InferenceTask,
     JobState,
     Outcome,
@@ -61,6 +63,7 @@ class Attempt:
     lock: threading.RLock = field(default_factory=threading.RLock)
     cancel: Callable[[], None] = lambda: None
     is_over: bool = False
+    has_started: bool = False
     _seq: int = 0
     _texts: list[str] = field(default_factory=list)
     _chunks: Coalescer = field(default_factory=Coalescer)
@@ -76,6 +79,7 @@ class Attempt:
             deadline_s=deadline_s,
             messages=task.messages,
             prompt=task.prompt,
+            inputs=task.inputs,
         )
 
     def ack(self) -> None:
@@ -93,6 +97,17 @@ class Attempt:
             at=at,
             fingerprint=self.fingerprint,
             redelivered=self.delivery.redelivered,
+        )
+
+    def given_back(self, at: datetime) -> GivenBack:
+        """It goes back, and not because it crashed anything."""
+        return GivenBack(
+            job_id=self.task.job_id,
+            attempt_id=self.id,
+            worker_id=self.me.worker_id,
+            worker=self.me.name,
+            at=at,
+            fingerprint=self.fingerprint,
         )
 
     def add(self, piece: Piece, now: float) -> Chunk | None:
@@ -121,6 +136,7 @@ class Attempt:
             usage=finish.usage,
             timing=timing,
             fault=finish.fault,
+            extras=finish.extras,
         )
 
     def refusal(self, state: JobState, at: datetime, fault: Fault) -> Outcome:
@@ -148,6 +164,7 @@ class Attempt:
         fault: Fault | None,
         text: str = "",
         usage: Usage | None = None,
+        extras: Extras | None = None,
     ) -> Outcome:
         return Outcome(
             job_id=self.task.job_id,
@@ -163,6 +180,7 @@ class Attempt:
             usage=usage or Usage(),
             timing=timing,
             fault=fault,
+            extras=extras,
         )
 
     def _chunk(self, held: tuple[str, int] | None) -> Chunk | None:

@@ -110,6 +110,7 @@ class DataPlane:
         # The broker gives what we hold to others; what runs here still ends in an
         # outcome, and the first one of a job wins.
         self._open.clear()
+        self._serving.drop_parked()
 
     def _settle(self, channel: "StdChannel") -> None:
         if self._is_settling:  # a delivery came while a consumer was being closed
@@ -130,6 +131,7 @@ class DataPlane:
             credit: Held(priority=priority, is_settled=now - at >= SETTLE_S)
             for credit, (_tag, priority, at) in self._open.items()
         }
+        self._serving.tend()
         loads = () if self._is_closed else self._serving.loads()
         for change in decide(loads, self._queues, held):
             self._apply(channel, change)

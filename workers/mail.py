@@ -10,12 +10,14 @@ from genie.contracts.inference import (
     Chunk,
     Fault,
     FinishReason,
+    GivenBack,
     InferenceTask,
     JobState,
     Outcome,
     Started,
 )
 from genie.errors import TooLarge
+from genie.messaging import envelope
 from genie.messaging.publisher import Letter
 
 
@@ -40,6 +42,24 @@ class Mail:
         body = codec.encode(event)
         self._events.send(Letter(to=topology.OUTCOMES, body=body, confirmed=True))
         self._reply(task, body)
+
+    def given_back(self, event: GivenBack) -> None:
+        """The job was taken and given back in good order."""
+        body = codec.encode(event)
+        self._events.send(Letter(to=topology.OUTCOMES, body=body, confirmed=True))
+
+    def again(self, task: InferenceTask, on_confirmed: Callable[[], None]) -> None:
+        """The job once more into its queue, behind what waits there."""
+        queue = topology.model_queue(task.queue, task.model, task.work_class)
+        self._events.send(
+            Letter(
+                to=queue,
+                body=envelope.pack(task),
+                confirmed=True,
+                headers=envelope.headers(task),
+                on_sent=on_confirmed,
+            )
+        )
 
     def chunk(self, task: InferenceTask, event: Chunk) -> None:
         """Some text, to the asker only."""
@@ -83,5 +103,6 @@ def _too_large(event: Outcome) -> Outcome:
         state=JobState.FAILED,
         finish_reason=FinishReason.ERROR,
         text="",
+        extras=None,
         fault=fault,
     )

@@ -250,7 +250,7 @@ class Residency:
     def _greet(self, item: Resident, loaded: Loaded) -> None:
         wanted = item.desired.fingerprint
         with self._wake:
-            item.loaded, item.served = loaded, 0
+            item.loaded = loaded
         if wanted is not None and wanted != loaded.fingerprint:
             self._set(item, ModelState.UNLOADING)
             self._close(item)
@@ -281,9 +281,10 @@ class Residency:
         with self._wake:
             if item.state is ModelState.UNLOADING or self._is_stopping:
                 return
-            if item.served:  # it worked, so this is the first time again
-                item.failures.clear()
-            item.failures.note_death(fault.message, self._machine.now())
+            note = item.failures.note_death
+            if item.served:
+                note = item.failures.note_death_at_work
+            note(fault.message, self._machine.now())
             item.death, item.state = fault, ModelState.FAILED
             self._wake.notify_all()
         self._on_change()

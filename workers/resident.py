@@ -80,7 +80,7 @@ class Resident:
     failures: Failures = field(default_factory=Failures)
     death: Fault | None = None
     served: int = 0
-    """Requests this engine has finished since it was loaded."""
+    """Requests it has finished here, by this engine or one before."""
 
     @property
     def model(self) -> str:

@@ -28,6 +28,7 @@ class Failures:
     """
 
     at: list[datetime] = field(default_factory=list)
+    deaths: list[datetime] = field(default_factory=list)
     reason: str | None = None
     retry_at: datetime | None = None
 
@@ -47,6 +48,19 @@ class Failures:
             return
         wait = timedelta(seconds=backoff_s(count - 1))
         self.retry_at = None if count >= LIMIT else now + wait
+
+    def note_death_at_work(self, reason: str, now: datetime) -> None:
+        """Count the death of an engine that had answered: it works, some prompt did it.
+
+        Restarted at once, but from the third in ten minutes on this worker rests from
+        the model for a while. Never final: one user's prompts must not take a model
+        away from all.
+        """
+        self.clear()
+        self.deaths = [when for when in self.deaths if now - when < WINDOW] + [now]
+        self.reason = reason
+        over = len(self.deaths) - LIMIT + 1
+        self.retry_at = now + timedelta(seconds=backoff_s(over) if over > 0 else 0)
 
     def clear(self) -> None:
         """It works: forget what went wrong."""

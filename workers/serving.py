@@ -15,6 +15,7 @@ from genie import logs, topology
 from genie.contracts.inference import Fault, InferenceTask, JobState
 from genie.errors import CodecError
 from genie.messaging import envelope
+from workers import crashes
 from workers.attempt import Attempt, Delivery, Me
 from workers.cancels import Cancels
 from workers.credits import Load, bid
@@ -62,6 +63,7 @@ class Serving:
         self._speeds: dict[str, float] = {}
         self._paused_until: dict[str, float] = {}
         self._cancels = Cancels()
+        self._parked: list[Attempt] = []
 
     def take(self, delivery: Delivery) -> None:
         """Serve one delivery; returns as soon as the engine has it."""
@@ -74,7 +76,21 @@ class Serving:
             return
         attempt = self._attempt(task, delivery)
         with self._border(attempt):
-            self._serve(attempt)
+            self._admit(attempt)
+
+    def tend(self) -> None:
+        """Start what had to wait for an empty engine, or for one that needed it."""
+        with self._lock:
+            parked, self._parked = self._parked, []
+        for attempt in parked:
+            with self._border(attempt):
+                self._admit(attempt)
+
+    def drop_parked(self) -> None:
+        """Forget what has not begun: the broker has given it to others."""
+        with self._lock:
+            self._parked.clear()
+            self._lock.notify_all()
 
     def cancel(self, job_id: str) -> None:
         """End a job here within one engine step, or before it starts."""
@@ -86,11 +102,11 @@ class Serving:
 
     def loads(self) -> tuple[Load, ...]:
         """Every ready model as the credit policy sees it."""
-        now = self._clock()
+        now, shut = self._clock(), self._shut()
         return tuple(
             self._load(model, loaded)
             for model, loaded in self._ready().items()
-            if self._paused_until.get(model, now) <= now
+            if self._paused_until.get(model, now) <= now and model not in shut
         )
 
     def wait_idle(self, model: str | None, timeout_s: float) -> bool:
@@ -101,7 +117,8 @@ class Serving:
     def abandon(self) -> None:
         """Give every message back now; what runs is stopped and says nothing more."""
         with self._lock:
-            attempts = list(self._running.values())
+            attempts = [*self._running.values(), *self._parked]
+            self._parked.clear()
         for attempt in attempts:
             with attempt.lock:
                 self._requeue(attempt, "stopping")
@@ -128,6 +145,35 @@ class Serving:
             taken_at=self._clock(),
             queue_s=max(0.0, waited),
         )
+
+    def _admit(self, attempt: Attempt) -> None:
+        if self._must_wait(attempt.task):
+            log.info("parked", job=attempt.task.job_id, crashes=attempt.task.crashes)
+            with self._lock:
+                self._parked.append(attempt)
+            return
+        self._serve(attempt)
+
+    def _must_wait(self, task: InferenceTask) -> bool:
+        """True while this job and what runs may not be in one engine."""
+        with self._lock:
+            if task.job_id in self._running:
+                return False
+            others = [
+                it.task
+                for it in self._running.values()
+                if it.task.model == task.model and not it.is_over
+            ]
+        if crashes.runs_alone(task):
+            return bool(others)
+        return any(map(crashes.runs_alone, others))
+
+    def _shut(self) -> set[str]:
+        """Models that take nothing more while a suspect runs, or waits to, alone."""
+        with self._lock:
+            running = [it.task for it in self._running.values() if not it.is_over]
+            parked = [it.task.model for it in self._parked]
+        return {*parked, *(it.model for it in running if crashes.runs_alone(it))}
 
     def _serve(self, attempt: Attempt) -> None:
         if self._adopt(attempt):
@@ -201,6 +247,7 @@ class Serving:
                 self._requeue(attempt, type(error).__name__)
                 return
             self._mail.started(attempt.task, attempt.started(self._now()))
+            attempt.has_started = True
 
     def _hear(self, attempt: Attempt, event: EngineEvent) -> None:
         """Take one event, in the engine's own thread."""
@@ -216,7 +263,7 @@ class Serving:
 
     def _end(self, attempt: Attempt, finish: Finish) -> None:
         if finish.fault is not None and finish.fault.retryable:
-            self._requeue(attempt, finish.fault.code)
+            self._interrupted(attempt, finish.fault)
             return
         # The slot first: the next request travels while this one's end is written.
         self._free(attempt)
@@ -231,12 +278,33 @@ class Serving:
             self._on_served(attempt.task.model)
         log.debug("served", job=attempt.task.job_id, state=outcome.state.value)
 
+    def _interrupted(self, attempt: Attempt, fault: Fault) -> None:
+        if not crashes.is_crash(fault):
+            self._requeue(attempt, fault.code)
+            return
+        self._pause(attempt.task.model)
+        self._free(attempt)
+        again = crashes.counted(attempt.task)
+        if again is None:
+            log.error("poison", job=attempt.task.job_id)
+            self._refuse(attempt, JobState.FAILED, crashes.POISON)
+        else:
+            # Not requeued: the count has to travel with it.
+            log.warning("crashed", job=again.job_id, crashes=again.crashes)
+            self._mail.again(again, attempt.ack)
+        self._leave(attempt)
+
     def _requeue(self, attempt: Attempt, reason: str) -> None:
         log.info("requeued", job=attempt.task.job_id, reason=reason)
-        self._paused_until[attempt.task.model] = self._clock() + PAUSE_S
+        self._pause(attempt.task.model)
         self._free(attempt)
         attempt.delivery.requeue()
+        if attempt.has_started:
+            self._mail.given_back(attempt.given_back(self._now()))
         self._leave(attempt)
+
+    def _pause(self, model: str) -> None:
+        self._paused_until[model] = self._clock() + PAUSE_S
 
     @contextmanager
     def _border(self, attempt: Attempt) -> Iterator[None]:
@@ -281,7 +349,8 @@ class Serving:
             self._lock.notify_all()
 
     def _holds(self, model: str | None) -> bool:
-        return any(model in (None, it.task.model) for it in self._running.values())
+        here = (*self._running.values(), *self._parked)
+        return any(model in (None, it.task.model) for it in here)
 
     def _load(self, model: str, loaded: Loaded) -> Load:
         stats = loaded.engine.stats()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from genie import codec, logs, topology
-from genie.contracts.inference import Chunk, Outcome, Started
+from genie.contracts.inference import Chunk, Recorded
 from genie.errors import CodecError, Unavailable
 from genie.messaging import broker
 from genie.messaging.pump import Pump
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 log = logs.logger("bus.outcomes")
 
-Apply = Callable[[Started | Outcome], bool]
+Apply = Callable[[Recorded], bool]
 """Records an event in the database; raises `Unavailable` when it cannot just now."""
 
 PREFETCH = 64
@@ -64,7 +64,7 @@ class OutcomeConsumer:
             return
         self._record(event, message)
 
-    def _record(self, event: Started | Outcome, message: "Message") -> None:
+    def _record(self, event: Recorded, message: "Message") -> None:
         try:
             self._apply(event)
         except Unavailable as error:

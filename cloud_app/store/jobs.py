@@ -14,6 +14,7 @@ from cloud_app.store.statements import changed, insert_once
 from genie.contracts.inference import (
     Fault,
     FinishReason,
+    GivenBack,
     JobState,
     Outcome,
     Started,
@@ -136,6 +137,25 @@ def start(session: Session, event: Started, now: datetime) -> int | None:
     return session.connection().execute(statement).scalar_one_or_none()
 
 
+def give_back(session: Session, event: GivenBack) -> bool:
+    """A worker gave its attempt back in good order: it does not count, the job waits.
+
+    False when another attempt has begun since, or the job has ended.
+    """
+    statement = (
+        _open(event.job_id)
+        .where(col(Job.attempt_id) == event.attempt_id)
+        .values(
+            state=JobState.QUEUED.value,
+            attempts=Job.attempts - 1,
+            attempt_id=None,
+            worker_id=None,
+            worker=None,
+        )
+    )
+    return changed(session, statement) == 1
+
+
 def end(session: Session, outcome: Outcome, now: datetime) -> bool:
     """Write the outcome if the job has none yet: the first one wins."""
     timing = outcome.timing
@@ -153,6 +173,7 @@ def end(session: Session, outcome: Outcome, now: datetime) -> bool:
         usage=outcome.usage,
         timing=timing,
         text=outcome.text,
+        extras=outcome.extras,
         finish_reason=outcome.finish_reason and outcome.finish_reason.value,
         fault=outcome.fault,
         fingerprint=func.coalesce(outcome.fingerprint, Job.fingerprint),
@@ -237,6 +258,7 @@ def _record(row: Job, org: str, *, with_payload: bool = True) -> JobRecord:
         usage=row.usage,
         timing=row.timing,
         text=row.text,
+        extras=row.extras,
         finish_reason=row.finish_reason,
         fault=row.fault,
         fingerprint=row.fingerprint,

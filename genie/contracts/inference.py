@@ -77,7 +77,8 @@ class InferenceTask(
 ):
     """The message a worker consumes: one request, fully decided by the cloud.
 
-    Exactly one of ``messages`` (chat) and ``prompt`` (plain completion) is given.
+    Exactly one of ``messages`` (chat), ``prompt`` (plain completion) and ``inputs``
+    (texts to embed) is given.
     ``reply_to`` is the asker's reply queue, None for work nobody waits for.
     """
 
@@ -98,6 +99,9 @@ class InferenceTask(
     publication: Count = 1
     chunks: bool = True
     """False: the asker wants the whole answer at once, no chunks on the way."""
+    inputs: tuple[str, ...] = ()
+    crashes: Count = 0
+    """How often an engine has died under it."""
 
 
 class Fault(Contract, frozen=True, kw_only=True):
@@ -125,8 +129,21 @@ class Timing(Contract, frozen=True, kw_only=True):
     total_s: Seconds = 0.0
 
 
+class Extras(Contract, frozen=True, kw_only=True):
+    """What an answer holds besides its text.
+
+    ``vectors`` has one embedding for each input: little-endian float32 in base64.
+    """
+
+    vectors: tuple[str, ...] = ()
+
+
 class Started(Contract, frozen=True, kw_only=True, tag_field="kind", tag="started"):
-    """A worker took the job: published before its first token."""
+    """A worker took the job: published before its first token.
+
+    ``resumed`` characters of the answer were given before; this attempt goes on after
+    them.
+    """
 
     job_id: str
     attempt_id: str
@@ -136,6 +153,20 @@ class Started(Contract, frozen=True, kw_only=True, tag_field="kind", tag="starte
     at: datetime
     fingerprint: str | None = None
     redelivered: bool = False
+    resumed: Count = 0
+
+
+class GivenBack(
+    Contract, frozen=True, kw_only=True, tag_field="kind", tag="given_back"
+):
+    """A worker gave a started job back in good order: that attempt does not count."""
+
+    job_id: str
+    attempt_id: str
+    worker_id: str
+    worker: str
+    at: datetime
+    fingerprint: str | None = None
 
 
 class Chunk(Contract, frozen=True, kw_only=True, tag_field="kind", tag="chunk"):
@@ -164,7 +195,11 @@ class Outcome(Contract, frozen=True, kw_only=True, tag_field="kind", tag="outcom
     usage: Usage = Usage()
     timing: Timing = Timing()
     fault: Fault | None = None
+    extras: Extras | None = None
 
 
-Event = Started | Chunk | Outcome
+Recorded = Started | GivenBack | Outcome
+"""What the cloud hears of a job."""
+
+Event = Recorded | Chunk
 """What travels back: to the asker's reply queue and, chunks apart, to the cloud."""

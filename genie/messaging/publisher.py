@@ -5,7 +5,7 @@ Callers hand over bytes and go on; an engine's thread must not wait for a broker
 
 import queue
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import kombu
@@ -31,7 +31,7 @@ class Letter:
     to: str
     body: bytes
     confirmed: bool = False
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str | int | None] = field(default_factory=dict)
     on_sent: Callable[[], None] | None = None
 
 

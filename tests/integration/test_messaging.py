@@ -20,8 +20,8 @@ from genie.contracts.inference import (
     JobState,
     Message,
     Outcome,
+    Recorded,
     Sampling,
-    Started,
     WorkClass,
 )
 from genie.errors import BrokerDown, DatabaseDown
@@ -195,7 +195,7 @@ def test_a_letter_the_broker_refuses_is_sent_again_until_it_is_taken(
 
 
 def test_an_outcome_nobody_can_record_goes_to_the_dead_letters(url: str) -> None:
-    def apply(event: Started | Outcome) -> bool:
+    def apply(event: Recorded) -> bool:
         if event.job_id == "poison":
             raise ValueError("no column takes this")
         return True
@@ -229,7 +229,7 @@ def test_a_mistake_of_ours_does_not_end_a_consumer(url: str) -> None:
 def test_an_outcome_waits_while_the_database_is_away(url: str) -> None:
     failures = iter([True, True, False])
 
-    def apply(event: Started | Outcome) -> bool:
+    def apply(event: Recorded) -> bool:
         if next(failures):
             raise DatabaseDown("gone")
         return True
@@ -256,11 +256,11 @@ def test_a_bad_outcome_blocks_nothing(url: str) -> None:
 
 
 def _outcomes(
-    url: str, apply: Callable[[Started | Outcome], bool]
+    url: str, apply: Callable[[Recorded], bool]
 ) -> tuple[OutcomeConsumer, "queue.SimpleQueue[Event]"]:
     seen: queue.SimpleQueue[Event] = queue.SimpleQueue()
 
-    def record(event: Started | Outcome) -> bool:
+    def record(event: Recorded) -> bool:
         changed = apply(event)
         seen.put(event)
         return changed

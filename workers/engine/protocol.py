@@ -5,6 +5,7 @@ from typing import Protocol
 
 from genie.contracts.base import Contract, Count, Seconds
 from genie.contracts.inference import (
+    Extras,
     Fault,
     FinishReason,
     Message,
@@ -15,7 +16,7 @@ from genie.contracts.inference import (
 
 
 class EngineRequest(Contract, frozen=True, kw_only=True):
-    """One generation: chat ``messages`` or a plain ``prompt``.
+    """One generation: chat ``messages`` or a plain ``prompt``; or ``inputs`` to embed.
 
     ``deadline_s`` counts from submission; ``scope`` is the org, the border that
     prefix reuse never crosses.
@@ -28,6 +29,7 @@ class EngineRequest(Contract, frozen=True, kw_only=True):
     deadline_s: Seconds
     messages: tuple[Message, ...] = ()
     prompt: str | None = None
+    inputs: tuple[str, ...] = ()
 
 
 class Piece(Contract, frozen=True, kw_only=True, tag_field="kind", tag="piece"):
@@ -47,6 +49,7 @@ class Finish(Contract, frozen=True, kw_only=True, tag_field="kind", tag="finish"
     fault: Fault | None = None
     first_token_s: Seconds = 0.0
     total_s: Seconds = 0.0
+    extras: Extras | None = None
 
 
 EngineEvent = Piece | Finish

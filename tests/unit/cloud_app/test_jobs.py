@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from cloud_app import auth, jobs, store
 from cloud_app.brain.views import PlacementView
-from cloud_app.store.records import PlacementRecord
+from cloud_app.store.records import JobRecord, PlacementRecord
 from fixtures.clouds import NOON, Cloud, Statements, outcome, started
-from genie.contracts.inference import Fault, FinishReason, JobState
+from genie.contracts.inference import Fault, FinishReason, GivenBack, JobState
 from genie.errors import BadRequest, BrokerDown, Conflict, TooLarge, UnknownJob
 
 DOWN = BrokerDown("the broker is away; try again")
@@ -172,6 +172,31 @@ def test_a_prompt_that_kills_its_engine_is_stopped_at_the_fourth_start(
     assert done.fault is not None
     assert done.fault.code == "poison"
     assert cloud.bus.cancelled == [("w4", job.id)]
+
+
+def given_back(job: JobRecord, attempt: str) -> GivenBack:
+    return GivenBack(
+        job_id=job.id, attempt_id=attempt, worker_id="w1", worker="ann", at=NOON
+    )
+
+
+def test_an_attempt_that_was_given_back_does_not_count(cloud: Cloud) -> None:
+    job = cloud.job()
+    for attempt in ("a1", "a2", "a3", "a4", "a5"):
+        cloud.start(job, attempt)
+        assert jobs.apply(cloud.ctx, given_back(job, attempt))
+        assert not jobs.apply(cloud.ctx, given_back(job, attempt))
+        waits = cloud.reread(job)
+        assert (waits.state, waits.attempts) == (JobState.QUEUED, 0)
+        assert waits.worker is None
+
+
+def test_an_older_attempt_given_back_late_changes_nothing(cloud: Cloud) -> None:
+    job = cloud.job()
+    cloud.start(job, "a1")
+    cloud.start(job, "a2")
+    assert not jobs.apply(cloud.ctx, given_back(job, "a1"))
+    assert cloud.reread(job).state is JobState.RUNNING
 
 
 def test_an_outcome_that_ends_nothing_is_dropped(cloud: Cloud) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from genie import codec
+from genie import codec, topology
 from genie.contracts.inference import (
     Event,
     Fault,
@@ -38,6 +38,7 @@ class Box:
     letters: list[Letter] = field(default_factory=list)
     held: list[Letter] = field(default_factory=list)
     holds: bool = False
+    queues = tuple(topology.model_queue("genie", MODEL, one) for one in WorkClass)
 
     def send(self, letter: Letter) -> None:
         self.letters.append(letter)
@@ -50,7 +51,14 @@ class Box:
 
     @property
     def events(self) -> list[Event]:
-        return [codec.decode_event(letter.body) for letter in self.letters]
+        said = (one for one in self.letters if one.to not in self.queues)
+        return [codec.decode_event(letter.body) for letter in said]
+
+    @property
+    def again(self) -> list[InferenceTask]:
+        """Tasks that went back into their queue as new messages."""
+        sent = (one for one in self.letters if one.to in self.queues)
+        return [envelope.unpack(letter.body) for letter in sent]
 
     @property
     def outcomes(self) -> list[Outcome]:

@@ -308,16 +308,18 @@ def test_an_engine_that_dies_is_restarted_at_once_without_another_fetch() -> Non
     assert stage.fetched == ["m"]
 
 
-def test_an_engine_that_served_before_it_died_is_always_restarted_at_once() -> None:
+def test_an_engine_that_dies_at_work_is_restarted_at_once_twice_then_rests() -> None:
     with Stage() as stage:
         stage.residency.desire([desired()])
-        for count in range(1, 6):
+        for count in (1, 2, 3):
             stage.wait_starts(count)
             stage.wait(STATES.READY)
             stage.residency.served("m")
             kill(stage)
-        stage.wait_starts(6)
-    assert len(stage.started) == 6
+        status = stage.wait(STATES.FAILED)
+        assert status is not None
+        assert status.retry_at == START + timedelta(seconds=30)
+    assert len(stage.started) == 3
 
 
 def test_stopping_closes_every_engine() -> None:

@@ -56,6 +56,21 @@ def test_the_first_death_restarts_an_engine_at_once_and_the_second_waits() -> No
     assert failures.retry_at is None
 
 
+def test_deaths_at_work_make_a_model_rest_longer_but_never_for_good() -> (
+    None
+):
+    failures = Failures()
+    waits = []
+    for second in range(12):
+        failures.note_death_at_work("a prompt did it", at(second))
+        assert failures.retry_at is not None
+        waits.append((failures.retry_at - at(second)).total_seconds())
+    assert waits[:5] == [0, 0, 30, 60, 120]
+    assert waits[-1] == 900
+    failures.note_death_at_work("long after", at(3600))
+    assert failures.allows(at(3600))
+
+
 def test_success_clears_the_record() -> None:
     failures = Failures()
     failures.note("no", START)

@@ -10,6 +10,7 @@ from genie.contracts.inference import (
     Chunk,
     Fault,
     FinishReason,
+    GivenBack,
     JobState,
     Message,
     Outcome,
@@ -18,11 +19,14 @@ from genie.contracts.inference import (
 )
 from genie.messaging import envelope
 from unit.workers.serving_twins import BOUND_S, MODEL, NOW, Puppet, Stage, task
+from workers import crashes
 from workers.attempt import state_of
 from workers.engine.echo import EchoEngine
 from workers.engine.errors import EngineBusy
 from workers.engine.protocol import Finish
 from workers.serving import PAUSE_S
+
+DIED = Fault(code="engine_died", message="died", retryable=True)
 
 
 def test_the_message_is_acked_only_after_the_outcome_is_confirmed() -> None:
@@ -160,7 +164,7 @@ def test_another_fingerprint_than_asked_for_fails_naming_both() -> None:
 
 
 @pytest.mark.parametrize(
-    "fault", [Fault(code="engine_died", message="died", retryable=True)]
+    "fault", [Fault(code="engine_closed", message="closed", retryable=True)]
 )
 def test_a_fault_of_the_machine_gives_the_message_back_without_an_outcome(
     fault: Fault,
@@ -169,8 +173,68 @@ def test_a_fault_of_the_machine_gives_the_message_back_without_an_outcome(
     stage.take()
     stage.puppet.finish(FinishReason.ERROR, fault)
     assert stage.settled == ["requeue"]
-    assert stage.events.outcomes == []
+    assert [type(e) for e in stage.events.events] == [Started, GivenBack]
     assert stage.serving.wait_idle(None, 0)
+
+
+def test_a_crash_is_counted_in_the_message_that_goes_back() -> None:
+    stage = Stage()
+    stage.events.holds = True
+    stage.take()
+    stage.puppet.finish(FinishReason.ERROR, DIED)
+    assert [(it.job_id, it.crashes) for it in stage.events.again] == [("job1", 1)]
+    assert stage.settled == []  # not before the broker has the new message
+    stage.events.held[-1].on_sent()  # type: ignore[misc]  # it is what was held for
+    assert stage.settled == ["ack"]
+    assert [type(e) for e in stage.events.events] == [Started]
+
+
+def test_the_third_crash_is_poison_and_ends_the_job() -> None:
+    stage = Stage()
+    stage.take(crashes=crashes.MOST - 1)
+    stage.puppet.finish(FinishReason.ERROR, DIED)
+    assert stage.outcome.state is JobState.FAILED
+    assert stage.outcome.fault == crashes.POISON
+    assert stage.settled == ["ack"]
+    assert stage.events.again == []
+
+
+def test_a_job_that_saw_two_crashes_waits_for_an_empty_engine_and_keeps_it() -> None:
+    stage = Stage()
+    stage.take(job_id="innocent")
+    stage.take(job_id="suspect", crashes=crashes.ALONE_FROM)
+    assert stage.serving.loads() == ()
+    assert len(stage.puppet.requests) == 1
+    stage.puppet.finish()
+    stage.serving.tend()
+    assert len(stage.puppet.requests) == 2
+    assert stage.serving.loads() == ()
+    stage.take(job_id="next")
+    assert len(stage.puppet.requests) == 2
+    stage.puppet.finish()
+    stage.serving.tend()
+    assert len(stage.puppet.requests) == 3
+    assert len(stage.serving.loads()) == 1
+
+
+def test_what_waits_for_an_empty_engine_goes_back_when_the_worker_stops() -> None:
+    stage = Stage()
+    stage.take(job_id="innocent")
+    stage.take(job_id="suspect", crashes=crashes.ALONE_FROM)
+    assert not stage.serving.wait_idle(None, 0)
+    stage.serving.abandon()
+    assert stage.settled == ["requeue"] * 2
+    assert stage.serving.wait_idle(None, 0)
+
+
+def test_what_waits_for_an_empty_engine_is_forgotten_with_the_connection() -> None:
+    stage = Stage()
+    stage.take(job_id="innocent")
+    stage.take(job_id="suspect", crashes=crashes.ALONE_FROM)
+    stage.serving.drop_parked()
+    stage.puppet.finish()
+    stage.serving.tend()
+    assert len(stage.puppet.requests) == 1
 
 
 def test_a_busy_engine_gives_the_message_back_without_a_start() -> None:
@@ -241,6 +305,7 @@ def test_abandoned_work_goes_back_and_says_nothing_more() -> None:
     stage.take()
     stage.serving.abandon()
     assert stage.settled == ["requeue"]
+    assert [type(e) for e in stage.events.events] == [Started, GivenBack]
     assert stage.puppet.cancelled == [stage.puppet.requests[0].id]
     stage.puppet.say("late")
     stage.puppet.finish(FinishReason.CANCELLED)
