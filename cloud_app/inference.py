@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -11,7 +11,7 @@ import msgspec
 
 from cloud_app import jobs, registry
 from cloud_app.asking import Text, Waiting, Watch
-from cloud_app.brain import router
+from cloud_app.brain import capacity, router
 from cloud_app.bus import Inbox
 from cloud_app.context import Context
 from cloud_app.store import ids
@@ -123,8 +123,13 @@ def decide(
     key: KeyRecord,
     target: Target,
     work_class: WorkClass = WorkClass.INTERACTIVE,
+    texts: Iterable[str] = (),
 ) -> router.Route | router.Refusal:
-    """Which model and queue this would go to now, with reasons; runs nothing."""
+    """Which model and queue this would go to now, with reasons; runs nothing.
+
+    ``texts`` are what the model has to read; one that surely fits no context is
+    refused here and not by a worker.
+    """
     request = router.Request(
         queues=(topology.org_queue(key.org.slug), topology.SHARED),
         org=key.org.slug,
@@ -132,6 +137,7 @@ def decide(
         persona=target.persona,
         work_class=work_class,
         allowed_models=key.allowed_models,
+        min_context=1 + sum(map(capacity.least_tokens, texts)),
     )
     return router.route(request, registry.view(ctx), ctx.catalog)
 
@@ -144,9 +150,10 @@ def submit(ctx: Context, order: Order) -> Accepted:
     """
     target = resolve(ctx.catalog, order.model, order.persona)
     work_class = _work_class(order, target)
-    route = decide(ctx, order.key, target, work_class)
+    texts = [message.content for message in order.messages] + [order.prompt or ""]
+    route = decide(ctx, order.key, target, work_class, texts)
     if isinstance(route, router.Refusal):
-        raise _refused(route)
+        raise _refused(route, "messages" if order.messages else "prompt")
     task = _task(ctx, order, target, route)
     job, created = jobs.accept(ctx, _new_job(order, task, route))
     if not created:
@@ -299,7 +306,9 @@ def explain(route: router.Route | router.Refusal) -> dict[str, object]:
     }
 
 
-def _refused(refusal: router.Refusal) -> GenieError:
+def _refused(refusal: router.Refusal, text_param: str) -> GenieError:
+    if refusal.code == ContextTooLong.code:
+        return ContextTooLong(refusal.message, param=text_param)
     if refusal.code == UnknownModel.code:
         return UnknownModel(refusal.message, param="model")
     if refusal.retryable:

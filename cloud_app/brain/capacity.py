@@ -14,6 +14,9 @@ CONTEXT = {"cuda": 8192, "cpu": 4096}
 MIN_CONTEXT = 1024
 """Below this many tokens a replica is of no use; a smaller model is used whole."""
 
+LONGEST_TOKEN = 128
+"""Bytes; the longest in the vocabularies of open models are runs of blanks."""
+
 _ON_DISK = (
     ModelState.ON_DISK,
     ModelState.LOADING,
@@ -97,6 +100,17 @@ def held_bytes(spec: ModelSpec, worker: WorkerView, placement: PlacementView) ->
     return max(peak, sizing.need(spec, quant, slots=slots, context=context).total)
 
 
+def least_tokens(text: str) -> int:
+    """Tokens that ``text`` takes at least, whatever the tokenizer.
+
+    A refusal by it is certain: no token spans two words or is longer than 128 bytes.
+
+    >>> least_tokens("seven words, and perhaps some more tokens")
+    7
+    """
+    return max(len(text.split()), -(-len(text.encode()) // LONGEST_TOKEN))
+
+
 def gigabytes(size: int) -> str:
     """Bytes in words.
 
@@ -124,7 +138,7 @@ def too_long(
 ) -> NoFit:
     """The refusal of a request over the ``longest`` context, with both numbers."""
     serves = f"{worker.name} serves {spec.id} with at most {longest}"
-    why = f"{min_context} tokens of context are needed and {serves}"
+    why = f"at least {min_context} tokens of context are needed and {serves}"
     return NoFit(reasons=(why,), context_max=longest)
 
 

@@ -76,7 +76,8 @@ def decide_route(body: RouteRequest) -> Response:
     work_class = persona.work_class if persona else WorkClass.INTERACTIVE
     if body.mode == "async":
         work_class = WorkClass.JOB
-    decision = inference.decide(ctx, key(), target, work_class)
+    texts = (body.input or "",)
+    decision = inference.decide(ctx, key(), target, work_class, texts=texts)
     asked = {"model": body.model, "persona": persona.name if persona else None}
     return jsonify(
         {"object": "route", "asked": asked, "route": inference.explain(decision)}

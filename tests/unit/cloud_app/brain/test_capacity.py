@@ -134,3 +134,23 @@ def test_more_memory_never_turns_a_fit_into_a_refusal(
     if isinstance(less, Fit):
         better = fitted(fit(spec, host, free_bytes=free + more))
         assert (better.context, better.slots) >= (less.context, less.slots)
+
+
+@pytest.mark.parametrize(
+    ("text", "least"),
+    [
+        ("", 0),
+        (" " * 300, 3),
+        ("one, two\nthree", 3),
+        ("x" * 128, 1),
+        ("x" * 129, 2),
+        ("語" * 100, 3),
+    ],
+)
+def test_a_text_takes_at_least_its_words_and_its_bytes(text: str, least: int) -> None:
+    assert capacity.least_tokens(text) == least
+
+
+@given(st.text(), st.text())
+def test_more_text_never_takes_fewer_tokens(one: str, other: str) -> None:
+    assert capacity.least_tokens(one + other) >= capacity.least_tokens(one)

@@ -66,6 +66,17 @@ def test_a_route_is_decided_without_running_anything(
     assert later["route"]["class"] == "job"
 
 
+def test_a_route_says_whether_the_text_fits(client: FlaskClient) -> None:
+    asked = {"persona": "chat", "input": "word " * 3000}
+    route = client.post("/v1/route", json=asked).get_json()["route"]
+    assert route["model"] == "echo:large"
+    assert "at most 2048" in route["skipped"][0]["why"]
+
+    asked["input"] = "word " * 9000
+    refused = client.post("/v1/route", json=asked).get_json()["route"]
+    assert refused["refused"] == "context_length_exceeded"
+
+
 def test_a_route_that_cannot_be_is_said_with_its_reason(client: FlaskClient) -> None:
     assert client.post("/v1/route", json={"persona": "poet"}).status_code == 404
     nothing = client.post("/v1/route", json={})

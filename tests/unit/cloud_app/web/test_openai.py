@@ -343,6 +343,34 @@ def test_a_prompt_over_the_context_is_400_even_for_a_stream(
         assert error(response)["code"] == "context_length_exceeded"
 
 
+def test_a_prompt_no_context_can_hold_is_refused_before_anything_is_queued(
+    client: FlaskClient, ctx: Context, bus: TwinBus
+) -> None:
+    long = {"messages": [{"role": "user", "content": "word " * 9000}]}
+    for fields in (long, long | {"stream": True}, long | {"mode": "async"}):
+        response = client.post(CHAT, json=fields | {"model": "echo:small"})
+        assert response.status_code == 400
+        said = error(response)
+        assert (said["code"], said["param"]) == ("context_length_exceeded", "messages")
+        assert "9001" in said["message"]
+        assert "2048" in said["message"]
+    response = client.post(
+        "/v1/completions", json={"model": "echo:small", "prompt": "word " * 9000}
+    )
+    assert (response.status_code, error(response)["param"]) == (400, "prompt")
+    assert bus.published == []
+    assert jobs.find(ctx, web.ORG) == ()
+
+
+def test_a_long_prompt_goes_to_a_rung_with_more_context(
+    client: FlaskClient, bus: TwinBus
+) -> None:
+    messages = [{"role": "user", "content": "word " * 3000}]
+    response = client.post(CHAT, json={"persona": "chat", "messages": messages})
+    assert response.status_code == 200
+    assert [task.model for task in bus.published] == ["echo:large"]
+
+
 def test_closing_a_stream_cancels_the_job_and_frees_the_place(
     app: Flask, client: FlaskClient, ctx: Context, bus: TwinBus
 ) -> None:
