@@ -1,21 +1,16 @@
 """Chat and plain completions: waited for, streamed, or accepted for later."""
 
-from flask import Response, current_app, g, jsonify, request
+from flask import Response, g, jsonify, request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 
 from cloud_app import inference
 from cloud_app.inference import Accepted, Mode, Order
-from cloud_app.web import answers, errors, sse, streaming
+from cloud_app.web import answers, errors, orders, sse, streaming
 from cloud_app.web.answers import Dialect
-from cloud_app.web.metrics import Metrics
-from cloud_app.web.request import context, key, require_key, tell
-from cloud_app.web.seats import Seat, Seats
-from cloud_app.web.shapes import ChatRequest, CompletionRequest, OrderShape
-from genie.contracts.inference import Message
-
-ROLES = {"developer": "system"}
-"""OpenAI's newer word for the same role; chat templates know the older one."""
+from cloud_app.web.request import context, key, metrics, require_key, seats, tell
+from cloud_app.web.seats import Seat
+from cloud_app.web.shapes import ChatRequest, CompletionRequest
 
 api = APIBlueprint(
     "openai",
@@ -35,46 +30,33 @@ def chat(body: ChatRequest) -> Response:
     mode sync waits for the whole answer, stream (or stream: true) sends it as
     server-sent events, async answers 202 with a polling_url at once.
     """
-    messages = tuple(
-        Message(role=ROLES.get(m.role, m.role), content=m.content, name=m.name)
-        for m in body.messages
+    order = orders.of_chat(
+        body, key(), raw=request.get_data(), idempotency_key=_idempotency_key()
     )
-    return _serve(answers.CHAT, body, messages=messages)
+    return _serve(answers.CHAT, order, body.includes_usage)
 
 
 @api.post("/completions")
 def complete(body: CompletionRequest) -> Response:
     """Continue one prompt, exactly as given: no chat template, no system prompt."""
-    return _serve(answers.TEXT, body, prompt=body.prompt)
-
-
-def _serve(
-    dialect: Dialect,
-    body: OrderShape,
-    *,
-    messages: tuple[Message, ...] = (),
-    prompt: str | None = None,
-) -> Response:
-    order = Order(
-        key=key(),
-        mode=Mode(body.way),
-        model=body.model,
-        persona=body.persona,
-        messages=messages,
-        prompt=prompt,
-        sampling=body.sampling(),
-        idempotency_key=request.headers.get("Idempotency-Key"),
-        body=request.get_data(),
-        deadline_s=body.deadline_s,
-        metadata=body.labels(),
+    order = orders.of_completion(
+        body, key(), raw=request.get_data(), idempotency_key=_idempotency_key()
     )
+    return _serve(answers.TEXT, order, body.includes_usage)
+
+
+def _idempotency_key() -> str | None:
+    return request.headers.get("Idempotency-Key")
+
+
+def _serve(dialect: Dialect, order: Order, includes_usage: bool) -> Response:
     if order.mode is Mode.ASYNC:
         return _later(dialect, order)
-    seat = _seats().take()
+    seat = seats().take()
     try:
         if order.mode is Mode.SYNC:
             return _whole(dialect, order, seat)
-        return _stream(dialect, order, seat, body.includes_usage)
+        return _stream(dialect, order, seat, includes_usage)
     except BaseException:
         seat.leave()  # whoever sends a stream gives its seat back at the end
         raise
@@ -92,7 +74,7 @@ def _whole(dialect: Dialect, order: Order, seat: Seat) -> Response:
     accepted = _submit(order)
     answer = inference.collect(context(), accepted)
     seat.leave()
-    _metrics().used(answer.job.model, answer.outcome.usage)
+    metrics().used(answer.job.model, answer.outcome.usage)
     tell(answer.job, worker=answer.outcome.worker, replayed=accepted.replayed)
     return jsonify(answers.whole(dialect, answer.job, answer.outcome))
 
@@ -108,7 +90,7 @@ def _stream(
         includes_usage=includes_usage,
         request_id=g.request_id,
     )
-    sending = streaming.Sending(plan, items, seat, _metrics())
+    sending = streaming.Sending(plan, items, seat, metrics())
     return Response(sending, mimetype="text/event-stream", headers=sse.HEADERS)
 
 
@@ -116,13 +98,3 @@ def _submit(order: Order) -> Accepted:
     accepted = inference.submit(context(), order)
     tell(accepted.job, replayed=accepted.replayed)
     return accepted
-
-
-def _seats() -> Seats:
-    seats: Seats = current_app.extensions["genie.seats"]
-    return seats
-
-
-def _metrics() -> Metrics:
-    metrics: Metrics = current_app.extensions["genie.metrics"]
-    return metrics

@@ -10,6 +10,8 @@ from cloud_app import auth
 from cloud_app.context import Context
 from cloud_app.store import ids
 from cloud_app.store.records import JobRecord, KeyRecord
+from cloud_app.web.metrics import Metrics
+from cloud_app.web.seats import Seats
 from genie.errors import Forbidden
 from genie.logs import logger
 
@@ -37,6 +39,18 @@ def context() -> Context:
     """What this process works with."""
     ctx: Context = current_app.extensions["genie"]
     return ctx
+
+
+def seats() -> Seats:
+    """The places of requests that wait for their answer."""
+    found: Seats = current_app.extensions["genie.seats"]
+    return found
+
+
+def metrics() -> Metrics:
+    """What this process counts."""
+    found: Metrics = current_app.extensions["genie.metrics"]
+    return found
 
 
 def key() -> KeyRecord:
