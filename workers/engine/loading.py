@@ -19,6 +19,7 @@ from workers import files
 from workers.engine.attention import NAME, SlotCache
 from workers.engine.backend import Backend, Clock, Room
 from workers.engine.errors import LoadFailed, load_failed
+from workers.engine.linear import block_weights
 from workers.engine.packed import PackedBackend, Runner
 from workers.engine.prompts import Prompts
 from workers.engine.scheduler import Chunk, Sequence, Step
@@ -157,6 +158,8 @@ def self_tested(
     tokens = prompts.plain(SELF_TEST)[: max(1, room.context - SELF_TEST_TOKENS)]
     expected = _plainly(model, tokens, model_id)
     model.set_attn_implementation(NAME)
+    # After the plain forward: the self-test compares what serves with what was read.
+    block_weights(model)
     runner = Runner(model, SlotCache(slots=room.slots, length=room.context))
     tolerance = TOLERANCE[model.dtype]
     for plain, packed in zip(expected, _packed(runner, tokens), strict=True):
