@@ -329,7 +329,15 @@ def _publish(ctx: Context, job: JobRecord, task: InferenceTask, mode: Mode) -> N
         _unpublished(ctx, job)
         raise
     if mode is Mode.ASYNC:
+        _confirm(ctx, job)
+
+
+def _confirm(ctx: Context, job: JobRecord) -> None:
+    """Best effort: it is committed and in its queue, so it was accepted."""
+    try:
         jobs.confirmed(ctx, job.id)
+    except Unavailable as error:  # the relay publishes it again, which is harmless
+        log.warning("confirm_waits", job_id=job.id, error=str(error))
 
 
 def _unpublished(ctx: Context, job: JobRecord) -> None:

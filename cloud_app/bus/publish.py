@@ -1,5 +1,6 @@
 """Publish with confirms; what the broker did not confirm was not accepted."""
 
+import time
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -10,10 +11,12 @@ import msgspec
 from kombu.exceptions import LimitExceeded
 from kombu.pools import Connections
 
+from cloud_app.bus.dead_letters import DeadLetters
 from genie import topology
 from genie.contracts.inference import InferenceTask, WorkClass
 from genie.errors import BrokerDown
 from genie.messaging import broker, envelope
+from genie.messaging.publisher import failures
 
 if TYPE_CHECKING:
     from kombu.transport.base import StdChannel
@@ -23,6 +26,8 @@ T = TypeVar("T")
 CONFIRM_TIMEOUT_S = 5.0
 POOL_SIZE = 8
 POOL_WAIT_S = 5.0
+RETRY_S = 5.0
+"""How long dead connections of the pool are tried one after the other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +49,7 @@ class Bus:
 
     def __init__(self, url: str, *, name: str = "genie-cloud") -> None:
         self._url = url
+        self.dead = DeadLetters(url)
         # No heartbeat: an idle pooled connection is read by nobody.
         self._template = broker.connection(url, name=name, heartbeat_s=0)
         self._pool = Connections(limit=POOL_SIZE)[self._template]
@@ -143,37 +149,49 @@ class Bus:
             self._declared.add(name)
 
     def _with_channel(self, use: "Callable[[StdChannel], T]") -> T:
-        """Run ``use``; once more on a fresh connection if a pooled one had died."""
-        errors = (
-            *self._template.connection_errors,
-            *self._template.channel_errors,
-            LimitExceeded,
-            OSError,
-        )
-        try:
-            return self._once(use)
-        except errors:
-            self._declared.clear()  # a broker that came back may have lost queues
-        try:
-            return self._once(use)
-        except errors as error:
-            raise BrokerDown(
-                f"the message broker did not take the work ({_reason(error)}); "
-                "nothing was accepted, try again in a moment",
-                retry_after_s=5,
-            ) from error
+        """Run ``use``; again while pooled connections turn out to have died.
+
+        A broker that restarted leaves a whole pool of them, and may have lost queues.
+        A connection opened just now that fails is the broker's own word, and final.
+        """
+        give_up_at = time.monotonic() + RETRY_S
+        while True:
+            try:
+                return self._once(use)
+            except _Stale as stale:
+                if time.monotonic() > give_up_at:
+                    raise _down(stale) from stale
+            except LimitExceeded as error:
+                raise _down(error) from error
 
     def _once(self, use: "Callable[[StdChannel], T]") -> T:
         with self._pool.acquire(block=True, timeout=POOL_WAIT_S) as connection:
+            is_guess = connection.connected or bool(self._declared)
             is_sound = False
             try:
                 broker.connect(connection)
                 result = use(connection.default_channel)
                 is_sound = True
-                return result
+            except failures(connection) as error:
+                self._declared.clear()  # a broker that came back may have lost queues
+                raise (_Stale() if is_guess else _down(error)) from error
             finally:
                 if not is_sound:  # a connection in doubt must not serve the next one
                     connection.collect()
+            return result
+
+
+class _Stale(Exception):
+    """What we held to be there, a connection or a queue, was not; try once more."""
+
+
+def _down(error: Exception) -> BrokerDown:
+    reason = type(error.__cause__ or error).__name__
+    return BrokerDown(
+        f"the message broker did not take the work ({reason}); "
+        "nothing was accepted, try again in a moment",
+        retry_after_s=5,
+    )
 
 
 def _publish(
@@ -202,7 +220,3 @@ def _publish(
         )
         return
     channel.basic_publish(message, exchange=exchange, routing_key=routing_key)
-
-
-def _reason(error: Exception) -> str:
-    return type(error).__name__

@@ -4,6 +4,7 @@ import queue
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -280,6 +281,33 @@ def test_a_broker_that_is_down_refuses_within_a_second(
     with pytest.raises(BrokerDown, match="nothing was accepted"):
         bus.publish(task("m"))
     assert (datetime.now(UTC) - started).total_seconds() < 2
+
+
+def test_a_pool_of_dead_connections_refuses_nothing(
+    rabbitmq: RabbitNode, rabbitmq_url: str
+) -> None:
+    bus, together = Bus(rabbitmq_url), threading.Barrier(4)
+
+    def hold(_channel: Any) -> None:
+        together.wait(WAIT_S)
+
+    with ThreadPoolExecutor(4) as threads:  # four connections at once, all kept
+        for done in [threads.submit(bus._with_channel, hold) for _ in range(4)]:
+            done.result(WAIT_S)
+    rabbitmq.restart()
+    bus.publish(task("after-a-restart"))
+    bus.close()
+
+
+def test_a_queue_somebody_deleted_is_declared_again(rabbitmq_url: str) -> None:
+    bus, first, second = Bus(rabbitmq_url), task("deleted"), task("deleted")
+    bus.publish(first)
+    with broker.connection(rabbitmq_url, name="delete") as connection:
+        connection.default_channel.queue_delete("genie.deleted.interactive")
+    bus.publish(second)
+    depth = bus.depths([("genie", "deleted", WorkClass.INTERACTIVE)])[0]
+    assert depth.waiting == 1
+    bus.close()
 
 
 def test_publishing_and_consuming_go_on_after_the_broker_restarted(

@@ -13,6 +13,7 @@ from cloud_app.context import Context
 from fixtures import web
 from fixtures.web import TwinBus
 from genie.contracts.inference import Event, InferenceTask, JobState
+from genie.errors import DatabaseDown
 
 CHAT = "/v1/chat/completions"
 
@@ -305,6 +306,19 @@ def test_a_broker_that_is_away_means_503_and_when_to_come_again(
     assert response.status_code == 503
     assert 0 < int(response.headers["Retry-After"]) <= 120
     assert error(response)["code"] == "broker_unavailable"
+
+
+def test_work_that_is_in_its_queue_was_accepted_whatever_happens_next(
+    client: FlaskClient, bus: TwinBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def confirmed(_ctx: Context, _job_id: str) -> None:
+        raise DatabaseDown("the database went away in this very moment")
+
+    bus.work = lambda _task: ()
+    monkeypatch.setattr(jobs, "confirmed", confirmed)
+    response = client.post(CHAT, json=ask(mode="async"))
+    assert response.status_code == 202
+    assert len(bus.published) == 1
 
 
 def test_a_job_that_fails_is_told_with_its_reason(
