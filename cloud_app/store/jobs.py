@@ -1,5 +1,6 @@
 """Jobs: accepted once, started, ended once. Every change is a guarded UPDATE."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Unpack
 
@@ -10,11 +11,12 @@ from sqlmodel.sql.expression import Select
 
 from cloud_app import tables
 from cloud_app.store.records import JobFilter, JobRecord, NewJob
-from cloud_app.store.statements import changed, insert_once
+from cloud_app.store.statements import changed, insert_new, insert_once
 from genie.contracts.inference import (
     Fault,
     FinishReason,
     GivenBack,
+    InferenceTask,
     JobState,
     Outcome,
     Started,
@@ -22,6 +24,9 @@ from genie.contracts.inference import (
 
 Job = tables.Job
 JobsAndSlugs = Select[tables.Job, str]
+UNWATCHED = ("async", "batch")
+"""Modes of jobs nobody waits for: they may have to be published again."""
+
 OPEN = (JobState.QUEUED.value, JobState.RUNNING.value)
 
 _WITHOUT_PAYLOAD = defer(col(Job.payload))  # type: ignore[arg-type]  # a column all the same
@@ -29,40 +34,25 @@ _WITHOUT_PAYLOAD = defer(col(Job.payload))  # type: ignore[arg-type]  # a column
 
 def insert(session: Session, new: NewJob) -> bool:
     """Add a queued job; False when its org already used the idempotency key."""
-    task = new.task
-    return insert_once(
-        session,
-        Job,
-        id=task.job_id,
-        org_id=new.org.id,
-        key_id=new.key_id,
-        state=JobState.QUEUED.value,
-        mode=new.mode,
-        persona=task.persona,
-        model=task.model,
-        queue=task.queue,
-        work_class=task.work_class.value,
-        locality=task.locality.value,
-        substituted=new.substituted,
-        route=new.route,
-        # only work nobody waits for may have to be published again
-        payload=task if new.mode == "async" else None,
-        created_at=task.created_at,
-        deadline_at=task.deadline_at,
-        publications=task.publication,
-        attempts=0,
-        dropped=0,
-        fingerprint=task.fingerprint,
-        idempotency_key=new.idempotency_key,
-        body_sha256=new.body_sha256,
-        labels=new.metadata,
-    )
+    return insert_once(session, Job, **_values(new))
+
+
+def insert_all(session: Session, new: Sequence[NewJob]) -> int:
+    """Add many queued jobs in one statement; how many were not there yet."""
+    return insert_new(session, Job, [_values(one) for one in new]) if new else 0
 
 
 def by_id(session: Session, job_id: str) -> JobRecord | None:
     """A job of any org: for the cloud's own use, never for a request."""
     found = session.exec(_jobs().where(Job.id == job_id)).first()
     return found and _record(*found)
+
+
+def by_ids(session: Session, job_ids: Sequence[str]) -> tuple[JobRecord, ...]:
+    """Jobs of any org, without payloads: for the cloud's own use."""
+    statement = _jobs().where(col(Job.id).in_(job_ids)).options(_WITHOUT_PAYLOAD)
+    found = session.exec(statement)
+    return tuple(_record(row, slug, with_payload=False) for row, slug in found)
 
 
 def of_org(session: Session, org: str, job_id: str) -> JobRecord | None:
@@ -205,10 +195,73 @@ def close(
     return changed(session, statement) == 1
 
 
+def still_open(session: Session, job_ids: Sequence[str]) -> tuple[str, ...]:
+    """Those of these jobs that have not ended."""
+    statement = select(Job.id).where(col(Job.id).in_(job_ids))
+    return tuple(session.exec(statement.where(col(Job.state).in_(OPEN))))
+
+
+def reopen(session: Session, job: JobRecord, task: InferenceTask) -> bool:
+    """Queue a failed job once more, its message kept for the relay; False when it
+    changed since ``job`` was read."""
+    statement = (
+        update(Job)
+        .where(col(Job.id) == job.id)
+        .where(col(Job.state) == JobState.FAILED.value)
+        .where(col(Job.finished_at) == job.finished_at)
+        .values(
+            state=JobState.QUEUED.value,
+            finished_at=None,
+            finish_reason=None,
+            fault=None,
+            purged_at=None,
+            payload=task,
+            publications=task.publication,
+            deadline_at=task.deadline_at,
+            confirmed_at=None,
+            relayed_at=None,
+            attempts=0,
+            attempt_id=None,
+            worker_id=None,
+            worker=None,
+        )
+    )
+    return changed(session, statement) == 1
+
+
 def drop(session: Session, job_id: str) -> bool:
     """Count an outcome that came after the first; False when there is no such job."""
     statement = update(Job).where(col(Job.id) == job_id).values(dropped=Job.dropped + 1)
     return changed(session, statement) == 1
+
+
+def _values(new: NewJob) -> dict[str, Any]:
+    task = new.task
+    return {
+        "id": task.job_id,
+        "org_id": new.org.id,
+        "key_id": new.key_id,
+        "state": JobState.QUEUED.value,
+        "mode": new.mode,
+        "persona": task.persona,
+        "model": task.model,
+        "queue": task.queue,
+        "work_class": task.work_class.value,
+        "locality": task.locality.value,
+        "substituted": new.substituted,
+        "route": new.route,
+        # only work nobody waits for may have to be published again
+        "payload": task if new.mode in UNWATCHED else None,
+        "created_at": task.created_at,
+        "deadline_at": task.deadline_at,
+        "publications": task.publication,
+        "attempts": 0,
+        "dropped": 0,
+        "fingerprint": task.fingerprint,
+        "idempotency_key": new.idempotency_key,
+        "body_sha256": new.body_sha256,
+        "labels": new.metadata,
+    }
 
 
 def _open(job_id: str) -> Update:
