@@ -61,7 +61,6 @@ def create_app(ctx: Context | None = None) -> Flask:
     ops.install(app, ctx)
     for api in (openai.api, jobs_api.api, models_api.api, fleet.api, fleet_api.api):
         app.register_api(api)
-    app.register_api(ops.api)
     app.register_blueprint(admin.pages)
     return app
 

@@ -244,4 +244,5 @@ def outcome_of(job: JobRecord) -> Outcome:
         usage=job.usage or Usage(),
         timing=job.timing or Timing(),
         fault=job.fault,
+        extras=job.extras,
     )

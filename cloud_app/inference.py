@@ -27,6 +27,7 @@ from genie.contracts.inference import (
     Sampling,
     WorkClass,
 )
+from genie.contracts.model import Capability
 from genie.errors import (
     BadRequest,
     ContextTooLong,
@@ -60,6 +61,8 @@ class Order:
     persona: str | None = None
     messages: tuple[Message, ...] = ()
     prompt: str | None = None
+    inputs: tuple[str, ...] = ()
+    needed: tuple[Capability, ...] = (Capability.CHAT,)
     sampling: Mapping[str, object]
     idempotency_key: str | None = None
     body: bytes = b""
@@ -110,7 +113,9 @@ def _persona(catalog: Catalog, name: str, param: str) -> Persona:
     found = catalog.personas.get(name)
     if found is not None:
         return found
-    near = catalog.suggestions(name) or tuple(catalog.personas)[:3]
+    near = catalog.persona_suggestions(name)
+    if param == "model":
+        near = catalog.suggestions(name) or near
     raise UnknownModel(
         f"there is no {param} {name!r}; did you mean {', '.join(near)}? "
         "`genie models` and GET /v1/personas list what there is",
@@ -123,6 +128,7 @@ def decide(
     key: KeyRecord,
     target: Target,
     work_class: WorkClass = WorkClass.INTERACTIVE,
+    needed: tuple[Capability, ...] = (),
     texts: Iterable[str] = (),
 ) -> router.Route | router.Refusal:
     """Which model and queue this would go to now, with reasons; runs nothing.
@@ -137,6 +143,7 @@ def decide(
         persona=target.persona,
         work_class=work_class,
         allowed_models=key.allowed_models,
+        needed=needed,
         min_context=1 + sum(map(capacity.least_tokens, texts)),
     )
     return router.route(request, registry.view(ctx), ctx.catalog)
@@ -151,7 +158,7 @@ def submit(ctx: Context, order: Order) -> Accepted:
     target = resolve(ctx.catalog, order.model, order.persona)
     work_class = _work_class(order, target)
     texts = [message.content for message in order.messages] + [order.prompt or ""]
-    route = decide(ctx, order.key, target, work_class, texts)
+    route = decide(ctx, order.key, target, work_class, order.needed, texts)
     if isinstance(route, router.Refusal):
         raise _refused(route, "messages" if order.messages else "prompt")
     task = _task(ctx, order, target, route)
@@ -237,6 +244,7 @@ def _task(
         sampling=_sampling(order.sampling, persona),
         messages=_messages(order.messages, persona),
         prompt=order.prompt,
+        inputs=order.inputs,
         persona=persona.name if persona else None,
         locality=route.locality,
         reply_to=None if is_async else ctx.replies.name,

@@ -23,7 +23,14 @@ from sqlmodel import Field, SQLModel
 from genie import codec
 from genie.contracts.base import Contract
 from genie.contracts.fleet import Heartbeat
-from genie.contracts.inference import Fault, InferenceTask, JobState, Timing, Usage
+from genie.contracts.inference import (
+    Extras,
+    Fault,
+    InferenceTask,
+    JobState,
+    Timing,
+    Usage,
+)
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -266,6 +273,7 @@ class Job(Table, table=True):
     usage: Usage | None = _contract(Usage)
     timing: Timing | None = _contract(Timing)
     text: str | None = _json(null=True)
+    extras: Extras | None = _contract(Extras)
     finish_reason: str | None = None
     fault: Fault | None = _contract(Fault)
     fingerprint: str | None = None

@@ -85,6 +85,24 @@ class Completion(Answer, frozen=True):
     error: Trouble | None = None
 
 
+class EmbeddingAnswer(Answer, frozen=True):
+    """One vector: little-endian float32 in base64."""
+
+    index: int
+    embedding: str
+
+
+class EmbeddingsAnswer(Answer, frozen=True):
+    """The vectors of one embeddings request."""
+
+    model: str
+    data: tuple[EmbeddingAnswer, ...] = ()
+    usage: TokenUsage = TokenUsage()
+    system_fingerprint: str | None = None
+    model_substituted: str | None = None
+    genie: Delivery | None = None
+
+
 class Times(Answer, frozen=True):
     """Where a job spent its time on the worker, in seconds."""
 

@@ -1,10 +1,11 @@
 """The catalog: open-weights models, personas and their ladders, from a TOML file."""
 
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -65,14 +66,23 @@ class Catalog:
 
     def tier(self, name: str) -> Persona | None:
         """The ladder a tier alias stands for, without that persona's own prompt."""
-        found = (p for p in self.personas.values() if p.tier == name)
+        talkers = (p for p in self.personas.values() if Capability.CHAT in p.needs)
+        found = (p for p in talkers if p.tier == name)
         persona = next(found, None)
         return persona and msgspec.structs.replace(persona, system_prompt=None)
 
     def suggestions(self, name: str) -> tuple[str, ...]:
         """Names near to ``name`` that do exist, at most three."""
-        known = [*self.models, *self.personas, *TIERS]
-        return tuple(get_close_matches(name, known, n=3, cutoff=0.4))
+        return _near(name, (*self.models, *self.personas, *TIERS))
+
+    def persona_suggestions(self, name: str) -> tuple[str, ...]:
+        """Personas with a name near to ``name``, else the first three."""
+        return _near(name, self.personas) or tuple(self.personas)[:3]
+
+
+def _near(name: str, known: Iterable[str]) -> tuple[str, ...]:
+    unique = tuple(dict.fromkeys(known))
+    return tuple(get_close_matches(name, unique, n=3, cutoff=0.4))
 
 
 class _QuantEntry(Contract, frozen=True, kw_only=True):
@@ -97,6 +107,8 @@ class _ModelEntry(Contract, frozen=True, kw_only=True):
     files: dict[str, str] = {}
     engine: str = "transformers"
     enabled: bool = True
+    pooling: Literal["mean", "cls"] = "mean"
+    tool_format: str | None = None
 
 
 class _File(Contract, frozen=True, kw_only=True):
@@ -181,6 +193,8 @@ def _spec(entry: _ModelEntry) -> ModelSpec:
         files=tuple(ModelFile(name=n, sha256=d) for n, d in entry.files.items()),
         engine=entry.engine,
         enabled=entry.enabled,
+        pooling=entry.pooling,
+        tool_format=entry.tool_format,
     )
 
 

@@ -15,6 +15,7 @@ from genie.answers import (
     Completion,
     DecisionAnswer,
     HealthAnswer,
+    EmbeddingsAnswer,
     JobAnswer,
     JoinTokenAnswer,
     KeyAnswer,
@@ -27,6 +28,7 @@ from genie.answers import (
 from genie.chat import DEFAULT_PERSONA, Options, chat_body, check
 from genie.credentials import Credentials, resolve
 from genie.jobs import Job, Result, bare, completed
+from genie.embeddings import Embeddings, embeddings
 from genie.streaming import OnWait, Stream
 from genie.transport import READ_S, Body, Call, Clock, Transport
 
@@ -38,6 +40,7 @@ GRACE_S = 10.0
 
 ASK_PATH = "/v1/chat/completions"
 JSON = {"content-type": "application/json"}
+EMBED_PERSONA = "embed"
 
 
 class Filters(TypedDict, total=False):
@@ -140,6 +143,39 @@ class Client:
         )
 
     def route(
+    def embed(
+        self,
+        texts: str | Sequence[str],
+        *,
+        persona: str | None = None,
+        model: str | None = None,
+        timeout: float | None = None,
+    ) -> Embeddings:
+        """A vector of length 1 for each text, in their order; at most 256 at once.
+
+        Without ``persona`` and ``model`` the persona ``embed`` does it. Raises a
+        `genie.errors` class, `ContextTooLong` for a text over the model's window.
+        """
+        wait_s = self.timeout if timeout is None else timeout
+        wanted: dict[str, object] = {
+            "input": [texts] if isinstance(texts, str) else list(texts),
+            "encoding_format": "base64",
+            "deadline_s": wait_s,
+        }
+        if model:
+            wanted["model"] = model
+        if persona or not model:
+            wanted["persona"] = persona or EMBED_PERSONA
+        call = Call(
+            method="POST",
+            path="/v1/embeddings",
+            body=msgspec.json.encode(wanted),
+            headers=JSON | {"idempotency-key": str(uuid.uuid4())},
+            timeout_s=wait_s + GRACE_S,
+            is_repeatable=True,
+        )
+        return embeddings(answers.read(EmbeddingsAnswer, self._transport.call(call)))
+
         self,
         prompt: str | None = None,
         *,
@@ -316,3 +352,7 @@ def _shared(credentials: Credentials, timeout: float, _process: int) -> Client:
 
 def _job_path(job_id: str) -> str:
     return f"/v1/jobs/{quote(bare(job_id), safe='')}"
+def _letter_path(letter_id: str) -> str:
+    return f"/v1/dead-letters/{quote(letter_id, safe='')}"
+
+

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from genie.contracts.model import ModelSpec, Quant
+from genie.contracts.model import Capability, ModelSpec, Quant
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1, "nf4": 1}
 """Bytes of one value by torch dtype name; KV caches of 4/8-bit quants stay 16-bit."""
@@ -27,7 +27,9 @@ class Need:
 
 
 def kv_bytes_per_token(spec: ModelSpec, quant: Quant) -> int:
-    """Bytes of keys and values one token of context takes."""
+    """Bytes of keys and values one token of context takes; an encoder keeps none."""
+    if Capability.EMBED in spec.capabilities:
+        return 0
     width = max(2, DTYPE_BYTES.get(quant.dtype, 2))
     return 2 * spec.layers * spec.kv_heads * spec.head_dim * width
 

@@ -159,7 +159,7 @@ def purge(
     statement = (
         update(Job)
         .where(col(Job.id).in_(old.scalar_subquery()))
-        .values(text=None, payload=None, purged_at=now)
+        .values(text=None, extras=None, payload=None, purged_at=now)
     )
     return changed(session, statement)
 

@@ -6,6 +6,7 @@ from typing import Any, TypedDict
 
 from genie.contracts.fleet import Heartbeat
 from genie.contracts.inference import (
+    Extras,
     Fault,
     InferenceTask,
     JobState,
@@ -124,7 +125,8 @@ class JobRecord:
     """What someone submitted, and how far it is.
 
     ``payload`` is kept only while an async job may have to be published again;
-    ``text`` is the answer, None before the end and after the retention time.
+    ``text`` and ``extras`` are the answer, None before the end and after the retention
+    time.
     ``dropped`` counts outcomes that came after the first one.
     """
 
@@ -154,6 +156,7 @@ class JobRecord:
     usage: Usage | None = None
     timing: Timing | None = None
     text: str | None = None
+    extras: Extras | None = None
     finish_reason: str | None = None
     fault: Fault | None = None
     fingerprint: str | None = None

@@ -1,5 +1,8 @@
 """Answers in OpenAI's shapes: whole, in chunks, and accepted for later."""
 
+import base64
+import sys
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -129,6 +132,40 @@ def usage(used: Usage) -> Json:
         "total_tokens": used.prompt_tokens + used.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": used.cached_tokens},
     }
+
+
+def vectors(job: JobRecord, outcome: Outcome, encoding: str = "float") -> Json:
+    """All vectors of an answer."""
+    found = outcome.extras.vectors if outcome.extras else ()
+    used = outcome.usage.prompt_tokens
+    return {
+        "object": "list",
+        "data": [
+            {
+                "object": "embedding",
+                "index": index,
+                "embedding": vector if encoding == "base64" else floats(vector),
+            }
+            for index, vector in enumerate(found)
+        ],
+        "model": job.model,
+        "usage": {"prompt_tokens": used, "total_tokens": used},
+        "system_fingerprint": outcome.fingerprint,
+        "model_substituted": job.substituted,
+        "genie": facts(job, outcome),
+    }
+
+
+def floats(vector: str) -> list[float]:
+    """A vector as numbers.
+
+    >>> floats("AACAPwAAAMA=")
+    [1.0, -2.0]
+    """
+    values = array("f", base64.b64decode(vector))
+    if sys.byteorder == "big":
+        values.byteswap()
+    return values.tolist()
 
 
 def facts(job: JobRecord, outcome: Outcome) -> Json:

@@ -127,7 +127,10 @@ def _result(job: JobRecord) -> Json | None:
     """The answer, None before the end and after it was purged."""
     if job.state is not JobState.COMPLETED or job.text is None:
         return None
-    return answers.whole(answers.CHAT, job, asking.outcome_of(job))
+    outcome = asking.outcome_of(job)
+    if outcome.extras and outcome.extras.vectors:
+        return answers.vectors(job, outcome)
+    return answers.whole(answers.CHAT, job, outcome)
 
 
 def _unix(at: datetime | None) -> float | None:

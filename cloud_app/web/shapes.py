@@ -13,6 +13,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+MAX_INPUTS = 256
+"""Texts of one embeddings request."""
+
 EMPTY: tuple[object, ...] = (None, False, "", [], {}, 0)
 
 
@@ -213,6 +216,55 @@ class CompletionRequest(OrderShape):
     echo: Unsupported = None
     logprobs: Unsupported = None
     best_of: Annotated[int | None, _only(1)] = None
+
+
+def _texts(value: object) -> object:
+    """The input as a list of texts; token ids are refused with the way out."""
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, list):
+        raise wrong("must be a text or an array of texts")
+    if any(isinstance(one, int | list) for one in value):
+        raise unsupported_tokens()
+    return value
+
+
+def unsupported_tokens() -> PydanticCustomError:
+    """The refusal of token ids: another tokenizer made them than the model's."""
+    return wrong(
+        "must be texts; token ids are of another model's tokenizer. With LangChain "
+        "set check_embedding_ctx_length=False, with other clients turn off their own "
+        "tokenising",
+        kind="unsupported",
+    )
+
+
+class EmbeddingRequest(Shape):
+    """The body of an embeddings request."""
+
+    input: Annotated[
+        list[Annotated[str, Field(min_length=1)]],
+        Field(min_length=1, max_length=MAX_INPUTS),
+        BeforeValidator(_texts, json_schema_input_type=str | list[str]),
+    ] = Field(description="A text or an array of texts.")
+    model: str | None = Field(None, description="A catalog id or a persona.")
+    persona: str | None = None
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = Field(None, ge=1, description="Only the model's own.")
+    deadline_s: float | None = Field(None, gt=0, le=86_400, description="Seconds.")
+    metadata: Metadata | None = None
+    user: str | None = None
+
+    @model_validator(mode="after")
+    def _named(self) -> "EmbeddingRequest":
+        if not (self.model or self.persona):
+            raise wrong("name a model or a persona; see /v1/models", "model")
+        return self
+
+    def labels(self) -> dict[str, str]:
+        """The caller's own labels: ``metadata``, and ``user`` as one of them."""
+        user = {"user": self.user} if self.user else {}
+        return {**user, **(self.metadata or {})}
 
 
 class RouteRequest(Shape):

@@ -39,6 +39,7 @@ class ModelSpec(Contract, frozen=True, kw_only=True):
     """One open-weights model of the catalog.
 
     ``source`` is ``hf:repo@revision``, ``path:/dir``, ``pypi:package==version#file``
+    (a file, or a folder if it ends with ``/``)
     or ``echo:`` (no weights: the deterministic engine of tests and benchmarks).
     """
 
@@ -56,3 +57,8 @@ class ModelSpec(Contract, frozen=True, kw_only=True):
     files: tuple[ModelFile, ...] = ()
     engine: str = "transformers"
     enabled: bool = True
+    pooling: str = "mean"
+    """How an embedding model's token states become one vector: mean or cls."""
+
+    tool_format: str | None = None
+    """How the model writes tool calls: hermes, llama3 or mistral; None: not known."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 
 from genie.contracts.inference import Fault
+from genie.contracts.model import Capability
 from workers.engine import wire
 from workers.engine.backend import Backend, Room
 from workers.engine.echo import EchoBackend, EchoOptions, echo_fingerprint
@@ -101,6 +102,10 @@ def _build(load: wire.Load, progress: Callable[[float], None]) -> BackendAndIden
         identity = echo_fingerprint(load.spec, load.quant)
         return EchoBackend(room(load), options), identity
     # Torch is imported here, in this process only, after the pipe is served.
+    if Capability.EMBED in load.spec.capabilities:
+        from workers.engine import embedding
+
+        return embedding.load(load, room(load), progress, clock=time.monotonic)
     from workers.engine import loading
 
     return loading.load(load, room(load), progress, clock=time.monotonic)

@@ -4,21 +4,31 @@ Deterministic and paced, with the same slots, queueing, limits and faults as a r
 engine: for tests, demos, and benchmarks of everything around an engine.
 """
 
+import base64
+import math
 import os
+import struct
 import threading
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 from urllib.parse import parse_qsl
 
-from genie.contracts.inference import Fault
+from genie.contracts.inference import Extras, Fault, FinishReason, Usage
 from genie.contracts.model import ModelSpec, Quant
 from genie.fingerprint import fingerprint
 from workers.engine.backend import Backend, Clock, Prompt, Room, waiting_bound
 from workers.engine.errors import load_failed, refused
 from workers.engine.loop import Inbox, Loop
-from workers.engine.protocol import EngineEvent, EngineRequest, EngineStats, Sink
+from workers.engine.protocol import (
+    EngineEvent,
+    EngineRequest,
+    EngineStats,
+    Finish,
+    Sink,
+)
 from workers.engine.scheduler import Sequence as Running
 from workers.engine.scheduler import Step
 from workers.engine.sinks import Sinks
@@ -27,6 +37,10 @@ from workers.engine.wire import Cancel, Stop, Submit
 ENGINE = "echo/1"
 WHOLE_PROMPTS = 1_000_000
 """Tokens of one step: any prompt is read at once."""
+
+
+VECTOR_WIDTH = 16
+"""Dimensions of an echo embedding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +136,13 @@ class EchoBackend(Backend):
         limit = len(words) + 2 if asked is None else asked
         return Prompt(max(1, sum(len(text.split()) for text in texts)), limit)
 
+    def submit(self, request: EngineRequest) -> None:
+        """Embed at once, or take a chat in."""
+        if request.inputs:
+            self._events.append(embedded(request))
+            return
+        super().submit(request)
+
     def advance(self, step: Step) -> None:
         """One word for every running request."""
         self.scheduler.done(step)
@@ -165,6 +186,26 @@ class EchoBackend(Backend):
             return request.prompt
         users = [one.content for one in request.messages if one.role == "user"]
         return users[-1] if users else request.messages[-1].content
+
+
+def embedded(request: EngineRequest) -> Finish:
+    """Texts as the words they are made of: like texts have like vectors."""
+    texts = [text.lower().split() for text in request.inputs]
+    return Finish(
+        id=request.id,
+        reason=FinishReason.STOP,
+        usage=Usage(prompt_tokens=sum(len(words) + 2 for words in texts)),
+        extras=Extras(vectors=tuple(_vector(words) for words in texts)),
+    )
+
+
+def _vector(words: list[str]) -> str:
+    counts = [0.0] * VECTOR_WIDTH
+    for word in words or ["nothing"]:
+        counts[zlib.crc32(word.encode()) % VECTOR_WIDTH] += 1.0
+    length = math.hypot(*counts)
+    raw = struct.pack(f"<{VECTOR_WIDTH}f", *(one / length for one in counts))
+    return base64.b64encode(raw).decode("ascii")
 
 
 class _Crashed(Exception):

@@ -54,7 +54,7 @@ def load(
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     path = Path(load.path or "")
-    sources = _verified(load, path)
+    sources = verified(load, path)
     progress(0.2)
     model = load_model(load, path)
     progress(0.8)
@@ -72,15 +72,10 @@ def load(
 
 def load_model(load: Load, path: Path) -> PreTrainedModel:
     """The model's weights on its device, all of them; raises LoadFailed."""
-    dtype = DTYPES.get(load.quant.dtype)
-    if dtype is None:
-        known = ", ".join(DTYPES)
-        message = f"this engine cannot compute in {load.quant.dtype}; it knows {known}"
-        raise load_failed("unsupported_quant", message)
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         path,
-        dtype=dtype,
-        device_map=_device_map(load.device),
+        dtype=dtype_of(load),
+        device_map=device_map(load.device),
         # Said explicitly: left open, transformers asks on stdin.
         trust_remote_code=False,
         use_safetensors=True,
@@ -95,7 +90,18 @@ def load_model(load: Load, path: Path) -> PreTrainedModel:
     return model
 
 
-def _device_map(device: str) -> str | dict[str, int] | None:
+def dtype_of(load: Load) -> torch.dtype:
+    """What the quant computes in; raises LoadFailed."""
+    dtype = DTYPES.get(load.quant.dtype)
+    if dtype is None:
+        known = ", ".join(DTYPES)
+        message = f"this engine cannot compute in {load.quant.dtype}; it knows {known}"
+        raise load_failed("unsupported_quant", message)
+    return dtype
+
+
+def device_map(device: str) -> str | dict[str, int] | None:
+    """Where accelerate puts the layers: one GPU, or spread over all it may see."""
     if device != "cuda":
         return None
     return {"": 0} if torch.cuda.device_count() == 1 else "auto"
@@ -215,7 +221,8 @@ def _next(one: Sequence) -> Step:
     return Step(chunks=(Chunk(one, one.computed, length),))
 
 
-def _verified(load: Load, path: Path) -> tuple[files.ModelFile, ...]:
+def verified(load: Load, path: Path) -> tuple[files.ModelFile, ...]:
+    """The source files of a model, digested now; raises LoadFailed."""
     try:
         return files.verify(path, load.spec)
     except files.PullFailed as failure:

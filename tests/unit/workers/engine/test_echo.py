@@ -1,5 +1,7 @@
 """The engine without weights, in a thread of this process."""
 
+import base64
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,9 +10,9 @@ import pytest
 
 from genie.contracts.inference import Fault, FinishReason, Sampling, WorkClass
 from workers.engine.backend import Room
-from workers.engine.echo import EchoBackend, EchoEngine, EchoOptions
+from workers.engine.echo import EchoBackend, EchoEngine, EchoOptions, embedded
 from workers.engine.errors import EngineBusy, EngineGone, LoadFailed
-from workers.engine.protocol import EngineEvent, Finish, Piece
+from workers.engine.protocol import EngineEvent, EngineRequest, Finish, Piece
 
 Make = Callable[..., Any]
 
@@ -214,3 +216,23 @@ def test_all_options_are_read() -> None:
         ms_per_token=1.5, slots=3, load_s=0.25, fail="no disk", crash_on="x"
     )
     assert EchoOptions.read("echo:") == EchoOptions()
+
+
+def test_like_texts_have_like_vectors() -> None:
+    request = EngineRequest(
+        id="r",
+        scope="org",
+        work_class=WorkClass.INTERACTIVE,
+        sampling=Sampling(),
+        deadline_s=1.0,
+        inputs=("the red fox", "the red dog", "one"),
+    )
+    extras = embedded(request).extras
+    assert extras is not None
+    red, also_red, other = (
+        struct.unpack("<16f", base64.b64decode(one)) for one in extras.vectors
+    )
+    alike = sum(a * b for a, b in zip(red, also_red, strict=True))
+    unlike = sum(a * b for a, b in zip(red, other, strict=True))
+    assert alike > unlike
+    assert embedded(request).usage.prompt_tokens == 13

@@ -1,0 +1,76 @@
+"""Embeddings: texts in, one vector each out, in OpenAI's shape."""
+
+import base64
+
+from flask import Response, jsonify, request
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.tag import Tag
+
+from cloud_app import inference
+from cloud_app.inference import Answer, Mode, Order
+from cloud_app.web import answers, errors
+from cloud_app.web.request import context, key, metrics, require_key, seats, tell
+from cloud_app.web.shapes import EmbeddingRequest
+from genie.contracts.inference import Outcome
+from genie.contracts.model import Capability
+from genie.errors import BadRequest
+
+api = APIBlueprint(
+    "embeddings",
+    __name__,
+    url_prefix="/v1",
+    abp_tags=[Tag(name="inference", description="OpenAI-compatible inference")],
+    abp_security=[{"key": []}],
+    abp_responses=errors.RESPONSES,
+)
+api.before_request(require_key)
+
+
+@api.post("/embeddings")
+def embed(body: EmbeddingRequest) -> Response:
+    """Turn up to 256 texts into vectors of length 1, in the order they came.
+
+    encoding_format base64 is little-endian float32, what OpenAI's clients ask for.
+    """
+    order = Order(
+        key=key(),
+        mode=Mode.SYNC,
+        model=body.model,
+        persona=body.persona,
+        inputs=tuple(body.input),
+        needed=(Capability.EMBED,),
+        sampling={},
+        idempotency_key=request.headers.get("Idempotency-Key"),
+        body=request.get_data(),
+        deadline_s=body.deadline_s,
+        metadata=body.labels(),
+    )
+    seat = seats().take()
+    try:
+        answer = _answered(order)
+    finally:
+        seat.leave()
+    _check_dimensions(body.dimensions, answer.outcome)
+    return jsonify(answers.vectors(answer.job, answer.outcome, body.encoding_format))
+
+
+def _answered(order: Order) -> Answer:
+    accepted = inference.submit(context(), order)
+    tell(accepted.job, replayed=accepted.replayed)
+    answer = inference.collect(context(), accepted)
+    metrics().used(answer.job.model, answer.outcome.usage)
+    tell(answer.job, worker=answer.outcome.worker, replayed=accepted.replayed)
+    return answer
+
+
+def _check_dimensions(wanted: int | None, outcome: Outcome) -> None:
+    vectors = outcome.extras.vectors if outcome.extras else ()
+    found = {len(base64.b64decode(vector)) // 4 for vector in vectors}
+    if wanted is None or found == {wanted}:
+        return
+    has = ", ".join(str(one) for one in found)
+    raise BadRequest(
+        f"{outcome.model} makes vectors of {has} dimensions, not {wanted}; leave "
+        "dimensions out",
+        param="dimensions",
+    )
