@@ -13,6 +13,7 @@ from cloud_app.settings import CloudSettings
 from cloud_app.store import pulse
 from cloud_app.web import (
     admin,
+    embeddings,
     errors,
     fleet,
     fleet_api,
@@ -59,7 +60,9 @@ def create_app(ctx: Context | None = None) -> Flask:
     errors.install(app)
     sessions.install(app, ctx.settings)
     ops.install(app, ctx)
-    for api in (openai.api, jobs_api.api, models_api.api, fleet.api, fleet_api.api):
+    inference = (openai.api, embeddings.api)
+    fleets = (fleet.api, fleet_api.api)
+    for api in (*inference, jobs_api.api, models_api.api, *fleets, ops.api):
         app.register_api(api)
     app.register_blueprint(admin.pages)
     return app
