@@ -40,9 +40,9 @@ lint: $(VENV)/.setup ## Mend what can be mended, then show what remains
 docs: $(VENV)/.setup ## Write the reference pages that come from the code
 	@$(BIN)/python scripts/reference.py
 
-bench: $(VENV)/.setup ## Run the benchmarks; figures are JSON lines on stdout
+bench: $(VENV)/.setup ## Run the benchmarks and write docs/performance.md
 	@scripts/install-servers
-	@for bench in benchmarks/[a-z]*.py; do $(BIN)/python "$$bench" $(ARGS) || exit 1; done
+	@OMP_NUM_THREADS=1 $(BIN)/python scripts/bench.py $(ARGS)
 
 constraints: $(VENV)/.setup ## Write down the versions installed now
 	@{ echo "# Every version this release was tested with; made by \`make constraints\`."; \

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(1, str(Path(__file__).parents[1] / "tests"))
 
 import kombu
+from celery import Celery
 
 from benchmarks.common import celery_echo, pika_echo, site
 from benchmarks.common.figures import Board, Rounds, is_quick
@@ -104,7 +105,7 @@ def by_pika(caller: pika_echo.Caller, count: int) -> None:
     caller.call(TEXT.encode())
 
 
-def by_celery(app: "celery_echo.celery.Celery", count: int) -> None:
+def by_celery(app: Celery, count: int) -> None:
     """Tasks without results; the last one says that all were run."""
     echo = app.tasks["echo"]
     for _ in range(count):

@@ -18,16 +18,15 @@ class Caller:
         self._channel = self._connection.channel()
         self._channel.queue_declare(QUEUE)
         self._channel.basic_consume(REPLIES, self._hear, auto_ack=True)
-        self._answer: bytes | None = None
+        self._answers: list[bytes] = []
 
     def call(self, body: bytes) -> bytes:
         """The echo of ``body``."""
-        self._answer = None
         asking = pika.BasicProperties(reply_to=REPLIES)
         self._channel.basic_publish("", QUEUE, body, asking)
-        while self._answer is None:
+        while not self._answers:
             self._connection.process_data_events(time_limit=None)
-        return self._answer
+        return self._answers.pop()
 
     def send(self, body: bytes) -> None:
         """A message nobody waits for."""
@@ -38,7 +37,7 @@ class Caller:
         self._connection.close()
 
     def _hear(self, _channel: Any, _method: Any, _properties: Any, body: bytes) -> None:
-        self._answer = body
+        self._answers.append(body)
 
 
 def serve(url: str) -> None:

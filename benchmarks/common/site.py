@@ -74,7 +74,10 @@ class Site:
 
 @contextmanager
 def site(
-    *, ms_per_token: float = 0.0, environ: Mapping[str, str] | None = None
+    *,
+    ms_per_token: float = 0.0,
+    heartbeat_s: float = 30.0,
+    environ: Mapping[str, str] | None = None,
 ) -> Iterator[Site]:
     """A fleet in its production shape whose one worker holds an echo model."""
     with (
@@ -88,10 +91,14 @@ def site(
         given = {
             "GENIE_CATALOG": str(catalog),
             "GENIE_LOG_LEVEL": "WARNING",
+            "PYTHONPATH": str(ROOT),  # this tree, wherever genie is installed from
             **(environ or {}),
         }
         with Fleet(
-            broker_url=broker_url, database_url=database_url, environ=given
+            broker_url=broker_url,
+            database_url=database_url,
+            environ=given,
+            heartbeat_s=heartbeat_s,
         ) as fleet:
             fleet.start_worker(WORKER)
             fleet.wait_ready(MODEL)
