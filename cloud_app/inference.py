@@ -49,6 +49,12 @@ class Mode(StrEnum):
     SYNC = "sync"
     STREAM = "stream"
     ASYNC = "async"
+    BATCH = "batch"
+
+    @property
+    def is_watched(self) -> bool:
+        """True when somebody waits for the answer while it is made."""
+        return self in (Mode.SYNC, Mode.STREAM)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,19 +161,28 @@ def submit(ctx: Context, order: Order) -> Accepted:
     Raises `UnknownModel`, `BadRequest`, `Conflict`, `TooLarge`, `NoCapacity`,
     `BrokerDown` and `DatabaseDown`; after an error nothing runs.
     """
+    new = prepare(ctx, order)
+    task = new.task
+    job, created = jobs.accept(ctx, new)
+    if not created:
+        return Accepted(job=job, replayed=True, inbox=None)
+    inbox = ctx.replies.expect(job.id) if order.mode is not Mode.ASYNC else None
+    _publish(ctx, job, task, order.mode)
+    return Accepted(job=job, replayed=False, inbox=inbox)
+
+
+def prepare(ctx: Context, order: Order) -> NewJob:
+    """The job an order becomes, decided now; nothing is recorded or published.
+
+    Raises `UnknownModel`, `BadRequest` and `NoCapacity`.
+    """
     target = resolve(ctx.catalog, order.model, order.persona)
     work_class = _work_class(order, target)
     texts = [message.content for message in order.messages] + [order.prompt or ""]
     route = decide(ctx, order.key, target, work_class, order.needed, texts)
     if isinstance(route, router.Refusal):
         raise _refused(route, "messages" if order.messages else "prompt")
-    task = _task(ctx, order, target, route)
-    job, created = jobs.accept(ctx, _new_job(order, task, route))
-    if not created:
-        return Accepted(job=job, replayed=True, inbox=None)
-    inbox = ctx.replies.expect(job.id) if order.mode is not Mode.ASYNC else None
-    _publish(ctx, job, task, order.mode)
-    return Accepted(job=job, replayed=False, inbox=inbox)
+    return _new_job(order, _task(ctx, order, target, route), route)
 
 
 def stream(ctx: Context, accepted: Accepted) -> Iterator[Waiting | Text | Outcome]:
@@ -221,6 +236,8 @@ def failure(state: JobState, fault: Fault | None) -> GenieError:
 
 
 def _work_class(order: Order, target: Target) -> WorkClass:
+    if order.mode is Mode.BATCH:
+        return WorkClass.BATCH
     if order.mode is Mode.ASYNC:
         return WorkClass.JOB
     return target.persona.work_class if target.persona else WorkClass.INTERACTIVE
@@ -230,8 +247,8 @@ def _task(
     ctx: Context, order: Order, target: Target, route: router.Route
 ) -> InferenceTask:
     settings, persona = ctx.settings, target.persona
-    is_async = order.mode is Mode.ASYNC
-    limit_s = settings.async_timeout_s if is_async else settings.sync_timeout_s
+    is_watched = order.mode.is_watched
+    limit_s = settings.sync_timeout_s if is_watched else settings.async_timeout_s
     now = ctx.now()
     return InferenceTask(
         job_id=ids.new_id(now),
@@ -247,7 +264,7 @@ def _task(
         inputs=order.inputs,
         persona=persona.name if persona else None,
         locality=route.locality,
-        reply_to=None if is_async else ctx.replies.name,
+        reply_to=ctx.replies.name if is_watched else None,
         chunks=order.mode is Mode.STREAM,
     )
 
