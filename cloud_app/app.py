@@ -13,6 +13,7 @@ from cloud_app.settings import CloudSettings
 from cloud_app.store import pulse
 from cloud_app.web import (
     admin,
+    dead_letters_api,
     embeddings,
     errors,
     fleet,
@@ -61,7 +62,7 @@ def create_app(ctx: Context | None = None) -> Flask:
     sessions.install(app, ctx.settings)
     ops.install(app, ctx)
     inference = (openai.api, embeddings.api)
-    fleets = (fleet.api, fleet_api.api)
+    fleets = (fleet.api, fleet_api.api, dead_letters_api.api)
     for api in (*inference, jobs_api.api, models_api.api, *fleets, ops.api):
         app.register_api(api)
     app.register_blueprint(admin.pages)

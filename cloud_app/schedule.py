@@ -8,6 +8,7 @@ from genie import topology
 GATHER_S = 10.0
 RELAY_S = 5.0
 SWEEP_S = 30.0
+BURY_S = 10.0
 
 
 class Entry(TypedDict):
@@ -29,6 +30,7 @@ def entries(settings: CloudSettings) -> dict[str, Entry]:
         topology.TASK_PLACE: settings.place_every_s,
         topology.TASK_RELAY: RELAY_S,
         topology.TASK_SWEEP: SWEEP_S,
+        topology.TASK_BURY: BURY_S,
     }
     return {name: _entry(name, seconds) for name, seconds in every.items()}
 

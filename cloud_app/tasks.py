@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import celery
 
-from cloud_app import context, jobs, placement, registry
+from cloud_app import context, dead_letters, jobs, placement, registry
 from cloud_app.brain.views import Liveness
 from cloud_app.context import Context
 from genie import logs, topology
@@ -27,6 +27,7 @@ def register(app: celery.Celery) -> None:
         topology.TASK_PLACE: place,
         topology.TASK_RELAY: relay,
         topology.TASK_SWEEP: sweep,
+        topology.TASK_BURY: bury,
     }
     for name, run in tasks.items():
         app.task(_task(name, run), name=name, ignore_result=True, shared=False)
@@ -55,6 +56,12 @@ def sweep(ctx: Context) -> dict[str, int]:
     """Time out what is overdue, forget what is old."""
     report = jobs.sweep(ctx)
     return {"timed_out": report.timed_out, "purged": report.purged}
+
+
+def bury(ctx: Context) -> dict[str, int]:
+    """Fail the jobs whose messages were dead-lettered."""
+    report = dead_letters.bury(ctx)
+    return {"failed": report.failed, "discarded": report.discarded}
 
 
 def _task(name: str, run: Run) -> Callable[[], None]:

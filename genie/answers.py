@@ -273,6 +273,22 @@ class QueueAnswer(Answer, frozen=True, rename={"work_class": "class"}):
     sla_s: float | None = None
 
 
+class DeadLetterAnswer(Answer, frozen=True, rename={"work_class": "class"}):
+    """A message no worker could serve; ``content`` only when it was asked for."""
+
+    id: str
+    queue: str
+    source: str | None = None
+    reason: str | None = None
+    why: str | None = None
+    died_at: float | None = None
+    model: str | None = None
+    work_class: str | None = None
+    persona: str | None = None
+    size_bytes: int = 0
+    content: object = None
+
+
 class KeyAnswer(Answer, frozen=True):
     """An API key; ``secret`` is the key itself, only there when it was just made."""
 

@@ -13,9 +13,10 @@ import msgspec
 from genie import answers, env
 from genie.answers import (
     Completion,
+    DeadLetterAnswer,
     DecisionAnswer,
-    HealthAnswer,
     EmbeddingsAnswer,
+    HealthAnswer,
     JobAnswer,
     JoinTokenAnswer,
     KeyAnswer,
@@ -27,8 +28,8 @@ from genie.answers import (
 )
 from genie.chat import DEFAULT_PERSONA, Options, chat_body, check
 from genie.credentials import Credentials, resolve
-from genie.jobs import Job, Result, bare, completed
 from genie.embeddings import Embeddings, embeddings
+from genie.jobs import Job, Result, bare, completed
 from genie.streaming import OnWait, Stream
 from genie.transport import READ_S, Body, Call, Clock, Transport
 
@@ -39,8 +40,8 @@ GRACE_S = 10.0
 """How much longer we listen than the job may take, to hear why it did not end."""
 
 ASK_PATH = "/v1/chat/completions"
-JSON = {"content-type": "application/json"}
 EMBED_PERSONA = "embed"
+JSON = {"content-type": "application/json"}
 
 
 class Filters(TypedDict, total=False):
@@ -142,7 +143,6 @@ class Client:
             on_wait=on_wait,
         )
 
-    def route(
     def embed(
         self,
         texts: str | Sequence[str],
@@ -176,6 +176,7 @@ class Client:
         )
         return embeddings(answers.read(EmbeddingsAnswer, self._transport.call(call)))
 
+    def route(
         self,
         prompt: str | None = None,
         *,
@@ -219,6 +220,25 @@ class Client:
     def queues(self) -> tuple[QueueAnswer, ...]:
         """How deep each queue is; needs an admin key."""
         return answers.read_list(QueueAnswer, self._get("/v1/queues"))
+
+    def dead_letters(self) -> tuple[DeadLetterAnswer, ...]:
+        """Messages of your org that no worker could serve; needs an admin key."""
+        return answers.read_list(DeadLetterAnswer, self._get("/v1/dead-letters"))
+
+    def dead_letter(self, letter_id: str, *, text: bool = False) -> DeadLetterAnswer:
+        """One dead letter; its ``content`` only with ``text``, which is audited."""
+        params = {"text": "true"} if text else {}
+        body = self._get(_letter_path(letter_id), params)
+        return answers.read(DeadLetterAnswer, body)
+
+    def replay_dead_letter(self, letter_id: str) -> JobAnswer:
+        """Put a dead letter's job back into its queue; the job, queued again."""
+        body = self._post(f"{_letter_path(letter_id)}/replay", {})
+        return answers.read(JobAnswer, body)
+
+    def discard_dead_letter(self, letter_id: str) -> None:
+        """Remove a dead letter for good; its job stays failed."""
+        self._delete(_letter_path(letter_id))
 
     def join_token(self, queues: Sequence[str] = ()) -> JoinTokenAnswer:
         """A token for one machine to join with, within the hour; needs an admin key."""
@@ -350,9 +370,9 @@ def _shared(credentials: Credentials, timeout: float, _process: int) -> Client:
     return Client(credentials.url, credentials.api_key, timeout=timeout)
 
 
-def _job_path(job_id: str) -> str:
-    return f"/v1/jobs/{quote(bare(job_id), safe='')}"
 def _letter_path(letter_id: str) -> str:
     return f"/v1/dead-letters/{quote(letter_id, safe='')}"
 
 
+def _job_path(job_id: str) -> str:
+    return f"/v1/jobs/{quote(bare(job_id), safe='')}"

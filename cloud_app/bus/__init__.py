@@ -1,7 +1,16 @@
-"""The only door to the broker: publish, replies, outcomes, depths."""
+"""The only door to the broker: publish, replies, outcomes, depths, dead letters."""
 
+from cloud_app.bus.dead_letters import DeadLetter, DeadLetters
 from cloud_app.bus.outcomes import OutcomeConsumer
 from cloud_app.bus.publish import Bus, Depth
 from cloud_app.bus.replies import Inbox, Replies
 
-__all__ = ["Bus", "Depth", "Inbox", "OutcomeConsumer", "Replies"]
+__all__ = [
+    "Bus",
+    "DeadLetter",
+    "DeadLetters",
+    "Depth",
+    "Inbox",
+    "OutcomeConsumer",
+    "Replies",
+]

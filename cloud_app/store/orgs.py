@@ -22,6 +22,11 @@ def by_slug(session: Session, slug: str) -> OrgRecord | None:
     return None if row is None else record(row)
 
 
+def slugs(session: Session) -> tuple[str, ...]:
+    """The slug of every org."""
+    return tuple(session.exec(select(tables.Org.slug).order_by(tables.Org.slug)))
+
+
 def insert(session: Session, slug: str, name: str, now: datetime) -> bool:
     """Add an org; False when the slug is taken."""
     return insert_once(

@@ -33,6 +33,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "route": ("genie.cli.route:route", "Show where a question would go, and why."),
     "workers": ("genie.cli.fleet:workers", "List the fleet's workers."),
     "queues": ("genie.cli.fleet:queues", "List the queues and their depth."),
+    "dead-letters": (
+        "genie.cli.dead_letters:dead_letters",
+        "Look at what no worker could serve.",
+    ),
     "worker": ("genie.cli.worker:worker", "Add this machine to a fleet."),
     "keys": ("genie.cli.keys:keys", "List, create and revoke API keys."),
     "db": ("genie.cli.db:db", "Look after the cloud's database schema."),

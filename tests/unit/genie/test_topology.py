@@ -24,6 +24,7 @@ def test_no_two_names_meet() -> None:
         topology.TASK_PLACE,
         topology.TASK_RELAY,
         topology.TASK_SWEEP,
+        topology.TASK_BURY,
         topology.TASK_NUDGE,
         topology.TASK_CANCEL,
         topology.TASK_INFERENCE,

@@ -1,0 +1,98 @@
+"""``genie dead-letters``: what no worker could serve; look, replay, discard."""
+
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from genie.cli.output import Session, as_json, moment, show_card, show_json, show_table
+
+if TYPE_CHECKING:
+    from genie.answers import DeadLetterAnswer
+
+COLUMNS = ("letter", "queue", "model", "class", "reason", "died", "bytes")
+
+
+@click.group("dead-letters", invoke_without_command=True)
+@click.pass_context
+def dead_letters(ctx: click.Context) -> None:
+    """Look at messages no worker could serve; needs an admin key."""
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(list_letters)
+
+
+@dead_letters.command("list")
+@as_json
+@click.pass_obj
+def list_letters(session: Session, as_json: bool) -> None:
+    """List your org's dead letters, oldest first, without their text."""
+    found = session.connect().dead_letters()
+    if as_json:
+        show_json(found)
+        return
+    rows = [
+        (
+            letter.id,
+            letter.queue,
+            letter.model,
+            letter.work_class,
+            letter.reason,
+            moment(letter.died_at),
+            letter.size_bytes,
+        )
+        for letter in found
+    ]
+    show_table(session, COLUMNS, rows)
+
+
+@dead_letters.command()
+@click.argument("letter_id", metavar="LETTER")
+@click.option("--text", is_flag=True, help="With its prompt; that is written down.")
+@as_json
+@click.pass_obj
+def show(session: Session, letter_id: str, text: bool, as_json: bool) -> None:
+    """Show one dead letter and why it died."""
+    letter = session.connect().dead_letter(letter_id, text=text)
+    if as_json:
+        show_json(letter)
+        return
+    show_card(session, _card(letter))
+    if letter.content is not None:
+        click.echo(
+            f"\n{msgspec.json.format(msgspec.json.encode(letter.content)).decode()}"
+        )
+
+
+@dead_letters.command()
+@click.argument("letter_ids", metavar="LETTER...", nargs=-1, required=True)
+@click.pass_obj
+def replay(session: Session, letter_ids: tuple[str, ...]) -> None:
+    """Put the jobs of dead letters back into their queues."""
+    client = session.connect()
+    for letter_id in letter_ids:
+        job = client.replay_dead_letter(letter_id)
+        click.echo(f"{job.id}\t{job.status.value}")
+
+
+@dead_letters.command()
+@click.argument("letter_ids", metavar="LETTER...", nargs=-1, required=True)
+@click.pass_obj
+def discard(session: Session, letter_ids: tuple[str, ...]) -> None:
+    """Remove dead letters for good; their jobs stay failed."""
+    client = session.connect()
+    for letter_id in letter_ids:
+        client.discard_dead_letter(letter_id)
+        click.echo(f"{letter_id}\tdiscarded")
+
+
+def _card(letter: "DeadLetterAnswer") -> list[tuple[str, object]]:
+    return [
+        ("letter", letter.id),
+        ("reason", letter.why or letter.reason),
+        ("queue", letter.source or letter.queue),
+        ("model", letter.model),
+        ("class", letter.work_class),
+        ("persona", letter.persona),
+        ("died", moment(letter.died_at)),
+        ("bytes", letter.size_bytes),
+    ]
