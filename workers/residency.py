@@ -30,6 +30,7 @@ log = logs.logger("residency")
 PROGRESS_STEP = 0.05
 """Progress is reported in steps of a twentieth: a heartbeat is not a progress bar."""
 
+STEP_AGAIN_S = 1.0
 STOP_WAIT_S = 5.0
 """How long a stop waits for a load under way; its child ends with this process."""
 
@@ -127,7 +128,17 @@ class Residency:
         while not self._is_stopping:
             step = self._next()
             if step is not None:
-                step()
+                self._take(step)
+
+    def _take(self, step: Callable[[], None]) -> None:
+        # Border: if this thread dies nothing is ever loaded or unloaded here again,
+        # while heartbeats go on and tell of a healthy worker.
+        try:
+            step()
+        except Exception as error:
+            log.error("step_failed", error=type(error).__name__, exc_info=True)
+            with self._wake:
+                self._wake.wait(STEP_AGAIN_S)
 
     def _next(self) -> Callable[[], None] | None:
         """The next step: bury the dead, then unload, then load; None after a wait."""
@@ -212,10 +223,15 @@ class Residency:
             item.pulled = None  # the next try looks at the files again
             self._note(item, error.fault.code, error.fault.message)
         except (EngineError, GenieError, OSError) as error:
-            reason = (
-                f"{item.model} could not be loaded: {type(error).__name__}: {error}"
-            )
-            self._note(item, "load_failed", reason)
+            self._surprise(item, error)
+        except Exception as error:
+            # Border: a surprise in one model's load must not leave it loading for ever.
+            log.error("load_surprise", model=item.model, exc_info=True)
+            self._surprise(item, error)
+
+    def _surprise(self, item: Resident, error: Exception) -> None:
+        reason = f"{item.model} could not be loaded: {type(error).__name__}: {error}"
+        self._note(item, "load_failed", reason)
 
     def _start(self, item: Resident) -> None:
         desired, quant = item.desired, resident.quant_of(item.desired)

@@ -121,6 +121,8 @@ class Serving:
             self._parked.clear()
         for attempt in attempts:
             with attempt.lock:
+                if attempt.is_over:  # its outcome is on its way, and acks it
+                    continue
                 self._requeue(attempt, "stopping")
             attempt.cancel()
 

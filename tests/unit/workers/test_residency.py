@@ -265,14 +265,32 @@ def test_corrupt_files_fail_with_the_reason_and_nothing_is_loaded() -> None:
     assert stage.started == []
 
 
-def test_an_error_of_the_system_fails_the_model_not_the_thread() -> None:
-    with Stage(fails=[OSError("disk full")]) as stage:
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyError("disk full")])
+def test_an_error_of_the_system_fails_the_model_not_the_thread(
+    error: Exception,
+) -> None:
+    with Stage(fails=[error]) as stage:
         stage.residency.desire([desired()])
         status = stage.wait(STATES.FAILED)
         assert status is not None
         assert "disk full" in (status.error or "")
         stage.pass_time(30, desired())
         stage.wait(STATES.READY)
+
+
+def test_an_engine_that_cannot_be_closed_does_not_end_the_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stuck() -> None:
+        raise RuntimeError("it cannot be closed")
+
+    with Stage() as stage:
+        stage.residency.desire([desired("a")])
+        stage.wait(STATES.READY, "a")
+        monkeypatch.setattr(stage.engines["a"], "close", stuck)
+        stage.residency.desire([desired("b")])
+        stage.wait(STATES.READY, "b")
+        stage.wait(STATES.ON_DISK, "a")
 
 
 def test_a_quant_the_model_does_not_have_is_final() -> None:

@@ -18,6 +18,7 @@ from genie.contracts.inference import (
     Usage,
 )
 from genie.messaging import envelope
+from genie.messaging.publisher import Letter
 from unit.workers.serving_twins import BOUND_S, MODEL, NOW, Puppet, Stage, task
 from workers import crashes
 from workers.attempt import state_of
@@ -312,6 +313,22 @@ def test_abandoned_work_goes_back_and_says_nothing_more() -> None:
     assert stage.settled == ["requeue"]
     assert stage.events.outcomes == []
     assert stage.serving.wait_idle(None, 0)
+
+
+def test_work_that_ends_while_it_is_abandoned_is_settled_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage = Stage()
+    stage.take()
+    send = stage.events.send
+
+    def abandon_first(letter: Letter) -> None:
+        stage.serving.abandon()
+        send(letter)
+
+    monkeypatch.setattr(stage.events, "send", abandon_first)
+    stage.puppet.finish()
+    assert stage.settled == ["ack"]
 
 
 def test_what_runs_counts_until_its_end_and_a_free_slot_is_said_at_once() -> None:
