@@ -1,0 +1,48 @@
+"""Webhooks decided: when to try again, and which addresses are nobody's own network."""
+
+from collections.abc import Iterable
+from datetime import timedelta
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+
+GAPS = (timedelta(seconds=5), timedelta(seconds=30), timedelta(minutes=5))
+"""After the first delivery fails: three more tries, each this long after the last."""
+
+_NAT64 = IPv6Network("64:ff9b::/96")
+_LOW_32 = 0xFFFFFFFF
+
+Address = IPv4Address | IPv6Address
+
+
+def next_gap(attempts: int) -> timedelta | None:
+    """How long to wait after that many failed attempts; None: give up.
+
+    >>> [gap and gap.seconds for gap in map(next_gap, (1, 2, 3, 4))]
+    [5, 30, 300, None]
+    """
+    return GAPS[attempts - 1] if attempts <= len(GAPS) else None
+
+
+def refused(addresses: Iterable[str]) -> tuple[str, ...]:
+    """The addresses that a webhook must not go to: all that are not public.
+
+    >>> refused(["127.0.0.1", "10.1.2.3", "169.254.169.254", "1.1.1.1", "::1"])
+    ('127.0.0.1', '10.1.2.3', '169.254.169.254', '::1')
+    """
+    return tuple(text for text in addresses if not _is_public(_plain(text)))
+
+
+def _is_public(address: Address) -> bool:
+    return address.is_global and not address.is_multicast
+
+
+def _plain(text: str) -> Address:
+    """The address a packet ends at: an IPv4 one wrapped in IPv6 is unwrapped."""
+    address = ip_address(text.partition("%")[0])
+    if isinstance(address, IPv4Address):
+        return address
+    wrapped = address.ipv4_mapped or address.sixtofour
+    if wrapped is not None:
+        return wrapped
+    if address in _NAT64:
+        return IPv4Address(int(address) & _LOW_32)
+    return address
