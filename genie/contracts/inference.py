@@ -56,7 +56,12 @@ class Message(Contract, frozen=True, kw_only=True):
 
 
 class Sampling(Contract, frozen=True, kw_only=True):
-    """How to pick tokens. ``max_tokens`` None means: up to the model's context."""
+    """How to pick tokens. ``max_tokens`` None means: up to the model's context.
+
+    Before ``min_tokens`` neither an end token nor a stop string ends an answer.
+    ``logprobs`` asks for every token's log probability and that of its so many
+    likeliest rivals; None asks for nothing.
+    """
 
     max_tokens: Count | None = None
     temperature: float = 0.0
@@ -70,6 +75,8 @@ class Sampling(Contract, frozen=True, kw_only=True):
     repetition_penalty: float = 1.0
     logit_bias: dict[str, float] = {}
     ignore_eos: bool = False
+    min_tokens: Count = 0
+    logprobs: Count | None = None
 
 
 class InferenceTask(

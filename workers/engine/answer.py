@@ -1,7 +1,7 @@
 """The answer of one request while it grows: text held back, tokens counted."""
 
 from genie.contracts.inference import Fault, FinishReason, Usage
-from workers.engine.protocol import EngineRequest, Finish, Piece
+from workers.engine.protocol import Choice, EngineRequest, Finish, Piece
 from workers.engine.stops import StopFilter
 
 
@@ -20,6 +20,7 @@ class Answer:
         self._started = started
         self._first: float | None = None
         self._unsent = 0
+        self._choices: list[Choice] = []
         self._stops = StopFilter(request.sampling.stop)
 
     @property
@@ -27,12 +28,16 @@ class Answer:
         """True when a stop string has appeared."""
         return self._stops.hit
 
-    def add(self, text: str, now: float) -> Piece | None:
+    def add(self, text: str, now: float, choice: Choice | None = None) -> Piece | None:
         """Count one token; the piece to send, if any text is ready."""
         self.tokens += 1
+        if choice is not None:
+            self._choices.append(choice)
         self._unsent += 1
         if self._first is None:
             self._first = now
+        if self.tokens <= self.request.sampling.min_tokens:
+            return self._piece(text)
         return self._piece(self._stops.feed(text))
 
     def end(
@@ -40,14 +45,17 @@ class Answer:
     ) -> list[Piece | Finish]:
         """The last events: text held back, if the answer is whole, then the finish."""
         finish = self._finish(reason, now, fault)
-        piece = None if fault else self._piece(self._stops.flush())
+        piece = None if fault else self._piece(self._stops.flush(), is_last=True)
         return [finish] if piece is None else [piece, finish]
 
-    def _piece(self, text: str) -> Piece | None:
-        if not text:
+    def _piece(self, text: str, *, is_last: bool = False) -> Piece | None:
+        # Tokens whose bytes never became text are owed to whoever asked for them.
+        is_owed = is_last and self._choices and not self.is_stopped
+        if not (text or is_owed):
             return None
         tokens, self._unsent = self._unsent, 0
-        return Piece(id=self.request.id, text=text, tokens=tokens)
+        choices, self._choices = tuple(self._choices), []
+        return Piece(id=self.request.id, text=text, tokens=tokens, choices=choices)
 
     def _finish(self, reason: FinishReason, now: float, fault: Fault | None) -> Finish:
         first = self._first if self._first is not None else now

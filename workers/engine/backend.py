@@ -7,7 +7,13 @@ from dataclasses import dataclass, field
 from genie.contracts.inference import Fault, FinishReason, Usage
 from workers.engine.answer import Answer
 from workers.engine.errors import Refused, refused
-from workers.engine.protocol import EngineEvent, EngineRequest, EngineStats, Finish
+from workers.engine.protocol import (
+    Choice,
+    EngineEvent,
+    EngineRequest,
+    EngineStats,
+    Finish,
+)
 from workers.engine.scheduler import Full, Scheduler, Sequence, Step
 
 Clock = Callable[[], float]
@@ -142,14 +148,21 @@ class Backend(ABC):
         events, self._events = self._events, []
         return events
 
-    def produce(self, sequence: Sequence, text: str, *, is_end: bool = False) -> None:
+    def produce(
+        self,
+        sequence: Sequence,
+        text: str,
+        *,
+        choice: Choice | None = None,
+        is_end: bool = False,
+    ) -> None:
         """One more token of a sequence; ends it when it should end.
 
         ``is_end`` marks the model's own end token, which has no text.
         """
         answer = self._answers[sequence.id]
         sequence.produced += 1
-        piece = answer.add(text, self.clock())
+        piece = answer.add(text, self.clock(), choice)
         if piece is not None:
             self._events.append(piece)
         if is_end or answer.is_stopped:

@@ -31,7 +31,8 @@ class BlockedLinear(nn.Module):
         self.in_features = plain.in_features
         self.out_features = plain.out_features
         self.weight = torch.ops.mkldnn._reorder_linear_weight(plain.weight.data, ROWS)
-        self.bias = None if plain.bias is None else plain.bias.data
+        bias = cast("Tensor | None", plain.bias)
+        self.bias = None if bias is None else bias.detach()
 
     def forward(self, rows: Tensor) -> Tensor:
         """``[…, in_features]`` to ``[…, out_features]``."""

@@ -19,8 +19,8 @@ from workers.engine.attention import SlotCache, lay_out
 from workers.engine.backend import Backend, Clock, Prompt, Room
 from workers.engine.errors import Refused, refused
 from workers.engine.prompts import Prompts
-from workers.engine.protocol import EngineRequest
-from workers.engine.sampler import Sampler, sampler_of
+from workers.engine.protocol import Choice, EngineRequest, Rival
+from workers.engine.sampler import Sampler, log_odds, sampler_of
 from workers.engine.scheduler import Sequence, Step
 
 TokensOf = Callable[[Sequence], list[int]]
@@ -123,10 +123,14 @@ class PackedBackend(Backend):
     def _prepared(self, request: EngineRequest) -> Prompt:
         sampling, runner = request.sampling, self._runner
         tokens = self._prompts.tokens(request)
-        sampler = sampler_of(
-            sampling, tokens, vocabulary=runner.vocabulary, device=runner.device
-        )
         ends = frozenset() if sampling.ignore_eos else self._ends
+        sampler = sampler_of(
+            sampling,
+            tokens,
+            vocabulary=runner.vocabulary,
+            device=runner.device,
+            ends=ends,
+        )
         stream = self._prompts.stream()
         ids = list(tokens)
         self._requests[request.id] = _Request(ids, sampler, stream, ends)
@@ -197,14 +201,14 @@ class PackedBackend(Backend):
         sampler = self._requests[sequence.id].sampler
         try:
             token = likeliest if sampler.is_greedy else sampler.pick(logits)
-            self._take(sequence, token)
+            self._take(sequence, token, logits)
         except torch.AcceleratorError:
             raise
         # The same border: odd sampling or an odd token fails only its request.
         except Exception as error:  # noqa: BLE001
             self._fail(sequence, error)
 
-    def _take(self, sequence: Sequence, token: int) -> None:
+    def _take(self, sequence: Sequence, token: int, logits: Tensor) -> None:
         request = self._requests[sequence.id]
         if token in request.ends:
             self.produce(sequence, "", is_end=True)
@@ -212,7 +216,17 @@ class PackedBackend(Backend):
         text = self._prompts.text(request.stream, token)
         request.tokens.append(token)
         request.sampler.produced.append(token)
-        self.produce(sequence, text)
+        self.produce(sequence, text, choice=self._choice(request, token, logits))
+
+    def _choice(self, request: _Request, token: int, logits: Tensor) -> Choice | None:
+        rivals = request.sampler.sampling.logprobs
+        if rivals is None:
+            return None
+        chosen, *others = (
+            Rival(token=self._prompts.shown(one), logprob=logprob)
+            for one, logprob in log_odds(logits, token, rivals)
+        )
+        return Choice(token=chosen.token, logprob=chosen.logprob, rivals=tuple(others))
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
         self._runner.cache.wipe(sequence.slot)

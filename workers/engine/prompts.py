@@ -52,6 +52,10 @@ class Prompts:
         """The whole text of tokens, control tokens left out."""
         return str(self._backend.decode(tokens, skip_special_tokens=True))
 
+    def shown(self, token: int) -> str:
+        """One token by itself, control tokens too: what a list of rivals shows."""
+        return str(self._backend.decode([token], skip_special_tokens=False))
+
     def guard(self) -> None:
         """Check that a message cannot write control tokens; raises LoadFailed."""
         if not self.template:

@@ -32,12 +32,34 @@ class EngineRequest(Contract, frozen=True, kw_only=True):
     inputs: tuple[str, ...] = ()
 
 
+class Rival(Contract, frozen=True, kw_only=True):
+    """A token that could have been chosen; its bytes may be no whole character."""
+
+    token: str
+    logprob: float
+
+
+class Choice(Contract, frozen=True, kw_only=True):
+    """A chosen token, how likely the model itself held it, and its best rivals.
+
+    Log probabilities are those of the raw logits: no temperature, penalty or bias.
+    """
+
+    token: str
+    logprob: float
+    rivals: tuple[Rival, ...] = ()
+
+
 class Piece(Contract, frozen=True, kw_only=True, tag_field="kind", tag="piece"):
-    """Some new text of a running request, and how many tokens it took."""
+    """Some new text of a running request, and how many tokens it took.
+
+    ``choices`` are these tokens one by one, if the request asked for logprobs.
+    """
 
     id: str
     text: str
     tokens: Count
+    choices: tuple[Choice, ...] = ()
 
 
 class Finish(Contract, frozen=True, kw_only=True, tag_field="kind", tag="finish"):

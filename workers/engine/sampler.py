@@ -13,13 +13,15 @@ from workers.engine.errors import refused
 class Sampler:
     """One request's way of choosing, with a random stream of its own.
 
-    ``prompt`` and ``produced`` are token ids; penalties look back at them.
+    ``prompt`` and ``produced`` are token ids; penalties look back at them. ``ends``
+    are ruled out until there are ``min_tokens``.
     """
 
     sampling: Sampling
     prompt: list[int]
     bias: dict[int, float]
     generator: torch.Generator
+    ends: frozenset[int] = frozenset()
     produced: list[int] = field(default_factory=list)
 
     @property
@@ -29,6 +31,7 @@ class Sampler:
         return (
             said.temperature == 0
             and not self.bias
+            and not self._must_go_on
             and said.presence_penalty == 0
             and said.frequency_penalty == 0
             and said.repetition_penalty == 1
@@ -60,11 +63,37 @@ class Sampler:
             scores -= said.presence_penalty * (counts > 0)
         for token, bias in self.bias.items():
             scores[token] += bias
+        if self._must_go_on:
+            scores[list(self.ends)] = -torch.inf
         return scores
+
+    @property
+    def _must_go_on(self) -> bool:
+        return bool(self.ends) and len(self.produced) < self.sampling.min_tokens
+
+
+RIVALS_MAX = 20
+"""How many rivals of a token may be asked for, as in OpenAI's API."""
+
+
+def log_odds(logits: Tensor, token: int, rivals: int) -> list[tuple[int, float]]:
+    """Log probability of ``token``, then of its likeliest rivals, with their ids.
+
+    The rivals are the ``rivals`` likeliest tokens, the chosen one among them.
+    """
+    scores = torch.log_softmax(logits.float(), dim=-1)
+    best = scores.topk(min(rivals, len(scores)))
+    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return [(token, float(scores[token])), *pairs]
 
 
 def sampler_of(
-    sampling: Sampling, prompt: list[int], *, vocabulary: int, device: torch.device
+    sampling: Sampling,
+    prompt: list[int],
+    *,
+    vocabulary: int,
+    device: torch.device,
+    ends: frozenset[int] = frozenset(),
 ) -> Sampler:
     """A request's sampler; raises Refused naming the field that cannot work."""
     _check(sampling)
@@ -75,7 +104,7 @@ def sampler_of(
         # Any whole number is a seed; torch takes 64 bits.
         generator.manual_seed(sampling.seed % 2**63)
     bias = _bias(sampling.logit_bias, vocabulary)
-    return Sampler(sampling, prompt, bias, generator)
+    return Sampler(sampling, prompt, bias, generator, ends)
 
 
 def _check(sampling: Sampling) -> None:
@@ -86,12 +115,17 @@ def _check(sampling: Sampling) -> None:
         ("repetition_penalty", sampling.repetition_penalty, 0.01, 100.0),
         ("presence_penalty", sampling.presence_penalty, -100.0, 100.0),
         ("frequency_penalty", sampling.frequency_penalty, -100.0, 100.0),
+        ("logprobs", sampling.logprobs or 0, 0, RIVALS_MAX),
     )
     for name, value, low, high in limits:
         # Written so that NaN, which is in no order with anything, is refused too.
         if not low <= value <= high:
             message = f"{name} is {value}; it must be from {low:g} to {high:g}"
             raise refused("invalid_request", message, name)
+    most = sampling.max_tokens
+    if most is not None and sampling.min_tokens > most:
+        message = f"min_tokens is {sampling.min_tokens}, more than max_tokens, {most}"
+        raise refused("invalid_request", message, "min_tokens")
 
 
 def _bias(said: dict[str, float], vocabulary: int) -> dict[int, float]:

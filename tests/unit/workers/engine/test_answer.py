@@ -5,7 +5,7 @@ from typing import Any
 
 from genie.contracts.inference import Fault, FinishReason, Sampling
 from workers.engine.answer import Answer
-from workers.engine.protocol import Finish, Piece
+from workers.engine.protocol import Choice, Finish, Piece
 
 Make = Callable[..., Any]
 
@@ -37,3 +37,23 @@ def test_a_fault_comes_alone(request_for: Make) -> None:
     (finish,) = answer.end(FinishReason.ERROR, 5.0, fault)
     assert isinstance(finish, Finish)
     assert finish.fault == fault
+
+
+def test_a_stop_string_before_the_least_tokens_is_text(request_for: Make) -> None:
+    request = request_for(chat="x", sampling=Sampling(stop=("end",), min_tokens=2))
+    answer = Answer(request, prompt=1, started=0.0)
+    answer.add("end", 1.0)
+    answer.add(" is", 2.0)
+    assert not answer.is_stopped
+    assert answer.add(" the end", 3.0) == Piece(id="r", text=" the ", tokens=1)
+    assert answer.is_stopped
+
+
+def test_choices_travel_with_the_text_of_their_tokens(request_for: Make) -> None:
+    request = request_for(chat="x", sampling=Sampling(stop=("end",), logprobs=0))
+    answer = Answer(request, prompt=1, started=0.0)
+    choices = [Choice(token=token, logprob=-0.5) for token in ("en", "joy")]
+    assert answer.add("en", 1.0, choices[0]) is None
+    piece = answer.add("joy", 2.0, choices[1])
+    assert piece is not None
+    assert piece.choices == tuple(choices)

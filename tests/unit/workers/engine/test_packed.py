@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from genie.contracts.inference import FinishReason, Message, Sampling, WorkClass
+from workers.engine.protocol import Piece
 
 KINDS = ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "gpt_oss"]
 PROMPTS = [
@@ -223,6 +224,65 @@ def test_the_models_own_end_token_ends_an_answer(
     assert finish.usage.completion_tokens == 9
 
 
+def test_an_answer_has_its_least_tokens(bench: Make, request_for: Make) -> None:
+    engine = bench("llama")
+    wanted = Sampling(max_tokens=9, min_tokens=5, logit_bias={"257": 1000.0})
+    _, finish = engine.answer(request_for("a", prompt="x", sampling=wanted))
+    # The end token itself is counted, as it is by OpenAI.
+    assert (finish.reason, finish.usage.completion_tokens) == (FinishReason.STOP, 6)
+
+
+@torch.no_grad()
+def test_logprobs_are_those_of_the_models_own_logits(
+    bench: Make, request_for: Make
+) -> None:
+    engine = bench("llama")
+    chosen = capture(engine)
+    sampling = Sampling(max_tokens=6, logprobs=3, temperature=1.3, seed=5)
+    engine.answer(request_for("a", prompt="hello", sampling=sampling))
+    pieces = [one for one in engine.events["a"] if isinstance(one, Piece)]
+    choices = [choice for piece in pieces for choice in piece.choices]
+    ids = engine.prompts.plain("hello") + chosen["a"]
+    logits = engine.tiny.reference()(torch.tensor([ids])).logits[0, 4:-1]
+    wanted = torch.log_softmax(logits, dim=-1)
+    for row, choice in enumerate(choices):
+        assert choice.logprob == pytest.approx(
+            float(wanted[row, chosen["a"][row]]), abs=1e-3
+        )
+        best = wanted[row].topk(3)
+        assert [one.token for one in choice.rivals] == [
+            engine.prompts.shown(token) for token in best.indices.tolist()
+        ]
+        assert [one.logprob for one in choice.rivals] == pytest.approx(
+            best.values.tolist(), abs=1e-3
+        )
+    assert len(choices) == len(chosen["a"])
+
+
+def test_seeds_hold_through_reuse_cancels_and_crowds(
+    bench: Make, request_for: Make
+) -> None:
+    engine = bench("llama", slots=3, budget=16)
+    chosen = capture(engine)
+    hot = [
+        Sampling(max_tokens=10, temperature=1.5, top_p=0.9, seed=seed)
+        for seed in range(6)
+    ]
+    for index, sampling in enumerate(hot):
+        prompt = PERSONA + PROMPTS[index]
+        engine.answer(request_for(f"alone{index}", prompt=prompt, sampling=sampling))
+    for index, sampling in reversed(list(enumerate(hot))):
+        prompt = PERSONA + PROMPTS[index]
+        name = f"crowd{index}"
+        engine.backend.submit(request_for(name, prompt=prompt, sampling=sampling))
+        engine.backend.submit(request_for(f"noise{index}", prompt=PERSONA * 2))
+        engine.step()
+        engine.backend.cancel(f"noise{index}")
+    engine.run()
+    for index in range(6):
+        assert chosen[f"crowd{index}"] == chosen[f"alone{index}"]
+
+
 def test_a_prompt_over_the_context_is_refused_with_both_numbers(
     bench: Make, request_for: Make
 ) -> None:
@@ -335,6 +395,8 @@ def test_interactive_work_is_admitted_before_batch_work(
     ("sampling", "param"),
     [
         (Sampling(temperature=-1.0), "temperature"),
+        (Sampling(logprobs=21), "logprobs"),
+        (Sampling(min_tokens=9, max_tokens=8), "min_tokens"),
         (Sampling(top_p=1.5), "top_p"),
         (Sampling(min_p=float("nan")), "min_p"),
         (Sampling(repetition_penalty=0.0), "repetition_penalty"),
