@@ -11,6 +11,10 @@ def catalog_path(value: str) -> Path:
     return catalog.ECHO if value == "echo" else env.path(value)
 
 
+def _files() -> str:
+    return str(env.home() / "files")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloudSettings:
     """Everything web, brain and beat need to know; the same for all three."""
@@ -80,6 +84,36 @@ class CloudSettings:
         env.number,
         "hours that answers are kept after a job ended",
         default=24.0,
+    )
+    files_url: str = env.variable(
+        "GENIE_FILES_URL",
+        env.text,
+        "where files lie: a folder, or a URL fsspec knows; web and brain share it",
+        factory=_files,
+    )
+    files_retain_h: float = env.variable(
+        "GENIE_FILES_RETAIN_H",
+        env.number,
+        "hours that uploaded files and batch results are kept",
+        default=720.0,
+    )
+    max_file_bytes: int = env.variable(
+        "GENIE_MAX_FILE_BYTES",
+        env.at_least_one,
+        "largest uploaded file",
+        default=1_073_741_824,
+    )
+    batch_max_lines: int = env.variable(
+        "GENIE_BATCH_MAX_LINES",
+        env.at_least_one,
+        "most requests in one batch",
+        default=1_000_000,
+    )
+    batch_in_flight: int = env.variable(
+        "GENIE_BATCH_IN_FLIGHT",
+        env.at_least_one,
+        "most requests of one batch queued at once",
+        default=1_000,
     )
     log_level: str = env.variable(
         "GENIE_LOG_LEVEL",

@@ -2,7 +2,11 @@
 
 from cloud_app.store import (
     backlog,
+    batch_records,
+    batches,
+    chunks,
     facts,
+    files,
     ids,
     jobs,
     keys,
@@ -17,7 +21,11 @@ from cloud_app.store.database import Database
 __all__ = [
     "Database",
     "backlog",
+    "batch_records",
+    "batches",
+    "chunks",
     "facts",
+    "files",
     "ids",
     "jobs",
     "keys",

@@ -78,6 +78,7 @@ class Options:
             catalog_path=self.catalog_path,
             place_every_s=PLACE_EVERY_S,
             web_threads=THREADS,
+            files_url=str(self.folder / "files"),
         )
 
 

@@ -1,0 +1,66 @@
+"""Files as rows: whose they are, how large, where they lie."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import delete
+from sqlmodel import Session, col, select
+
+from cloud_app.batch_tables import StoredFile
+from cloud_app.store.batch_records import FileRecord
+from cloud_app.store.statements import changed, insert_once
+
+_FIELDS = tuple(FileRecord.__dataclass_fields__)
+
+
+def insert(session: Session, file: FileRecord) -> bool:
+    """Add a file; False when it is there already."""
+    values = {name: getattr(file, name) for name in _FIELDS}
+    return insert_once(session, StoredFile, **values)
+
+
+def of_org(session: Session, org_id: str, file_id: str) -> FileRecord | None:
+    """A file of this org."""
+    statement = select(StoredFile).where(
+        StoredFile.org_id == org_id, StoredFile.id == file_id
+    )
+    row = session.exec(statement).first()
+    return None if row is None else _record(row)
+
+
+def find(
+    session: Session,
+    org_id: str,
+    *,
+    limit: int,
+    after: str | None = None,
+    purpose: str | None = None,
+) -> tuple[FileRecord, ...]:
+    """Files of an org, newest first; ``after`` is the last id seen."""
+    file_id = col(StoredFile.id)
+    statement = select(StoredFile).where(StoredFile.org_id == org_id)
+    if purpose is not None:
+        statement = statement.where(StoredFile.purpose == purpose)
+    if after is not None:
+        statement = statement.where(file_id < after)
+    rows = session.exec(statement.order_by(file_id.desc()).limit(limit))
+    return tuple(_record(row) for row in rows)
+
+
+def expired(session: Session, now: datetime, limit: int) -> tuple[FileRecord, ...]:
+    """Files whose time is over, oldest first."""
+    expires_at = col(StoredFile.expires_at)
+    statement = (
+        select(StoredFile).where(expires_at < now).order_by(expires_at).limit(limit)
+    )
+    return tuple(_record(row) for row in session.exec(statement))
+
+
+def drop(session: Session, file_ids: Sequence[str]) -> int:
+    """Forget files; how many there were."""
+    statement = delete(StoredFile).where(col(StoredFile.id).in_(file_ids))
+    return changed(session, statement)
+
+
+def _record(row: StoredFile) -> FileRecord:
+    return FileRecord(**{name: getattr(row, name) for name in _FIELDS})
