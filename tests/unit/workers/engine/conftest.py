@@ -7,18 +7,17 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
+from fixtures import tiny as tiny_models
 from genie.contracts.inference import Message, Sampling, WorkClass
 from genie.contracts.model import ModelSpec, Quant
 from workers.engine import loading
@@ -28,54 +27,6 @@ from workers.engine.prompts import Prompts
 from workers.engine.protocol import EngineEvent, EngineRequest, Finish, Piece
 from workers.engine.wire import Load
 
-CHATML = (
-    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + "
-    "message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-CONTROLS = ["<|im_start|>", "<|im_end|>"]
-VOCABULARY = 256 + len(CONTROLS)
-SHAPE = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 512,
-    "bos_token_id": 256,
-    "eos_token_id": 257,
-    "pad_token_id": 257,
-    # Wide enough that the likeliest token is far ahead of the second.
-    "initializer_range": 0.5,
-}
-EXTRAS: dict[str, dict[str, object]] = {
-    "llama": {},
-    "qwen2": {},
-    "qwen3": {},
-    "mistral": {"sliding_window": 7},
-    "gemma2": {"sliding_window": 7, "query_pre_attn_scalar": 8},
-    "gemma3_text": {"sliding_window": 7, "query_pre_attn_scalar": 8},
-    "gpt_oss": {"sliding_window": 7, "num_local_experts": 2, "num_experts_per_tok": 1},
-}
-
-
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a byte, and two control tokens."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {character: index for index, character in enumerate(alphabet)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(CONTROLS)
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=tokenizer,
-        bos_token=CONTROLS[0],
-        eos_token=CONTROLS[1],
-        chat_template=CHATML,
-    )
-
 
 @dataclass(frozen=True)
 class Tiny:
@@ -84,20 +35,10 @@ class Tiny:
     path: Path
 
     def spec(self) -> ModelSpec:
-        return ModelSpec(
-            id="tiny",
-            family="tiny",
-            parameters=10_000,
-            license="none",
-            source=f"path:{self.path}",
-            context_max=512,
-            layers=2,
-            kv_heads=2,
-            head_dim=8,
-        )
+        return tiny_models.spec_of(self.path)
 
     def quant(self) -> Quant:
-        return Quant(name="f32", dtype="float32", weight_bytes=40_000)
+        return tiny_models.QUANT
 
     def load(self, *, slots: int = 4, context: int = 256, budget: int = 32) -> Load:
         return Load(
@@ -202,20 +143,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Tiny]:
 
     def make(kind: str = "llama") -> Tiny:
         if kind not in made:
-            made[kind] = _make(kind, tmp_path_factory.mktemp(kind))
+            path = tmp_path_factory.mktemp(kind)
+            made[kind] = Tiny(tiny_models.make(kind, path))
         return made[kind]
 
     return make
-
-
-def _make(kind: str, path: Path) -> Tiny:
-    torch.manual_seed(7)
-    torch.set_num_threads(1)
-    config = AutoConfig.for_model(kind, **(SHAPE | EXTRAS[kind]))
-    make: Any = AutoModelForCausalLM.from_config
-    make(config).save_pretrained(path)
-    byte_tokenizer().save_pretrained(path)
-    return Tiny(path)
 
 
 @pytest.fixture
