@@ -7,8 +7,6 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import kombu
-
 from genie import logs
 from genie.contracts.fleet import (
     Directive,
@@ -18,7 +16,6 @@ from genie.contracts.fleet import (
     HostStatus,
     Registered,
 )
-from genie.messaging import broker
 from genie.messaging.publisher import Publisher
 from workers import directives, engine, gpu, join
 from workers.agent import Agent
@@ -77,7 +74,7 @@ class WorkerHost:
         self._directives: tuple[Directive, ...] = ()
         self._is_draining = self._is_stopping = False
         self._stop_once = threading.Lock()
-        self._events = self._publisher("events", broker.outcomes_queue())
+        self._events = self._publisher("events")
         self._replies = self._publisher("replies")
         self.residency = self._make_residency(parts)
         self.agent = Agent(
@@ -144,9 +141,13 @@ class WorkerHost:
         """Stop a job here, or before it starts here."""
         self.serving.cancel(job_id)
 
-    def _publisher(self, line: str, *queues: kombu.Queue) -> Publisher:
+    def resume(self, job_id: str, text: str) -> None:
+        """Let a job that runs here go on after the text its asker has already."""
+        self.serving.resume(job_id, text)
+
+    def _publisher(self, line: str) -> Publisher:
         name = f"worker-{self.registered.name}.{line}"
-        return Publisher(self.registered.broker_url, name=name, queues=queues)
+        return Publisher(self.registered.broker_url, name=name)
 
     def _make_residency(self, parts: Parts) -> Residency:
         settings = self.settings

@@ -17,8 +17,10 @@ from genie.contracts.inference import (
     Started,
 )
 from genie.errors import TooLarge
-from genie.messaging import envelope
+from genie.messaging import broker, envelope
 from genie.messaging.publisher import Letter
+
+_OUTCOMES = broker.outcomes_queue()
 
 
 class Post(Protocol):
@@ -40,20 +42,21 @@ class Mail:
     def started(self, task: InferenceTask, event: Started) -> None:
         """The job runs here now."""
         body = codec.encode(event)
-        self._events.send(Letter(to=topology.OUTCOMES, body=body, confirmed=True))
+        self._record(body)
         self._reply(task, body)
 
     def given_back(self, event: GivenBack) -> None:
         """The job was taken and given back in good order."""
         body = codec.encode(event)
-        self._events.send(Letter(to=topology.OUTCOMES, body=body, confirmed=True))
+        self._record(body)
 
     def again(self, task: InferenceTask, on_confirmed: Callable[[], None]) -> None:
         """The job once more into its queue, behind what waits there."""
-        queue = topology.model_queue(task.queue, task.model, task.work_class)
+        queue = broker.model_queue(task.queue, task.model, task.work_class)
         self._events.send(
             Letter(
-                to=queue,
+                to=queue.name,
+                queue=queue,
                 body=envelope.pack(task),
                 confirmed=True,
                 headers=envelope.headers(task),
@@ -71,9 +74,15 @@ class Mail:
         """The end; ``on_confirmed`` runs when the broker has it for the cloud."""
         body = _fitting(event)
         self._reply(task, body)
+        self._record(body, on_confirmed)
+
+    def _record(
+        self, body: bytes, on_confirmed: Callable[[], None] | None = None
+    ) -> None:
         self._events.send(
             Letter(
                 to=topology.OUTCOMES,
+                queue=_OUTCOMES,
                 body=body,
                 confirmed=True,
                 on_sent=on_confirmed,

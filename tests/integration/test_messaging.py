@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import kombu
@@ -154,17 +155,42 @@ def test_a_confirmed_letter_calls_back_once_the_broker_has_it(url: str) -> None:
     consumer.stop()
 
 
+def test_many_confirmed_letters_go_at_once_and_in_order(url: str) -> None:
+    consumer, seen = _outcomes(url, lambda event: True)
+    publisher = Publisher(url, name="worker")
+    job_ids = [f"job-{n}" for n in range(200)]
+    sent: list[str] = []
+    for job_id in job_ids:
+        body = codec.encode(outcome(job_id))
+        told = partial(sent.append, job_id)
+        publisher.send(
+            Letter(to=topology.OUTCOMES, body=body, confirmed=True, on_sent=told)
+        )
+    publisher.start()
+    assert [seen.get(timeout=WAIT_S).job_id for _ in job_ids] == job_ids
+    publisher.stop(WAIT_S)
+    assert sorted(sent) == sorted(job_ids)
+    consumer.stop()
+
+
 def test_a_confirmed_letter_is_never_confirmed_into_nowhere(rabbitmq_url: str) -> None:
     name = f"nowhere-{uuid.uuid4().hex[:6]}"
     missing = kombu.Queue(name, kombu.Exchange(""), routing_key=name, durable=True)
-    publisher = Publisher(rabbitmq_url, name="worker", queues=(missing,))
+    publisher = Publisher(rabbitmq_url, name="worker")
     publisher.start()
     with broker.connection(rabbitmq_url, name="look") as connection:
         channel = connection.default_channel
         for body in (b"first", b"second"):
             sent = threading.Event()
-            letter = Letter(to=name, body=body, confirmed=True, on_sent=sent.set)
-            publisher.send(letter)
+            publisher.send(
+                Letter(
+                    to=name,
+                    queue=missing,
+                    body=body,
+                    confirmed=True,
+                    on_sent=sent.set,
+                )
+            )
             assert sent.wait(WAIT_S)
             found = channel.basic_get(name, no_ack=True)
             assert found is not None
