@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Unpack
 
 from msgspec.structs import replace
+from sqlmodel import Session
 
 from cloud_app import store
 from cloud_app.context import Context
@@ -63,6 +64,14 @@ class SweepReport:
     purged: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A job's state; ``ahead`` is how many wait before it while it waits itself."""
+
+    state: JobState
+    ahead: int | None
+
+
 def accept(ctx: Context, new: NewJob) -> tuple[JobRecord, bool]:
     """Record a job before anyone publishes it; True when it is a new one.
 
@@ -72,6 +81,7 @@ def accept(ctx: Context, new: NewJob) -> tuple[JobRecord, bool]:
     _check_key(new.idempotency_key)
     with ctx.db.session() as session:
         if store.jobs.insert(session, new):
+            _tell_at_end(session, new)
             return _accepted(new), True
         if new.idempotency_key is None:
             raise Conflict(f"job {new.task.job_id} exists already", param="id")
@@ -114,6 +124,17 @@ def apply(ctx: Context, event: Recorded) -> bool:
     return _end(ctx, event)
 
 
+def abort(ctx: Context, job: JobRecord, fault: Fault) -> None:
+    """End a job as failed from the cloud's side, and stop whoever runs it."""
+    with ctx.db.session() as session:
+        changed = store.jobs.close(
+            session, job.id, JobState.FAILED, ctx.now(), fault=fault
+        )
+        known = store.jobs.by_id(session, job.id)
+    if changed and known is not None:
+        _stop(ctx, job.id, job.model, job.queue, known.worker_id)
+
+
 def cancel(ctx: Context, org: AnyOrg, job_id: str) -> JobRecord:
     """End an org's job as cancelled and tell the workers that may hold it.
 
@@ -141,6 +162,16 @@ def get(ctx: Context, org: AnyOrg, job_id: str) -> JobRecord:
     return job
 
 
+def place(ctx: Context, job: JobRecord) -> Place:
+    """How far an open job is, in one cheap query; raises `UnknownJob`."""
+    with ctx.db.reading() as session:
+        found = store.jobs.place(session, job)
+    if found is None:
+        raise _unknown(job.id)
+    state, ahead = JobState(found[0]), found[1]
+    return Place(state=state, ahead=ahead if state is JobState.QUEUED else None)
+
+
 def find(
     ctx: Context,
     org: AnyOrg,
@@ -156,6 +187,14 @@ def find(
     last = store.ids.bare(after) if after else None
     with ctx.db.reading() as session:
         return store.jobs.find(session, slug_of(org), limit=limit, after=last, **wanted)
+
+
+def delivered(ctx: Context, job: JobRecord) -> None:
+    """Whoever asked has the answer; one that is not to be kept is forgotten soon."""
+    if job.retain_h != 0 or not job.state.is_terminal:
+        return
+    with ctx.db.session() as session:
+        store.retention.delivered(session, job.id, ctx.now())
 
 
 def relay(ctx: Context) -> int:
@@ -190,16 +229,21 @@ def sweep(ctx: Context) -> SweepReport:
         overdue = store.backlog.time_out(
             session, before=now - GRACE, now=now, fault=OVERDUE, limit=SWEEP_LIMIT
         )
-        purged = store.backlog.purge(
-            session,
-            ended_before=now - timedelta(hours=ctx.settings.retain_h),
-            now=now,
-            limit=SWEEP_LIMIT,
+        purged = store.retention.purge(
+            session, retain_h=ctx.settings.retain_h, now=now, limit=SWEEP_LIMIT
         )
     for job in overdue:
         if job.worker_id is not None:
             _tell(ctx, job.worker_id, job.job_id)
     return SweepReport(timed_out=len(overdue), purged=purged)
+
+
+def _tell_at_end(session: Session, new: NewJob) -> None:
+    if new.webhook is not None:
+        task = new.task
+        store.webhooks.await_job(
+            session, new.org, new.webhook, task.job_id, task.created_at
+        )
 
 
 def _check_key(key: str | None) -> None:
@@ -232,12 +276,16 @@ def _accepted(new: NewJob) -> JobRecord:
         idempotency_key=new.idempotency_key,
         body_sha256=new.body_sha256,
         metadata=new.metadata,
+        retain_h=new.retain_h,
+        retry_of=new.retry_of,
     )
 
 
 def _start(ctx: Context, event: Started) -> bool:
     now = ctx.now()
     with ctx.db.session() as session:
+        if event.redelivered:
+            store.attempts.note(session, event, now)
         attempts = store.jobs.start(session, event, now)
         is_poison = attempts is not None and attempts > MAX_ATTEMPTS
         if is_poison:

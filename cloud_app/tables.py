@@ -136,6 +136,7 @@ class Org(Table, table=True):
     slug: str = Field(sa_column=Column(String(40), nullable=False, unique=True))
     name: str
     created_at: datetime = _moment(null=False)
+    retain_h: int | None = None
 
 
 class ApiKey(Table, table=True):
@@ -240,6 +241,7 @@ class Job(Table, table=True):
         Index(None, "state", "queue", "model"),
         Index(None, "state", "deadline_at"),
         Index(None, "purged_at", "finished_at"),
+        Index(None, "retain_h", "finished_at"),
         Index(None, "created_at"),
     )
 
@@ -265,6 +267,11 @@ class Job(Table, table=True):
     first_token_at: datetime | None = _moment()
     finished_at: datetime | None = _moment()
     purged_at: datetime | None = _moment()
+    delivered_at: datetime | None = _moment()
+    retain_h: int | None = None
+    retry_of: str | None = Field(
+        default=None, sa_column=Column(String(ID_LENGTH), nullable=True)
+    )
     worker_id: str | None = None
     worker: str | None = None
     attempt_id: str | None = None

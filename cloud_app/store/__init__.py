@@ -1,6 +1,7 @@
 """Every query in one place: functions take a session first, return frozen records."""
 
 from cloud_app.store import (
+    attempts,
     backlog,
     batch_records,
     batches,
@@ -13,13 +14,18 @@ from cloud_app.store import (
     orgs,
     placements,
     records,
+    retention,
+    schedule_records,
+    schedules,
     schema,
+    webhooks,
     workers,
 )
 from cloud_app.store.database import Database
 
 __all__ = [
     "Database",
+    "attempts",
     "backlog",
     "batch_records",
     "batches",
@@ -32,6 +38,10 @@ __all__ = [
     "orgs",
     "placements",
     "records",
+    "retention",
+    "schedule_records",
+    "schedules",
     "schema",
+    "webhooks",
     "workers",
 ]

@@ -8,7 +8,7 @@ from sqlalchemy import case, func, or_, select, update
 from sqlmodel import Session, col
 
 from cloud_app import tables
-from cloud_app.store.jobs import OPEN
+from cloud_app.store.jobs import OPEN, kept_payload
 from cloud_app.store.records import Backlog
 from cloud_app.store.statements import changed
 from genie.contracts.inference import Fault, FinishReason, InferenceTask, JobState
@@ -132,7 +132,7 @@ def time_out(
         .values(
             state=JobState.TIMEOUT.value,
             finished_at=now,
-            payload=None,
+            payload=kept_payload(),
             fault=fault,
             finish_reason=FinishReason.ERROR.value,
         )
@@ -143,25 +143,6 @@ def time_out(
         Overdue(job_id=job_id, model=model, queue=queue, worker_id=worker_id)
         for job_id, model, queue, worker_id in rows
     )
-
-
-def purge(
-    session: Session, *, ended_before: datetime, now: datetime, limit: int
-) -> int:
-    """Forget the text of jobs that ended before a moment; how many."""
-    old = (
-        select(col(Job.id))
-        .where(col(Job.finished_at) < ended_before)
-        .where(col(Job.purged_at).is_(None))
-        .order_by(col(Job.finished_at))
-        .limit(limit)
-    )
-    statement = (
-        update(Job)
-        .where(col(Job.id).in_(old.scalar_subquery()))
-        .values(text=None, extras=None, payload=None, purged_at=now)
-    )
-    return changed(session, statement)
 
 
 def _again(task: InferenceTask, number: int) -> InferenceTask:

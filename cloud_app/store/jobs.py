@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Unpack
 
-from sqlalchemy import Update, case, func, or_, update
+from sqlalchemy import Update, case, func, null, or_, update
 from sqlalchemy.orm import defer
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import Select
@@ -26,6 +26,9 @@ Job = tables.Job
 JobsAndSlugs = Select[tables.Job, str]
 UNWATCHED = ("async", "batch")
 """Modes of jobs nobody waits for: they may have to be published again."""
+
+PLACE_MOST = 1_000
+"""Who waits behind a thousand need not know the number."""
 
 OPEN = (JobState.QUEUED.value, JobState.RUNNING.value)
 
@@ -85,6 +88,8 @@ def find(
         statement = statement.where(is_there)
     if since := wanted.get("since"):
         statement = statement.where(col(Job.created_at) >= since)
+    if (listed := wanted.get("ids")) is not None:
+        statement = statement.where(col(Job.id).in_(listed))
     if after is not None:
         statement = statement.where(col(Job.id) < after)
     found = session.exec(statement.limit(limit))
@@ -153,7 +158,8 @@ def end(session: Session, outcome: Outcome, now: datetime) -> bool:
     has_text = outcome.usage.completion_tokens > 0
     first_token_at = began + timedelta(seconds=timing.first_token_s)
     statement = _open(outcome.job_id).values(
-        **_ended(outcome.state, now),
+        **_ended(now, keeps_payload=outcome.state is not JobState.COMPLETED),
+        state=outcome.state.value,
         started_at=func.coalesce(Job.started_at, began),
         confirmed_at=func.coalesce(Job.confirmed_at, now),
         first_token_at=first_token_at if has_text else None,
@@ -190,9 +196,25 @@ def close(
     if org is not None:
         statement = statement.where(col(Job.org_id) == _org_id(org))
     statement = statement.values(
-        **_ended(state, now), fault=fault, finish_reason=reason.value
+        **_ended(now), state=state.value, fault=fault, finish_reason=reason.value
     )
     return changed(session, statement) == 1
+
+
+def place(session: Session, job: JobRecord) -> tuple[str, int] | None:
+    """A job's state and how many wait before it, at most `PLACE_MOST`; one query."""
+    before = (
+        select(Job.id)
+        .where(col(Job.state) == JobState.QUEUED.value)
+        .where(Job.queue == job.queue, Job.model == job.model)
+        .where(Job.work_class == job.work_class, col(Job.id) < job.id)
+        .limit(PLACE_MOST)
+        .subquery()
+    )
+    ahead = select(func.count()).select_from(before).scalar_subquery()
+    statement = select(Job.state, ahead).where(Job.id == job.id)
+    found = session.connection().execute(statement).first()
+    return None if found is None else (found[0], found[1])
 
 
 def still_open(session: Session, job_ids: Sequence[str]) -> tuple[str, ...]:
@@ -261,6 +283,8 @@ def _values(new: NewJob) -> dict[str, Any]:
         "idempotency_key": new.idempotency_key,
         "body_sha256": new.body_sha256,
         "labels": new.metadata,
+        "retain_h": new.retain_h,
+        "retry_of": new.retry_of,
     }
 
 
@@ -269,8 +293,16 @@ def _open(job_id: str) -> Update:
     return update(Job).where(col(Job.id) == job_id).where(col(Job.state).in_(OPEN))
 
 
-def _ended(state: JobState, now: datetime) -> dict[str, Any]:
-    return {"state": state.value, "finished_at": now, "payload": None}
+def _ended(now: datetime, *, keeps_payload: bool = True) -> dict[str, Any]:
+    return {"finished_at": now, "payload": kept_payload() if keeps_payload else None}
+
+
+def kept_payload() -> Any:  # a case expression; its type has no public name
+    """What stays of the payload of a job that may be retried: all, or by wish nothing.
+
+    For the ``values`` of an update.
+    """
+    return case((col(Job.retain_h) == 0, null()), else_=col(Job.payload))
 
 
 def _org_id(slug: str) -> Any:  # a scalar subquery; its type has no public name
@@ -318,4 +350,7 @@ def _record(row: Job, org: str, *, with_payload: bool = True) -> JobRecord:
         idempotency_key=row.idempotency_key,
         body_sha256=row.body_sha256,
         metadata=row.labels,
+        retain_h=row.retain_h,
+        retry_of=row.retry_of,
+        attempt_id=row.attempt_id,
     )

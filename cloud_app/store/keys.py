@@ -65,6 +65,16 @@ def by_prefix(session: Session, prefix: str) -> tuple[KeyRecord, str] | None:
     return _record(row, orgs.record(org)), row.digest
 
 
+def by_id(session: Session, key_id: str) -> KeyRecord | None:
+    """The key of this id, revoked or not."""
+    found = session.exec(
+        select(tables.ApiKey, tables.Org)
+        .where(tables.ApiKey.id == key_id)
+        .where(tables.ApiKey.org_id == tables.Org.id)
+    ).first()
+    return None if found is None else _record(found[0], orgs.record(found[1]))
+
+
 def of_org(session: Session, org: OrgRecord) -> tuple[KeyRecord, ...]:
     """Every key of an org, oldest first, revoked ones too."""
     rows = session.exec(

@@ -3,17 +3,18 @@
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy import update
 from sqlmodel import Session, col, select
 
 from cloud_app import tables
 from cloud_app.store import ids
 from cloud_app.store.records import AuditRecord, OrgRecord
-from cloud_app.store.statements import insert_once
+from cloud_app.store.statements import changed, insert_once
 
 
 def record(row: tables.Org) -> OrgRecord:
     """An org as the rest of the cloud sees it."""
-    return OrgRecord(id=row.id, slug=row.slug, name=row.name)
+    return OrgRecord(id=row.id, slug=row.slug, name=row.name, retain_h=row.retain_h)
 
 
 def by_slug(session: Session, slug: str) -> OrgRecord | None:
@@ -32,6 +33,12 @@ def insert(session: Session, slug: str, name: str, now: datetime) -> bool:
     return insert_once(
         session, tables.Org, id=ids.new_id(), slug=slug, name=name, created_at=now
     )
+
+
+def retain(session: Session, org: OrgRecord, hours: int | None) -> None:
+    """Set how long an org's texts are kept; None: as long as the cloud keeps them."""
+    statement = update(tables.Org).where(col(tables.Org.id) == org.id)
+    changed(session, statement.values(retain_h=hours))
 
 
 def note(

@@ -1,6 +1,6 @@
 """What the store gives out: frozen records. Rows never leave it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypedDict
 
@@ -22,6 +22,8 @@ class OrgRecord:
     id: str
     slug: str
     name: str
+    retain_h: int | None = None
+    """Hours that texts are kept after a job's end; None: the cloud's own setting."""
 
 
 AnyOrg = OrgRecord | str
@@ -102,6 +104,14 @@ class PlacementRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Webhook:
+    """Where to tell that a job has ended; the secret signs, and is never shown."""
+
+    url: str
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NewJob:
     """A job about to be accepted; everything else it needs stands in ``task``.
 
@@ -118,15 +128,18 @@ class NewJob:
     idempotency_key: str | None = None
     body_sha256: str | None = None
     metadata: dict[str, str]
+    webhook: Webhook | None = None
+    retain_h: int | None = None
+    retry_of: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRecord:
     """What someone submitted, and how far it is.
 
-    ``payload`` is kept only while an async job may have to be published again;
-    ``text`` and ``extras`` are the answer, None before the end and after the retention
-    time.
+    ``payload`` is kept while an async job may have to be published again, and after
+    an end that may be retried; ``text`` and ``extras`` are the answer, None before the
+    end. The retention time ends both: ``retain_h`` hours, None for the cloud's own.
     ``dropped`` counts outcomes that came after the first one.
     """
 
@@ -163,6 +176,9 @@ class JobRecord:
     idempotency_key: str | None = None
     body_sha256: str | None = None
     metadata: dict[str, str]
+    retain_h: int | None = None
+    retry_of: str | None = None
+    attempt_id: str | None = None
 
 
 class JobFilter(TypedDict, total=False):
@@ -173,6 +189,7 @@ class JobFilter(TypedDict, total=False):
     model: str | None
     worker: str | None
     since: datetime | None
+    ids: tuple[str, ...] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

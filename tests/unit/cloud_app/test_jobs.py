@@ -348,7 +348,7 @@ def test_a_job_past_its_deadline_and_grace_is_timed_out(cloud: Cloud) -> None:
         assert done.state is JobState.TIMEOUT
         assert done.fault is not None
         assert done.fault.code == "job_timeout"
-        assert done.payload is None
+        assert done.payload is not None  # it may be retried
     assert cloud.bus.cancelled == [("w3", running.id)]
     assert cloud.reread(later).state is JobState.QUEUED
 

@@ -1,0 +1,197 @@
+"""Webhook deliveries: each event a row, claimed by one brain at a time."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import delete, or_, update
+from sqlmodel import Session, col, select
+
+from cloud_app import tables
+from cloud_app.schedule_tables import WebhookDelivery as Delivery
+from cloud_app.store import ids
+from cloud_app.store.records import OrgRecord, Webhook
+from cloud_app.store.schedule_records import DeliveryRecord, DeliveryState
+from cloud_app.store.statements import changed
+
+CLAIM = timedelta(seconds=60)
+"""How long a brain may take for one try before another may take over."""
+
+
+def await_job(
+    session: Session, org: OrgRecord, hook: Webhook, job_id: str, now: datetime
+) -> None:
+    """Tell ``hook`` once the job has ended."""
+    state = DeliveryState.WAITING
+    session.add(_row(org, hook, now, job_id=job_id, state=state.value))
+
+
+def add(
+    session: Session,
+    org: OrgRecord,
+    hook: Webhook,
+    *,
+    event: str,
+    body: str,
+    now: datetime,
+) -> str:
+    """Tell ``hook`` of anything else, with this very body, now; the delivery's id."""
+    state = DeliveryState.PENDING.value
+    row = _row(org, hook, now, event=event, body=body, state=state, next_at=now)
+    session.add(row)
+    return row.id
+
+
+def claim(session: Session, now: datetime, limit: int) -> tuple[DeliveryRecord, ...]:
+    """Deliveries to try now, each counted as one more attempt.
+
+    What nobody reports on within `CLAIM` is open again.
+    """
+    has_ended = select(tables.Job.id).where(
+        tables.Job.id == Delivery.job_id, col(tables.Job.finished_at).is_not(None)
+    )
+    is_due = or_(
+        (col(Delivery.state) == DeliveryState.PENDING.value)
+        & (col(Delivery.next_at) <= now),
+        (col(Delivery.state) == DeliveryState.WAITING.value) & has_ended.exists(),
+    )
+    due = (
+        select(Delivery.id)
+        .where(is_due)
+        .order_by(col(Delivery.id))
+        .limit(limit)
+        .with_for_update(skip_locked=True)  # PostgreSQL's; SQLite has one writer anyway
+    )
+    found = list(session.exec(due))
+    statement = update(Delivery).where(col(Delivery.id).in_(found)).where(is_due)
+    changed(
+        session,
+        statement.values(
+            state=DeliveryState.PENDING.value,
+            next_at=now + CLAIM,
+            attempts=Delivery.attempts + 1,
+        ),
+    )
+    return _records(session, col(Delivery.id).in_(found))
+
+
+def done(session: Session, tried: DeliveryRecord, status: int, now: datetime) -> None:
+    """The receiver took it."""
+    state = DeliveryState.DELIVERED
+    _end(session, tried, state, now, status=status, error=None, event=tried.event)
+
+
+def failed(
+    session: Session,
+    tried: DeliveryRecord,
+    *,
+    error: str,
+    status: int | None,
+    now: datetime,
+    again_at: datetime | None,
+) -> None:
+    """The receiver did not take it; ``again_at`` None: it is given up."""
+    values: dict[str, Any] = {"status": status, "error": error, "event": tried.event}
+    if again_at is None:
+        _end(session, tried, DeliveryState.FAILED, now, **values)
+        return
+    changed(session, _same(tried).values(next_at=again_at, **values))
+
+
+def again(session: Session, org: str, delivery_id: str, now: datetime) -> bool:
+    """Try one that has ended anew, from its first attempt; False: there is none."""
+    ended = (DeliveryState.DELIVERED.value, DeliveryState.FAILED.value)
+    statement = (
+        update(Delivery)
+        .where(col(Delivery.id) == delivery_id)
+        .where(col(Delivery.state).in_(ended))
+        .where(col(Delivery.org_id) == _org_id(org))
+        .values(
+            state=DeliveryState.PENDING.value, next_at=now, attempts=0, ended_at=None
+        )
+    )
+    return changed(session, statement) == 1
+
+
+def of_org(
+    session: Session, org: str, *, job_id: str | None = None, limit: int = 20
+) -> tuple[DeliveryRecord, ...]:
+    """An org's deliveries, newest first; only those of one job when it is given."""
+    wanted = [col(tables.Org.slug) == org]
+    if job_id is not None:
+        wanted.append(col(Delivery.job_id) == job_id)
+    return _records(session, *wanted, limit=limit)
+
+
+def one_of_org(session: Session, org: str, delivery_id: str) -> DeliveryRecord | None:
+    """One delivery of an org."""
+    found = _records(
+        session, col(tables.Org.slug) == org, col(Delivery.id) == delivery_id
+    )
+    return found[0] if found else None
+
+
+def forget(session: Session, before: datetime) -> int:
+    """Delete deliveries, and with them their secrets, that ended before a moment."""
+    return changed(session, delete(Delivery).where(col(Delivery.ended_at) < before))
+
+
+def _row(org: OrgRecord, hook: Webhook, now: datetime, **values: Any) -> Delivery:
+    return Delivery(
+        id=ids.new_id(now),
+        org_id=org.id,
+        url=hook.url,
+        secret=hook.secret,
+        created_at=now,
+        attempts=0,
+        **values,
+    )
+
+
+def _same(tried: DeliveryRecord) -> Any:  # an update; later claims are not touched
+    return (
+        update(Delivery)
+        .where(col(Delivery.id) == tried.id)
+        .where(col(Delivery.state) == DeliveryState.PENDING.value)
+        .where(col(Delivery.attempts) == tried.attempts)
+    )
+
+
+def _end(
+    session: Session,
+    tried: DeliveryRecord,
+    state: DeliveryState,
+    now: datetime,
+    **values: Any,
+) -> None:
+    ended = {"state": state.value, "ended_at": now, "next_at": None}
+    changed(session, _same(tried).values(**ended, **values))
+
+
+def _org_id(slug: str) -> Any:  # a scalar subquery; its type has no public name
+    return select(tables.Org.id).where(tables.Org.slug == slug).scalar_subquery()
+
+
+def _records(
+    session: Session, *wanted: Any, limit: int | None = None
+) -> tuple[DeliveryRecord, ...]:
+    statement = (
+        select(Delivery, tables.Org.slug)
+        .where(Delivery.org_id == tables.Org.id)
+        .where(*wanted)
+        .order_by(col(Delivery.id).desc())
+        .limit(limit)
+    )
+    return tuple(_record(row, slug) for row, slug in session.exec(statement))
+
+
+def _record(row: Delivery, org: str) -> DeliveryRecord:
+    same = ("id", "job_id", "event", "url", "secret", "body", "attempts", "next_at")
+    return DeliveryRecord(
+        org=org,
+        state=DeliveryState(row.state),
+        created_at=row.created_at,
+        ended_at=row.ended_at,
+        status=row.status,
+        error=row.error,
+        **{name: getattr(row, name) for name in same},
+    )
