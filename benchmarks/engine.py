@@ -1,207 +1,219 @@
-"""B4: the packed engine against sequential ``generate()`` on the small real model.
+"""B4: the packed engine against what transformers offers, and against its own limit.
 
-Sixteen requests of 64 new tokens, greedy, float32 on one thread, A and B interleaved;
-four of them also one by one. ``--quick`` measures one round of 32 tokens. The model is
-pulled first if it is not there.
+In turns, in each round: sequential ``generate()`` (some of the requests), padded
+batches, transformers' continuous batching, the engine, and the engine's forward passes
+alone: what is left when admission, sampling, detokenising and events cost nothing.
+Greedy, float32, one thread, every answer at its full length; tokens are new tokens,
+time is processor time.
+
+Three loads: ``trace`` has the lengths of the Azure conversation trace, shortened;
+``steady`` has short prompts and answers of one length, so that the batch stays full;
+``tiny`` has the trace's lengths on a random two-layer model, whose passes are so short
+that the loop around them shows. The small real model is pulled first if it is missing.
 """
 
-import argparse
-import json
 import os
-import statistics
+import random
 import sys
-import time
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(1, str(Path(__file__).parents[1] / "tests"))
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
+from benchmarks.common.engine_sides import (
+    Ask,
+    Packed,
+    Transformers,
+    cpu_seconds,
+    new_tokens,
+)
+from benchmarks.common.figures import Board, Rounds, is_quick
+from benchmarks.simulator import arrivals
+from fixtures import tiny
 from genie import catalog
-from genie.contracts.inference import Message, Sampling, WorkClass
-from workers.engine import CPU_BUDGET, loading
-from workers.engine.backend import Backend, Room
-from workers.engine.protocol import EngineRequest, Piece
-from workers.engine.wire import Load
+from genie.contracts.model import ModelSpec
 from workers.files import Models
 
 MODEL = "smollm2:135m"
-GOAL = 4.5
-REQUESTS = 16
-NEW_TOKENS = 64
-QUICK_TOKENS = 32
-TOPICS = (
-    "the sea",
-    "a lighthouse",
-    "old maps",
-    "rain in the city",
-    "a quiet library",
-    "the first train",
-    "mountain bees",
-    "a clockmaker",
-)
+GOALS = {"sequential": 4.5, "batched": 1.7, "limit": 0.85}
+REQUESTS = SLOTS = 16
+CONTEXT = 512
+EVERY = 4
+"""Of how many requests sequential ``generate()`` answers one."""
+
+SHORTER, QUICK_SHORTER = 8, 16
+"""The trace's lengths are divided by this: a small model gets small work."""
+
+STEADY_PROMPT, STEADY_NEW, QUICK_NEW = 16, 32, 16
+PERSONA_TOKENS = 256
+WORDS = ("sea", "maps", "rain", "quiet", "library", "train", "bees", "clock", "stone")
+TINY = {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32}
+
+
+@dataclass(slots=True)
+class Model:
+    """One model, loaded both ways, and the prompts it is given."""
+
+    name: str
+    plain: Transformers
+    packed: Packed
+
+    def ask(self, chance: random.Random, prompt: int, new: int) -> Ask:
+        """A request of about these lengths, within the context."""
+        prompt = min(prompt, CONTEXT - 40)
+        return self.text(self.words(chance, prompt), min(new, CONTEXT - prompt - 8))
+
+    def words(self, chance: random.Random, tokens: int) -> str:
+        """Random words of about so many tokens."""
+        text = " ".join(chance.choices(WORDS, k=tokens))
+        return str(self.plain.tokenizer.decode(self.plain.ids(text)[:tokens]))
+
+    def text(self, text: str, new: int) -> Ask:
+        """A request with this prompt."""
+        return Ask(text, self.plain.ids(text), new)
+
+
+@dataclass(slots=True)
+class Load:
+    """A kind of load on a model: its requests, round by round, and its figures."""
+
+    model: Model
+    asks: Callable[[int], list[Ask]]
+    with_static: bool = True
+    rounds: Rounds = field(default_factory=Rounds)
+    same: int = 0
+    compared: int = 0
+
+    def measure(self, number: int) -> None:
+        """One round: every side in turn, new prompts."""
+        plain, packed = self.model.plain, self.model.packed
+        asks = self.asks(number)
+        some = asks[number % EVERY :: EVERY]
+        answers: list[str] = []
+        texts: list[str] = []
+        self._note("sequential", some, lambda: answers.extend(plain.sequential(some)))
+        if self.with_static:
+            self._note("static", asks, lambda: plain.static(asks, SLOTS))
+        self._note("batched", asks, lambda: plain.batched(asks, SLOTS))
+        scope = f"round {number}"
+        self._note("engine", asks, lambda: texts.extend(packed.serve(asks, scope)))
+        self._note("limit", asks, packed.passes)
+        mine = texts[number % EVERY :: EVERY]
+        self.same += sum(a == b for a, b in zip(answers, mine, strict=True))
+        self.compared += len(some)
+
+    def report(self, board: Board, prefix: str, goals: dict[str, float]) -> None:
+        """The engine's ratio to each side."""
+        self.rounds.show(f"new tokens per CPU second, {prefix} of {self.model.name}")
+        details = {
+            "model": self.model.name,
+            "requests": REQUESTS,
+            "rounds": self.rounds.count(),
+            "tokens_per_cpu_s": self.rounds.medians(1),
+            "identical_answers": f"{self.same}/{self.compared}",
+        }
+        for side in ("sequential", "static", "batched", "limit"):
+            if side == "static" and not self.with_static:
+                continue
+            ratio, goal = self.rounds.ratio("engine", side), goals.get(side)
+            board.higher(f"{prefix}_vs_{side}", ratio, goal, **details)
+
+    def _note(self, side: str, asks: list[Ask], work: Callable[[], object]) -> None:
+        self.rounds.note(side, new_tokens(asks) / cpu_seconds(work))
 
 
 def main() -> int:
     """Measure, print, and say whether it could measure."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--quick", action="store_true", help="one round, shorter answers"
-    )
-    quick = parser.parse_args().quick
+    quick = is_quick(__doc__)
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    rounds = Rounds(
-        _model_path(),
-        sequential=2 if quick else 4,
-        tokens=QUICK_TOKENS if quick else NEW_TOKENS,
-    )
-    for number in range(1 if quick else 5):
-        rounds.measure(number)
-    rounds.report()
-    return 0
-
-
-class Rounds:
-    """Both sides, loaded once, measured in turns."""
-
-    def __init__(self, path: Path, *, sequential: int, tokens: int) -> None:
-        self._sequential = sequential
-        self._tokens = tokens
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(path)
-        self._plain: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype=torch.float32
-        )
-        self._engine = _engine(path)
-        self._ratios: list[float] = []
-        self._speeds: list[tuple[float, float]] = []
-        self._same = 0
-        self._compared = 0
-
-    def measure(self, number: int) -> None:
-        """One round: some prompts by ``generate()``, all of them by the engine."""
-        prompts = [
-            f"Write story {number * 100 + at} about {TOPICS[at % len(TOPICS)]}."
-            for at in range(REQUESTS)
-        ]
-        started = time.process_time()
-        plain = [self._generate(prompt) for prompt in prompts[: self._sequential]]
-        slow = self._sequential * self._tokens / (time.process_time() - started)
-        started = time.process_time()
-        packed = self._serve(prompts)
-        fast = REQUESTS * self._tokens / (time.process_time() - started)
-        self._same += sum(a == b for a, b in zip(plain, packed, strict=False))
-        self._compared += len(plain)
-        self._speeds.append((slow, fast))
-        self._ratios.append(fast / slow)
-
-    def report(self) -> None:
-        """A table on stderr, a JSON line on stdout."""
-        print(
-            f"{'round':>5} {'generate':>10} {'engine':>10} {'ratio':>6}",
-            file=sys.stderr,
-        )
-        for number, (slow, fast) in enumerate(self._speeds):
-            line = f"{number:>5} {slow:>10.1f} {fast:>10.1f} {fast / slow:>6.2f}"
-            print(line, file=sys.stderr)
-        print(
-            f"tokens per CPU second; {self._same} of {self._compared} same",
-            file=sys.stderr,
-        )
-        figure = {
-            "bench": "engine",
-            "metric": "vs_sequential",
-            "value": round(statistics.median(self._ratios), 2),
-            "goal": GOAL,
-            "better": "higher",
-            "model": MODEL,
-            "requests": REQUESTS,
-            "new_tokens": self._tokens,
-            "rounds": len(self._ratios),
-            "sequential_tokens_per_s": _median([slow for slow, _ in self._speeds]),
-            "engine_tokens_per_s": _median([fast for _, fast in self._speeds]),
-            "identical_answers": f"{self._same}/{self._compared}",
-        }
-        print(json.dumps(figure))
-
-    def _generate(self, prompt: str) -> str:
-        encoded = self._tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}],
-            add_generation_prompt=True,
-            return_tensors="pt",
-            return_dict=True,
-        )
-        # Never ends early, like the engine's ignore_eos: both compute all tokens.
-        out = self._plain.generate(
-            **encoded, max_new_tokens=self._tokens, do_sample=False, eos_token_id=-1
-        )
-        new = out[0, encoded["input_ids"].shape[1] :]
-        return str(self._tokenizer.decode(new, skip_special_tokens=True))
-
-    def _serve(self, prompts: list[str]) -> list[str]:
-        for index, prompt in enumerate(prompts):
-            self._engine.submit(_request(str(index), prompt, self._tokens))
-        texts = {str(index): "" for index in range(len(prompts))}
-        while self._engine.is_busy:
-            for event in self._engine.step():
-                if isinstance(event, Piece):
-                    texts[event.id] += event.text
-                elif event.fault is not None:
-                    raise SystemExit(event.fault.message)
-        return list(texts.values())
-
-
-def _request(name: str, prompt: str, tokens: int) -> EngineRequest:
-    return EngineRequest(
-        id=name,
-        scope="bench",
-        work_class=WorkClass.BATCH,
-        sampling=Sampling(max_tokens=tokens, ignore_eos=True),
-        deadline_s=3600.0,
-        messages=(Message(role="user", content=prompt),),
-    )
-
-
-def _engine(path: Path) -> Backend:
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    board = Board("engine")
     spec = catalog.load().models[MODEL]
-    load = Load(
-        spec=spec,
-        quant=spec.quants[0],
-        path=str(path),
-        slots=REQUESTS,
-        context=256,
-        waiting=REQUESTS,
-        budget=CPU_BUDGET,
-        device="cpu",
-        threads=1,
-    )
-    room = Room(
-        model=MODEL,
-        slots=load.slots,
-        context=load.context,
-        waiting=load.waiting,
-        budget=load.budget,
-    )
-    backend, _ = loading.load(load, room, lambda _: None, clock=time.monotonic)
-    return backend
+    model = loaded(MODEL, _pulled(spec), spec)
+    new = QUICK_NEW if quick else STEADY_NEW
+    loads = {
+        "trace": trace(model, QUICK_SHORTER if quick else SHORTER),
+        "steady": Load(model, lambda number: steady(model, number, new)),
+    }
+    for number in range(1 if quick else 5):
+        for load in loads.values():
+            load.with_static = not quick
+            load.measure(number)
+    for name, load in loads.items():
+        load.report(board, name, GOALS)
+    board.lower("known_prefix_ttft", known_prefix(model), None, model=MODEL)
+    if not quick:
+        loop(board)
+    return board.report()
 
 
-def _model_path() -> Path:
+def loaded(name: str, path: Path, spec: ModelSpec) -> Model:
+    """A model both ways."""
+    packed = Packed(path, spec, slots=SLOTS, context=CONTEXT)
+    return Model(name, Transformers(path), packed)
+
+
+def trace(model: Model, shorter: int) -> Load:
+    """Requests with the trace's lengths; each round takes the next stretch of it."""
+    recorded = arrivals.load("conversation", arrivals.folder(), 4000, seed=1)
+
+    def asks(number: int) -> list[Ask]:
+        chance = random.Random(number)
+        part = recorded[number * REQUESTS : (number + 1) * REQUESTS]
+        return [
+            model.ask(chance, -(-one.prompt // shorter), -(-one.answer // shorter))
+            for one in part
+        ]
+
+    return Load(model, asks)
+
+
+def steady(model: Model, number: int, new: int) -> list[Ask]:
+    """Requests of one length."""
+    chance = random.Random(number)
+    return [model.ask(chance, STEADY_PROMPT, new) for _ in range(REQUESTS)]
+
+
+def known_prefix(model: Model) -> float:
+    """Time to the first token of a prompt whose long beginning was asked before, as a
+    share of the same for a stranger, to whom nothing of it is lent."""
+    chance, rounds = random.Random(0), Rounds()
+    for number in range(5):
+        persona = model.words(chance, PERSONA_TOKENS)
+        first, then = (model.text(f"{persona} {end}", 1) for end in ("one", "two"))
+        known, stranger = f"known {number}", f"stranger {number}"
+        model.packed.serve([first], known)
+        rounds.note("known", cpu_seconds(partial(model.packed.serve, [then], known)))
+        rounds.note("new", cpu_seconds(partial(model.packed.serve, [then], stranger)))
+    return rounds.ratio("known", "new")
+
+
+def loop(board: Board) -> None:
+    """The same with two small layers: what is not the passes shows."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = tiny.make("llama", Path(folder), **TINY)
+        load = trace(loaded("tiny", path, tiny.spec_of(path)), SHORTER)
+        for number in range(5):
+            load.measure(number)
+        load.report(board, "tiny", {})
+
+
+def _pulled(spec: ModelSpec) -> Path:
     home = os.environ.get("GENIE_HOME", "~/.local/share/genie-fleet")
-    models = Models(Path(home).expanduser() / "models")
-    path = models.ensure(catalog.load().models[MODEL]).path
+    path = Models(Path(home).expanduser() / "models").ensure(spec).path
     if path is None:
-        raise SystemExit(f"{MODEL} has no files")
+        raise SystemExit(f"{spec.id} has no files")
     return path
-
-
-def _median(values: list[float]) -> float:
-    return round(statistics.median(values), 1)
 
 
 if __name__ == "__main__":
