@@ -4,7 +4,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cloud_app import jobs
+from cloud_app import jobs, pace, registry
+from cloud_app.brain import waiting
 from cloud_app.bus import Inbox
 from cloud_app.context import Context
 from cloud_app.store.records import JobRecord
@@ -24,11 +25,20 @@ from genie.errors import Unavailable
 
 log = logs.logger("asking")
 
+TOO_SLOW = Fault(
+    code="client_too_slow",
+    message="the answer was read more slowly than it came, and too much of it waited; "
+    'ask again and read on, or send mode "async"',
+)
+
 WAIT_S = 1.0
 """How long one look into the inbox takes; a waiting stream says so this often."""
 
 ROW_EVERY_S = 2.0
 """Without events, how often the job's row is asked whether it is over."""
+
+RESUME_S = 10.0
+"""How long a worker is waited for to go on after the text that was given."""
 
 GRACE_S = 10.0
 """How long past the deadline the worker's own word on it is waited for."""
@@ -75,13 +85,14 @@ class Splice:
         """The attempt whose text is being given."""
         return self._attempt
 
-    def begin(self, attempt_id: str) -> None:
-        """A worker began; chunks of earlier attempts are ignored from now on."""
+    def begin(self, attempt_id: str, resumed: int = 0) -> None:
+        """A worker began, ``resumed`` characters on; earlier attempts are ignored."""
         if attempt_id in (self._attempt, *self._ended):
             return
         if self._attempt is not None:
             self._ended.add(self._attempt)
-        self._attempt, self._seq, self._seen = attempt_id, 0, ""
+        self._attempt, self._seq = attempt_id, 0
+        self._seen = self.given[:resumed]
 
     def take(self, chunk: Chunk) -> str:
         """The part of a chunk that is new to the reader; "" when there is none."""
@@ -116,14 +127,29 @@ class BrokenAnswer(Exception):
 
 
 class Watch:
-    """One job as a sequence of waiting, text and its outcome."""
+    """One job as a sequence of waiting, text and its outcome.
 
-    def __init__(self, ctx: Context, job: JobRecord, inbox: Inbox | None) -> None:
+    ``repeats``: another attempt says the same again, so what was given is held back.
+    Otherwise, and where the second attempt differs after all, its worker is asked to go
+    on after the text that was given. ``gave_up`` says why we ended it ourselves.
+    """
+
+    def __init__(
+        self,
+        ctx: Context,
+        job: JobRecord,
+        inbox: Inbox | None,
+        *,
+        repeats: bool = True,
+    ) -> None:
         self._ctx, self._job, self._inbox = ctx, job, inbox
+        self._repeats = repeats
         self._splice = Splice()
-        self._worker: str | None = None
-        self._row_at = time.monotonic()
-        self._is_started = False
+        self._began: Started | None = None
+        self._resuming_at: float | None = None
+        self._row_at = time.monotonic() - WAIT_S  # so the first silence asks at once
+        self._waiting = Waiting()
+        self.gave_up: Fault | None = None
 
     def items(self) -> Iterator[Waiting | Text | Outcome]:
         """Everything the asker is told; the last item is the outcome."""
@@ -140,8 +166,10 @@ class Watch:
             yield from self._chunk(event)
         elif isinstance(event, Outcome):
             yield from self._finish(event)
+        elif (fault := self._why_give_up()) is not None:
+            yield self._give_up(fault)
         else:
-            yield Waiting(is_started=self._is_started)
+            yield self._waiting
 
     def _next(self) -> Event | None:
         event = self._inbox.get(WAIT_S) if self._inbox else None
@@ -158,13 +186,25 @@ class Watch:
     def _from_row(self) -> Outcome | None:
         """The outcome by the record, should its event never have reached us."""
         try:
-            job = jobs.get(self._ctx, self._job.org, self._job.id)
+            place = jobs.place(self._ctx, self._job)
+            if place.state.is_terminal:
+                return outcome_of(jobs.get(self._ctx, self._job.org, self._job.id))
+            if place.ahead is not None:
+                self._waiting = self._queued(place.ahead)
         except Unavailable as error:
             log.warning("row_unavailable", job_id=self._job.id, error=str(error))
-            return self._overdue(self._job)
-        if job.state.is_terminal:
-            return outcome_of(job)
-        return self._overdue(job)
+        return self._overdue(self._job)
+
+    def _queued(self, ahead: int) -> Waiting:
+        job, ctx = self._job, self._ctx
+        eta_s = waiting.eta_s(
+            registry.view(ctx),
+            queue=job.queue,
+            model=job.model,
+            ahead=ahead + 1,
+            tokens=pace.of(ctx).mean(job.model),
+        )
+        return Waiting(position=ahead + 1, eta_s=eta_s)
 
     def _overdue(self, job: JobRecord) -> Outcome | None:
         late_s = (self._ctx.now() - job.deadline_at).total_seconds()
@@ -178,19 +218,59 @@ class Watch:
         return self._end(JobState.TIMEOUT, fault)
 
     def _start(self, event: Started) -> None:
-        self._is_started = True
-        self._worker = event.worker
-        self._splice.begin(event.attempt_id)
+        self._begin(event)
+        self._splice.begin(event.attempt_id, event.resumed)
+        if event.resumed:
+            self._resuming_at = None
+        elif self._splice.given and not self._repeats:
+            self._resume()
+
+    def _begin(self, event: Started | None = None) -> None:
+        self._began = event or self._began
+        self._waiting = Waiting(is_started=True)
 
     def _chunk(self, chunk: Chunk) -> Iterator[Text | Outcome]:
-        self._is_started = True
+        self._begin()
+        if self._resuming_at is not None:  # the worker has not heard of it yet
+            return
         try:
             new = self._splice.take(chunk)
         except BrokenAnswer as error:
-            yield self._end(JobState.FAILED, _broken(error))
+            if not self._resume():
+                yield self._give_up(_broken(error))
             return
         if new:
             yield Text(text=new, tokens=chunk.tokens, worker=self._worker)
+
+    def _resume(self) -> bool:
+        """Ask the worker to go on after what was given; False when nobody can."""
+        if self._began is None or self._began.resumed:
+            return False
+        self._repeats, self._resuming_at = False, time.monotonic()
+        began, given = self._began, self._splice.given
+        log.info("resuming", job_id=self._job.id, worker=began.worker, given=len(given))
+        try:
+            self._ctx.bus.resume(began.worker_id, self._job.id, given)
+        except Unavailable as error:
+            log.warning("resume_not_sent", job_id=self._job.id, error=str(error))
+            return False
+        return True
+
+    def _why_give_up(self) -> Fault | None:
+        if self._inbox is not None and self._inbox.is_cut:
+            return TOO_SLOW
+        at = self._resuming_at
+        if at is None or time.monotonic() - at < RESUME_S:
+            return None
+        return _broken(BrokenAnswer("the next one did not go on with it"))
+
+    def _give_up(self, fault: Fault) -> Outcome:
+        self.gave_up = fault
+        return self._end(JobState.FAILED, fault)
+
+    @property
+    def _worker(self) -> str | None:
+        return self._began.worker if self._began else None
 
     def _finish(self, outcome: Outcome) -> Iterator[Text | Outcome]:
         if outcome.state is not JobState.COMPLETED:
@@ -199,8 +279,9 @@ class Watch:
         try:
             new = self._splice.rest(outcome.text)
         except BrokenAnswer as error:
-            yield self._end(JobState.FAILED, _broken(error))
+            yield self._give_up(_broken(error))
             return
+        pace.of(self._ctx).note(self._job.model, outcome.usage.completion_tokens)
         if new:
             yield Text(text=new, tokens=0, worker=outcome.worker)
         yield outcome

@@ -91,6 +91,8 @@ class Accepted:
     job: JobRecord
     replayed: bool
     inbox: Inbox | None
+    repeats: bool = True
+    """False when another try would give another answer: it samples at random."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +170,8 @@ def submit(ctx: Context, order: Order) -> Accepted:
         return Accepted(job=job, replayed=True, inbox=None)
     inbox = ctx.replies.expect(job.id) if order.mode is not Mode.ASYNC else None
     _publish(ctx, job, task, order.mode)
-    return Accepted(job=job, replayed=False, inbox=inbox)
+    repeats = task.sampling.temperature == 0
+    return Accepted(job=job, replayed=False, inbox=inbox, repeats=repeats)
 
 
 def prepare(ctx: Context, order: Order) -> NewJob:
@@ -188,11 +191,12 @@ def prepare(ctx: Context, order: Order) -> NewJob:
 def stream(ctx: Context, accepted: Accepted) -> Iterator[Waiting | Text | Outcome]:
     """The answer as it comes, ending with its `Outcome`.
 
-    Closing the iterator early cancels the job; a worker that died mid-answer is
-    followed by the next one's, spliced after the text already given.
+    Closing the iterator early cancels the job. A worker that died mid-answer is
+    followed by the next one: spliced where it repeats the text already given, and
+    asked to go on after it where it cannot.
     """
     job = accepted.job
-    watch = Watch(ctx, job, accepted.inbox)
+    watch = Watch(ctx, job, accepted.inbox, repeats=accepted.repeats)
     is_over = False
     try:
         for item in watch.items():
@@ -200,8 +204,8 @@ def stream(ctx: Context, accepted: Accepted) -> Iterator[Waiting | Text | Outcom
             yield item
     finally:
         ctx.replies.forget(job.id)
-        if not is_over and not accepted.replayed:  # a replay's job is somebody else's
-            _abandon(ctx, job)
+        if not accepted.replayed and (watch.gave_up or not is_over):
+            _abandon(ctx, job, watch.gave_up)  # a replay's job is somebody else's
 
 
 def collect(ctx: Context, accepted: Accepted) -> Answer:
@@ -375,9 +379,12 @@ def _unpublished(ctx: Context, job: JobRecord) -> None:
     jobs.refuse(ctx, job.id, fault)
 
 
-def _abandon(ctx: Context, job: JobRecord) -> None:
-    """The asker went away: stop the work, best effort, and say so in the record."""
+def _abandon(ctx: Context, job: JobRecord, fault: Fault | None) -> None:
+    """Nobody reads on: stop the work, best effort, and say so in the record."""
     try:
-        jobs.cancel(ctx, job.org, job.id)
+        if fault is None:
+            jobs.cancel(ctx, job.org, job.id)
+        else:
+            jobs.abort(ctx, job, fault)
     except Unavailable as error:
         log.warning("cancel_failed", job_id=job.id, error=str(error))

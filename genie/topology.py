@@ -16,8 +16,10 @@ TASK_PLACE = "fleet.place"
 TASK_RELAY = "jobs.relay"
 TASK_SWEEP = "jobs.sweep"
 TASK_BURY = "jobs.bury"
+TASK_DRIVE = "batches.drive"
 TASK_NUDGE = "worker.nudge"
 TASK_CANCEL = "worker.cancel"
+TASK_RESUME = "worker.resume"
 TASK_INFERENCE = "worker.infer"
 
 MAX_MESSAGE_BYTES = 1_048_576

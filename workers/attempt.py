@@ -64,6 +64,8 @@ class Attempt:
     cancel: Callable[[], None] = lambda: None
     is_over: bool = False
     has_started: bool = False
+    resume: str = ""
+    """Text an earlier attempt gave its asker; this one goes on after it."""
     _seq: int = 0
     _texts: list[str] = field(default_factory=list)
     _chunks: Coalescer = field(default_factory=Coalescer)
@@ -80,7 +82,28 @@ class Attempt:
             messages=task.messages,
             prompt=task.prompt,
             inputs=task.inputs,
+            resume=self.resume,
+            json_schema=task.json_schema,
+            tools=task.tools,
+            force_tool=task.force_tool,
         )
+
+    def resumed(self, text: str) -> "Attempt":
+        """Another attempt at the same message that goes on after ``text``."""
+        return Attempt(
+            me=self.me,
+            task=self.task,
+            delivery=self.delivery,
+            fingerprint=self.fingerprint,
+            taken_at=self.taken_at,
+            queue_s=self.queue_s,
+            resume=text,
+        )
+
+    @property
+    def text(self) -> str:
+        """The answer so far, with what earlier attempts have written of it."""
+        return self.resume + "".join(self._texts)
 
     def ack(self) -> None:
         """Settle the message, by then perhaps a redelivery of the first one."""
@@ -97,6 +120,7 @@ class Attempt:
             at=at,
             fingerprint=self.fingerprint,
             redelivered=self.delivery.redelivered,
+            resumed=len(self.resume),
         )
 
     def given_back(self, at: datetime) -> GivenBack:
@@ -131,7 +155,7 @@ class Attempt:
         return self._outcome(
             state_of(finish),
             at,
-            text="".join(self._texts),
+            text=self.text,
             finish_reason=finish.reason,
             usage=finish.usage,
             timing=timing,

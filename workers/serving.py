@@ -15,7 +15,7 @@ from genie import logs, topology
 from genie.contracts.inference import Fault, InferenceTask, JobState
 from genie.errors import CodecError
 from genie.messaging import envelope
-from workers import crashes
+from workers import crashes, refusals
 from workers.attempt import Attempt, Delivery, Me
 from workers.cancels import Cancels
 from workers.credits import Load, bid
@@ -23,10 +23,9 @@ from workers.engine.errors import EngineBusy, EngineGone
 from workers.engine.protocol import EngineEvent, Finish, Piece
 from workers.mail import Mail
 from workers.resident import Loaded
+from workers.speeds import Speeds
 
 log = logs.logger("serving")
-
-SPEED_WEIGHT = 0.3
 
 PAUSE_S = 0.5
 """After giving a message back, ask for no other: an engine may be dying, and each
@@ -60,7 +59,7 @@ class Serving:
         self._lock = threading.Condition()
         self._running: dict[str, Attempt] = {}
         self._in_flight: dict[str, int] = {}
-        self._speeds: dict[str, float] = {}
+        self._speeds = Speeds()
         self._paused_until: dict[str, float] = {}
         self._cancels = Cancels()
         self._parked: list[Attempt] = []
@@ -99,6 +98,27 @@ class Serving:
             attempt = self._running.get(job_id)
         if attempt is not None:
             attempt.cancel()
+
+    def resume(self, job_id: str, text: str) -> None:
+        """Go on after ``text`` with a job that was begun anew here.
+
+        Nothing happens when it is not running here any more.
+        """
+        with self._lock:
+            old = self._running.get(job_id)
+        if old is None or (loaded := self._ready().get(old.task.model)) is None:
+            return
+        with self._border(old), old.lock:
+            if old.is_over or old.resume == text:
+                return
+            log.info("resumed", job=job_id, characters=len(text))
+            self._free(old)
+            old.cancel()
+            self._mail.given_back(old.given_back(self._now()))
+            new = old.resumed(text)
+            self._start(new, loaded)
+        if self._cancels.has(job_id, self._clock()):  # it came in between
+            new.cancel()
 
     def loads(self) -> tuple[Load, ...]:
         """Every ready model as the credit policy sees it."""
@@ -146,6 +166,7 @@ class Serving:
             fingerprint=loaded.fingerprint if loaded else None,
             taken_at=self._clock(),
             queue_s=max(0.0, waited),
+            resume=task.resume,
         )
 
     def _admit(self, attempt: Attempt) -> None:
@@ -205,29 +226,11 @@ class Serving:
     def _refusal(self, attempt: Attempt) -> tuple[JobState, Fault] | None:
         task = attempt.task
         if self._cancels.has(task.job_id, self._clock()):
-            return JobState.CANCELLED, Fault(
-                code="job_cancelled", message="the job was cancelled before it ran"
-            )
-        late_s = (self._now() - task.deadline_at).total_seconds()
-        if late_s >= 0:
-            message = (
-                f"the deadline passed {late_s:.1f} s before a worker was free; allow "
-                "more time or add a machine"
-            )
-            return JobState.TIMEOUT, Fault(code="deadline_exceeded", message=message)
-        if (
-            task.fingerprint in (None, attempt.fingerprint)
-            or attempt.fingerprint is None
-        ):
-            return None
-        return self._mismatch(attempt)
-
-    def _mismatch(self, attempt: Attempt) -> tuple[JobState, Fault] | None:
-        message = (
-            f"the job asks for {attempt.task.fingerprint} and {self._me.name} holds "
-            f"{attempt.fingerprint}; submit it again"
-        )
-        return JobState.FAILED, Fault(code="fingerprint_mismatch", message=message)
+            return JobState.CANCELLED, refusals.CANCELLED
+        if (fault := refusals.late(task, self._now())) is not None:
+            return JobState.TIMEOUT, fault
+        fault = refusals.mismatch(task, attempt.fingerprint, self._me.name)
+        return None if fault is None else (JobState.FAILED, fault)
 
     def _refuse(self, attempt: Attempt, state: JobState, fault: Fault) -> None:
         outcome = attempt.refusal(state, self._now(), fault)
@@ -235,14 +238,14 @@ class Serving:
         self._mail.outcome(attempt.task, outcome, attempt.delivery.ack)
 
     def _start(self, attempt: Attempt, loaded: Loaded) -> None:
-        left_s = (attempt.task.deadline_at - self._now()).total_seconds()
+        work_s = refusals.work_s(attempt.task, self._now())
         attempt.cancel = lambda: loaded.engine.cancel(attempt.id)
         # Held until the start is said: no chunk may overtake it.
         with attempt.lock:
             self._enter(attempt)
             try:
                 loaded.engine.submit(
-                    attempt.request(max(0.0, left_s)),
+                    attempt.request(work_s),
                     lambda event: self._hear(attempt, event),
                 )
             except (EngineBusy, EngineGone) as error:
@@ -267,9 +270,15 @@ class Serving:
         if finish.fault is not None and finish.fault.retryable:
             self._interrupted(attempt, finish.fault)
             return
+        now, text = self._now(), attempt.text
+        again = refusals.continued(attempt.task, finish.fault, text, now)
+        if again is not None:
+            self._hand_on(attempt, again)
+            return
         # The slot first: the next request travels while this one's end is written.
         self._free(attempt)
-        self._measure(attempt.task.model, finish)
+        if not attempt.resume:
+            self._speeds.note(attempt.task.model, finish)
         rest = attempt.rest(self._clock())
         if rest is not None:
             self._mail.chunk(attempt.task, rest)
@@ -279,6 +288,17 @@ class Serving:
         if finish.fault is None:
             self._on_served(attempt.task.model)
         log.debug("served", job=attempt.task.job_id, state=outcome.state.value)
+
+    def _hand_on(self, attempt: Attempt, again: InferenceTask) -> None:
+        """It has worked here for as long as it may: somebody goes on with it."""
+        log.info("handed_on", job=again.job_id, characters=len(again.resume))
+        self._free(attempt)
+        rest = attempt.rest(self._clock())
+        if rest is not None:
+            self._mail.chunk(attempt.task, rest)
+        self._mail.given_back(attempt.given_back(self._now()))
+        self._mail.again(again, attempt.ack)
+        self._leave(attempt)
 
     def _interrupted(self, attempt: Attempt, fault: Fault) -> None:
         if not crashes.is_crash(fault):
@@ -358,27 +378,15 @@ class Serving:
         stats = loaded.engine.stats()
         with self._lock:
             in_flight = self._in_flight.get(model, 0)
-            speed = self._speeds.get(model)
         return Load(
             model=model,
             slots=stats.slots,
             in_flight=in_flight,
             prefill_queued_s=stats.prefill_queued_s,
             bid=bid(
-                speed,
+                self._speeds.of(model),
                 in_flight=in_flight,
                 slots=stats.slots,
                 dither=_random.random(),
             ),
         )
-
-    def _measure(self, model: str, finish: Finish) -> None:
-        """Tokens a second of one request, smoothed: what the next one can expect."""
-        tokens = finish.usage.completion_tokens - 1
-        seconds = finish.total_s - finish.first_token_s
-        if tokens < 1 or seconds <= 0:
-            return
-        speed = tokens / seconds
-        with self._lock:
-            old = self._speeds.get(model, speed)
-            self._speeds[model] = old + SPEED_WEIGHT * (speed - old)

@@ -1,4 +1,4 @@
-"""Control tasks of one worker: a nudge and a cancel, on its own queue."""
+"""Control tasks of one worker: nudge, cancel and resume, on its own queue."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -29,3 +29,9 @@ def register(app: "Celery", host: "Callable[[], WorkerHost | None]") -> None:
         """Stop a job here, or before it starts here."""
         if (worker := host()) is not None:
             worker.cancel(job_id)
+
+    @app.task(name=topology.TASK_RESUME, ignore_result=True)  # type: ignore[untyped-decorator]  # celery has no types
+    def resume(job_id: str, text: str) -> None:
+        """Go on after what the asker has already, instead of from the start."""
+        if (worker := host()) is not None:
+            worker.resume(job_id, text)

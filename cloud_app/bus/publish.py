@@ -86,6 +86,11 @@ class Bus:
         """Ask a worker to stop a job, running or not yet started there."""
         self._control(worker_id, topology.TASK_CANCEL, {"job_id": job_id})
 
+    def resume(self, worker_id: str, job_id: str, text: str) -> None:
+        """Ask a worker that began a job anew to go on after ``text`` instead."""
+        kwargs = {"job_id": job_id, "text": text}
+        self._control(worker_id, topology.TASK_RESUME, kwargs)
+
     def depths(self, queues: Iterable[tuple[str, str, WorkClass]]) -> tuple[Depth, ...]:
         """Ready messages and consumers of each (queue, model, class), asked now."""
         return tuple(self._depth(*wanted) for wanted in queues)

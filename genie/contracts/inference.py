@@ -47,12 +47,34 @@ class FinishReason(StrEnum):
     CANCELLED = "cancelled"
 
 
+ANY_TOOL = "*"
+"""Some tool must be called, whichever."""
+
+
+class Tool(Contract, frozen=True, kw_only=True):
+    """A function the model may call; ``parameters`` is its JSON schema, as text."""
+
+    name: str
+    description: str = ""
+    parameters: str = '{"type": "object", "properties": {}}'
+
+
+class ToolCall(Contract, frozen=True, kw_only=True):
+    """One call a model made; ``arguments`` is a JSON object, as text."""
+
+    id: str
+    name: str
+    arguments: str
+
+
 class Message(Contract, frozen=True, kw_only=True):
     """One turn of a conversation, already flattened to text."""
 
     role: str
     content: str
     name: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
 
 
 class Sampling(Contract, frozen=True, kw_only=True):
@@ -107,8 +129,15 @@ class InferenceTask(
     chunks: bool = True
     """False: the asker wants the whole answer at once, no chunks on the way."""
     inputs: tuple[str, ...] = ()
+    json_schema: str | None = None
+    """The JSON schema, as text, that the answer must satisfy."""
+    tools: tuple[Tool, ...] = ()
+    force_tool: str | None = None
+    """The tool that must be called, `ANY_TOOL` for any; None: the model decides."""
     crashes: Count = 0
     """How often an engine has died under it."""
+    resume: str = ""
+    """What is written of the answer already; it goes on after that."""
 
 
 class Fault(Contract, frozen=True, kw_only=True):

@@ -9,12 +9,15 @@ class Answer:
     """Turns tokens of one request into pieces, and its end into one `Finish`.
 
     Times are seconds on the engine's clock; ``started`` is the submission.
-    ``reused`` prompt tokens were in the cache already.
+    ``reused`` prompt tokens were in the cache already; ``resumed`` tokens of the answer
+    were given before.
     """
 
-    def __init__(self, request: EngineRequest, *, prompt: int, started: float) -> None:
+    def __init__(
+        self, request: EngineRequest, *, prompt: int, started: float, resumed: int = 0
+    ) -> None:
         self.request = request
-        self.tokens = 0
+        self.tokens = resumed
         self.reused = 0
         self._prompt = prompt
         self._started = started

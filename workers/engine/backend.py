@@ -47,6 +47,8 @@ class Prompt:
     tokens: int
     limit: int
     ids: list[int] = field(default_factory=list)
+    resumed: int = 0
+    """The last so many tokens are the beginning of the answer."""
 
 
 class Meter:
@@ -203,10 +205,11 @@ class Backend(ABC):
         param = "prompt" if request.prompt is not None else "messages"
         if prompt.tokens == 0:
             raise refused("invalid_request", f"{param} has no tokens", param)
-        if prompt.tokens >= self.room.context:
+        asked = prompt.tokens - prompt.resumed
+        if asked >= self.room.context:
             raise refused(
                 "context_length_exceeded",
-                f"the prompt has {prompt.tokens} tokens; {self.room.model} holds "
+                f"the prompt has {asked} tokens; {self.room.model} holds "
                 f"{self.room.context} here, answer included; shorten the prompt",
                 param,
             )
@@ -216,7 +219,7 @@ class Backend(ABC):
             id=request.id,
             work_class=request.work_class,
             prompt=prompt.tokens,
-            limit=min(prompt.limit, self.room.context - prompt.tokens),
+            limit=max(0, min(prompt.limit, self.room.context - prompt.tokens)),
             deadline=started + request.deadline_s,
             scope=request.scope,
             tokens=prompt.ids,
@@ -227,7 +230,12 @@ class Backend(ABC):
             message = f"{self.room.waiting} requests already wait here; try again later"
             fault = Fault(code="engine_busy", message=message, retryable=True)
             raise Refused(fault) from None
-        answer = Answer(request, prompt=prompt.tokens, started=started)
+        answer = Answer(
+            request,
+            prompt=prompt.tokens - prompt.resumed,
+            started=started,
+            resumed=prompt.resumed,
+        )
         self._answers[request.id] = answer
         if sequence.limit == 0:
             self.finish(sequence, FinishReason.LENGTH)

@@ -120,6 +120,7 @@ class EchoBackend(Backend):
         self.pace_s = options.ms_per_token / 1000
         self._next_tick = 0.0
         self._words: dict[str, list[str]] = {}
+        self._given: dict[str, int] = {}
 
     def prepare(self, request: EngineRequest) -> Prompt:
         """Read the words; a poisonous prompt kills the engine here."""
@@ -134,7 +135,9 @@ class EchoBackend(Backend):
         self._words[request.id] = words
         asked = request.sampling.max_tokens
         limit = len(words) + 2 if asked is None else asked
-        return Prompt(max(1, sum(len(text.split()) for text in texts)), limit)
+        given = self._given[request.id] = len(request.resume.split())
+        tokens = max(1, sum(len(text.split()) for text in texts))
+        return Prompt(tokens + given, max(0, limit - given), resumed=given)
 
     def submit(self, request: EngineRequest) -> None:
         """Embed at once, or take a chat in."""
@@ -153,6 +156,7 @@ class EchoBackend(Backend):
     def forget(self, request_id: str) -> None:
         """Drop the words of a request that has ended."""
         self._words.pop(request_id, None)
+        self._given.pop(request_id, None)
 
     def is_due(self) -> bool:
         """True once a token's time has passed since the last one."""
@@ -174,10 +178,11 @@ class EchoBackend(Backend):
 
     def _say(self, sequence: Running) -> None:
         words = self._words[sequence.id]
-        word = words[sequence.produced % len(words)]
-        said = word if sequence.produced == 0 else f" {word}"
+        number = self._given[sequence.id] + sequence.produced
+        word = words[number % len(words)]
+        said = word if number == 0 else f" {word}"
         asked = self._answers[sequence.id].request.sampling.max_tokens
-        is_last = asked is None and sequence.produced + 1 >= len(words) + 2
+        is_last = asked is None and number + 1 >= len(words) + 2
         self.produce(sequence, said, is_end=is_last)
 
     @staticmethod

@@ -10,6 +10,7 @@ from genie.contracts.inference import (
     FinishReason,
     Message,
     Sampling,
+    Tool,
     Usage,
     WorkClass,
 )
@@ -30,6 +31,11 @@ class EngineRequest(Contract, frozen=True, kw_only=True):
     messages: tuple[Message, ...] = ()
     prompt: str | None = None
     inputs: tuple[str, ...] = ()
+    resume: str = ""
+    """Text of the answer that was given before: generation goes on after it."""
+    json_schema: str | None = None
+    tools: tuple[Tool, ...] = ()
+    force_tool: str | None = None
 
 
 class Rival(Contract, frozen=True, kw_only=True):

@@ -42,6 +42,16 @@ def test_a_second_attempt_that_says_something_else_breaks_the_answer() -> None:
         splice.take(chunk("b", 0, "two"))
 
 
+def test_an_attempt_that_goes_on_is_given_from_there() -> None:
+    splice = Splice()
+    splice.take(chunk("a", 0, "one two"))
+    splice.begin("b")
+    splice.begin("c", resumed=len("one two"))
+    assert splice.take(chunk("b", 0, "other")) == ""
+    assert splice.take(chunk("c", 0, " three")) == " three"
+    assert splice.rest("one two three!") == "!"
+
+
 def test_a_lost_chunk_breaks_the_answer() -> None:
     splice = Splice()
     splice.take(chunk("a", 0, "one"))

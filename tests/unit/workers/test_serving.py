@@ -1,6 +1,7 @@
 """One request from delivery to ack, with an echo engine and a recording mail."""
 
 import threading
+from datetime import timedelta
 
 import msgspec
 import pytest
@@ -20,7 +21,7 @@ from genie.contracts.inference import (
 from genie.messaging import envelope
 from genie.messaging.publisher import Letter
 from unit.workers.serving_twins import BOUND_S, MODEL, NOW, Puppet, Stage, task
-from workers import crashes
+from workers import crashes, refusals
 from workers.attempt import state_of
 from workers.engine.echo import EchoEngine
 from workers.engine.errors import EngineBusy
@@ -382,3 +383,51 @@ def test_an_engines_last_word_is_a_job_state(
 ) -> None:
     fault = None if code is None else Fault(code=code, message="")
     assert state_of(Finish(id="x", reason=reason, usage=Usage(), fault=fault)) is state
+
+
+def test_a_restarted_job_goes_on_after_what_its_asker_has() -> None:
+    stage = Stage()
+    stage.take()
+    first = stage.puppet.requests[0]
+    stage.puppet.say("something else")
+    stage.serving.resume("job1", "one two")
+    assert stage.puppet.cancelled == [first.id]
+    assert stage.puppet.requests[1].resume == "one two"
+    stage.puppet.say(" three")
+    stage.puppet.finish()
+    assert stage.outcome.text == "one two three"
+    kinds = [type(event) for event in stage.events.events]
+    assert kinds == [Started, GivenBack, Started, Outcome]
+    last = [e for e in stage.replies.events if isinstance(e, Started)][-1]
+    chunk = [e for e in stage.replies.events if isinstance(e, Chunk)][-1]
+    assert (last.resumed, last.attempt_id) == (len("one two"), chunk.attempt_id)
+    assert (chunk.seq, chunk.text) == (0, " three")
+    assert stage.settled == ["ack"]
+    (load,) = stage.serving.loads()
+    assert load.in_flight == 0
+
+
+def test_what_does_not_run_here_is_not_resumed() -> None:
+    stage = Stage()
+    stage.serving.resume("job1", "one two")
+    stage.take()
+    stage.puppet.finish()
+    stage.serving.resume("job1", "one two")
+    assert len(stage.puppet.requests) == 1
+
+
+def test_long_work_is_handed_on_with_what_is_written() -> None:
+    stage = Stage()
+    stage.take(deadline_at=NOW + timedelta(hours=24))
+    assert stage.puppet.requests[0].deadline_s == refusals.WORK_MOST_S
+    stage.puppet.say("one two")
+    fault = Fault(code="deadline_exceeded", message="the deadline passed")
+    stage.puppet.finish(FinishReason.ERROR, fault)
+    (again,) = stage.events.again
+    assert (again.job_id, again.resume, again.crashes) == ("job1", "one two", 0)
+    assert stage.events.outcomes == []
+    assert stage.settled == ["ack"]
+    stage.take(resume="one two")
+    stage.puppet.say(" three")
+    stage.puppet.finish()
+    assert stage.outcome.text == "one two three"

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from genie.contracts.inference import Fault, FinishReason, Sampling, WorkClass
@@ -62,6 +63,20 @@ def test_it_says_the_words_again_and_two_more(echo: Make, request_for: Make) -> 
     assert heard.text == "one two three one two"
     assert heard.finish.usage.prompt_tokens == 3
     assert heard.finish.usage.completion_tokens == 5
+
+
+@pytest.mark.parametrize("max_tokens", [None, 4])
+def test_a_resumed_answer_goes_on_where_it_was_and_counts_the_same(
+    echo: Make, request_for: Make, max_tokens: int | None
+) -> None:
+    sampling = Sampling(max_tokens=max_tokens)
+    whole, rest = Heard(), Heard()
+    asked = request_for(chat="one two three", sampling=sampling)
+    echo().submit(asked, whole)
+    assert whole.finish.fault is None
+    echo().submit(msgspec.structs.replace(asked, resume="one two"), rest)
+    assert rest.finish.usage == whole.finish.usage
+    assert f"one two{rest.text}" == whole.text
 
 
 def test_max_tokens_is_exactly_what_comes(echo: Make, request_for: Make) -> None:
