@@ -13,9 +13,11 @@ from cloud_app.settings import CloudSettings
 from cloud_app.store import pulse
 from cloud_app.web import (
     admin,
+    batches_api,
     dead_letters_api,
     embeddings,
     errors,
+    files_api,
     fleet,
     fleet_api,
     jobs_api,
@@ -61,7 +63,7 @@ def create_app(ctx: Context | None = None) -> Flask:
     errors.install(app)
     sessions.install(app, ctx.settings)
     ops.install(app, ctx)
-    inference = (openai.api, embeddings.api)
+    inference = (openai.api, embeddings.api, files_api.api, batches_api.api)
     fleets = (fleet.api, fleet_api.api, dead_letters_api.api)
     for api in (*inference, jobs_api.api, models_api.api, *fleets, ops.api):
         app.register_api(api)

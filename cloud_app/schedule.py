@@ -9,6 +9,7 @@ GATHER_S = 10.0
 RELAY_S = 5.0
 SWEEP_S = 30.0
 BURY_S = 10.0
+DRIVE_S = 1.0
 
 
 class Entry(TypedDict):
@@ -31,6 +32,7 @@ def entries(settings: CloudSettings) -> dict[str, Entry]:
         topology.TASK_RELAY: RELAY_S,
         topology.TASK_SWEEP: SWEEP_S,
         topology.TASK_BURY: BURY_S,
+        topology.TASK_DRIVE: DRIVE_S,
     }
     return {name: _entry(name, seconds) for name, seconds in every.items()}
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import celery
 
-from cloud_app import context, dead_letters, jobs, placement, registry
+from cloud_app import context, dead_letters, files, jobs, placement, registry
+from cloud_app.batching import driver
 from cloud_app.brain.views import Liveness
 from cloud_app.context import Context
 from genie import logs, topology
@@ -28,6 +29,7 @@ def register(app: celery.Celery) -> None:
         topology.TASK_RELAY: relay,
         topology.TASK_SWEEP: sweep,
         topology.TASK_BURY: bury,
+        topology.TASK_DRIVE: drive,
     }
     for name, run in tasks.items():
         app.task(_task(name, run), name=name, ignore_result=True, shared=False)
@@ -55,13 +57,19 @@ def relay(ctx: Context) -> dict[str, int]:
 def sweep(ctx: Context) -> dict[str, int]:
     """Time out what is overdue, forget what is old."""
     report = jobs.sweep(ctx)
-    return {"timed_out": report.timed_out, "purged": report.purged}
+    expired = files.expire(ctx)
+    return {"timed_out": report.timed_out, "purged": report.purged, "files": expired}
 
 
 def bury(ctx: Context) -> dict[str, int]:
     """Fail the jobs whose messages were dead-lettered."""
     report = dead_letters.bury(ctx)
     return {"failed": report.failed, "discarded": report.discarded}
+
+
+def drive(ctx: Context) -> dict[str, int]:
+    """Take every batch a step further."""
+    return {"written": driver.drive(ctx).written}
 
 
 def _task(name: str, run: Run) -> Callable[[], None]:

@@ -7,12 +7,11 @@ from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 
 from cloud_app import inference
-from cloud_app.inference import Answer, Mode, Order
-from cloud_app.web import answers, errors
+from cloud_app.inference import Answer, Order
+from cloud_app.web import answers, errors, orders
 from cloud_app.web.request import context, key, metrics, require_key, seats, tell
 from cloud_app.web.shapes import EmbeddingRequest
 from genie.contracts.inference import Outcome
-from genie.contracts.model import Capability
 from genie.errors import BadRequest
 
 api = APIBlueprint(
@@ -32,18 +31,11 @@ def embed(body: EmbeddingRequest) -> Response:
 
     encoding_format base64 is little-endian float32, what OpenAI's clients ask for.
     """
-    order = Order(
-        key=key(),
-        mode=Mode.SYNC,
-        model=body.model,
-        persona=body.persona,
-        inputs=tuple(body.input),
-        needed=(Capability.EMBED,),
-        sampling={},
+    order = orders.of_embedding(
+        body,
+        key(),
+        raw=request.get_data(),
         idempotency_key=request.headers.get("Idempotency-Key"),
-        body=request.get_data(),
-        deadline_s=body.deadline_s,
-        metadata=body.labels(),
     )
     seat = seats().take()
     try:

@@ -137,12 +137,18 @@ def of_validation(error: ValidationError) -> Response:
     first = error.errors(include_url=False, include_input=False)[0]
     if first["type"] == "model_type" and not first["loc"]:
         return answer(_malformed(), 400)
+    return answer(fault_of_body(error), 400)
+
+
+def fault_of_body(error: ValidationError) -> Fault:
+    """The first mistake of a body, as data."""
+    first = error.errors(include_url=False, include_input=False)[0]
     param = path(first)
     message = f"{param}: {_message(first)}" if param else _message(first)
     code = "invalid_request"
     if first["type"] == "unsupported":
         code = "unsupported_parameter"
-    return answer(Fault(code=code, message=message, param=param), 400)
+    return Fault(code=code, message=message, param=param)
 
 
 def _message(error: "ErrorDetails") -> str:

@@ -2,8 +2,9 @@
 
 from cloud_app.inference import Mode, Order
 from cloud_app.store.records import KeyRecord
-from cloud_app.web.shapes import ChatRequest, CompletionRequest, OrderShape
+from cloud_app.web.shapes import ChatRequest, CompletionRequest, EmbeddingRequest, OrderShape
 from genie.contracts.inference import Message
+from genie.contracts.model import Capability
 
 ROLES = {"developer": "system"}
 """OpenAI's newer word for the same role; chat templates know the older one."""
@@ -22,6 +23,29 @@ def of_chat(
         for m in body.messages
     )
     return _order(body, key, raw, idempotency_key, messages=messages)
+
+
+def of_embedding(
+    body: EmbeddingRequest,
+    key: KeyRecord,
+    *,
+    raw: bytes = b"",
+    idempotency_key: str | None = None,
+) -> Order:
+    """Texts to turn into vectors; ``raw`` are the bytes ``body`` was read from."""
+    return Order(
+        key=key,
+        mode=Mode.SYNC,
+        model=body.model,
+        persona=body.persona,
+        inputs=tuple(body.input),
+        needed=(Capability.EMBED,),
+        sampling={},
+        idempotency_key=idempotency_key,
+        body=raw,
+        deadline_s=body.deadline_s,
+        metadata=body.labels(),
+    )
 
 
 def of_completion(
