@@ -78,6 +78,7 @@ class Brain(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no typ
 
     def _begin(self) -> None:
         ctx = self._ctx = context.build(type(self).read())
+        broker.check_login(ctx.settings.broker_url, setting="GENIE_BROKER_URL")
         _wait_for_schema(ctx.db)
         context.install(ctx)
         self._outcomes = OutcomeConsumer(

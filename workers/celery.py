@@ -46,6 +46,9 @@ class Boot:
         logs.configure(level=settings.log_level)
         boot_id = join.new_boot_id()
         registered = register(settings, boot_id)
+        broker.check_login(
+            registered.broker_url, setting="the cloud's GENIE_WORKER_BROKER_URL"
+        )
         use_broker(app, registered.broker_url)
         use_queues(app, (broker.control_queue(registered.worker_id),))
         self.host = WorkerHost(settings, registered, boot_id=boot_id, on_moved=_move)

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
 import kombu
+from amqp.exceptions import AccessRefused, NotAllowed
 
 from genie import topology
 from genie.contracts.inference import WorkClass
+from genie.errors import SettingsError
 
 if TYPE_CHECKING:
     from kombu.transport.base import StdChannel
@@ -87,6 +89,27 @@ def connect(connection: kombu.Connection) -> None:
         interval_max=0,
         reraise_as_library_errors=False,
     )
+
+
+def check_login(url: str, *, setting: str) -> None:
+    """Raises `SettingsError` when the broker is there and refuses us for good.
+
+    A broker that is away is waited for; one that knows no such user never will be.
+    """
+    if is_memory(url):
+        return
+    opened = connection(url, name="genie-boot")
+    try:
+        connect(opened)
+    except (AccessRefused, NotAllowed) as error:
+        raise SettingsError(
+            f"the message broker refuses this login ({error.reply_text}); check user, "
+            f"password and virtual host in {setting}"
+        ) from error
+    except (*opened.connection_errors, *opened.channel_errors):
+        return
+    finally:
+        opened.release()
 
 
 def _on_blocked(reason: str) -> NoReturn:

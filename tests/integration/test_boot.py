@@ -98,3 +98,19 @@ def test_a_typo_in_the_catalog_is_named_by_file_line_and_field(
     assert f"{catalog}:3: " in said
     assert "famliy" in said
     assert "Traceback" not in said
+
+
+def test_a_brain_whose_login_is_refused_says_so_and_ends(
+    tmp_path: Path, rabbitmq_url: str
+) -> None:
+    address = rabbitmq_url.partition("@")[2]
+    environ = {
+        **SETTINGS,
+        "GENIE_BROKER_URL": f"amqp://guest:not-the-password@{address}",
+        "GENIE_DATABASE_URL": f"sqlite:///{tmp_path}/new.db",
+    }
+    status, said = started(BRAIN, tmp_path, environ)
+    assert status == 1
+    assert "refuses this login" in said
+    assert "not-the-password" not in said
+    assert "Traceback" not in said
