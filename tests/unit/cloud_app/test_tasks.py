@@ -20,6 +20,7 @@ NAMES = (
     topology.TASK_PLACE,
     topology.TASK_RELAY,
     topology.TASK_SWEEP,
+    topology.TASK_DRIVE,
     topology.TASK_BURY,
 )
 
