@@ -2,7 +2,8 @@
 
 python scripts/bench.py [--quick] [NAME...]
 
-Every figure is printed on stdout as a JSON line, in the order of its benchmark.
+The page is written when all of them ran, not when some were named. Every figure is
+printed on stdout as a JSON line, in the order of its benchmark.
 """
 
 import argparse
@@ -29,6 +30,7 @@ Figure = dict[str, object]
 def main(arguments: list[str]) -> int:
     """Run what was asked for; status 1 if one could not measure."""
     asked = _asked(arguments)
+    load = os.getloadavg()[0]
     names = asked.names or sorted(path.stem for path in _programs())
     figures: list[Figure] = []
     failed = []
@@ -37,7 +39,8 @@ def main(arguments: list[str]) -> int:
         figures += found
         if not found:
             failed.append(name)
-    write(figures, quick=asked.quick)
+    if not asked.names:
+        write(figures, quick=asked.quick, load=load)
     for name in failed:
         sys.stderr.write(f"{name} could not measure; its message stands above\n")
     return 1 if failed else 0
@@ -58,13 +61,17 @@ def run(name: str, *, quick: bool) -> list[Figure]:
     """The figures of one benchmark; none when it failed."""
     sys.stderr.write(f"== {name}\n")
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py")]
-    done = subprocess.run(
-        [*command, *(["--quick"] if quick else [])],
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [*command, *(["--quick"] if quick else [])],
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=LIMIT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        sys.stderr.write(f"{name} took longer than {LIMIT_S} s\n")
+        return []
     sys.stdout.write(done.stdout)
     sys.stdout.flush()
     if done.returncode:
@@ -72,19 +79,20 @@ def run(name: str, *, quick: bool) -> list[Figure]:
     return [json.loads(line) for line in done.stdout.splitlines() if line]
 
 
-def write(figures: list[Figure], *, quick: bool) -> None:
+def write(figures: list[Figure], *, quick: bool, load: float) -> None:
     """Put the table between the page's two markers."""
     page = PAGE.read_text(encoding="utf-8")
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
-    lines = "\n".join(table(figures, quick=quick))
+    lines = "\n".join(table(figures, quick=quick, load=load))
     PAGE.write_text(f"{before}{BEGIN}\n{lines}\n{END}{after}", encoding="utf-8")
 
 
-def table(figures: list[Figure], *, quick: bool) -> Iterator[str]:
+def table(figures: list[Figure], *, quick: bool, load: float) -> Iterator[str]:
     """The machine, then a line for each figure."""
     kind = "`make bench ARGS=--quick`" if quick else "`make bench`"
     yield f"{kind} on {datetime.now(UTC):%Y-%m-%d}. {machine()}"
+    yield f"Load average before the first one: {load:.1f} (0 is an idle machine)."
     yield ""
     yield "| benchmark | figure | measured | goal | | details |"
     yield "|---|---|---|---|---|---|"
