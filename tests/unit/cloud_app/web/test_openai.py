@@ -270,6 +270,45 @@ def test_an_unknown_model_is_404_with_suggestions(client: FlaskClient) -> None:
     assert "echo:small" in error(response)["message"]
 
 
+@pytest.mark.parametrize("name", ["titan", "poet"])
+def test_what_is_no_model_tier_or_persona_is_404_with_suggestions(
+    client: FlaskClient, name: str
+) -> None:
+    for body in (ask(model=name), ask(model=None, persona=name)):
+        response = client.post(CHAT, json=body)
+        assert response.status_code == 404
+        assert "did you mean" in error(response)["message"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("temperature", "2.0001"),
+        ("top_p", "0"),
+        ("max_tokens", "1" + "0" * 30),
+        ("max_tokens", "1.5"),
+        ("seed", str(2**63)),
+        ("top_k", "-1"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_by_the_name_of_its_field(
+    client: FlaskClient, field: str, value: str
+) -> None:
+    sound = json.dumps(ask()).removesuffix("}")
+    response = client.post(CHAT, data=f'{sound}, "{field}": {value}}}')
+    assert response.status_code == 400
+    assert error(response)["param"] == field
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999", "1" + "0" * 5000])
+def test_what_json_has_no_number_for_is_refused(
+    client: FlaskClient, value: str
+) -> None:
+    sound = json.dumps(ask()).removesuffix("}")
+    response = client.post(CHAT, data=f'{sound}, "temperature": {value}}}')
+    assert response.status_code == 400
+
+
 @pytest.mark.parametrize("key", [None, "Bearer nonsense", "Basic abc"])
 def test_without_a_good_key_nothing_is_read(
     visitor: FlaskClient, key: str | None
