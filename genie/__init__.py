@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from genie import errors
+    from genie.batches import Batch, BatchResult
     from genie.client import Client, ask, stream, submit
     from genie.jobs import Job, Result
     from genie.streaming import Stream, Waiting
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Batch": "genie.batches",
+    "BatchResult": "genie.batches",
     "Client": "genie.client",
     "Job": "genie.jobs",
     "Result": "genie.jobs",
@@ -37,6 +40,8 @@ _HOMES = {
 """Where each public name lives."""
 
 __all__ = [
+    "Batch",
+    "BatchResult",
     "Client",
     "Job",
     "Result",

@@ -26,6 +26,7 @@ from genie.answers import (
     RouteAnswer,
     WorkerAnswer,
 )
+from genie.batches import Batch, Batches, BatchOptions, Requests
 from genie.chat import DEFAULT_PERSONA, Options, chat_body, check
 from genie.credentials import Credentials, resolve
 from genie.embeddings import Embeddings, embeddings
@@ -97,6 +98,8 @@ class Client:
         self._transport = Transport(
             credentials, retry_s=retry_s, clock=self._clock, inner=transport
         )
+        self.batches = Batches(self._transport, self._clock)
+        self.files = self.batches.files
 
     def __enter__(self) -> "Client":
         return self
@@ -175,6 +178,12 @@ class Client:
             is_repeatable=True,
         )
         return embeddings(answers.read(EmbeddingsAnswer, self._transport.call(call)))
+
+    def batch(
+        self, requests: Requests, **options: Unpack[BatchOptions]
+    ) -> Batch:
+        """Many requests at once, when interactive work leaves room; `Batches.submit`."""
+        return self.batches.submit(requests, **options)
 
     def route(
         self,

@@ -138,7 +138,7 @@ class Job:
         )
 
 
-def pauses() -> Iterator[float]:
+def pauses(longest_s: float = LONGEST_PAUSE_S) -> Iterator[float]:
     """Seconds between two looks at a job: 0.05, growing by half to 1.
 
     >>> from itertools import islice
@@ -148,7 +148,7 @@ def pauses() -> Iterator[float]:
     pause = FIRST_PAUSE_S
     while True:
         yield pause
-        pause = min(LONGEST_PAUSE_S, pause * 1.5)
+        pause = min(longest_s, pause * 1.5)
 
 
 def bare(job_id: str) -> str:

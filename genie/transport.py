@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from urllib.parse import urlsplit
@@ -42,6 +42,8 @@ class Call:
     method: str
     path: str
     body: bytes | None = None
+    stream: Callable[[], Iterable[bytes]] | None = None
+    """Makes a body that is too large for memory, anew for each try."""
     params: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     timeout_s: float = READ_S
@@ -120,7 +122,7 @@ class Transport:
         request = self._http.build_request(
             call.method,
             call.path,
-            content=call.body,
+            content=call.body if call.stream is None else call.stream(),
             params=dict(call.params) or None,
             headers=dict(call.headers),
             timeout=httpx2.Timeout(call.timeout_s, connect=CONNECT_S),
