@@ -179,10 +179,8 @@ class Client:
         )
         return embeddings(answers.read(EmbeddingsAnswer, self._transport.call(call)))
 
-    def batch(
-        self, requests: Requests, **options: Unpack[BatchOptions]
-    ) -> Batch:
-        """Many requests at once, when interactive work leaves room; `Batches.submit`."""
+    def batch(self, requests: Requests, **options: Unpack[BatchOptions]) -> Batch:
+        """Many requests at once, in what interactive work leaves; see `Batches`."""
         return self.batches.submit(requests, **options)
 
     def route(
