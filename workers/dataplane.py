@@ -17,6 +17,7 @@ from genie.messaging.pump import Pump
 from workers.attempt import Delivery
 from workers.credits import Close, Credit, Held, Open, decide
 from workers.serving import Serving
+from workers.watchdog import Seen, Watchdog
 
 if TYPE_CHECKING:
     from kombu.transport.base import StdChannel
@@ -45,6 +46,7 @@ class DataPlane:
         self._open: dict[Credit, tuple[str, int, float]] = {}
         self._is_settling = self._again = False
         self._is_closed = False
+        self._watchdog = Watchdog()
         self._stopping = threading.Event()
         self._pump = Pump(
             url, name=f"{name}.data", on_connect=self._connect, on_lost=self._lost
@@ -131,10 +133,29 @@ class DataPlane:
             credit: Held(priority=priority, is_settled=now - at >= SETTLE_S)
             for credit, (_tag, priority, at) in self._open.items()
         }
+        self._guard(channel, now)
         self._serving.tend()
         loads = () if self._is_closed else self._serving.loads()
         for change in decide(loads, self._queues, held):
             self._apply(channel, change)
+
+    def _guard(self, channel: "StdChannel", now: float) -> None:
+        """Ask the broker about credits nobody answered; start anew if it is deaf."""
+        if self._is_memory:
+            return
+        opened = {credit: at for credit, (_tag, _priority, at) in self._open.items()}
+        seen: dict[Credit, Seen] = {}
+        for credit in self._watchdog.doubted(opened, now):
+            found = channel.queue_declare(self._declared[credit], passive=True)
+            if credit in self._open:  # else it was answered meanwhile
+                seen[credit] = Seen(
+                    opened_at=opened[credit],
+                    waiting=found.message_count,
+                    consumers=found.consumer_count,
+                )
+        if seen and self._watchdog.is_deaf(seen):
+            log.error("not_consuming", queues=[self._declared[one] for one in seen])
+            raise ConnectionResetError("the broker does not know of our consumers")
 
     def _apply(self, channel: "StdChannel", change: Close | Open) -> None:
         if isinstance(change, Open):

@@ -90,6 +90,7 @@ def _stream(
         includes_usage=includes_usage,
         request_id=g.request_id,
     )
+    sse.bound(request.environ)
     sending = streaming.Sending(plan, items, seat, metrics())
     return Response(sending, mimetype="text/event-stream", headers=sse.HEADERS)
 

@@ -1,0 +1,158 @@
+"""The data plane behind a network that misbehaves, on a real RabbitMQ."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from cloud_app.bus import Bus
+from fixtures.fleet import wait_until
+from fixtures.nodes import RabbitNode
+from fixtures.proxy import Proxy
+from genie.contracts.inference import JobState, Started
+from genie.errors import BrokerDown
+from integration.test_worker_dataplane import task
+from integration.worker_rig import Asker, Rig
+from workers import watchdog
+
+HALF_OPEN_S = 30.0
+"""What promises.md allows to notice that a peer went silent."""
+
+
+@pytest.fixture
+def asker(rabbitmq_url: str) -> Iterator[Asker]:
+    """Somebody who asks and listens, on a sound connection."""
+    with Asker(rabbitmq_url) as asker:
+        yield asker
+
+
+@pytest.fixture
+def proxy(rabbitmq: RabbitNode) -> Iterator[Proxy]:
+    """The worker's way to the broker."""
+    with Proxy(rabbitmq.port) as proxy:
+        yield proxy
+
+
+def test_a_cut_connection_is_made_anew_and_work_in_hand_ends_once(
+    rabbitmq_url: str, asker: Asker, proxy: Proxy
+) -> None:
+    with Rig(proxy.of(rabbitmq_url), "ann", ms_per_token=20):
+        jobs = [asker.ask("word " * 20) for _ in range(4)]
+        for job in jobs:
+            asker.started(job)
+        proxy.cut()
+        outcomes = [asker.outcome(job) for job in jobs]
+        after = asker.outcome(asker.ask())
+    assert {one.state for one in outcomes} == {JobState.COMPLETED}
+    assert after.state is JobState.COMPLETED
+
+
+def test_a_network_that_was_gone_for_a_while_needs_no_restart(
+    rabbitmq_url: str, asker: Asker, proxy: Proxy
+) -> None:
+    with Rig(proxy.of(rabbitmq_url), "ann") as rig:
+        proxy.refuse()
+        wait_until(lambda: not rig.plane.is_connected, 10, "the cut is noticed")
+        job = asker.ask()
+        proxy.allow()
+        assert asker.outcome(job).state is JobState.COMPLETED
+
+
+def test_a_peer_that_goes_silent_is_noticed_and_its_work_runs_elsewhere(
+    rabbitmq_url: str, asker: Asker, proxy: Proxy
+) -> None:
+    with Rig(proxy.of(rabbitmq_url), "silent", ms_per_token=500) as silent:
+        job = asker.ask("a b c d e f g h " * 10)
+        assert asker.started(job).worker == "silent"
+        with Rig(rabbitmq_url, "heir"):
+            proxy.pause()
+            began = time.monotonic()
+            wait_until(
+                lambda: "heir" in workers_of(asker, job), HALF_OPEN_S, "it runs again"
+            )
+            wait_until(
+                lambda: not silent.plane.is_connected, HALF_OPEN_S, "it noticed too"
+            )
+            took_s = time.monotonic() - began
+            proxy.resume()
+            assert asker.outcome(job).state is JobState.COMPLETED
+    assert took_s < HALF_OPEN_S
+
+
+def workers_of(asker: Asker, job: str) -> list[str]:
+    return [e.worker for e in asker.events(job) if isinstance(e, Started)]
+
+
+def test_a_slow_network_changes_no_answer(
+    rabbitmq_url: str, asker: Asker, rabbitmq: RabbitNode
+) -> None:
+    with (
+        Proxy(rabbitmq.port, delay_s=0.02) as slow,
+        Rig(slow.of(rabbitmq_url), "ann"),
+    ):
+        jobs = [asker.ask(f"slow {n}") for n in range(10)]
+        texts = [asker.outcome(job).text for job in jobs]
+    assert texts == [f"slow {n} slow {n}" for n in range(10)]
+
+
+def test_a_worker_that_is_connected_and_hears_nothing_starts_anew(
+    rabbitmq_url: str, asker: Asker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchdog, "WATCH_S", 0.5)
+    with Rig(rabbitmq_url, "ann") as rig:
+        asker.outcome(asker.ask())
+        deaf = threading.Event()
+
+        def silently_gone(channel: object) -> None:
+            for tag, _priority, _at in tuple(rig.plane._open.values()):
+                channel.basic_cancel(tag, nowait=True)  # type: ignore[attr-defined]  # amqp's channel
+            deaf.set()
+
+        rig.plane._pump.call(silently_gone)
+        assert deaf.wait(5)
+        assert asker.outcome(asker.ask()).state is JobState.COMPLETED
+
+
+def test_work_goes_on_after_the_broker_restarted(
+    rabbitmq_url: str, rabbitmq: RabbitNode
+) -> None:
+    with Rig(rabbitmq_url, "ann") as rig:
+        with Asker(rabbitmq_url) as before:
+            before.outcome(before.ask())
+        rabbitmq.kill()
+        rabbitmq.start()
+        began = time.monotonic()
+        wait_until(lambda: rig.plane.is_connected, 10, "it is connected again")
+        assert time.monotonic() - began < 10
+        with Asker(rabbitmq_url) as after:
+            assert after.outcome(after.ask()).state is JobState.COMPLETED
+
+
+def test_a_broker_in_alarm_refuses_soon_and_recovers(
+    rabbitmq_url: str, rabbitmq: RabbitNode, asker: Asker
+) -> None:
+    bus = Bus(rabbitmq_url)
+    wanted = task(asker)
+    try:
+        bus.publish(wanted)
+        rabbitmq.ctl("set_vm_memory_high_watermark", "absolute", "1MB")
+        began = time.monotonic()
+        with pytest.raises(BrokerDown):
+            bus.publish(wanted)
+        assert time.monotonic() - began < 5
+        rabbitmq.ctl("set_vm_memory_high_watermark", "0.4")
+        wait_until(lambda: is_published(bus, asker), 20, "the alarm is over")
+    finally:
+        rabbitmq.ctl("set_vm_memory_high_watermark", "0.4")
+        bus.close()
+    with Rig(rabbitmq_url, "ann"):
+        assert asker.outcome(asker.ask()).state is JobState.COMPLETED
+
+
+def is_published(bus: Bus, asker: Asker) -> bool:
+    try:
+        bus.publish(task(asker))
+    except BrokerDown:
+        return False
+    return True

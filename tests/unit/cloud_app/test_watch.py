@@ -1,0 +1,234 @@
+"""What an asker is told while its job waits, changes its worker, or is not read."""
+
+import pytest
+
+from cloud_app import asking, pace
+from cloud_app.asking import Text, Waiting, Watch
+from cloud_app.bus import Inbox
+from cloud_app.context import Context
+from cloud_app.store.records import JobRecord
+from fixtures.clouds import Cloud
+from genie.contracts.fleet import ModelState, ModelStatus
+from genie.contracts.inference import Chunk, Event, JobState, Outcome, Started
+
+READY = ModelStatus(
+    model="echo:small",
+    quant="none",
+    state=ModelState.READY,
+    fingerprint="f" * 12,
+    tokens_per_s=25.0,
+)
+
+
+@pytest.fixture
+def ctx(cloud: Cloud) -> Context:
+    """What a watch works with."""
+    return cloud.ctx
+
+
+@pytest.fixture
+def job(cloud: Cloud) -> JobRecord:
+    """A queued job."""
+    return cloud.job(mode="stream")
+
+
+def began(job: JobRecord, attempt: str, *, resumed: int = 0) -> Started:
+    return Started(
+        job_id=job.id,
+        attempt_id=attempt,
+        worker_id=f"id-of-{attempt}",
+        worker=attempt,
+        model=job.model,
+        at=job.created_at,
+        redelivered=attempt != "a",
+        resumed=resumed,
+    )
+
+
+def said(job: JobRecord, attempt: str, seq: int, text: str) -> Chunk:
+    return Chunk(job_id=job.id, attempt_id=attempt, seq=seq, text=text, tokens=1)
+
+
+def ended(job: JobRecord, attempt: str, text: str) -> Outcome:
+    return Outcome(
+        job_id=job.id,
+        attempt_id=attempt,
+        worker_id="w",
+        worker=attempt,
+        model=job.model,
+        state=JobState.COMPLETED,
+        at=job.created_at,
+        text=text,
+    )
+
+
+def told(
+    ctx: Context, job: JobRecord, *events: Event, repeats: bool = True
+) -> tuple[list[str], Outcome, Watch]:
+    """The texts and the outcome a stream of these events gives."""
+    inbox = Inbox()
+    for event in events:
+        inbox.put(event)
+    watch = Watch(ctx, job, inbox, repeats=repeats)
+    items = list(watch.items())
+    outcome = items[-1]
+    assert isinstance(outcome, Outcome)
+    return [item.text for item in items if isinstance(item, Text)], outcome, watch
+
+
+def test_an_answer_that_repeats_itself_is_spliced_and_nobody_is_asked(
+    cloud: Cloud, job: JobRecord
+) -> None:
+    texts, outcome, _ = told(
+        cloud.ctx,
+        job,
+        began(job, "a"),
+        said(job, "a", 0, "one two"),
+        began(job, "b"),
+        said(job, "b", 0, "one two three"),
+        ended(job, "b", "one two three"),
+    )
+    assert texts == ["one two", " three"]
+    assert outcome.state is JobState.COMPLETED
+    assert cloud.bus.resumed == []
+
+
+def test_an_answer_at_random_goes_on_after_what_was_given(
+    cloud: Cloud, job: JobRecord
+) -> None:
+    texts, outcome, watch = told(
+        cloud.ctx,
+        job,
+        began(job, "a"),
+        said(job, "a", 0, "one two"),
+        began(job, "b"),
+        said(job, "b", 0, "another"),
+        began(job, "c", resumed=len("one two")),
+        said(job, "b", 1, " answer"),
+        said(job, "c", 0, " three"),
+        ended(job, "c", "one two three"),
+        repeats=False,
+    )
+    assert "".join(texts) == "one two three"
+    assert outcome.state is JobState.COMPLETED
+    assert watch.gave_up is None
+    assert cloud.bus.resumed == [("id-of-b", job.id, "one two")]
+
+
+def test_a_repetition_that_differs_goes_on_after_what_was_given(
+    cloud: Cloud, job: JobRecord
+) -> None:
+    texts, outcome, _ = told(
+        cloud.ctx,
+        job,
+        began(job, "a"),
+        said(job, "a", 0, "one two"),
+        began(job, "b"),
+        said(job, "b", 0, "one too"),
+        began(job, "c", resumed=len("one two")),
+        said(job, "c", 0, " three"),
+        ended(job, "c", "one two three"),
+    )
+    assert "".join(texts) == "one two three"
+    assert outcome.state is JobState.COMPLETED
+    assert len(cloud.bus.resumed) == 1
+
+
+def test_an_attempt_before_any_text_was_given_needs_no_one_to_go_on(
+    cloud: Cloud, job: JobRecord
+) -> None:
+    texts, _, _ = told(
+        cloud.ctx,
+        job,
+        began(job, "a"),
+        began(job, "b"),
+        said(job, "b", 0, "fresh"),
+        ended(job, "b", "fresh"),
+        repeats=False,
+    )
+    assert texts == ["fresh"]
+    assert cloud.bus.resumed == []
+
+
+def test_an_answer_that_ended_otherwise_is_an_honest_error(
+    cloud: Cloud, job: JobRecord
+) -> None:
+    texts, outcome, watch = told(
+        cloud.ctx,
+        job,
+        began(job, "a"),
+        said(job, "a", 0, "one two"),
+        began(job, "b"),
+        ended(job, "b", "another answer"),
+        repeats=False,
+    )
+    assert texts == ["one two"]
+    assert outcome.state is JobState.FAILED
+    assert outcome.fault is not None
+    assert outcome.fault.code == "stream_broken"
+    assert watch.gave_up == outcome.fault
+
+
+def test_a_worker_that_never_goes_on_is_given_up(
+    cloud: Cloud, job: JobRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "RESUME_S", 0.0)
+    monkeypatch.setattr(asking, "WAIT_S", 0.01)
+    _, outcome, _ = told(
+        cloud.ctx,
+        job,
+        began(job, "a"),
+        said(job, "a", 0, "one two"),
+        began(job, "b"),
+        repeats=False,
+    )
+    assert outcome.fault is not None
+    assert "did not go on" in outcome.fault.message
+
+
+def test_a_reader_that_does_not_keep_up_is_cut_off_with_the_reason(
+    cloud: Cloud, job: JobRecord
+) -> None:
+    inbox = Inbox(most_chunks=3)
+    for seq in range(5):
+        inbox.put(said(job, "a", seq, "x"))
+    watch = Watch(cloud.ctx, job, inbox)
+    outcome = next(watch.items())
+    assert isinstance(outcome, Outcome)
+    assert watch.gave_up == outcome.fault == asking.TOO_SLOW
+
+
+def test_an_inbox_counts_bytes_and_what_was_read_makes_room() -> None:
+    chunk = Chunk(job_id="j", attempt_id="a", seq=0, text="", tokens=1)
+    inbox = Inbox(most_bytes=10)
+    for _ in range(100):
+        inbox.put(chunk, 8)
+        assert inbox.get(0) == chunk
+    inbox.put(chunk, 8)
+    inbox.put(chunk, 8)
+    assert inbox.is_cut
+    assert inbox.get(0) is None
+
+
+def test_who_waits_hears_its_place_and_when_it_is_due(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "WAIT_S", 0.01)
+    monkeypatch.setattr(asking, "ROW_EVERY_S", 0.0)
+    cloud.beat(cloud.join(), 0, READY)
+    jobs = []
+    for _ in range(3):
+        cloud.clock.forward(1)
+        jobs.append(cloud.job(mode="stream"))
+    assert [place(cloud, job) for job in jobs] == [(1, None), (2, None), (3, None)]
+    pace.of(cloud.ctx).note(jobs[0].model, 50)
+    assert place(cloud, jobs[2]) == (3, 3 * 50 / READY.tokens_per_s)
+    cloud.start(jobs[0], "a")
+    assert place(cloud, jobs[2])[0] == 2
+
+
+def place(cloud: Cloud, job: JobRecord) -> tuple[int | None, float | None]:
+    """What a waiting stream is told first."""
+    item = next(Watch(cloud.ctx, job, Inbox()).items())
+    assert isinstance(item, Waiting)
+    return item.position, item.eta_s
