@@ -112,7 +112,7 @@ def _wanted(
     if load.slots > 1 and load.free <= leave_free:
         return
     for work_class in BACKGROUND:
-        if not all(credit in held and held[credit].is_settled for credit in above):
+        if not all(_is_quiet(held.get(credit), load.bid) for credit in above):
             return
         above = list(_credits(load.model, queues, work_class))
         yield from above
@@ -124,10 +124,17 @@ def _credits(
     return (Credit(queue=name, model=model, work_class=work_class) for name in queues)
 
 
+def _is_quiet(held: Held | None, bid: int) -> bool:
+    """True when nothing waits there; a credit about to be opened anew cannot tell."""
+    return held is not None and held.is_settled and not _is_off(held, bid)
+
+
 def _is_stale(credit: Credit, held: Held, wanted: Mapping[Credit, int]) -> bool:
-    if credit not in wanted:
-        return True
-    return abs(wanted[credit] - held.priority) > REBID
+    return credit not in wanted or _is_off(held, wanted[credit])
+
+
+def _is_off(held: Held, bid: int) -> bool:
+    return abs(bid - held.priority) > REBID
 
 
 def bid(speed: float | None, *, in_flight: int, slots: int, dither: float) -> int:

@@ -18,12 +18,12 @@ from genie.messaging import envelope
 from workers import crashes, refusals
 from workers.attempt import Attempt, Delivery, Me
 from workers.cancels import Cancels
-from workers.credits import Load, bid
+from workers.credits import Load
 from workers.engine.errors import EngineBusy, EngineGone
 from workers.engine.protocol import EngineEvent, Finish, Piece
+from workers.loads import Loads
 from workers.mail import Mail
 from workers.resident import Loaded
-from workers.speeds import Speeds
 
 log = logs.logger("serving")
 
@@ -38,8 +38,8 @@ class Serving:
     """Takes deliveries, runs them on the engines that are ready, reports their end.
 
     ``ready`` gives the engines by model, ``on_slot`` is called from an engine's thread
-    when a slot came free, ``on_served(model)`` after each finished request, ``now`` is
-    the cloud's clock (deadlines are the cloud's).
+    when it could take one more request, ``on_served(model)`` after each finished one,
+    ``now`` is the cloud's clock (deadlines are the cloud's).
     """
 
     def __init__(
@@ -58,8 +58,7 @@ class Serving:
         self._now, self._clock = now, clock
         self._lock = threading.Condition()
         self._running: dict[str, Attempt] = {}
-        self._in_flight: dict[str, int] = {}
-        self._speeds = Speeds()
+        self._loads = Loads()
         self._paused_until: dict[str, float] = {}
         self._cancels = Cancels()
         self._parked: list[Attempt] = []
@@ -260,7 +259,10 @@ class Serving:
             if attempt.is_over:
                 return
             if isinstance(event, Piece):
-                chunk = attempt.add(event, self._clock())
+                now = self._clock()
+                if self._loads.heard(attempt.task.model, attempt.id, now):
+                    self._on_slot()
+                chunk = attempt.add(event, now)
                 if chunk is not None:
                     self._mail.chunk(attempt.task, chunk)
                 return
@@ -276,9 +278,10 @@ class Serving:
             self._hand_on(attempt, again)
             return
         # The slot first: the next request travels while this one's end is written.
-        self._free(attempt)
         if not attempt.resume:
-            self._speeds.note(attempt.task.model, finish)
+            model, id_ = attempt.task.model, attempt.id
+            self._loads.finished(model, id_, finish, self._clock())
+        self._free(attempt)
         rest = attempt.rest(self._clock())
         if rest is not None:
             self._mail.chunk(attempt.task, rest)
@@ -348,10 +351,10 @@ class Serving:
             attempt.cancel()
 
     def _enter(self, attempt: Attempt) -> None:
-        model = attempt.task.model
+        size = len(attempt.delivery.body)
         with self._lock:
             self._running[attempt.task.job_id] = attempt
-            self._in_flight[model] = self._in_flight.get(model, 0) + 1
+            self._loads.begin(attempt.task.model, attempt.id, size, self._clock())
 
     def _free(self, attempt: Attempt) -> None:
         """Give the slot back, once; before `_leave`, which says it is all over."""
@@ -361,7 +364,7 @@ class Serving:
         with self._lock:
             if self._running.get(attempt.task.job_id) is not attempt:
                 return
-            self._in_flight[attempt.task.model] -= 1
+            self._loads.end(attempt.task.model, attempt.id)
         self._on_slot()
 
     def _leave(self, attempt: Attempt) -> None:
@@ -375,18 +378,9 @@ class Serving:
         return any(model in (None, it.task.model) for it in here)
 
     def _load(self, model: str, loaded: Loaded) -> Load:
-        stats = loaded.engine.stats()
-        with self._lock:
-            in_flight = self._in_flight.get(model, 0)
-        return Load(
-            model=model,
-            slots=stats.slots,
-            in_flight=in_flight,
-            prefill_queued_s=stats.prefill_queued_s,
-            bid=bid(
-                self._speeds.of(model),
-                in_flight=in_flight,
-                slots=stats.slots,
-                dither=_random.random(),
-            ),
+        return self._loads.of(
+            model,
+            slots=loaded.engine.stats().slots,
+            now=self._clock(),
+            dither=_random.random(),
         )

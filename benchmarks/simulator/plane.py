@@ -1,8 +1,7 @@
 """A worker's data plane in simulated time, around the product's own credit policy.
 
 What `workers.dataplane` does with threads and a channel happens here on the clock:
-the same wakings, the same settling, the same `decide` and `bid`. Nothing is decided
-here.
+the same wakings, the same settling, around the same `Loads` and `decide`.
 """
 
 import random
@@ -12,12 +11,16 @@ from functools import partial
 from benchmarks.simulator.broker import Consumer, Queue
 from benchmarks.simulator.clock import Clock
 from benchmarks.simulator.worker import Request, Worker
-from genie.contracts.inference import WorkClass
-from workers.credits import Credit, CreditChange, Held, Load, Open, bid, decide
+from genie.contracts.inference import FinishReason, Usage, WorkClass
+from workers.credits import Credit, CreditChange, Held, Load, Open, decide
 from workers.dataplane import SETTLE_S, SOON_S, TICK_S
-from workers.serving import SPEED_WEIGHT
+from workers.engine.protocol import Finish
+from workers.loads import Loads
 
 MODEL, SHARED = "llama2:7b", "genie"
+
+ENVELOPE_BYTES, BYTES_A_TOKEN, SIZE_SIGMA = 700, 4.0, 0.2
+"""What a message's size says about its tokens: a mean, and how far it is off."""
 
 Decide = Callable[[Load, dict[Credit, Held]], tuple[CreditChange, ...]]
 
@@ -41,8 +44,8 @@ class Plane:
         self._clock, self._worker, self._queues = clock, worker, queues
         self._chance, self._decide = chance, policy
         self._open: dict[Credit, tuple[Consumer, float]] = {}
-        self._in_flight = 0
-        self._speed: float | None = None
+        self._loads = Loads()
+        worker.on_first.append(self._heard)
         worker.on_done.append(self._freed)
         self._settle()
         clock.after(chance.random() * TICK_S, self._tick)
@@ -53,17 +56,13 @@ class Plane:
         is_young = any(self._clock.now - at < SETTLE_S + SOON_S for at in opened)
         self._clock.after(SOON_S if is_young else TICK_S, self._tick)
 
-    def _freed(self, _worker: Worker, request: Request) -> None:
-        self._in_flight -= 1
-        self._measure(request)
-        self._settle()
+    def _heard(self, _worker: Worker, request: Request) -> None:
+        if self._loads.heard(MODEL, request.id, self._clock.now):
+            self._settle()
 
-    def _measure(self, request: Request) -> None:
-        tokens, seconds = request.arrival.answer - 1, request.done_at - request.first_at
-        if tokens < 1 or seconds <= 0:
-            return
-        old = self._speed or tokens / seconds
-        self._speed = old + SPEED_WEIGHT * (tokens / seconds - old)
+    def _freed(self, _worker: Worker, request: Request) -> None:
+        self._loads.finished(MODEL, request.id, _finish(request), self._clock.now)
+        self._settle()
 
     def _settle(self) -> None:
         now = self._clock.now
@@ -79,18 +78,11 @@ class Plane:
                 self._queues[change.credit.work_class].cancel(consumer)
 
     def _load(self) -> Load:
-        slots = self._worker.room.slots
-        return Load(
-            model=MODEL,
-            slots=slots,
-            in_flight=self._in_flight,
-            prefill_queued_s=self._worker.reported_prefill_s(),
-            bid=bid(
-                self._speed,
-                in_flight=self._in_flight,
-                slots=slots,
-                dither=self._chance.random(),
-            ),
+        return self._loads.of(
+            MODEL,
+            slots=self._worker.room.slots,
+            now=self._clock.now,
+            dither=self._chance.random(),
         )
 
     def _subscribe(self, change: Open) -> None:
@@ -104,6 +96,27 @@ class Plane:
         if taken is not None and taken[0].credit == 0:
             del self._open[credit]
             self._queues[credit.work_class].cancel(taken[0])
-        self._in_flight += 1
+        now = self._clock.now
+        self._loads.begin(MODEL, request.id, self._size(request), now)
+        request.given_at = now
         self._worker.submit(request)
         self._settle()
+
+    def _size(self, request: Request) -> int:
+        """The message's bytes: a worker does not know a prompt's tokens beforehand."""
+        error = self._chance.lognormvariate(0.0, SIZE_SIGMA)
+        return ENVELOPE_BYTES + round(BYTES_A_TOKEN * request.arrival.prompt * error)
+
+
+def _finish(request: Request) -> Finish:
+    """The engine's last word."""
+    return Finish(
+        id=request.id,
+        reason=FinishReason.STOP,
+        usage=Usage(
+            prompt_tokens=request.arrival.prompt,
+            completion_tokens=request.arrival.answer,
+        ),
+        first_token_s=request.first_at - request.given_at,
+        total_s=request.done_at - request.given_at,
+    )

@@ -1,9 +1,8 @@
 """A worker's engine in simulated time: continuous batching with chunked prefill.
 
-The rules are those of `workers.engine.scheduler` (slots, one token of every decoding
-request each pass, prompt chunks up to a budget, first come first served) and of
-`workers.engine.loop` (figures leave after a pass that changed who runs, and each half
-second). Passes in which nothing can change are taken in one stride.
+The rules are those of `workers.engine.scheduler`: slots, one token of every decoding
+request each pass, prompt chunks up to a budget, first come first served. Passes in
+which nothing can change are taken in one stride.
 """
 
 import heapq
@@ -15,21 +14,28 @@ from dataclasses import dataclass, field
 from benchmarks.simulator.arrivals import Arrival
 from benchmarks.simulator.clock import Clock
 from benchmarks.simulator.step_times import StepTimes
-from workers.engine.backend import Meter
-from workers.engine.loop import STATS_S
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Request:
-    """An arrival on its way: ``left`` prompt tokens are not computed yet."""
+    """An arrival on its way: ``left`` prompt tokens are not computed yet.
+
+    ``given_at`` is when its worker gave it to the engine.
+    """
 
     arrival: Arrival
     number: int = 0
     left: int = 0
     reused: int = 0
+    given_at: float = 0.0
     first_at: float = 0.0
     done_at: float = 0.0
     worker: str = ""
+
+    @property
+    def id(self) -> str:
+        """Its number in words."""
+        return str(self.number)
 
     @property
     def ttft_s(self) -> float:
@@ -71,7 +77,6 @@ class Worker:
         self.on_first: list[Told] = []
         self.on_done: list[Told] = []
         self.busy_s = 0.0
-        self._meter = Meter()
         self._clock = clock
         self._inbox: deque[Request] = deque()
         self._waiting: deque[Request] = deque()
@@ -79,8 +84,6 @@ class Worker:
         self._writing: list[tuple[int, int, Request]] = []
         self._passes = 0  # so far: each gave every writing request a token
         self._stride: _Stride | None = None
-        self._reported = (0, 0, 0.0)
-        self._reported_at = 0.0
 
     @property
     def active(self) -> int:
@@ -97,12 +100,6 @@ class Worker:
         """Prompt tokens not computed yet."""
         every = (*self._reading, *self._waiting, *self._inbox)
         return sum(one.left for one in every)
-
-    def reported_prefill_s(self) -> float:
-        """Seconds of queued prefill as the engine last told its worker."""
-        if self._clock.now - self._reported_at >= STATS_S and not self._reading:
-            return 0.0  # told again since, in the middle of a stride or idle
-        return self._reported[2]
 
     def submit(self, request: Request) -> None:
         """Take a request in; it joins at the end of the present pass."""
@@ -191,7 +188,6 @@ class Worker:
         self._passes += stride.count
         self.busy_s += stride.count * stride.each_s
         done = [*self._written(), *self._read(stride)]
-        self._report(stride)
         # The engine does not wait for its worker: the next pass begins at once.
         self._next()
         for tell, request in done:
@@ -218,15 +214,3 @@ class Worker:
                 continue
             end = self._passes + request.arrival.answer - 1
             heapq.heappush(self._writing, (end, request.number, request))
-
-    def _report(self, stride: _Stride) -> None:
-        prefilled = sum(length for _, length in stride.chunks)
-        self._meter.note(decoded=0, prefilled=prefilled, seconds=stride.each_s)
-        now = (self.active, len(self._waiting))
-        is_due = self._clock.now - self._reported_at >= STATS_S
-        if now == self._reported[:2] and not is_due:
-            return
-        unread = sum(one.left for one in (*self._reading, *self._waiting))
-        rate = self._meter.prefill_rate
-        self._reported = (*now, unread / rate if rate else 0.0)
-        self._reported_at = self._clock.now

@@ -50,17 +50,6 @@ def test_one_that_comes_in_the_middle_of_a_stride_joins_at_the_next_pass() -> No
     assert one.done_at == 100.0
 
 
-def test_its_figures_are_as_old_as_its_last_pass() -> None:
-    clock, worker = made(slots=4)
-    seen: list[float] = []
-    worker.submit(asked(prompt=100, answer=50))
-    clock.at(1.5, lambda: worker.submit(asked(prompt=300, number=1)))
-    clock.at(1.6, lambda: seen.append(worker.reported_prefill_s()))
-    clock.at(3.5, lambda: seen.append(worker.reported_prefill_s()))
-    clock.run()
-    assert seen == [0.0, pytest.approx(201 / 99.8, rel=0.01)]
-
-
 arrived = st.lists(
     st.tuples(st.floats(0, 50), st.integers(1, 400), st.integers(1, 40)), max_size=30
 )

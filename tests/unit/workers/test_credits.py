@@ -89,6 +89,14 @@ def test_an_open_credit_is_opened_anew_only_for_a_much_better_bid() -> None:
     )
 
 
+def test_what_is_opened_anew_must_settle_again_before_background_work() -> None:
+    open_ = {credit(FAST): Held(priority=50, is_settled=True)}
+    assert decide([load()], ["genie"], open_) == (
+        Close(credit=credit(FAST)),
+        Open(credit=credit(FAST), priority=10),
+    )
+
+
 speeds = st.one_of(st.none(), st.floats(min_value=0, max_value=1e9))
 
 
