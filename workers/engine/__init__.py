@@ -12,6 +12,7 @@ from genie.contracts.model import ModelSpec, Quant
 from workers.engine.backend import waiting_bound
 from workers.engine.echo import WHOLE_PROMPTS, EchoOptions
 from workers.engine.errors import load_failed
+from workers.engine.nest import Nest, Site
 from workers.engine.process import Bounds, EngineProcess
 from workers.engine.protocol import Engine
 from workers.engine.wire import Load
@@ -42,13 +43,15 @@ def start(  # noqa: PLR0913 - the one door: each is a fact only the caller knows
     on_exit: Callable[[Fault], None],
     on_progress: Callable[[float], None] | None = None,
     bounds: Bounds | None = None,
+    nest: Nest | None = None,
 ) -> Loaded:
     """Load a model into a child process and wait until it serves.
 
     ``path`` is what `workers.files.Models.ensure` returned, None for echo;
     ``context`` is tokens a slot; ``device`` is ``cpu``, ``cuda:0`` or ``cuda:0,1``.
     Raises LoadFailed, whose fault says why and what to do. If the engine dies
-    later, ``on_exit`` is called once, from the engine's own thread.
+    later, ``on_exit`` is called once, from the engine's own thread. ``nest`` is a
+    child that was started beforehand, for the same `site_of`.
     """
     load = Load(
         spec=spec,
@@ -61,10 +64,9 @@ def start(  # noqa: PLR0913 - the one door: each is a fact only the caller knows
         device="cpu" if device == "cpu" else "cuda",
         threads=max(1, threads),
     )
-    visible = "" if device == "cpu" else device.removeprefix("cuda:")
     engine = EngineProcess(
         load,
-        cuda_devices=visible,
+        nest=nest or Nest(site_of(device, threads)),
         on_exit=on_exit,
         on_progress=on_progress,
         bounds=bounds,
@@ -73,6 +75,12 @@ def start(  # noqa: PLR0913 - the one door: each is a fact only the caller knows
     return Loaded(
         engine=engine, fingerprint=ready.fingerprint, peak_bytes=ready.peak_bytes
     )
+
+
+def site_of(device: str, threads: int) -> Site:
+    """What a child for ``device`` must be started with."""
+    visible = "" if device == "cpu" else device.removeprefix("cuda:")
+    return Site(visible, max(1, threads))
 
 
 def _slots(spec: ModelSpec, slots: int) -> int:
@@ -101,4 +109,4 @@ def _budget(spec: ModelSpec, device: str) -> int:
     return CPU_BUDGET if device == "cpu" else CUDA_BUDGET
 
 
-__all__ = ["Bounds", "Engine", "Loaded", "start"]
+__all__ = ["Bounds", "Engine", "Loaded", "site_of", "start"]

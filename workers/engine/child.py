@@ -1,16 +1,22 @@
 """The child process: loads one model, then serves it until told to stop.
 
-Run as ``python -m workers.engine.child FD PARENT_PID`` by `workers.engine.process`.
+Run as ``python -m workers.engine.child FD PARENT_PID [warm]`` by
+`workers.engine.nest`.
 """
 
+import contextlib
 import ctypes
 import os
+import resource
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
+
+import msgspec
 
 from genie.contracts.inference import Fault
 from genie.contracts.model import Capability
@@ -19,25 +25,30 @@ from workers.engine.backend import Backend, Room
 from workers.engine.echo import EchoBackend, EchoOptions, echo_fingerprint
 from workers.engine.errors import LoadFailed
 from workers.engine.loop import Inbox, Loop
+from workers.engine.nest import WARM
 
 PR_SET_PDEATHSIG = 1
 """The prctl option of Linux that names the signal a child gets at its parent's end."""
+
+OOM_SCORE = 500
+"""Of 1000: chosen before anything that has not asked for it."""
 
 BackendAndIdentity = tuple[Backend, str]
 
 
 def main(arguments: list[str]) -> None:
     """Serve the pipe whose file descriptor and parent are given."""
-    descriptor, parent = (int(argument) for argument in arguments)
+    descriptor, parent = (int(argument) for argument in arguments[:2])
     os.set_inheritable(descriptor, False)
     die_with(parent)
+    die_first()
     pipe = Connection(descriptor)
-    load = wire.decode_commands(pipe.recv_bytes())[0]
-    if not isinstance(load, wire.Load):
-        raise SystemExit("the first message must be a load")
-    inbox = Inbox()
-    threading.Thread(target=_read, args=(pipe, inbox), daemon=True).start()
     send = _sender(pipe)
+    if WARM in arguments[2:]:
+        warm_up(send)
+    load = _first(pipe)
+    inbox = Inbox()
+    threading.Thread(target=_read, args=(pipe, inbox, send), daemon=True).start()
     backend = _ready(load, send)
     if backend is not None:
         Loop(backend, inbox, send).run()
@@ -55,6 +66,34 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
+def die_first() -> None:
+    """Tell the kernel whom to end when memory runs out: a model can be loaded again,
+    and what serves it, or the owner's own work, must not be chosen instead."""
+    # Only Linux has the file; raising one's own score needs no rights.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE), encoding="ascii")
+
+
+def warm_up(send: Callable[[Sequence[wire.Report]], None]) -> None:
+    """Import all that a model needs, and say what that takes."""
+    from workers.engine import loading  # noqa: F401 - importing it is the work
+
+    # Linux counts the peak in KiB.
+    taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    send([wire.Warm(peak_bytes=taken)])
+
+
+def _first(pipe: Connection) -> wire.Load:
+    try:
+        load = wire.decode_commands(pipe.recv_bytes())[0]
+    except (EOFError, OSError):
+        # Nobody wanted this child in the end.
+        os._exit(0)
+    if not isinstance(load, wire.Load):
+        raise SystemExit("the first message must be a load")
+    return load
+
+
 def _sender(pipe: Connection) -> Callable[[Sequence[wire.Report]], None]:
     def send(batch: Sequence[wire.Report]) -> None:
         try:
@@ -66,13 +105,19 @@ def _sender(pipe: Connection) -> Callable[[Sequence[wire.Report]], None]:
     return send
 
 
-def _read(pipe: Connection, inbox: Inbox) -> None:
+def _read(
+    pipe: Connection, inbox: Inbox, send: Callable[[Sequence[wire.Report]], None]
+) -> None:
     while True:
         try:
             frame = pipe.recv_bytes()
         except (EOFError, OSError):
             os._exit(0)
-        inbox.put(wire.decode_commands(frame))
+        try:
+            inbox.put(wire.decode_commands(frame))
+        except msgspec.DecodeError as error:
+            # A request nobody can read ends with the reason; the others go on.
+            send(wire.unreadable(frame, str(error)))
 
 
 def _ready(

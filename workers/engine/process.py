@@ -4,19 +4,17 @@ The parent never imports torch. A child can be killed at any moment, and only it
 end surely gives all memory back.
 """
 
-import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, Pipe
-from pathlib import Path
+from multiprocessing.connection import Connection
 
 from genie.contracts.inference import Fault
 from workers.engine.errors import EngineGone, LoadFailed
+from workers.engine.nest import Nest
 from workers.engine.protocol import EngineRequest, EngineStats, Sink
 from workers.engine.sinks import Sinks
 from workers.engine.wire import (
@@ -29,12 +27,10 @@ from workers.engine.wire import (
     Report,
     Stop,
     Submit,
+    Warm,
     decode_reports,
     encode,
 )
-
-KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "USER")
-"""All a child gets of its parent's environment: no credential is among them."""
 
 Exited = Callable[[Fault], None]
 Progressed = Callable[[float], None]
@@ -56,21 +52,22 @@ class Bounds:
 class EngineProcess:
     """A model in a child process: an `Engine`.
 
-    ``cuda_devices`` becomes the child's CUDA_VISIBLE_DEVICES. ``on_exit`` is called
-    once, from the engine's thread, if a loaded engine dies unasked.
+    ``nest`` is where it lives; one that was started already saves the child's
+    imports. ``on_exit`` is called once, from the engine's thread, if a loaded engine
+    dies unasked.
     """
 
     def __init__(
         self,
         load: Load,
         *,
-        cuda_devices: str,
+        nest: Nest,
         on_exit: Exited,
         on_progress: Progressed | None = None,
         bounds: Bounds | None = None,
     ) -> None:
         self._load = load
-        self._cuda_devices = cuda_devices
+        self._nest = nest
         self._on_exit = on_exit
         self._on_progress = on_progress
         self._bounds = bounds or Bounds()
@@ -88,8 +85,6 @@ class EngineProcess:
         self._fault: Fault
         self._child: subprocess.Popen[bytes]
         self._pipe: Connection
-        name = f"engine {load.spec.id}"
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     @property
     def pid(self) -> int:
@@ -97,8 +92,9 @@ class EngineProcess:
         return self._child.pid
 
     def start(self) -> Ready:
-        """Spawn the child and wait until it is ready; raises LoadFailed."""
-        self._thread.start()
+        """Load the model and wait until it is ready; raises LoadFailed."""
+        self._nest.start()
+        self._nest.hand_over(self._run)
         if not self._settled.wait(self._bounds.load_s):
             self._kill(f"loading took longer than {self._bounds.load_s:.0f} s")
             self._settled.wait()
@@ -130,7 +126,7 @@ class EngineProcess:
         """Stop the child, by force after a bound; what runs fails as closed."""
         self._closing = True
         self._send(Stop())
-        if threading.current_thread() is self._thread:
+        if self._nest.is_mine:
             return
         if not self._ended.wait(self._bounds.close_s):
             self._kill("it did not stop when asked")
@@ -145,16 +141,12 @@ class EngineProcess:
         return True
 
     def _run(self) -> None:
-        """The reader: spawns, listens until the child has ended, tells everyone.
-
-        The child asks the kernel to die with the thread that spawned it, so that
-        thread must be this one: it lives exactly as long as the child does.
-        """
-        try:
-            self._spawn()
-        except OSError as error:
-            self._unspawned(error)
+        """The reader: listens until the child has ended, then tells everyone."""
+        if self._nest.failure is not None:
+            self._unspawned(self._nest.failure)
             return
+        self._child, self._pipe = self._nest.child, self._nest.pipe
+        self._heard_at = time.monotonic()
         try:
             self._send(self._load)
             self._listen()
@@ -168,20 +160,6 @@ class EngineProcess:
         self._sinks.fail_all(fault)
         self._ended.set()
         self._settled.set()
-
-    def _spawn(self) -> None:
-        self._pipe, theirs = Pipe(duplex=True)
-        command = [sys.executable, "-P", "-m", "workers.engine.child"]
-        self._child = subprocess.Popen(
-            [*command, str(theirs.fileno()), str(os.getpid())],
-            env=child_environment(self._cuda_devices, self._load.threads),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            pass_fds=(theirs.fileno(),),
-            # Ctrl-C and group signals are for the worker, which then closes us.
-            start_new_session=True,
-        )
-        theirs.close()
 
     def _listen(self) -> None:
         while True:
@@ -205,7 +183,7 @@ class EngineProcess:
         elif isinstance(report, Ready | Failed):
             self._verdict = report
             self._settled.set()
-        else:
+        elif not isinstance(report, Warm):
             self._sinks.deliver(report)
 
     def _watch(self) -> None:
@@ -245,22 +223,6 @@ class EngineProcess:
         why = self._killed_for or _describe(self._child.poll())
         message = f"the engine of {model} died: {why}"
         return Fault(code="engine_died", message=message, retryable=True)
-
-
-def child_environment(cuda_devices: str, threads: int) -> dict[str, str]:
-    """The whole environment of a child: nothing of ours but what it needs to run."""
-    kept = {name: os.environ[name] for name in KEPT if name in os.environ}
-    root = str(Path(__file__).parents[2])
-    paths = [root, *(path for path in sys.path if path and path != root)]
-    return kept | {
-        "PYTHONPATH": os.pathsep.join(paths),
-        "CUDA_VISIBLE_DEVICES": cuda_devices,
-        "OMP_NUM_THREADS": str(threads),
-        "TOKENIZERS_PARALLELISM": "false",
-        # A child never fetches anything: its files are there and verified.
-        "HF_HUB_OFFLINE": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    }
 
 
 def _describe(code: int | None) -> str:

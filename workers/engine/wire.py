@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import msgspec
 
 from genie.contracts.base import Contract, Count
-from genie.contracts.inference import Fault
+from genie.contracts.inference import Fault, FinishReason, Usage
 from genie.contracts.model import ModelSpec, Quant
 from workers.engine.protocol import EngineRequest, EngineStats, Finish, Piece
 
@@ -60,6 +60,12 @@ class Ready(Contract, frozen=True, kw_only=True, tag_field="kind", tag="ready"):
     peak_bytes: Count
 
 
+class Warm(Contract, frozen=True, kw_only=True, tag_field="kind", tag="warm"):
+    """The child has imported what a model needs and waits for its `Load`."""
+
+    peak_bytes: Count
+
+
 class Failed(Contract, frozen=True, kw_only=True, tag_field="kind", tag="failed"):
     """The model could not be loaded."""
 
@@ -67,7 +73,7 @@ class Failed(Contract, frozen=True, kw_only=True, tag_field="kind", tag="failed"
 
 
 Command = Load | Submit | Cancel | Stop
-Report = Progress | Ready | Failed | Piece | Finish | EngineStats
+Report = Warm | Progress | Ready | Failed | Piece | Finish | EngineStats
 
 _encoder = msgspec.msgpack.Encoder()
 _commands = msgspec.msgpack.Decoder(tuple[Command, ...])
@@ -82,6 +88,31 @@ def encode(batch: Iterable[Command | Report]) -> bytes:
 def decode_commands(frame: bytes) -> tuple[Command, ...]:
     """What the parent asked; raises msgspec.ValidationError naming a wrong field."""
     return _commands.decode(frame)
+
+
+def unreadable(frame: bytes, why: str) -> list[Finish]:
+    """The ends of the requests in a frame that `decode_commands` cannot read."""
+    try:
+        commands = msgspec.msgpack.decode(frame)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return []
+    fault = Fault(code="invalid_request", message=f"the request is malformed: {why}")
+    ids = (_request_id(command) for command in _items(commands))
+    return [
+        Finish(id=one, reason=FinishReason.ERROR, usage=Usage(), fault=fault)
+        for one in ids
+        if one is not None
+    ]
+
+
+def _items(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
+
+
+def _request_id(command: object) -> str | None:
+    request = command.get("request") if isinstance(command, dict) else None
+    found = request.get("id") if isinstance(request, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def decode_reports(frame: bytes) -> tuple[Report, ...]:

@@ -12,57 +12,21 @@ from typing import Any
 
 import pytest
 
+from fixtures.engines import Heard, echo_spec, is_alive, pid_of, wait_until
 from genie.contracts.inference import Fault, FinishReason, Sampling
-from genie.contracts.model import ModelSpec, Quant
+from genie.contracts.model import Quant
 from workers import engine as engines
 from workers.engine import Bounds, Loaded
 from workers.engine.errors import EngineBusy, EngineGone, LoadFailed
-from workers.engine.process import EngineProcess, child_environment
-from workers.engine.protocol import EngineEvent, Finish, Piece
+from workers.engine.nest import Nest, Site, child_environment
+from workers.engine.process import EngineProcess
+from workers.engine.protocol import Piece
 from workers.engine.wire import Load
 
 Make = Callable[..., Any]
 ROOT = Path(__file__).parents[4]
 QUANT = Quant(name="f32", dtype="float32", weight_bytes=0)
 LONG = Sampling(max_tokens=3000)
-
-
-def echo_spec(source: str = "echo:") -> ModelSpec:
-    return ModelSpec(
-        id="echo",
-        family="echo",
-        parameters=0,
-        license="none",
-        source=source,
-        context_max=4096,
-        layers=1,
-        kv_heads=1,
-        head_dim=1,
-        engine="echo",
-    )
-
-
-class Heard:
-    """A sink that keeps events with the time they came."""
-
-    def __init__(self) -> None:
-        self.events: list[EngineEvent] = []
-        self.begun = threading.Event()
-        self.ended = threading.Event()
-        self.ended_at = 0.0
-
-    def __call__(self, event: EngineEvent) -> None:
-        self.events.append(event)
-        self.begun.set()
-        if isinstance(event, Finish):
-            self.ended_at = time.monotonic()
-            self.ended.set()
-
-    @property
-    def finish(self) -> Finish:
-        assert self.ended.wait(10), "no terminal event within 10 s"
-        (end,) = [one for one in self.events if isinstance(one, Finish)]
-        return end
 
 
 class Exits:
@@ -105,27 +69,6 @@ def start() -> Iterator[Callable[..., Loaded]]:
     yield make
     for loaded in started:
         loaded.engine.close()
-
-
-def pid_of(loaded: Loaded) -> int:
-    assert isinstance(loaded.engine, EngineProcess)
-    return loaded.engine.pid
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
-
-
-def wait_until(true: Callable[[], bool], seconds: float = 10.0) -> bool:
-    """Look every 10 ms until it is so; for states no event announces."""
-    end = time.monotonic() + seconds
-    while not true() and time.monotonic() < end:
-        time.sleep(0.01)
-    return true()
 
 
 def test_a_request_is_answered_by_the_child(start: Make, request_for: Make) -> None:
@@ -256,7 +199,7 @@ def test_a_death_while_loading_is_a_failed_load() -> None:
         threads=1,
     )
     exits = Exits()
-    engine = EngineProcess(load, cuda_devices="", on_exit=exits)
+    engine = EngineProcess(load, nest=Nest(Site("", 1)), on_exit=exits)
     failures: list[LoadFailed] = []
 
     def start() -> None:
@@ -322,8 +265,10 @@ def test_the_child_itself_sees_no_credentials(
 PARENT = """
 import sys, time
 sys.path[:0] = [{root!r}, {tests!r}]
-from test_process import QUANT, echo_spec
+from fixtures.engines import echo_spec
+from genie.contracts.model import Quant
 from workers import engine
+QUANT = Quant(name="f32", dtype="float32", weight_bytes=0)
 loaded = engine.start(echo_spec(), QUANT, path=None, slots=1, context=99, device="cpu",
                       threads=1, on_exit=lambda fault: None)
 heavy = [name for name in ("torch", "transformers", "numpy") if name in sys.modules]
@@ -335,7 +280,7 @@ sys.stdin.read()
 @pytest.fixture
 def parent() -> Iterator[subprocess.Popen[str]]:
     """A process that has started an engine and printed the child's id."""
-    code = PARENT.format(root=str(ROOT), tests=str(Path(__file__).parent))
+    code = PARENT.format(root=str(ROOT), tests=str(ROOT / "tests"))
     process = subprocess.Popen(
         [sys.executable, "-c", code],
         stdin=subprocess.PIPE,

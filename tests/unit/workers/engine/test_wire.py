@@ -37,3 +37,21 @@ def test_an_unknown_field_is_an_error_that_names_it() -> None:
     frame = msgspec.msgpack.encode([{"kind": "cancel", "id": "r", "now": True}])
     with pytest.raises(msgspec.ValidationError, match="now"):
         wire.decode_commands(frame)
+
+
+def test_a_frame_nobody_can_read_ends_its_requests_with_the_reason() -> None:
+    request = {"id": "r1", "scope": 7}
+    frame = msgspec.msgpack.encode(
+        [{"kind": "submit", "request": request}, {"kind": "cancel"}, "nonsense"]
+    )
+    with pytest.raises(msgspec.ValidationError):
+        wire.decode_commands(frame)
+    (finish,) = wire.unreadable(frame, "Expected `str`, got `int`")
+    assert finish.id == "r1"
+    assert finish.fault is not None
+    assert "Expected `str`" in finish.fault.message
+
+
+@pytest.mark.parametrize("frame", [b"", b"\xc1", b"\x80", b"\xa1\xff"])
+def test_noise_on_the_pipe_ends_nobody(frame: bytes) -> None:
+    assert wire.unreadable(frame, "noise") == []
