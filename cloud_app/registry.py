@@ -1,8 +1,6 @@
-"""Who is in the fleet: registrations, heartbeats, and who went silent."""
+"""Who is in the fleet: registrations and heartbeats."""
 
-from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from threading import Lock
 from weakref import WeakKeyDictionary
@@ -11,7 +9,7 @@ from sqlmodel import Session
 
 from cloud_app import auth, snapshot, store
 from cloud_app.brain import directives, liveness
-from cloud_app.brain.views import FleetView, Liveness, WorkerView
+from cloud_app.brain.views import FleetView
 from cloud_app.context import Context
 from cloud_app.store.facts import Fact
 from cloud_app.store.records import AnyOrg, PlacementRecord, WorkerRecord, slug_of
@@ -37,30 +35,6 @@ KNOWN_FOR = timedelta(days=1)
 
 _MAX_SEQ = 2**63 - 1
 _MAX_FACTS = 10_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Transition:
-    """A worker whose liveness changed since the gatherer last looked."""
-
-    worker_id: str
-    worker: str
-    was: str
-    now_is: str
-    age_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GatherReport:
-    """Workers by liveness, what changed, and how many placements were released.
-
-    ``is_held``: so many fell silent at once that nothing is released.
-    """
-
-    counts: dict[Liveness, int]
-    transitions: tuple[Transition, ...]
-    released: int
-    is_held: bool
 
 
 class _Memory:
@@ -155,9 +129,9 @@ def look(ctx: Context, session: Session) -> FleetView:
     """The whole fleet as this transaction sees it."""
     now = ctx.now()
     placements = store.placements.everything(session)
-    known = _known(session, now)
+    workers = known(session, now)
     beat_s = ctx.settings.heartbeat_s
-    return snapshot.fleet_view(known, placements, ctx.catalog, now, beat_s)
+    return snapshot.fleet_view(workers, placements, ctx.catalog, now, beat_s)
 
 
 def forget(ctx: Context) -> None:
@@ -190,31 +164,6 @@ def remove(ctx: Context, org: AnyOrg, worker_id: str) -> None:
             store.placements.release(session, (worker_id,))
             return
     raise _no_worker(worker_id)
-
-
-def gather(ctx: Context) -> GatherReport:
-    """Who is late, offline or lost; what lost workers held is planned elsewhere.
-
-    When more than half of the fleet fell silent at once, the fault is ours: nothing is
-    released.
-    """
-    now = ctx.now()
-    with ctx.db.reading() as session:
-        records = _known(session, now)
-        held = store.placements.everything(session)
-    beat_s = ctx.settings.heartbeat_s
-    fleet = snapshot.fleet_view(records, held, ctx.catalog, now, beat_s)
-    is_held = liveness.is_mass_silence(fleet)
-    changes = _transitions(records, fleet.workers)
-    lost = [w.id for w in fleet.workers if w.liveness is Liveness.LOST and w.placements]
-    released = _record(ctx, changes, () if is_held else lost)
-    _tell(changes, is_held)
-    return GatherReport(
-        counts=dict(Counter(worker.liveness for worker in fleet.workers)),
-        transitions=changes,
-        released=released,
-        is_held=is_held,
-    )
 
 
 def _join(
@@ -346,51 +295,9 @@ def _memory(ctx: Context) -> _Memory:
         return _memories.setdefault(ctx.db, _Memory())
 
 
-def _known(session: Session, now: datetime) -> tuple[WorkerRecord, ...]:
+def known(session: Session, now: datetime) -> tuple[WorkerRecord, ...]:
+    """Workers heard of within a day: the fleet's picture."""
     return store.workers.seen_since(session, now - KNOWN_FOR)
-
-
-def _transitions(
-    records: Iterable[WorkerRecord], views: Iterable[WorkerView]
-) -> tuple[Transition, ...]:
-    noted = {record.id: record.noted for record in records}
-    return tuple(
-        Transition(
-            worker_id=worker.id,
-            worker=worker.name,
-            was=noted[worker.id],
-            now_is=worker.liveness.value,
-            age_s=worker.age_s,
-        )
-        for worker in views
-        if noted[worker.id] != worker.liveness.value
-    )
-
-
-def _record(ctx: Context, changes: Iterable[Transition], lost: Iterable[str]) -> int:
-    """Note transitions and release placements; a quiet fleet costs no write."""
-    changes, lost = tuple(changes), tuple(lost)
-    if not changes and not lost:
-        return 0
-    with ctx.db.session() as session:
-        for change in changes:
-            store.workers.note_liveness(
-                session, change.worker_id, change.was, change.now_is
-            )
-        return store.placements.release(session, lost) if lost else 0
-
-
-def _tell(changes: Iterable[Transition], is_held: bool) -> None:
-    for change in changes:
-        event = "back" if change.now_is == Liveness.ONLINE else change.now_is
-        log.info(
-            f"worker_{event}",
-            worker=change.worker,
-            worker_id=change.worker_id,
-            age_s=round(change.age_s, 1),
-        )
-    if is_held:
-        log.warning("mass_silence", next_step="look at this cloud's own network first")
 
 
 def _no_worker(worker_id: str) -> NotFound:

@@ -37,7 +37,7 @@ def register(app: celery.Celery) -> None:
 
 def gather(ctx: Context) -> dict[str, int]:
     """See who went silent; a lost worker that is back is planned for at once."""
-    report = registry.gather(ctx)
+    report = silence.gather(ctx)
     if any(change.was == Liveness.LOST for change in report.transitions):
         placement.place(ctx)
     return {"changed": len(report.transitions), "released": report.released}

@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from cloud_app import auth, placement, registry, store
+from cloud_app import auth, placement, registry, silence, store
 from cloud_app.brain.views import Liveness
 from cloud_app.store.records import PlacementRecord
 from fixtures.clouds import NOON, Cloud, Statements, heartbeat, registration
@@ -245,16 +245,16 @@ def test_silence_is_told_in_four_words(
     cloud.clock.forward(silent_s)
     for other in others:
         cloud.beat(other, 1)
-    report = registry.gather(cloud.ctx)
+    report = silence.gather(cloud.ctx)
     changed = {change.worker_id: change.now_is for change in report.transitions}
     assert changed == ({} if expected == "online" else {silent.id: expected})
-    assert registry.gather(cloud.ctx).transitions == ()
+    assert silence.gather(cloud.ctx).transitions == ()
 
 
 def test_a_quiet_gathering_writes_nothing(cloud: Cloud) -> None:
     cloud.join()
     with Statements() as statements:
-        registry.gather(cloud.ctx)
+        silence.gather(cloud.ctx)
     assert statements.writes == []
 
 
@@ -266,7 +266,7 @@ def test_what_a_lost_worker_held_is_released(cloud: Cloud) -> None:
     cloud.clock.forward(301)
     for other in others:
         cloud.beat(other, 1)
-    report = registry.gather(cloud.ctx)
+    report = silence.gather(cloud.ctx)
     assert (report.released, report.is_held) == (1, False)
     assert report.counts == {Liveness.ONLINE: 2, Liveness.LOST: 1}
     with cloud.ctx.db.reading() as session:
@@ -277,9 +277,9 @@ def test_what_a_lost_worker_held_is_released(cloud: Cloud) -> None:
 def test_a_worker_that_comes_back_is_told(cloud: Cloud) -> None:
     worker = cloud.join()
     cloud.clock.forward(60)
-    registry.gather(cloud.ctx)
+    silence.gather(cloud.ctx)
     cloud.beat(worker, 1)
-    (change,) = registry.gather(cloud.ctx).transitions
+    (change,) = silence.gather(cloud.ctx).transitions
     assert (change.was, change.now_is) == ("late", "online")
 
 
@@ -290,7 +290,7 @@ def test_mass_silence_moves_nothing(cloud: Cloud) -> None:
     cloud.clock.forward(301)
     for worker in workers[:2]:
         cloud.beat(worker, 1)
-    report = registry.gather(cloud.ctx)
+    report = silence.gather(cloud.ctx)
     assert (report.is_held, report.released) == (True, 0)
     plan = placement.place(cloud.ctx)
     assert plan.held is not None
