@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import celery
 
-from cloud_app import context, dead_letters, files, jobs, placement, registry
+from cloud_app import context, dead_letters, files, jobs, placement, silence
 from cloud_app.batching import driver
 from cloud_app.brain.views import Liveness
 from cloud_app.context import Context
