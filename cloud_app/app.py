@@ -25,7 +25,10 @@ from cloud_app.web import (
     openai,
     ops,
     request,
+    retention_api,
+    schedules_api,
     sessions,
+    webhooks_api,
 )
 from cloud_app.web.json import JsonRequest, StrictJson
 from cloud_app.web.metrics import Metrics
@@ -65,7 +68,8 @@ def create_app(ctx: Context | None = None) -> Flask:
     ops.install(app, ctx)
     inference = (openai.api, embeddings.api, files_api.api, batches_api.api)
     fleets = (fleet.api, fleet_api.api, dead_letters_api.api)
-    for api in (*inference, jobs_api.api, models_api.api, *fleets, ops.api):
+    work = (jobs_api.api, schedules_api.api, webhooks_api.api, retention_api.api)
+    for api in (*inference, *work, models_api.api, *fleets, ops.api):
         app.register_api(api)
     app.register_blueprint(admin.pages)
     return app

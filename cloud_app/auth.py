@@ -102,6 +102,18 @@ def ensure_org(ctx: "Context", slug: str, name: str | None = None) -> OrgRecord:
         return _org(session, slug)
 
 
+def retain(
+    ctx: "Context", org: AnyOrg, hours: int | None, *, actor: str = "cli"
+) -> int | None:
+    """Keep an org's texts that long after a job's end; None: the cloud's setting."""
+    now = ctx.now()
+    with ctx.db.session() as session:
+        owner = _org(session, org)
+        store.orgs.retain(session, owner, hours)
+        _audit(session, owner, now, actor, "retention_set", str(hours))
+    return hours
+
+
 def create_key(
     ctx: "Context",
     org: AnyOrg,

@@ -9,13 +9,13 @@ from enum import StrEnum
 
 import msgspec
 
-from cloud_app import jobs, registry
+from cloud_app import jobs, registry, webhooks
 from cloud_app.asking import Text, Waiting, Watch
 from cloud_app.brain import capacity, router
 from cloud_app.bus import Inbox
 from cloud_app.context import Context
 from cloud_app.store import ids
-from cloud_app.store.records import JobRecord, KeyRecord, NewJob
+from cloud_app.store.records import JobRecord, KeyRecord, NewJob, Webhook
 from genie import logs, topology
 from genie.catalog import Catalog, Persona
 from genie.contracts.inference import (
@@ -25,6 +25,7 @@ from genie.contracts.inference import (
     Message,
     Outcome,
     Sampling,
+    Tool,
     WorkClass,
 )
 from genie.contracts.model import Capability
@@ -68,12 +69,17 @@ class Order:
     messages: tuple[Message, ...] = ()
     prompt: str | None = None
     inputs: tuple[str, ...] = ()
+    json_schema: str | None = None
+    tools: tuple[Tool, ...] = ()
+    force_tool: str | None = None
     needed: tuple[Capability, ...] = (Capability.CHAT,)
     sampling: Mapping[str, object]
     idempotency_key: str | None = None
     body: bytes = b""
     deadline_s: float | None = None
     metadata: dict[str, str]
+    webhook: Webhook | None = None
+    retain_h: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +175,7 @@ def submit(ctx: Context, order: Order) -> Accepted:
     if not created:
         return Accepted(job=job, replayed=True, inbox=None)
     inbox = ctx.replies.expect(job.id) if order.mode is not Mode.ASYNC else None
-    _publish(ctx, job, task, order.mode)
+    _publish(ctx, task, order.mode)
     repeats = task.sampling.temperature == 0
     return Accepted(job=job, replayed=False, inbox=inbox, repeats=repeats)
 
@@ -179,13 +185,23 @@ def prepare(ctx: Context, order: Order) -> NewJob:
 
     Raises `UnknownModel`, `BadRequest` and `NoCapacity`.
     """
+    if order.webhook is not None:
+        webhooks.check(ctx, order.webhook)
     target = resolve(ctx.catalog, order.model, order.persona)
     work_class = _work_class(order, target)
     texts = [message.content for message in order.messages] + [order.prompt or ""]
     route = decide(ctx, order.key, target, work_class, order.needed, texts)
     if isinstance(route, router.Refusal):
         raise _refused(route, "messages" if order.messages else "prompt")
-    return _new_job(order, _task(ctx, order, target, route), route)
+    return _new_job(ctx, order, _task(ctx, order, target, route), route)
+
+
+def launch(ctx: Context, new: NewJob) -> None:
+    """Publish an async job that is committed; the relay does it if that fails now.
+
+    Raises `TooLarge`, with the job then failed.
+    """
+    _publish(ctx, new.task, Mode.ASYNC)
 
 
 def stream(ctx: Context, accepted: Accepted) -> Iterator[Waiting | Text | Outcome]:
@@ -266,6 +282,9 @@ def _task(
         messages=_messages(order.messages, persona),
         prompt=order.prompt,
         inputs=order.inputs,
+        json_schema=order.json_schema,
+        tools=order.tools,
+        force_tool=order.force_tool,
         persona=persona.name if persona else None,
         locality=route.locality,
         reply_to=ctx.replies.name if is_watched else None,
@@ -292,18 +311,35 @@ def _messages(
     return (Message(role="system", content=persona.system_prompt), *messages)
 
 
-def _new_job(order: Order, task: InferenceTask, route: router.Route) -> NewJob:
+def _tool_format(ctx: Context, task: InferenceTask) -> dict[str, object]:
+    """How the chosen model writes calls, kept for whoever reads the answer later."""
+    spec = ctx.catalog.models.get(task.model)
+    if not task.tools or spec is None:
+        return {}
+    return {"tool_format": spec.tool_format}
+
+
+def _new_job(
+    ctx: Context, order: Order, task: InferenceTask, route: router.Route
+) -> NewJob:
     return NewJob(
         task=task,
         org=order.key.org,
         key_id=order.key.id,
         mode=order.mode.value,
-        route=explain(route),
+        route=explain(route) | _tool_format(ctx, task),
         substituted=route.substituted,
         idempotency_key=order.idempotency_key,
         body_sha256=_digest(order.body),
         metadata=order.metadata,
+        webhook=order.webhook,
+        retain_h=_retain_h(order.key.org.retain_h, order.retain_h),
     )
+
+
+def _retain_h(of_org: int | None, of_request: int | None) -> int | None:
+    """Hours to keep the texts: a request may ask for less than its org, never more."""
+    return min((h for h in (of_org, of_request) if h is not None), default=None)
 
 
 def _digest(body: bytes) -> str:
@@ -345,38 +381,38 @@ def _refused(refusal: router.Refusal, text_param: str) -> GenieError:
     return BadRequest(refusal.message, code=refusal.code, param="model")
 
 
-def _publish(ctx: Context, job: JobRecord, task: InferenceTask, mode: Mode) -> None:
+def _publish(ctx: Context, task: InferenceTask, mode: Mode) -> None:
     try:
         ctx.bus.publish(task)
     except Unavailable:
         if mode is Mode.ASYNC:
-            log.warning("publish_waits", job_id=job.id)
+            log.warning("publish_waits", job_id=task.job_id)
             return  # the row is committed: the relay publishes it when it can
-        _unpublished(ctx, job)
+        _unpublished(ctx, task.job_id)
         raise
     except GenieError:
-        _unpublished(ctx, job)
+        _unpublished(ctx, task.job_id)
         raise
     if mode is Mode.ASYNC:
-        _confirm(ctx, job)
+        _confirm(ctx, task.job_id)
 
 
-def _confirm(ctx: Context, job: JobRecord) -> None:
+def _confirm(ctx: Context, job_id: str) -> None:
     """Best effort: it is committed and in its queue, so it was accepted."""
     try:
-        jobs.confirmed(ctx, job.id)
+        jobs.confirmed(ctx, job_id)
     except Unavailable as error:  # the relay publishes it again, which is harmless
-        log.warning("confirm_waits", job_id=job.id, error=str(error))
+        log.warning("confirm_waits", job_id=job_id, error=str(error))
 
 
-def _unpublished(ctx: Context, job: JobRecord) -> None:
-    ctx.replies.forget(job.id)
+def _unpublished(ctx: Context, job_id: str) -> None:
+    ctx.replies.forget(job_id)
     fault = Fault(
         code="not_published",
         message="the work could not be handed to the broker; ask again",
         retryable=True,
     )
-    jobs.refuse(ctx, job.id, fault)
+    jobs.refuse(ctx, job_id, fault)
 
 
 def _abandon(ctx: Context, job: JobRecord, fault: Fault | None) -> None:

@@ -80,8 +80,7 @@ def accept(ctx: Context, new: NewJob) -> tuple[JobRecord, bool]:
     """
     _check_key(new.idempotency_key)
     with ctx.db.session() as session:
-        if store.jobs.insert(session, new):
-            _tell_at_end(session, new)
+        if record(session, new):
             return _accepted(new), True
         if new.idempotency_key is None:
             raise Conflict(f"job {new.task.job_id} exists already", param="id")
@@ -94,6 +93,21 @@ def accept(ctx: Context, new: NewJob) -> tuple[JobRecord, bool]:
             param="Idempotency-Key",
         )
     return job, False
+
+
+def record(session: Session, new: NewJob) -> bool:
+    """`accept` within the transaction of something else; False: it is there already.
+
+    Whoever calls it publishes after the commit.
+    """
+    if not store.jobs.insert(session, new):
+        return False
+    if new.webhook is not None:
+        task = new.task
+        store.webhooks.await_job(
+            session, new.org, new.webhook, task.job_id, task.created_at
+        )
+    return True
 
 
 def confirmed(ctx: Context, job_id: str) -> None:
@@ -236,14 +250,6 @@ def sweep(ctx: Context) -> SweepReport:
         if job.worker_id is not None:
             _tell(ctx, job.worker_id, job.job_id)
     return SweepReport(timed_out=len(overdue), purged=purged)
-
-
-def _tell_at_end(session: Session, new: NewJob) -> None:
-    if new.webhook is not None:
-        task = new.task
-        store.webhooks.await_job(
-            session, new.org, new.webhook, task.job_id, task.created_at
-        )
 
 
 def _check_key(key: str | None) -> None:

@@ -10,6 +10,8 @@ RELAY_S = 5.0
 SWEEP_S = 30.0
 BURY_S = 10.0
 DRIVE_S = 1.0
+FIRE_S = 5.0
+TELL_S = 2.0
 
 
 class Entry(TypedDict):
@@ -33,6 +35,8 @@ def entries(settings: CloudSettings) -> dict[str, Entry]:
         topology.TASK_SWEEP: SWEEP_S,
         topology.TASK_BURY: BURY_S,
         topology.TASK_DRIVE: DRIVE_S,
+        topology.TASK_FIRE: FIRE_S,
+        topology.TASK_TELL: TELL_S,
     }
     return {name: _entry(name, seconds) for name, seconds in every.items()}
 

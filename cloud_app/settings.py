@@ -115,6 +115,12 @@ class CloudSettings:
         "most requests of one batch queued at once",
         default=1_000,
     )
+    webhook_allow_private: bool = env.variable(
+        "GENIE_WEBHOOK_ALLOW_PRIVATE",
+        env.flag,
+        "1 lets webhooks go to private, loopback and link-local addresses",
+        default=False,
+    )
     log_level: str = env.variable(
         "GENIE_LOG_LEVEL",
         env.log_level,

@@ -8,10 +8,20 @@ from collections.abc import Callable
 
 import celery
 
-from cloud_app import context, dead_letters, files, jobs, placement, silence
+from cloud_app import (
+    context,
+    dead_letters,
+    files,
+    firing,
+    jobs,
+    placement,
+    silence,
+    webhooks,
+)
 from cloud_app.batching import driver
 from cloud_app.brain.views import Liveness
 from cloud_app.context import Context
+from cloud_app.web import orders, shown
 from genie import logs, topology
 from genie.errors import Unavailable
 
@@ -30,6 +40,8 @@ def register(app: celery.Celery) -> None:
         topology.TASK_SWEEP: sweep,
         topology.TASK_BURY: bury,
         topology.TASK_DRIVE: drive,
+        topology.TASK_FIRE: fire,
+        topology.TASK_TELL: tell,
     }
     for name, run in tasks.items():
         app.task(_task(name, run), name=name, ignore_result=True, shared=False)
@@ -58,6 +70,7 @@ def sweep(ctx: Context) -> dict[str, int]:
     """Time out what is overdue, forget what is old."""
     report = jobs.sweep(ctx)
     expired = files.expire(ctx)
+    webhooks.forget(ctx)
     return {"timed_out": report.timed_out, "purged": report.purged, "files": expired}
 
 
@@ -70,6 +83,16 @@ def bury(ctx: Context) -> dict[str, int]:
 def drive(ctx: Context) -> dict[str, int]:
     """Take every batch a step further."""
     return {"written": driver.drive(ctx).written}
+
+
+def fire(ctx: Context) -> dict[str, int]:
+    """Start the runs of schedules that are due."""
+    return {"started": firing.fire(ctx, orders.of_request)}
+
+
+def tell(ctx: Context) -> dict[str, int]:
+    """Deliver the webhooks that are due."""
+    return {"delivered": webhooks.deliver(ctx, shown.told)}
 
 
 def _task(name: str, run: Run) -> Callable[[], None]:

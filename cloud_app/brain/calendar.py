@@ -6,7 +6,7 @@ interval, not a time of day: they follow real time through every change of the c
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -30,6 +30,9 @@ ON_TIME = timedelta(seconds=60)
 
 BURST = 100
 """Most runs decided at once; the rest is decided when it is asked again."""
+
+Delay = Callable[[datetime], timedelta]
+"""How much later than its moment a run starts."""
 
 _FIELDS = 5
 _SECOND = timedelta(seconds=1)
@@ -70,6 +73,11 @@ class Due:
     fire: tuple[datetime, ...]
     missed: tuple[datetime, ...]
     next_at: datetime | None
+
+
+def on_the_dot(_run: datetime) -> timedelta:
+    """No delay."""
+    return timedelta(0)
 
 
 def parse(expression: str, zone: str) -> Cron:
@@ -144,29 +152,44 @@ def instant(wall: datetime, zone: ZoneInfo) -> datetime:
     return found.replace(microsecond=0)
 
 
-def due(cron: Cron, next_at: datetime, now: datetime, catch_up: CatchUp) -> Due:
-    """Decide on every run from ``next_at`` up to ``now``, at most `BURST` of them."""
-    if next_at > now:
+def due(
+    cron: Cron,
+    next_at: datetime,
+    now: datetime,
+    catch_up: CatchUp,
+    delay: Delay = on_the_dot,
+) -> Due:
+    """Decide on every run from ``next_at`` up to ``now``, at most `BURST` of them.
+
+    Each is due ``delay`` after its moment.
+    """
+    if next_at + delay(next_at) > now:
         return Due(fire=(), missed=(), next_at=next_at)
-    slots, rest = [next_at], None
+    slots, rest, is_all = [next_at], None, True
     for run in after(cron, next_at):
-        if run > now or len(slots) == BURST:
-            rest = run
+        is_later = run + delay(run) > now
+        if is_later or len(slots) == BURST:
+            rest, is_all = run, is_later
             break
         slots.append(run)
-    fire = tuple(_chosen(slots, now, catch_up, is_all=rest is None or rest > now))
+    fire = tuple(_chosen(slots, now, catch_up, delay, is_all=is_all))
     missed = tuple(slot for slot in slots if slot not in fire)
     return Due(fire=fire, missed=missed, next_at=rest)
 
 
 def _chosen(
-    slots: list[datetime], now: datetime, catch_up: CatchUp, *, is_all: bool
+    slots: list[datetime],
+    now: datetime,
+    catch_up: CatchUp,
+    delay: Delay,
+    *,
+    is_all: bool,
 ) -> list[datetime]:
     if catch_up is CatchUp.ALL:
         return slots
     if catch_up is CatchUp.LAST:
         return slots[-1:] if is_all else []
-    return [slot for slot in slots if now - slot <= ON_TIME]
+    return [slot for slot in slots if now - slot - delay(slot) <= ON_TIME]
 
 
 def jitter(schedule_id: str, fire_at: datetime, most_s: float) -> timedelta:

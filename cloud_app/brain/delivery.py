@@ -1,8 +1,10 @@
 """Webhooks decided: when to try again, and which addresses are nobody's own network."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import timedelta
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from urllib.parse import urlsplit
 
 GAPS = (timedelta(seconds=5), timedelta(seconds=30), timedelta(minutes=5))
 """After the first delivery fails: three more tries, each this long after the last."""
@@ -46,3 +48,45 @@ def _plain(text: str) -> Address:
     if address in _NAT64:
         return IPv4Address(int(address) & _LOW_32)
     return address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A webhook's URL taken apart; ``path`` with its query."""
+
+    is_tls: bool
+    host: str
+    port: int
+    path: str
+
+    @property
+    def authority(self) -> str:
+        """The host as the ``Host`` header names it."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        is_usual = self.port == (443 if self.is_tls else 80)
+        return host if is_usual else f"{host}:{self.port}"
+
+
+def target(url: str) -> Target:
+    """Take a webhook's URL apart; raises ValueError with what is wrong with it.
+
+    >>> target("https://example.com/hook?a=1").authority
+    'example.com'
+    """
+    if not url.isascii() or not url.isprintable() or " " in url:
+        raise ValueError("must be ASCII without spaces; percent-encode the rest")
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https"):
+        raise ValueError("must start with https:// or http://")
+    if not parts.hostname:
+        raise ValueError("names no host")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("must not hold a user or password; the secret signs")
+    is_tls = parts.scheme == "https"
+    path = parts.path or "/"
+    return Target(
+        is_tls=is_tls,
+        host=parts.hostname,
+        port=parts.port or (443 if is_tls else 80),
+        path=f"{path}?{parts.query}" if parts.query else path,
+    )

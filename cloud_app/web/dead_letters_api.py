@@ -9,8 +9,8 @@ from cloud_app import dead_letters
 from cloud_app.bus import DeadLetter
 from cloud_app.web import errors
 from cloud_app.web.answers import Json
-from cloud_app.web.jobs_api import job_json
 from cloud_app.web.request import context, key, require_admin, tell
+from cloud_app.web.shown import job_json
 from genie import codec
 from genie.errors import CodecError
 

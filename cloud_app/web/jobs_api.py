@@ -1,18 +1,23 @@
 """Jobs: what was submitted, how far it is, and how to stop it."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Literal
 
-from flask import Response, jsonify
+from flask import Response, jsonify, request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, ConfigDict, Field
 
-from cloud_app import asking, jobs
-from cloud_app.store.records import JobRecord
-from cloud_app.web import answers, errors
+from cloud_app import jobs, retries, store, timeline
+from cloud_app.store.records import JobFilter, JobRecord
+from cloud_app.timeline import Entry
+from cloud_app.web import errors, sse
 from cloud_app.web.answers import Json
-from cloud_app.web.request import context, key, require_key, tell
-from genie import codec
+from cloud_app.web.request import context, key, require_key, seats, tell
+from cloud_app.web.seats import Seat
+from cloud_app.web.shape import Shape
+from cloud_app.web.shown import entry_json, job_json
 from genie.contracts.inference import JobState
 
 PAGE_MAX = 200
@@ -44,25 +49,42 @@ class JobsQuery(BaseModel):
     model: str | None = None
     worker: str | None = Field(None, description="A worker's name or id.")
     since: float | None = Field(None, ge=0, le=2**33, description="Unix seconds.")
+    ids: str | None = Field(
+        None, max_length=16_000, description="Only these, with commas between them."
+    )
     limit: int = Field(20, ge=1, le=PAGE_MAX)
     after: str | None = Field(None, max_length=64, description="The last id seen.")
+
+
+class RetryRequest(Shape):
+    """Which jobs to retry: the newest that match and did not complete."""
+
+    state: Literal["failed", "timeout", "cancelled"] | None = Field(
+        None, description="failed and timeout unless given."
+    )
+    persona: str | None = None
+    model: str | None = None
+    worker: str | None = Field(None, description="A worker's name or id.")
+    since: float | None = Field(None, ge=0, le=2**33, description="Unix seconds.")
+    limit: int = Field(100, ge=1, le=PAGE_MAX)
+
+
+class JobQuery(BaseModel):
+    """What to show of one job."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    timeline: bool = Field(False, description="Also when what happened.")
 
 
 @api.get("")
 def list_jobs(query: JobsQuery) -> Response:
     """List this org's jobs, newest first."""
-    since = None if query.since is None else datetime.fromtimestamp(query.since, UTC)
-    found = jobs.find(
-        context(),
-        key().org.slug,
-        state=query.state,
-        persona=query.persona,
-        model=query.model,
-        worker=query.worker,
-        since=since,
-        limit=query.limit + 1,
-        after=query.after,
-    )
+    wanted = _filter(query)
+    if query.ids is not None:
+        wanted["ids"] = tuple(store.ids.bare(one) for one in query.ids.split(","))
+    limit, after = query.limit + 1, query.after
+    found = jobs.find(context(), key().org.slug, limit=limit, after=after, **wanted)
     page = found[: query.limit]
     return jsonify(
         {
@@ -73,10 +95,60 @@ def list_jobs(query: JobsQuery) -> Response:
     )
 
 
+@api.post("/retry")
+def retry_jobs(body: RetryRequest) -> Response:
+    """Submit again, as new jobs, those that match and did not complete."""
+    found = retries.retry_all(context(), key(), limit=body.limit, **_filter(body))
+    return jsonify(
+        {
+            "object": "list",
+            "data": [job_json(job) for job in found.jobs],
+            "skipped": [{"id": job_id, "why": why} for job_id, why in found.skipped],
+        }
+    )
+
+
+def _filter(query: JobsQuery | RetryRequest) -> JobFilter:
+    since = None if query.since is None else datetime.fromtimestamp(query.since, UTC)
+    state = JobState(query.state) if query.state else None
+    return {
+        "state": state,
+        "persona": query.persona,
+        "model": query.model,
+        "worker": query.worker,
+        "since": since,
+    }
+
+
 @api.get("/<job_id>")
-def get_job(path: JobPath) -> Response:
+def get_job(path: JobPath, query: JobQuery) -> Response:
     """One job: its status and, when it is completed, its result."""
-    return _answer(jobs.get(context(), key().org.slug, path.job_id))
+    if not query.timeline:
+        job = jobs.get(context(), key().org.slug, path.job_id)
+        return _delivered(job, job_json(job))
+    job, entries = timeline.read(context(), key().org.slug, path.job_id)
+    shown = job_json(job) | {"timeline": [entry_json(entry) for entry in entries]}
+    return _delivered(job, shown)
+
+
+@api.get("/<job_id>/events")
+def follow_job(path: JobPath) -> Response:
+    """The job's timeline as server-sent events, until it ends.
+
+    Send the id of the last event seen as Last-Event-ID to go on after it.
+    """
+    last = request.headers.get("Last-Event-ID")
+    entries = timeline.follow(context(), key().org.slug, path.job_id, last)
+    following = Following(entries, seats().take())
+    return Response(following, mimetype="text/event-stream", headers=sse.HEADERS)
+
+
+@api.post("/<job_id>/retry")
+def retry_job(path: JobPath) -> Response:
+    """Submit a job that did not complete again; doing it twice is doing it once."""
+    response = _answer(retries.retry(context(), key(), path.job_id))
+    response.status_code = 202
+    return response
 
 
 @api.post("/<job_id>/cancel")
@@ -96,42 +168,27 @@ def _answer(job: JobRecord) -> Response:
     return jsonify(job_json(job))
 
 
-def job_json(job: JobRecord) -> Json:
-    """A job as the API shows it; moments in unix seconds."""
-    return {
-        "id": job.id,
-        "object": "job",
-        "status": job.state.value,
-        "mode": job.mode,
-        "persona": job.persona,
-        "model": job.model,
-        "worker": job.worker,
-        "locality": job.locality,
-        "model_substituted": job.substituted,
-        "created_at": _unix(job.created_at),
-        "started_at": _unix(job.started_at),
-        "first_token_at": _unix(job.first_token_at),
-        "finished_at": _unix(job.finished_at),
-        "deadline_at": _unix(job.deadline_at),
-        "attempts": job.attempts,
-        "usage": answers.usage(job.usage) if job.usage else None,
-        "timing": codec.builtins(job.timing) if job.timing else None,
-        "error": codec.builtins(job.fault) if job.fault else None,
-        "route": job.route,
-        "result": _result(job),
-        "metadata": job.metadata,
-    }
+def _delivered(job: JobRecord, shown: Json) -> Response:
+    tell(job)
+    jobs.delivered(context(), job)
+    return jsonify(shown)
 
 
-def _result(job: JobRecord) -> Json | None:
-    """The answer, None before the end and after it was purged."""
-    if job.state is not JobState.COMPLETED or job.text is None:
-        return None
-    outcome = asking.outcome_of(job)
-    if outcome.extras and outcome.extras.vectors:
-        return answers.vectors(job, outcome)
-    return answers.whole(answers.CHAT, job, outcome)
+class Following:
+    """The body of a job's events; closing it, from whichever side, leaves its seat."""
 
+    def __init__(self, entries: Iterator[Entry | None], seat: Seat) -> None:
+        self._entries, self._seat = entries, seat
 
-def _unix(at: datetime | None) -> float | None:
-    return None if at is None else round(at.timestamp(), 3)
+    def __iter__(self) -> "Following":
+        return self
+
+    def __next__(self) -> bytes:
+        entry = next(self._entries)
+        if entry is None:
+            return sse.comment("nothing new")
+        return sse.event(entry.id, entry.name, entry_json(entry))
+
+    def close(self) -> None:
+        """Stop."""
+        self._seat.leave()

@@ -1,13 +1,43 @@
 """Request bodies as orders, whoever reads them: the web, or a schedule that fires."""
 
+from dataclasses import replace
+from typing import Any
+
+from pydantic import ValidationError
+
 from cloud_app.inference import Mode, Order
 from cloud_app.store.records import KeyRecord
-from cloud_app.web.shapes import ChatRequest, CompletionRequest, EmbeddingRequest, OrderShape
+from cloud_app.web import errors
+from cloud_app.web.json import dumps
+from cloud_app.web.shapes import (
+    ChatMessage,
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    OrderShape,
+)
 from genie.contracts.inference import Message
 from genie.contracts.model import Capability
+from genie.errors import BadRequest
 
 ROLES = {"developer": "system"}
 """OpenAI's newer word for the same role; chat templates know the older one."""
+
+
+def of_request(body: dict[str, Any], key: KeyRecord) -> Order:
+    """The chat request of a schedule, as an order nobody waits for.
+
+    Raises `BadRequest` naming the field.
+    """
+    try:
+        shape = ChatRequest.model_validate({**body, "mode": "async", "stream": None})
+    except ValidationError as error:
+        fault = errors.fault_of_body(error)
+        param = f"request.{fault.param}" if fault.param else "request"
+        raise BadRequest(
+            f"request.{fault.message}", param=param, code=fault.code
+        ) from error
+    return of_chat(shape, key, raw=dumps(body).encode())
 
 
 def of_chat(
@@ -18,11 +48,30 @@ def of_chat(
     idempotency_key: str | None = None,
 ) -> Order:
     """A conversation to answer; ``raw`` are the bytes ``body`` was read from."""
-    messages = tuple(
-        Message(role=ROLES.get(m.role, m.role), content=m.content, name=m.name)
-        for m in body.messages
+    messages = tuple(_message(one) for one in body.messages)
+    order = _order(body, key, raw, idempotency_key, messages=messages)
+    needed = list(order.needed)
+    if body.json_schema is not None:
+        needed.append(Capability.JSON)
+    if body.offered:
+        needed.append(Capability.TOOLS)
+    return replace(
+        order,
+        json_schema=body.json_schema,
+        tools=body.offered,
+        force_tool=body.force_tool,
+        needed=tuple(needed),
     )
-    return _order(body, key, raw, idempotency_key, messages=messages)
+
+
+def _message(said: ChatMessage) -> Message:
+    return Message(
+        role=ROLES.get(said.role, said.role),
+        content=said.content or "",
+        name=said.name,
+        tool_calls=tuple(call.contract() for call in said.tool_calls or ()),
+        tool_call_id=said.tool_call_id,
+    )
 
 
 def of_embedding(
@@ -80,4 +129,6 @@ def _order(
         body=raw,
         deadline_s=body.deadline_s,
         metadata=body.labels(),
+        webhook=body.webhook.webhook() if body.webhook else None,
+        retain_h=body.retain,
     )

@@ -6,27 +6,28 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     WithJsonSchema,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
+from cloud_app.web.formats import (
+    ResponseFormat,
+    ToolCallShape,
+    ToolChoice,
+    ToolShape,
+    forced,
+)
+from cloud_app.web.hook_shape import WebhookShape
+from cloud_app.web.shape import Shape as Shape
+from cloud_app.web.shape import unsupported, wrong
+from genie.contracts.inference import ANY_TOOL, Tool
+
 MAX_INPUTS = 256
 """Texts of one embeddings request."""
 
 EMPTY: tuple[object, ...] = (None, False, "", [], {}, 0)
-
-
-def wrong(message: str, at: str = "", kind: str = "value") -> PydanticCustomError:
-    """A mistake in a body; ``at`` is the rest of the path below the field."""
-    return PydanticCustomError(kind, "{text}", {"text": message, "at": at})
-
-
-def unsupported(what: str, at: str = "") -> PydanticCustomError:
-    """Something meaningful that this release cannot do; never ignored in silence."""
-    return wrong(f"{what} is not supported yet; leave it out", at, "unsupported")
 
 
 def _absent(value: object) -> None:
@@ -43,12 +44,6 @@ def _only(*allowed: object) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _text_format(value: object) -> None:
-    kind = value.get("type") if isinstance(value, dict) else value
-    if value is not None and kind != "text":
-        raise unsupported("anything but text", ".type")
-
-
 Unsupported = Annotated[
     Any, AfterValidator(_absent), WithJsonSchema({"description": "Not supported yet."})
 ]
@@ -63,6 +58,8 @@ class TextPart(BaseModel):
 
 def _flatten(value: object) -> object:
     """Message content as one text: a string, or text parts joined by line breaks."""
+    if value is None:
+        return None
     if isinstance(value, list):
         return "\n".join(_part(n, part) for n, part in enumerate(value))
     if isinstance(value, str):
@@ -86,7 +83,8 @@ def _listed(value: object) -> object:
 
 
 Content = Annotated[
-    str, BeforeValidator(_flatten, json_schema_input_type=str | list[TextPart])
+    str | None,
+    BeforeValidator(_flatten, json_schema_input_type=str | list[TextPart] | None),
 ]
 StopText = Annotated[str, Field(min_length=1)]
 Stop = Annotated[
@@ -98,21 +96,26 @@ Penalty = Annotated[float, Field(ge=-2, le=2)]
 Metadata = Annotated[dict[str, str], Field(max_length=16)]
 
 
-class Shape(BaseModel):
-    """Base of every request body: strict types, unknown fields ignored."""
-
-    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
-
-
 class ChatMessage(Shape):
     """One turn of a conversation."""
 
     role: Literal["developer", "system", "user", "assistant", "tool"]
-    content: Content = Field(description="A text, or text parts.")
+    content: Content = Field(None, description="A text, or text parts.")
     name: str | None = None
-    tool_calls: Unsupported = None
+    tool_calls: list[ToolCallShape] | None = None
+    tool_call_id: str | None = Field(None, max_length=64)
     function_call: Unsupported = None
     audio: Unsupported = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> "ChatMessage":
+        if self.content is None and not self.tool_calls:
+            raise wrong("must be a text or an array of text parts", ".content")
+        if self.tool_calls and self.role != "assistant":
+            raise wrong("only an assistant calls tools", ".tool_calls")
+        if self.role == "tool" and not self.tool_call_id:
+            raise wrong("names the call this answers; give it", ".tool_call_id")
+        return self
 
 
 class StreamOptions(Shape):
@@ -156,9 +159,16 @@ class OrderShape(SamplingShape):
     stream_options: StreamOptions | None = None
     deadline_s: float | None = Field(None, gt=0, le=86_400, description="Seconds.")
     metadata: Metadata | None = None
+    retain: int | None = Field(
+        None,
+        ge=0,
+        le=8760,
+        description="Hours to keep prompt and answer after the end, at most what the "
+        "org keeps; 0: nothing is kept after delivery.",
+    )
     user: str | None = None
     n: Annotated[int | None, _only(1)] = None
-    webhook: Unsupported = None
+    webhook: WebhookShape | None = Field(None, description="With mode async.")
 
     @model_validator(mode="after")
     def _named(self) -> "OrderShape":
@@ -166,6 +176,8 @@ class OrderShape(SamplingShape):
             raise wrong("name a model or a persona; see /v1/models", "model")
         if self.stream and self.mode not in (None, "stream"):
             raise wrong(f"stream is true, so mode cannot be {self.mode}", "mode")
+        if self.webhook and self.way != "async":
+            raise wrong("is told of jobs nobody waits for; use mode async", "webhook")
         return self
 
     @property
@@ -189,11 +201,12 @@ class ChatRequest(OrderShape):
 
     messages: list[ChatMessage] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1, le=10_000_000)
-    tools: Unsupported = None
-    tool_choice: Annotated[Any, _only("none")] = None
+    tools: list[ToolShape] | None = Field(None, max_length=128)
+    tool_choice: ToolChoice = None
+    parallel_tool_calls: Annotated[bool | None, _only(True)] = None
     functions: Unsupported = None
     function_call: Annotated[Any, _only("none")] = None
-    response_format: Annotated[Any, AfterValidator(_text_format)] = None
+    response_format: ResponseFormat | None = None
     logprobs: Unsupported = None
     top_logprobs: Unsupported = None
     audio: Unsupported = None
@@ -206,6 +219,36 @@ class ChatRequest(OrderShape):
         if self.max_completion_tokens is not None:
             given["max_tokens"] = self.max_completion_tokens
         return given
+
+    @property
+    def json_schema(self) -> str | None:
+        """The JSON schema the answer must satisfy, as text."""
+        return self.response_format.schema_text if self.response_format else None
+
+    @model_validator(mode="after")
+    def _callable(self) -> "ChatRequest":
+        if self.offered and self.json_schema is not None:
+            raise wrong("cannot be had together with tools yet", "response_format")
+        if self.tool_choice in (None, "none", "auto") or self.offered:
+            names = {tool.function.name for tool in self.tools or ()}
+            if self.force_tool in (None, ANY_TOOL) or self.force_tool in names:
+                return self
+            raise wrong(
+                f"names {self.force_tool}, which is not in tools", "tool_choice"
+            )
+        raise wrong("needs tools to choose from", "tool_choice")
+
+    @property
+    def offered(self) -> tuple[Tool, ...]:
+        """The tools the model may call; none when tool_choice says none."""
+        if self.tool_choice == "none":
+            return ()
+        return tuple(tool.contract() for tool in self.tools or ())
+
+    @property
+    def force_tool(self) -> str | None:
+        """The tool that must be called, ``*`` for any, None for the model's choice."""
+        return forced(self.tool_choice)
 
 
 class CompletionRequest(OrderShape):

@@ -1,0 +1,48 @@
+"""How long this org's prompts and answers are kept."""
+
+from flask import Response, jsonify
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.tag import Tag
+from pydantic import Field
+
+from cloud_app import auth
+from cloud_app.web import errors
+from cloud_app.web.request import context, key, require_admin
+from cloud_app.web.shape import Shape
+
+api = APIBlueprint(
+    "retention",
+    __name__,
+    url_prefix="/v1/retention",
+    abp_tags=[Tag(name="admin", description="For admin keys")],
+    abp_security=[{"key": []}],
+    abp_responses=errors.RESPONSES,
+)
+api.before_request(require_admin)
+
+
+class RetentionRequest(Shape):
+    """How long to keep texts; for jobs submitted from now on."""
+
+    hours: int | None = Field(
+        ge=0, le=8760, description="null: as long as the cloud keeps them."
+    )
+
+
+@api.get("")
+def get_retention() -> Response:
+    """Hours that prompts and answers are kept after the end of a job."""
+    return _answer(key().org.retain_h)
+
+
+@api.put("")
+def set_retention(body: RetentionRequest) -> Response:
+    """Keep them for so many hours; 0: not past their delivery."""
+    actor = key().prefix
+    return _answer(auth.retain(context(), key().org, body.hours, actor=actor))
+
+
+def _answer(hours: int | None) -> Response:
+    most = context().settings.retain_h
+    kept = most if hours is None else min(hours, most)
+    return jsonify({"object": "retention", "hours": hours, "kept_h": kept})

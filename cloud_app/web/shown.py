@@ -1,0 +1,74 @@
+"""Jobs and runs as the API shows them, and as webhooks tell of them."""
+
+from datetime import datetime
+
+from cloud_app import asking
+from cloud_app.store.records import JobRecord
+from cloud_app.store.schedule_records import DeliveryRecord
+from cloud_app.timeline import Entry
+from cloud_app.web import answers
+from cloud_app.web.answers import Json
+from cloud_app.web.json import dumps
+from genie import codec
+from genie.contracts.inference import JobState
+
+
+def job_json(job: JobRecord) -> Json:
+    """A job as the API shows it; moments in unix seconds."""
+    return {
+        "id": job.id,
+        "object": "job",
+        "status": job.state.value,
+        "mode": job.mode,
+        "persona": job.persona,
+        "model": job.model,
+        "worker": job.worker,
+        "locality": job.locality,
+        "model_substituted": job.substituted,
+        "created_at": unix(job.created_at),
+        "started_at": unix(job.started_at),
+        "first_token_at": unix(job.first_token_at),
+        "finished_at": unix(job.finished_at),
+        "deadline_at": unix(job.deadline_at),
+        "attempts": job.attempts,
+        "retry_of": job.retry_of,
+        "retain": job.retain_h,
+        "usage": answers.usage(job.usage) if job.usage else None,
+        "timing": codec.builtins(job.timing) if job.timing else None,
+        "error": codec.builtins(job.fault) if job.fault else None,
+        "route": job.route,
+        "result": _result(job),
+        "metadata": job.metadata,
+    }
+
+
+def _result(job: JobRecord) -> Json | None:
+    """The answer, None before the end and after it was purged."""
+    if job.state is not JobState.COMPLETED or job.text is None:
+        return None
+    outcome = asking.outcome_of(job)
+    if outcome.extras and outcome.extras.vectors:
+        return answers.vectors(job, outcome)
+    return answers.whole(answers.CHAT, job, outcome)
+
+
+def unix(at: datetime | None) -> float | None:
+    """A moment in seconds since 1970, to the millisecond."""
+    return None if at is None else round(at.timestamp(), 3)
+
+
+def entry_json(entry: Entry) -> Json:
+    """One line of a job's timeline."""
+    return {"event": entry.name, "at": unix(entry.at), **entry.facts}
+
+
+def told(delivery: DeliveryRecord, job: JobRecord) -> bytes:
+    """What a webhook is told of a job's end; the bytes that are signed."""
+    event = {
+        "id": delivery.id,
+        "object": "event",
+        "type": delivery.event,
+        "created_at": unix(job.finished_at),
+        "data": job_json(job),
+    }
+    return dumps(event).encode()
