@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "ask": ("genie.cli.ask:ask", "Ask a question and print the answer."),
     "submit": ("genie.cli.ask:submit", "Submit a question as a job."),
     "jobs": ("genie.cli.jobs:jobs", "List, show and cancel jobs."),
+    "batch": ("genie.cli.batch:batch", "Run many requests from one file."),
     "models": ("genie.cli.models:models", "List the catalog's models."),
     "personas": ("genie.cli.models:personas", "List the kinds of work."),
     "route": ("genie.cli.route:route", "Show where a question would go, and why."),
