@@ -17,11 +17,12 @@ from genie.contracts.fleet import (
     Registered,
 )
 from genie.messaging.publisher import Publisher
-from workers import directives, engine, gpu, join
+from workers import directives, gpu, join
 from workers.agent import Agent
 from workers.attempt import Me
 from workers.cloud import Cloud
 from workers.dataplane import DataPlane
+from workers.engine.spare import Starter
 from workers.files import Models
 from workers.mail import Mail
 from workers.residency import Machine, Residency, Room
@@ -39,14 +40,17 @@ class Parts:
     cloud: Cloud
     fetch: Fetch
     start: StartEngine
+    spare: Starter | None = None
 
 
 def real_parts(settings: WorkerSettings) -> Parts:
     """The cloud over HTTP, model files on disk, an engine in a child process."""
+    starter = Starter(keeps=settings.warm_spare)
     return Parts(
         cloud=Cloud(settings.url),
         fetch=Models(settings.models_folder).ensure,
-        start=engine.start,
+        start=starter,
+        spare=starter,
     )
 
 
@@ -71,6 +75,7 @@ class WorkerHost:
         self._on_moved = on_moved
         parts = parts or real_parts(settings)
         self._cloud, self._gpus = parts.cloud, gpu.Gpus()
+        self._spare = parts.spare
         self._directives: tuple[Directive, ...] = ()
         self._is_draining = self._is_stopping = False
         self._stop_once = threading.Lock()
@@ -117,6 +122,8 @@ class WorkerHost:
                 self.serving.abandon()
             self.agent.stop()
             self.residency.stop()
+            if self._spare is not None:
+                self._spare.close()
             # Publishers first: acks of confirmed outcomes go through the data plane.
             self._replies.stop()
             self._events.stop()
@@ -152,7 +159,7 @@ class WorkerHost:
     def _make_residency(self, parts: Parts) -> Residency:
         settings = self.settings
         return Residency(
-            Machine(fetch=parts.fetch, start=parts.start, read=self._read),
+            self._machine(parts),
             Room(
                 threads=settings.threads,
                 reserve_share=settings.memory_reserve_share,
@@ -162,6 +169,18 @@ class WorkerHost:
             ),
             on_change=self._changed,
             wait_idle=self._wait_idle,
+        )
+
+    def _machine(self, parts: Parts) -> Machine:
+        spare = parts.spare
+        if spare is None:
+            return Machine(fetch=parts.fetch, start=parts.start, read=self._read)
+        return Machine(
+            fetch=parts.fetch,
+            start=parts.start,
+            read=self._read,
+            spared=spare.held_bytes,
+            give_back=spare.give_back,
         )
 
     def _make_serving(self) -> Serving:

@@ -12,6 +12,8 @@ from genie.contracts.model import Quant
 from genie.sizing import Need
 
 GIB = 1024**3
+FILLED_SHARE = 0.95
+"""How much of a GPU can be filled when a model is divided by layers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +32,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Granted:
-    """It fits: load it there."""
+    """It fits: load it there. ``cuda:0,1`` means on both together."""
 
     device: str
 
@@ -84,7 +86,8 @@ def place(
 ) -> Granted | TooBig:
     """The device with the most room of those the quant runs on, or why none has it.
 
-    A host with a GPU keeps its own memory for models whose quant names no GPU.
+    A host with a GPU keeps its own memory for models whose quant names no GPU. A model
+    too big for one GPU gets as few of them as hold it together.
     """
     kinds = _kinds(wanted, quant, places)
     fitting = [device for device in places if device.kind in kinds]
@@ -93,7 +96,25 @@ def place(
     best = max(fitting, key=lambda device: usable(device, limits))
     if need.total <= usable(best, limits):
         return Granted(device=best.name)
-    return TooBig(reason=_too_big(wanted, need, best, limits))
+    cards = [device for device in fitting if device.kind == "cuda"]
+    spread = _spread(need, cards, limits)
+    return spread or TooBig(reason=_too_big(wanted, need, best, limits))
+
+
+def _spread(need: Need, cards: Sequence[Device], limits: Limits) -> Granted | None:
+    """The fewest GPUs that hold the model together; layers are not divided, so a
+    little of each card stays empty."""
+    if limits.limit_bytes is not None and (
+        need.total > limits.limit_bytes - limits.held_bytes
+    ):
+        return None
+    room, taken = 0, list[str]()
+    for card in sorted(cards, key=lambda one: usable(one, limits), reverse=True):
+        room += int(usable(card, limits) * FILLED_SHARE)
+        taken.append(card.name.partition(":")[2])
+        if room >= need.total:
+            return Granted(device=f"cuda:{','.join(sorted(taken, key=int))}")
+    return None
 
 
 def _kinds(

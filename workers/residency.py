@@ -18,7 +18,9 @@ from genie.contracts.fleet import (
     ModelStatus,
 )
 from genie.contracts.inference import Fault
+from genie.contracts.model import Quant
 from genie.errors import GenieError
+from genie.sizing import Need
 from workers import ledger, resident
 from workers.engine.errors import EngineError, LoadFailed
 from workers.files.errors import PullFailed
@@ -53,6 +55,12 @@ class Machine:
     fetch: Fetch
     start: StartEngine
     read: Callable[[], tuple[HostStatus, tuple[GpuStatus, ...]]]
+    spared: Callable[[], int] = lambda: 0
+    """Bytes held only to start the next model sooner."""
+
+    give_back: Callable[[], bool] = lambda: False
+    """Let go of these bytes; False if there were none."""
+
     now: Now = field(default=lambda: datetime.now(UTC))
 
 
@@ -241,10 +249,9 @@ class Residency:
             return
         key = (item.model, quant.name, desired.slots, desired.context)
         need = resident.needed(desired, quant, self._peaks.get(key))
-        host, gpus = self._machine.read()
-        place = ledger.place(
-            desired, quant, need, ledger.devices(host, gpus), self._limits()
-        )
+        place = self._place(desired, quant, need)
+        if isinstance(place, ledger.TooBig) and self._machine.give_back():
+            place = self._place(desired, quant, need)
         if isinstance(place, ledger.TooBig):
             self._note(item, "too_big", place.reason)
             return
@@ -283,8 +290,15 @@ class Residency:
         self._on_change()
         log.info("ready", model=item.model, fingerprint=loaded.fingerprint)
 
+    def _place(
+        self, desired: DesiredModel, quant: Quant, need: Need
+    ) -> ledger.Granted | ledger.TooBig:
+        places = ledger.devices(*self._machine.read())
+        return ledger.place(desired, quant, need, places, self._limits())
+
     def _limits(self) -> ledger.Limits:
         held = sum(status.peak_bytes for status in self.statuses())
+        held += self._machine.spared()
         return ledger.Limits(
             reserve_share=self._room.reserve_share,
             limit_bytes=self._room.limit_bytes,

@@ -82,6 +82,32 @@ def test_a_gpu_quant_on_a_host_without_one_is_refused_by_name() -> None:
     assert "runs on cuda and this machine has cpu" in answer.reason
 
 
+@pytest.mark.parametrize(
+    ("free", "granted"),
+    [
+        ((3, 3, 3), "cuda:0,1"),
+        ((1, 2, 3), "cuda:1,2"),
+        ((1.5, 1.5, 1.5), "cuda:0,1,2"),
+        ((1, 1, 1), None),
+    ],
+)
+def test_a_model_too_big_for_one_gpu_gets_as_few_as_hold_it(
+    free: tuple[float, ...], granted: str | None
+) -> None:
+    cards = [device(f"cuda:{at}", gib) for at, gib in enumerate(free)]
+    answer = place(wanted(), QUANT, NEED, [*cards, device("cpu", 99)], NO_LIMITS)
+    if granted is None:
+        assert isinstance(answer, TooBig)
+    else:
+        assert answer == Granted(device=granted)
+
+
+def test_the_operators_limit_holds_for_several_gpus_together() -> None:
+    cards = [device(f"cuda:{at}", 3) for at in range(3)]
+    limits = Limits(reserve_share=0.0, limit_bytes=3 * GIB)
+    assert isinstance(place(wanted(), QUANT, NEED, cards, limits), TooBig)
+
+
 def test_the_operators_limit_counts_what_is_already_held() -> None:
     limits = Limits(reserve_share=0.0, limit_bytes=4 * GIB, held_bytes=GIB)
     assert usable(device("cpu", 16), limits) == 3 * GIB

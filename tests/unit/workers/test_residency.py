@@ -46,6 +46,7 @@ class Stage:
         default_factory=lambda: Room(threads=1, reserve_share=0.0, drain_s=5.0)
     )
     idle: bool = True
+    spared: int = 0
 
     def __post_init__(self) -> None:
         self.now = START
@@ -56,7 +57,12 @@ class Stage:
         self.waited: list[str] = []
         self._news = threading.Condition()
         machine = Machine(
-            fetch=self._fetch, start=self._start, read=self._read, now=lambda: self.now
+            fetch=self._fetch,
+            start=self._start,
+            read=self._read,
+            spared=lambda: self.spared,
+            give_back=self._give_back,
+            now=lambda: self.now,
         )
         self.residency = Residency(
             machine, self.room, on_change=self._change, wait_idle=self._wait_idle
@@ -96,6 +102,11 @@ class Stage:
     @property
     def failures(self) -> list[tuple[str, ModelState]]:
         return [it for it in self.seen if it[1] is STATES.FAILED]
+
+    def _give_back(self) -> bool:
+        spared, self.spared = self.spared, 0
+        self.memory_free += spared
+        return spared > 0
 
     def _fetch(self, spec: ModelSpec, progress: Callable[[float], None]) -> Pulled:
         self.fetched.append(spec.id)
@@ -237,6 +248,21 @@ def test_a_model_too_big_is_refused_before_loading_with_both_figures() -> None:
         assert "1.00 GiB free" in status.error
         assert status.retry_at == START + timedelta(seconds=30)
     assert stage.started == []
+
+
+def test_memory_held_for_speed_is_given_back_before_a_model_is_too_big() -> None:
+    with Stage(memory_free=2 * GIB, spared=GIB) as stage:
+        stage.residency.desire([desired()])
+        stage.wait(STATES.READY)
+        assert stage.spared == 0
+
+
+def test_memory_held_for_speed_counts_against_the_operators_limit() -> None:
+    room = Room(threads=1, reserve_share=0.0, limit_bytes=3 * GIB, drain_s=5.0)
+    with Stage(room=room, spared=GIB) as stage:
+        stage.residency.desire([desired()])
+        stage.wait(STATES.READY)
+        assert stage.spared == 0
 
 
 def test_a_failed_load_is_tried_again_after_its_wait_and_given_up_after_three() -> None:
