@@ -1,7 +1,7 @@
 """``genie batch``: submit, list, show, wait, results and cancel."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import click
 
@@ -35,17 +35,19 @@ def batch(ctx: click.Context) -> None:
 @as_json
 @click.pass_obj
 def submit(
-    session: Session, path: str, prompts: bool, as_json: bool, **given: "str | int"
+    session: Session,
+    path: str,
+    prompts: bool,
+    as_json: bool,
+    **options: Unpack["BatchOptions"],
 ) -> None:
     """Submit the requests in FILE and print the batch's id.
 
     Each line is {"custom_id": …, "method": "POST", "url": "/v1/chat/completions",
     "body": {…}}; with --prompts each line is the text of one question.
     """
-    named = {name: value for name, value in given.items() if value is not None}
-    options: BatchOptions = named  # type: ignore[assignment]  # click's own options
-    of_prompts = ("persona", "model", "max_tokens")
-    if not prompts and any(name in options for name in of_prompts):
+    of_prompts = (options.get(name) for name in ("persona", "model", "max_tokens"))
+    if not prompts and any(of_prompts):
         raise click.UsageError(
             "persona, model and max-tokens are for --prompts; a file says them in "
             "each line's body"
