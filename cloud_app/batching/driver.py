@@ -16,10 +16,14 @@ from genie.errors import NotFound, Unavailable
 
 log = logs.logger("batching")
 
-LEASE = timedelta(seconds=15)
-"""How long a killed brain's batch waits for another one."""
+LEASE = timedelta(seconds=6)
+"""How long a killed brain's batch waits for another one.
 
-RENEW_AFTER_S = 3.0
+Two that drive one batch at once, after a stall, only do work twice: each step is a
+compare-and-set.
+"""
+
+RENEW_AFTER_S = 1.5
 AT_ONCE = 100
 SPREAD = 4
 """Chunks may hold this many times the lines in flight: one slow line stops no other."""

@@ -166,7 +166,7 @@ def kill_on(fleet: Fleet, over: threading.Event, chance: random.Random) -> None:
         "brain-2": lambda: fleet.start_brain("brain-2"),
     }
     victims: list[str] = []
-    while not over.wait(chance.uniform(1.5, 4.0)):
+    while not over.wait(chance.uniform(3.0, 7.0)):
         victims = victims or chance.sample(VICTIMS, len(VICTIMS))
         name = victims.pop()
         fleet.kill(name)
