@@ -9,7 +9,7 @@ from enum import StrEnum
 
 import msgspec
 
-from cloud_app import jobs, registry, webhooks
+from cloud_app import endings, jobs, registry, webhooks
 from cloud_app.asking import Text, Waiting, Watch
 from cloud_app.brain import capacity, router
 from cloud_app.bus import Inbox
@@ -31,12 +31,8 @@ from genie.contracts.inference import (
 from genie.contracts.model import Capability
 from genie.errors import (
     BadRequest,
-    ContextTooLong,
     GenieError,
-    JobCancelled,
     JobFailed,
-    JobTimeout,
-    NoCapacity,
     Unavailable,
     UnknownModel,
 )
@@ -192,7 +188,7 @@ def prepare(ctx: Context, order: Order) -> NewJob:
     texts = [message.content for message in order.messages] + [order.prompt or ""]
     route = decide(ctx, order.key, target, work_class, order.needed, texts)
     if isinstance(route, router.Refusal):
-        raise _refused(route, "messages" if order.messages else "prompt")
+        raise endings.refused(route, "messages" if order.messages else "prompt")
     return _new_job(ctx, order, _task(ctx, order, target, route), route)
 
 
@@ -233,26 +229,9 @@ def collect(ctx: Context, accepted: Accepted) -> Answer:
     for item in stream(ctx, accepted):
         if isinstance(item, Outcome):
             if item.state is not JobState.COMPLETED:
-                raise failure(item.state, item.fault)
+                raise endings.failure(item.state, item.fault)
             return Answer(job=accepted.job, outcome=item)
     raise JobFailed(f"job {accepted.job.id} ended without an outcome; ask again")
-
-
-def failure(state: JobState, fault: Fault | None) -> GenieError:
-    """The error that says how a job ended, for a state other than completed."""
-    reason = fault.message if fault else f"the job ended as {state.value}"
-    code, param = (fault.code, fault.param) if fault else (None, None)
-    if state is JobState.CANCELLED:
-        return JobCancelled(reason, param=param)
-    if state is JobState.TIMEOUT:
-        return JobTimeout(reason, param=param)
-    if code == ContextTooLong.code:
-        return ContextTooLong(reason, param=param)
-    if code == BadRequest.code:
-        return BadRequest(reason, param=param)
-    if fault is not None and fault.retryable:
-        return Unavailable(reason, code=code, param=param, retry_after_s=5)
-    return JobFailed(reason, code=code, param=param)
 
 
 def _work_class(order: Order, target: Target) -> WorkClass:
@@ -327,7 +306,7 @@ def _new_job(
         org=order.key.org,
         key_id=order.key.id,
         mode=order.mode.value,
-        route=explain(route) | _tool_format(ctx, task),
+        route=endings.explain(route) | _tool_format(ctx, task),
         substituted=route.substituted,
         idempotency_key=order.idempotency_key,
         body_sha256=_digest(order.body),
@@ -349,36 +328,6 @@ def _digest(body: bytes) -> str:
     except ValueError:
         meant = body
     return hashlib.sha256(meant).hexdigest()
-
-
-def explain(route: router.Route | router.Refusal) -> dict[str, object]:
-    """A decision as plain JSON: what was chosen, and why not the others."""
-    if isinstance(route, router.Refusal):
-        return {
-            "refused": route.code,
-            "message": route.message,
-            "reasons": list(route.reasons),
-        }
-    return {
-        "model": route.model,
-        "queue": route.queue,
-        "class": route.work_class.value,
-        "locality": route.locality.value,
-        "ready": route.ready,
-        "substituted": route.substituted,
-        "reasons": list(route.reasons),
-        "skipped": [{"model": s.model, "why": s.why} for s in route.skipped],
-    }
-
-
-def _refused(refusal: router.Refusal, text_param: str) -> GenieError:
-    if refusal.code == ContextTooLong.code:
-        return ContextTooLong(refusal.message, param=text_param)
-    if refusal.code == UnknownModel.code:
-        return UnknownModel(refusal.message, param="model")
-    if refusal.retryable:
-        return NoCapacity(refusal.message, retry_after_s=15)
-    return BadRequest(refusal.message, code=refusal.code, param="model")
 
 
 def _publish(ctx: Context, task: InferenceTask, mode: Mode) -> None:

@@ -7,7 +7,7 @@ from tempfile import SpooledTemporaryFile
 
 import msgspec
 
-from cloud_app import files, inference, store
+from cloud_app import endings, files, store
 from cloud_app.batching import feeding, lines
 from cloud_app.batching.feeding import Source
 from cloud_app.batching.lines import Line
@@ -238,7 +238,7 @@ def _response(line: Line, job_id: str, status: int, body: Json) -> Json:
 
 
 def _failed(line: Line, job_id: str, state: JobState, fault: Fault | None) -> Json:
-    error = inference.failure(state, fault)
+    error = endings.failure(state, fault)
     said = errors.body(errors.fault_of(error), error.http_status)
     return _response(line, job_id, error.http_status, said)
 

@@ -108,6 +108,15 @@ def _chosen(found: _Served, floor: str | bool | None, skipped: list[Skipped]) ->
     return replace(rung, substituted=floor, reasons=(found.why, why))
 
 
+_CANNOT = {
+    Capability.CHAT: "cannot chat",
+    Capability.TOOLS: "cannot call tools",
+    Capability.JSON: "cannot keep to a JSON schema",
+    Capability.EMBED: "cannot embed",
+    Capability.VISION: "cannot see",
+}
+
+
 def _works_on(worker: WorkerView, fleet: FleetView) -> bool:
     recent = liveness.is_recent(worker, fleet)
     return recent and not worker.draining and not worker.quarantined
@@ -126,9 +135,9 @@ def _consider(
         return Skipped(model=model, why=why, code=NO_SUCH_MODEL)
     if criteria.allowed is not None and model not in criteria.allowed:
         return Skipped(model=model, why="this key may not use it", code=NOT_ALLOWED)
-    lacking = [c.value for c in criteria.needed if c not in spec.capabilities]
+    lacking = [c for c in criteria.needed if c not in spec.capabilities]
     if lacking:
-        return Skipped(model=model, why=f"cannot {lacking[0]}", code=NOT_CAPABLE)
+        return Skipped(model=model, why=_CANNOT[lacking[0]], code=NOT_CAPABLE)
     return _held(spec, workers, criteria, now) or _loadable(
         spec, workers, criteria, now
     )

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cloud_app.store.records import JobRecord
-from genie.contracts.inference import JobState, Outcome, Usage
+from genie import toolcalls
+from genie.contracts.inference import JobState, Outcome, ToolCall, Usage
+from genie.toolcalls import Reader
 
 Json = dict[str, object]
 Choice = Callable[[str, str | None], Json]
@@ -68,14 +70,49 @@ TEXT = Dialect(
 
 def whole(dialect: Dialect, job: JobRecord, outcome: Outcome) -> Json:
     """A finished answer."""
-    reason = outcome.finish_reason.value if outcome.finish_reason else "stop"
     return {
         **_head(dialect, job, outcome, dialect.whole),
-        "choices": [dialect.choice(outcome.text, reason)],
+        "choices": [_choice(dialect, job, outcome)],
         "usage": usage(outcome.usage),
         "model_substituted": job.substituted,
         "genie": facts(job, outcome),
     }
+
+
+def _choice(dialect: Dialect, job: JobRecord, outcome: Outcome) -> Json:
+    """The one choice; what the model wrote as calls of tools is shown as such."""
+    reason = outcome.finish_reason.value if outcome.finish_reason else "stop"
+    text, called = _read(job, outcome)
+    choice = dialect.choice(text, "tool_calls" if called else reason)
+    if called:
+        message = {"role": "assistant", "content": text or None, "refusal": None}
+        choice["message"] = message | {"tool_calls": [_call(one) for one in called]}
+    return choice
+
+
+def _read(job: JobRecord, outcome: Outcome) -> tuple[str, tuple[ToolCall, ...]]:
+    reader = calls_of(job)
+    if reader is None:
+        return outcome.text, ()
+    return toolcalls.gathered([*reader.feed(outcome.text), *reader.end()])
+
+
+def calls_of(job: JobRecord) -> Reader | None:
+    """What reads the calls in this job's answer, None when it was given no tools."""
+    written = job.route.get("tool_format")
+    return toolcalls.reader_of(written, job.id) if written else None
+
+
+def _call(call: ToolCall) -> Json:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function}
+
+
+def calling(dialect: Dialect, job: JobRecord, call: ToolCall, index: int) -> Json:
+    """One whole call of a tool, in a stream."""
+    choice = dialect.delta("", None)
+    choice["delta"] = {"tool_calls": [{"index": index, **_call(call)}]}
+    return {**_head(dialect, job, None, dialect.chunk), "choices": [choice]}
 
 
 def later(dialect: Dialect, job: JobRecord) -> Json:
@@ -110,6 +147,8 @@ def last(dialect: Dialect, job: JobRecord, outcome: Outcome) -> Json:
     reason = outcome.finish_reason.value if outcome.finish_reason else "stop"
     if outcome.state is not JobState.COMPLETED:
         reason = "error"
+    elif _read(job, outcome)[1]:
+        reason = "tool_calls"
     return {
         **_head(dialect, job, outcome, dialect.chunk),
         "choices": [dialect.delta("", reason)],

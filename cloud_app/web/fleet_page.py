@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from textwrap import shorten
 
-from cloud_app import inference, placement, registry
+from cloud_app import endings, inference, placement, registry
 from cloud_app.brain import liveness
 from cloud_app.brain.views import DemandView
 from cloud_app.context import Context
@@ -223,7 +223,7 @@ def _asked(share: Share, why: Mapping[str, tuple[str, ...]]) -> ReasonRow:
 
 def _unasked(ctx: Context, key: KeyRecord, persona: str) -> ReasonRow:
     target = inference.resolve(ctx.catalog, None, persona)
-    decision = inference.explain(inference.decide(ctx, key, target))
+    decision = endings.explain(inference.decide(ctx, key, target))
     reasons = [decision["message"]] if "refused" in decision else decision["reasons"]
     return ReasonRow(
         persona=persona,

@@ -7,7 +7,7 @@ from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, Field
 
-from cloud_app import inference, registry
+from cloud_app import endings, inference, registry
 from cloud_app.brain.views import ModelView, WorkerView
 from cloud_app.store.records import KeyRecord
 from cloud_app.web import errors
@@ -80,7 +80,7 @@ def decide_route(body: RouteRequest) -> Response:
     decision = inference.decide(ctx, key(), target, work_class, texts=texts)
     asked = {"model": body.model, "persona": persona.name if persona else None}
     return jsonify(
-        {"object": "route", "asked": asked, "route": inference.explain(decision)}
+        {"object": "route", "asked": asked, "route": endings.explain(decision)}
     )
 
 

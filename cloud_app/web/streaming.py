@@ -1,10 +1,10 @@
 """One answer as server-sent events, from the first comment to ``[DONE]``."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from cloud_app import inference
+from cloud_app import endings
 from cloud_app.asking import Text, Waiting
 from cloud_app.store.records import JobRecord
 from cloud_app.web import answers, errors, sse
@@ -13,6 +13,7 @@ from cloud_app.web.metrics import Metrics
 from cloud_app.web.seats import Seat
 from genie.contracts.inference import JobState, Outcome
 from genie.errors import GenieError
+from genie.toolcalls import Part
 
 COMMENT_EVERY_S = 1.0
 """A waiting client hears from us this often, and we notice when it has gone."""
@@ -83,7 +84,7 @@ def primed(items: Iterator[Item]) -> Iterator[Item]:
     """
     first = next(items)
     if isinstance(first, Outcome) and first.state is not JobState.COMPLETED:
-        error = inference.failure(first.state, first.fault)
+        error = endings.failure(first.state, first.fault)
         if error.http_status in (400, 413):
             close(items)
             raise error
@@ -126,14 +127,44 @@ def _answer(plan: Plan, items: Iterator[Item]) -> Iterator[bytes]:
     if opening is not None:
         yield sse.data(opening)
     told_at = 0.0
+    pieces = Pieces(plan)
     for item in items:
         if isinstance(item, Text):
-            yield sse.data(answers.piece(plan.dialect, plan.job, item.text))
+            yield from pieces.feed(item.text)
         elif isinstance(item, Outcome):
+            yield from pieces.end()
             yield from _end(plan, item)
         elif time.monotonic() - told_at >= COMMENT_EVERY_S:
             told_at = time.monotonic()
             yield sse.comment(waiting(item))
+
+
+class Pieces:
+    """The text of one stream as chunks; calls of tools become chunks of their own."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._dialect, self._job = plan.dialect, plan.job
+        self._reader = answers.calls_of(plan.job)
+        self._calls = 0
+
+    def feed(self, text: str) -> Iterator[bytes]:
+        """What can be shown of some new text."""
+        yield from self._shown(
+            [text] if self._reader is None else self._reader.feed(text)
+        )
+
+    def end(self) -> Iterator[bytes]:
+        """What was held back."""
+        yield from self._shown([] if self._reader is None else self._reader.end())
+
+    def _shown(self, parts: Iterable[Part]) -> Iterator[bytes]:
+        for part in parts:
+            if isinstance(part, str):
+                yield sse.data(answers.piece(self._dialect, self._job, part))
+                continue
+            chunk = answers.calling(self._dialect, self._job, part, self._calls)
+            self._calls += 1
+            yield sse.data(chunk)
 
 
 def waiting(item: Waiting) -> str:
@@ -152,7 +183,7 @@ def waiting(item: Waiting) -> str:
 def _end(plan: Plan, outcome: Outcome) -> Iterator[bytes]:
     yield sse.data(answers.last(plan.dialect, plan.job, outcome))
     if outcome.state is not JobState.COMPLETED:
-        yield from _fault(inference.failure(outcome.state, outcome.fault))
+        yield from _fault(endings.failure(outcome.state, outcome.fault))
         return
     if plan.includes_usage:
         yield sse.data(answers.tally(plan.dialect, plan.job, outcome))

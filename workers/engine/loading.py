@@ -14,11 +14,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
 from genie.contracts.inference import WorkClass
+from genie.contracts.model import Capability, ModelSpec
 from genie.fingerprint import fingerprint
 from workers import files
 from workers.engine.attention import NAME, SlotCache
 from workers.engine.backend import Backend, Clock, Room
 from workers.engine.errors import LoadFailed, load_failed
+from workers.engine.grammar import Grammars
 from workers.engine.linear import block_weights
 from workers.engine.packed import PackedBackend, Runner
 from workers.engine.prompts import Prompts
@@ -58,16 +60,35 @@ def load(
     progress(0.2)
     model = load_model(load, path)
     progress(0.8)
-    prompts = Prompts(AutoTokenizer.from_pretrained(path, trust_remote_code=False))
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    prompts = Prompts(tokenizer, load.spec.tool_format)
     prompts.guard()
+    if load.spec.tool_format is not None:
+        prompts.guard_tools()
     runner = self_tested(model, prompts, room, load.spec.id)
     progress(1.0)
     ends = end_tokens(model, prompts)
-    backend = PackedBackend(room, clock, runner=runner, prompts=prompts, ends=ends)
+    backend = PackedBackend(
+        room,
+        clock,
+        runner=runner,
+        prompts=prompts,
+        ends=ends,
+        grammars=grammars_of(load.spec, prompts, runner.vocabulary, ends),
+    )
     identity = fingerprint(
         sources, load.quant, chat_template=prompts.template, engine=engine_name()
     )
     return backend, identity
+
+
+def grammars_of(
+    spec: ModelSpec, prompts: Prompts, vocabulary: int, ends: frozenset[int]
+) -> Grammars | None:
+    """What holds answers to a shape, for a model that is said to be able to."""
+    if not {Capability.JSON, Capability.TOOLS} & set(spec.capabilities):
+        return None
+    return Grammars(prompts.tokenizer, vocabulary=vocabulary, ends=ends)
 
 
 def load_model(load: Load, path: Path) -> PreTrainedModel:

@@ -18,6 +18,7 @@ from genie.contracts.inference import Fault, FinishReason
 from workers.engine.attention import SlotCache, lay_out
 from workers.engine.backend import Backend, Clock, Prompt, Room
 from workers.engine.errors import Refused, refused
+from workers.engine.grammar import Grammars, guide_of
 from workers.engine.prompts import Prompts
 from workers.engine.protocol import Choice, EngineRequest, Rival
 from workers.engine.sampler import Sampler, log_odds, sampler_of
@@ -91,7 +92,8 @@ class _Request:
 class PackedBackend(Backend):
     """A transformers model that serves many requests at once.
 
-    ``ends`` are the token ids that end an answer.
+    ``ends`` are the token ids that end an answer; ``grammars`` hold answers to a
+    shape, None where the model cannot.
     """
 
     def __init__(
@@ -102,11 +104,13 @@ class PackedBackend(Backend):
         runner: Runner,
         prompts: Prompts,
         ends: frozenset[int],
+        grammars: Grammars | None = None,
     ) -> None:
         super().__init__(room, clock)
         self._runner = runner
         self._prompts = prompts
         self._ends = ends
+        self._grammars = grammars
         self._requests: dict[str, _Request] = {}
 
     def prepare(self, request: EngineRequest) -> Prompt:
@@ -123,7 +127,11 @@ class PackedBackend(Backend):
     def _prepared(self, request: EngineRequest) -> Prompt:
         sampling, runner = request.sampling, self._runner
         tokens = self._prompts.tokens(request)
-        ends = frozenset() if sampling.ignore_eos else self._ends
+        guide = guide_of(
+            request, self._grammars, self._prompts.tool_format, self._prompts.marks
+        )
+        is_endless = sampling.ignore_eos and guide is None
+        ends = frozenset() if is_endless else self._ends
         sampler = sampler_of(
             sampling,
             tokens,
@@ -131,12 +139,19 @@ class PackedBackend(Backend):
             device=runner.device,
             ends=ends,
         )
+        sampler.guide = guide
         stream = self._prompts.stream()
-        ids = list(tokens)
+        given = self._prompts.continued(request.resume)
+        for token in given:  # as if they had just been chosen here
+            self._prompts.text(stream, token)
+            sampler.produced.append(token)
+            if guide is not None:
+                guide.take(token)
+        ids = [*tokens, *given]
         self._requests[request.id] = _Request(ids, sampler, stream, ends)
         asked = sampling.max_tokens
         limit = self.room.context if asked is None else asked
-        return Prompt(len(tokens), limit, ids)
+        return Prompt(len(ids), max(0, limit - len(given)), ids, len(given))
 
     def advance(self, step: Step) -> None:
         """One forward for everyone; if it fails, one by one to find the culprit."""
@@ -213,10 +228,15 @@ class PackedBackend(Backend):
         if token in request.ends:
             self.produce(sequence, "", is_end=True)
             return
+        guide = request.sampler.guide
+        if guide is not None:
+            guide.take(token)
         text = self._prompts.text(request.stream, token)
         request.tokens.append(token)
         request.sampler.produced.append(token)
-        self.produce(sequence, text, choice=self._choice(request, token, logits))
+        choice = self._choice(request, token, logits)
+        is_end = guide is not None and guide.is_complete
+        self.produce(sequence, text, choice=choice, is_end=is_end)
 
     def _choice(self, request: _Request, token: int, logits: Tensor) -> Choice | None:
         rivals = request.sampler.sampling.logprobs

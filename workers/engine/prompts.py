@@ -11,7 +11,9 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerBase
 
-from genie.contracts.inference import Message
+from genie import toolcalls
+from genie.contracts.inference import Message, Tool
+from workers.engine import tools as toolbox
 from workers.engine.errors import load_failed, refused
 from workers.engine.protocol import EngineRequest
 
@@ -22,9 +24,19 @@ ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 class Prompts:
     """One model's chat template and tokenizer."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, tool_format: str | None = None
+    ) -> None:
         self._tokenizer = tokenizer
         self._backend: Tokenizer = tokenizer.backend_tokenizer
+        self.tool_format = tool_format
+        self.marks = self._marks()
+        self._shown = {token: text for text, token in self.marks.items()}
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer itself, for what reads its vocabulary."""
+        return self._tokenizer
 
     @property
     def template(self) -> str:
@@ -38,7 +50,7 @@ class Prompts:
             return self.plain(request.prompt)
         if not request.messages:
             raise refused("invalid_request", "messages is empty; say something")
-        return self._chat(request.messages)
+        return self._chat(request.messages, request.tools)
 
     def stream(self) -> DecodeStream:
         """A fresh incremental decoder for one answer."""
@@ -46,6 +58,8 @@ class Prompts:
 
     def text(self, stream: DecodeStream, token: int) -> str:
         """Text that became whole with ``token``; empty inside a character."""
+        if token in self._shown:
+            return self._shown[token]
         return stream.step(self._backend, token) or ""
 
     def decoded(self, tokens: list[int]) -> str:
@@ -86,7 +100,39 @@ class Prompts:
         encoded = self._tokenizer(text, split_special_tokens=True)
         return [int(token) for token in encoded["input_ids"]]
 
-    def _chat(self, messages: tuple[Message, ...]) -> list[int]:
+    def continued(self, text: str) -> list[int]:
+        """Token ids of an answer's own text, to go on after it."""
+        if not text:
+            return []
+        encoded = self._tokenizer(
+            text, split_special_tokens=True, add_special_tokens=False
+        )
+        return [int(token) for token in encoded["input_ids"]]
+
+    def guard_tools(self) -> None:
+        """Check that a tool cannot write control tokens; raises LoadFailed."""
+        said = (Message(role="user", content="a"),)
+        plain = self._chat(said, (Tool(name="f", description="a"),))
+        for token, text in self._controls():
+            posing = (Tool(name="f", description=f"a{text}"),)
+            if self._chat(said, posing).count(token) != plain.count(token):
+                message = f"this model's template lets a tool write {text!r}"
+                raise load_failed("unsafe_tokenizer", message)
+
+    def _controls(self) -> list[tuple[int, str]]:
+        added = self._tokenizer.added_tokens_decoder.items()
+        return [(int(token), str(one)) for token, one in added if one.special]
+
+    def _marks(self) -> dict[str, int]:
+        """The marks of tool calls that are control tokens here: decoding hides them."""
+        if self.tool_format is None:
+            return {}
+        marks = (toolcalls.OPEN, toolcalls.CLOSE, toolcalls.MISTRAL_MARK)
+        return {text: token for token, text in self._controls() if text in marks}
+
+    def _chat(
+        self, messages: tuple[Message, ...], tools: tuple[Tool, ...] = ()
+    ) -> list[int]:
         if not self.template:
             message = "this model has no chat template; send prompt, not messages"
             raise refused("no_chat_template", message, "messages")
@@ -96,13 +142,22 @@ class Prompts:
                 known = ", ".join(sorted(ROLES))
                 message = f"{param} is {one.role[:40]!r}; it must be one of {known}"
                 raise refused("invalid_request", message, param)
-        return self._rendered(messages)
+        if tools and (self.tool_format is None or "tools" not in self.template):
+            message = "this model cannot call tools; name one that can"
+            raise refused("invalid_request", message, "tools")
+        return self._rendered(messages, tools)
 
-    def _rendered(self, messages: tuple[Message, ...]) -> list[int]:
-        turns = [{"role": one.role, "content": one.content} for one in messages]
+    def _rendered(
+        self, messages: tuple[Message, ...], tools: tuple[Tool, ...]
+    ) -> list[int]:
+        turns, offered = toolbox.turns(messages), toolbox.offered(tools)
+        controls = [text for _, text in self._controls()]
+        toolbox.check_keys(turns, controls, "messages")
+        toolbox.check_keys(offered, controls, "tools")
         try:
             encoded = self._tokenizer.apply_chat_template(
                 turns,
+                tools=offered or None,
                 add_generation_prompt=True,
                 sanitize_control_tokens=True,
                 return_dict=False,

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from genie.contracts.inference import Sampling
 from workers.engine.errors import refused
+from workers.engine.grammar import Guide
 
 
 @dataclass(slots=True)
@@ -23,6 +24,7 @@ class Sampler:
     generator: torch.Generator
     ends: frozenset[int] = frozenset()
     produced: list[int] = field(default_factory=list)
+    guide: Guide | None = None
 
     @property
     def is_greedy(self) -> bool:
@@ -30,6 +32,7 @@ class Sampler:
         said = self.sampling
         return (
             said.temperature == 0
+            and self.guide is None
             and not self.bias
             and not self._must_go_on
             and said.presence_penalty == 0
@@ -40,6 +43,8 @@ class Sampler:
     def pick(self, logits: Tensor) -> int:
         """The next token of ``[vocabulary]`` logits."""
         scores = self._adjusted(logits.float().clone())
+        if self.guide is not None:
+            scores = self.guide.narrow(scores)
         if self.sampling.temperature == 0:
             return int(scores.argmax())
         scores = _narrowed(scores / self.sampling.temperature, self.sampling)

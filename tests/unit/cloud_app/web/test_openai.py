@@ -200,10 +200,8 @@ IMAGE = [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]
     ("more", "param"),
     [
         ({"messages": IMAGE}, "messages[0].content[0].type"),
-        ({"tools": [{"type": "function"}]}, "tools"),
-        ({"tool_choice": "auto"}, "tool_choice"),
         ({"functions": [{"name": "f"}]}, "functions"),
-        ({"response_format": {"type": "json_object"}}, "response_format.type"),
+        ({"parallel_tool_calls": False}, "parallel_tool_calls"),
         ({"n": 2}, "n"),
         ({"logprobs": True}, "logprobs"),
         ({"top_logprobs": 2}, "top_logprobs"),
