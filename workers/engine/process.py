@@ -108,7 +108,13 @@ class EngineProcess:
     def submit(self, request: EngineRequest, sink: Sink) -> None:
         """Start a request; raises EngineBusy when full, EngineGone after its end."""
         self._sinks.add(request, sink)
-        if self._send(Submit(request=request)):
+        try:
+            frame = encode([Submit(request=request)])
+        except (ValueError, OverflowError, TypeError) as error:
+            # No message can carry it: half a surrogate pair, a number of 80 bits.
+            self._sinks.refuse(request.id, unsendable(error))
+            return
+        if self._put(frame):
             return
         # If the reader saw the death first, the sink has had its Finish already.
         if self._sinks.discard(request.id):
@@ -133,9 +139,12 @@ class EngineProcess:
         self._ended.wait()
 
     def _send(self, command: Command) -> bool:
+        return self._put(encode([command]))
+
+    def _put(self, frame: bytes) -> bool:
         try:
             with self._sending:
-                self._pipe.send_bytes(encode([command]))
+                self._pipe.send_bytes(frame)
         except (OSError, ValueError):
             return False
         return True
@@ -223,6 +232,12 @@ class EngineProcess:
         why = self._killed_for or _describe(self._child.poll())
         message = f"the engine of {model} died: {why}"
         return Fault(code="engine_died", message=message, retryable=True)
+
+
+def unsendable(error: Exception) -> Fault:
+    """Why a request cannot even be told to an engine."""
+    message = f"the request is malformed: {type(error).__name__}: {error}"
+    return Fault(code="invalid_request", message=message[:300])
 
 
 def _describe(code: int | None) -> str:

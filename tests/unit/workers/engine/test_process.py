@@ -313,3 +313,26 @@ def test_a_child_outlives_the_thread_that_loaded_it(
     heard = Heard()
     loaded[0].engine.submit(request_for(chat="a"), heard)
     assert heard.finish.fault is None
+
+
+@pytest.mark.parametrize("prompt", ["half \ud83d a pair", 2**70, {1, 2}])
+def test_a_request_no_message_can_carry_ends_with_the_reason(
+    start: Make, request_for: Make, prompt: Any
+) -> None:
+    loaded, odd, heard = start(), Heard(), Heard()
+    loaded.engine.submit(request_for("odd", prompt=prompt), odd)
+    assert odd.finish.fault is not None
+    assert odd.finish.fault.code == "invalid_request"
+    loaded.engine.submit(request_for("sound", chat="a"), heard)
+    assert heard.finish.fault is None
+
+
+def test_a_request_of_wrong_types_ends_with_the_reason(
+    start: Make, request_for: Make
+) -> None:
+    loaded, odd, heard = start(), Heard(), Heard()
+    loaded.engine.submit(request_for("odd", deadline_s="soon", chat="a"), odd)
+    assert odd.finish.fault is not None
+    assert "malformed" in odd.finish.fault.message
+    loaded.engine.submit(request_for("sound", chat="a"), heard)
+    assert heard.finish.fault is None
