@@ -5,6 +5,10 @@ PYTHON ?= python3
 # Without an NVIDIA GPU: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 
+# How `make chaos` plays: which seeds, and how many seconds of kills each.
+SEEDS ?= 1 2 3
+SECONDS ?= 150
+
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -12,7 +16,7 @@ PINS := setup.cfg pyproject.toml constraints.txt
 CODE := genie workers cloud_app migrations tests benchmarks scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint docs bench constraints clean
+.PHONY: help setup demo test chaos check lint docs bench constraints clean
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +29,11 @@ demo: $(VENV)/.runtime ## Start a fleet on this machine and watch it answer
 test: $(VENV)/.setup ## Run all tests, on private RabbitMQ and PostgreSQL nodes
 	@scripts/install-servers
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+
+chaos: $(VENV)/.setup ## Kill parts of a fleet for minutes: SEEDS="1 2 3" SECONDS=150
+	@scripts/install-servers
+	@GENIE_CHAOS_SEEDS="$(SEEDS)" GENIE_CHAOS_S="$(SECONDS)" OMP_NUM_THREADS=1 \
+	  $(BIN)/python -m pytest -m chaos -rP tests/acceptance/test_chaos.py $(ARGS)
 
 check: $(VENV)/.setup ## Lint, types, architecture and unit tests
 	$(BIN)/ruff check $(CODE)

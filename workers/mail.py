@@ -45,10 +45,11 @@ class Mail:
         self._record(body)
         self._reply(task, body)
 
-    def given_back(self, event: GivenBack) -> None:
+    def given_back(
+        self, event: GivenBack, on_confirmed: Callable[[], None] | None = None
+    ) -> None:
         """The job was taken and given back in good order."""
-        body = codec.encode(event)
-        self._record(body)
+        self._record(codec.encode(event), on_confirmed)
 
     def again(self, task: InferenceTask, on_confirmed: Callable[[], None]) -> None:
         """The job once more into its queue, behind what waits there."""

@@ -323,9 +323,12 @@ class Serving:
         log.info("requeued", job=attempt.task.job_id, reason=reason)
         self._pause(attempt.task.model)
         self._free(attempt)
-        attempt.delivery.requeue()
+        requeue = attempt.delivery.requeue
         if attempt.has_started:
-            self._mail.given_back(attempt.given_back(self._now()))
+            # Said first: the next worker's start must not overtake it.
+            self._mail.given_back(attempt.given_back(self._now()), requeue)
+        else:
+            requeue()
         self._leave(attempt)
 
     def _pause(self, model: str) -> None:

@@ -179,6 +179,16 @@ def test_a_fault_of_the_machine_gives_the_message_back_without_an_outcome(
     assert stage.serving.wait_idle(None, 0)
 
 
+def test_a_started_job_goes_back_only_when_the_cloud_can_know_of_it() -> None:
+    stage = Stage()
+    stage.take()
+    stage.events.holds = True
+    stage.serving.abandon()
+    assert stage.settled == []
+    stage.events.held[-1].on_sent()  # type: ignore[misc]  # it is what was held for
+    assert stage.settled == ["requeue"]
+
+
 def test_a_crash_is_counted_in_the_message_that_goes_back() -> None:
     stage = Stage()
     stage.events.holds = True
