@@ -8,7 +8,7 @@ import os
 import secrets
 import socket
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -221,7 +221,8 @@ def _start_worker(
         state_dir=options.folder / "worker",
     )
     boot_id = join.new_boot_id()
-    registered = join.enrol(settings, Cloud(options.url), boot_id)
+    with closing(Cloud(options.url)) as cloud:
+        registered = join.enrol(settings, cloud, boot_id)
     host = WorkerHost(settings, registered, boot_id=boot_id)
     host.start()
     stack.callback(host.stop, STOP_S)
