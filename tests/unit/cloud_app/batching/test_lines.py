@@ -88,5 +88,6 @@ def test_plain_completions_and_embeddings_are_read_by_their_shapes() -> None:
     body = {"model": "echo:small", "prompt": "go on"}
     found = parse(line(1, url=lines.TEXT, body=body), lines.TEXT)
     assert found.endpoint == lines.TEXT
-    body = {"model": "m", "input": ["a", "b"]}
-    assert parse(line(1, url=lines.EMBEDDINGS, body=body), lines.EMBEDDINGS)
+    texts = {"model": "m", "input": ["a", "b"]}
+    found = parse(line(1, url=lines.EMBEDDINGS, body=texts), lines.EMBEDDINGS)
+    assert found.endpoint == lines.EMBEDDINGS
