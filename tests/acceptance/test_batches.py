@@ -128,6 +128,7 @@ def test_a_batch_survives_kills_of_worker_brain_and_web(fleet: Fleet) -> None:
     run_under_fire(fleet, LINES, seed=20260101)
 
 
+@pytest.mark.chaos
 @pytest.mark.timeout(1800)
 def test_a_long_batch_survives_kills_of_worker_brain_and_web(fleet: Fleet) -> None:
     """The same with 10,000 lines."""
