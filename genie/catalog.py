@@ -22,6 +22,9 @@ SHIPPED = Path(__file__).with_name("catalog.toml")
 ECHO = Path(__file__).with_name("catalog-echo.toml")
 """The same personas on the echo engine: no weights, for tests and benchmarks."""
 
+CUDA_ONLY = ("int8", "nf4")
+"""Weight formats that only GPUs compute with."""
+
 TIERS = ("lite", "standard", "pro", "coder", "heavy")
 """Tier aliases a request may name as its model."""
 
@@ -144,6 +147,7 @@ def _checked(path: Path, source: str, parsed: _File) -> Catalog:
     problem = (
         _repeated("models", "id", [entry.id for entry in parsed.models])
         or _repeated("personas", "name", [p.name for p in parsed.personas])
+        or _wrong_quant(parsed.models)
         or _wrong_persona(parsed.personas, models)
     )
     if problem is not None:
@@ -157,6 +161,16 @@ def _repeated(table: str, key: str, names: list[str]) -> tuple[str, str] | None:
     for number, name in enumerate(names):
         if name in names[:number]:
             return f"{table}[{number}].{key}", f"{name} is there twice"
+    return None
+
+
+def _wrong_quant(models: tuple[_ModelEntry, ...]) -> tuple[str, str] | None:
+    """The first quant whose weights cannot be where it says, and why."""
+    for number, model in enumerate(models):
+        for quant in model.quants:
+            if quant.dtype in CUDA_ONLY and set(quant.devices) != {"cuda"}:
+                why = f'{quant.dtype} runs on GPUs only; say devices = ["cuda"]'
+                return f"models[{number}].quants", f"{model.id}: {why}"
     return None
 
 

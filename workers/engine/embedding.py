@@ -21,7 +21,7 @@ from transformers.utils import logging
 
 from genie.contracts.inference import Extras, Fault, FinishReason, Usage
 from genie.fingerprint import fingerprint
-from workers.engine import loading
+from workers.engine import loading, quants
 from workers.engine.backend import Backend, Clock, Prompt, Room
 from workers.engine.errors import load_failed, refused
 from workers.engine.footprint import peak_bytes
@@ -271,7 +271,7 @@ def load_encoder(load: Load, path: Path) -> Encoder:
         raise load_failed("unsupported_pooling", message)
     loaded: Any = AutoModel.from_pretrained(
         path,
-        dtype=loading.dtype_of(load),
+        dtype=quants.plain_dtype_of(load),
         device_map=loading.device_map(load.device),
         trust_remote_code=False,
         use_safetensors=True,

@@ -17,6 +17,7 @@ from genie.contracts.inference import WorkClass
 from genie.contracts.model import Capability, ModelSpec
 from genie.fingerprint import fingerprint
 from workers import files
+from workers.engine import quants
 from workers.engine.attention import NAME, SlotCache
 from workers.engine.backend import Backend, Clock, Room
 from workers.engine.errors import LoadFailed, load_failed
@@ -27,11 +28,6 @@ from workers.engine.prompts import Prompts
 from workers.engine.scheduler import Chunk, Sequence, Step
 from workers.engine.wire import Load
 
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 Report = Mapping[str, Iterable[object]]
 """What transformers says of a load: names of weights by kind of trouble."""
 
@@ -95,7 +91,8 @@ def load_model(load: Load, path: Path) -> PreTrainedModel:
     """The model's weights on its device, all of them; raises LoadFailed."""
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         path,
-        dtype=dtype_of(load),
+        dtype=quants.dtype_of(load),
+        quantization_config=quants.config_of(load),
         device_map=device_map(load.device),
         # Said explicitly: left open, transformers asks on stdin.
         trust_remote_code=False,
@@ -109,16 +106,6 @@ def load_model(load: Load, path: Path) -> PreTrainedModel:
     check_weights(load.spec.id, report)
     check_support(load.spec.id, model, load.context)
     return model
-
-
-def dtype_of(load: Load) -> torch.dtype:
-    """What the quant computes in; raises LoadFailed."""
-    dtype = DTYPES.get(load.quant.dtype)
-    if dtype is None:
-        known = ", ".join(DTYPES)
-        message = f"this engine cannot compute in {load.quant.dtype}; it knows {known}"
-        raise load_failed("unsupported_quant", message)
-    return dtype
 
 
 def device_map(device: str) -> str | dict[str, int] | None:

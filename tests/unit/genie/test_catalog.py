@@ -189,3 +189,14 @@ def test_a_wrong_name_gets_near_ones_suggested(
 
 def test_a_name_near_to_nothing_gets_no_suggestion(shipped: Catalog) -> None:
     assert shipped.suggestions("zzzzzz") == ()
+
+
+def test_weights_that_only_gpus_compute_with_must_say_so(tmp_path: Path) -> None:
+    quants = 'quants = [{ name = "nf4", dtype = "nf4"'
+    said = GOOD.replace('quants = [{ name = "f32", dtype = "float32"', quants)
+    error = refused(tmp_path, said)
+    assert "nf4 runs on GPUs only" in str(error)
+    path = tmp_path / "good.toml"
+    path.write_text(said.replace(" }]", ', devices = ["cuda"] }]'), encoding="utf-8")
+    (quant,) = catalog.load(path).models["tiny:1b"].quants
+    assert quant.devices == ("cuda",)

@@ -90,8 +90,10 @@ def test_a_file_with_another_digest_is_refused_by_name(copy: Any) -> None:
 
 
 def test_a_dtype_this_engine_cannot_compute_in_is_refused(copy: Any) -> None:
-    quant = msgspec.structs.replace(copy.quant(), dtype="nf4")
-    assert fault_of(copy, quant=quant).code == "unsupported_quant"
+    quant = msgspec.structs.replace(copy.quant(), dtype="fp8")
+    fault = fault_of(copy, quant=quant)
+    assert fault.code == "unsupported_quant"
+    assert "cannot compute in fp8" in fault.message
 
 
 def test_an_architecture_without_the_attention_interface_is_refused(
