@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from genie import errors
     from genie.batches import Batch, BatchResult
-    from genie.client import Client, ask, stream, submit
+    from genie.client import Client, ask, map, schedule, stream, submit  # noqa: A004
     from genie.jobs import Job, Result
+    from genie.many import as_completed, gather
+    from genie.schedules import Schedule
     from genie.streaming import Stream, Waiting
 
 __version__ = "0.1.0"
@@ -31,9 +33,14 @@ _HOMES = {
     "Client": "genie.client",
     "Job": "genie.jobs",
     "Result": "genie.jobs",
+    "Schedule": "genie.schedules",
     "Stream": "genie.streaming",
     "Waiting": "genie.streaming",
+    "as_completed": "genie.many",
     "ask": "genie.client",
+    "gather": "genie.many",
+    "map": "genie.client",
+    "schedule": "genie.client",
     "stream": "genie.client",
     "submit": "genie.client",
 }
@@ -45,11 +52,16 @@ __all__ = [
     "Client",
     "Job",
     "Result",
+    "Schedule",
     "Stream",
     "Waiting",
     "__version__",
+    "as_completed",
     "ask",
     "errors",
+    "gather",
+    "map",
+    "schedule",
     "stream",
     "submit",
 ]

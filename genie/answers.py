@@ -161,6 +161,25 @@ class JobAnswer(Answer, frozen=True):
     route: RouteAnswer | None = None
     result: Completion | None = None
     metadata: dict[str, str] = {}
+    retry_of: str | None = None
+
+
+class JobEvent(Answer, frozen=True):
+    """One thing that happened to a job; ``at`` is seconds since 1970.
+
+    ``event`` is accepted, routed, queued, started, first_token or how the job ended.
+    """
+
+    event: str
+    at: float
+    attempt: int | None = None
+    attempts: int | None = None
+    worker: str | None = None
+    model: str | None = None
+    queue: str | None = None
+    reasons: tuple[str, ...] = ()
+    skipped: tuple[SkippedModel, ...] = ()
+    error: Trouble | None = None
 
 
 class Held(Answer, frozen=True):

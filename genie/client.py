@@ -2,7 +2,7 @@
 
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypedDict, Unpack
@@ -31,8 +31,11 @@ from genie.chat import DEFAULT_PERSONA, Options, chat_body, check
 from genie.credentials import Credentials, resolve
 from genie.embeddings import Embeddings, embeddings
 from genie.jobs import Job, Result, bare, completed
+from genie.many import AT_ONCE
+from genie.schedules import Schedule, ScheduleOptions
 from genie.streaming import OnWait, Stream
 from genie.transport import READ_S, Body, Call, Clock, Transport
+from genie.work import Work
 
 if TYPE_CHECKING:
     from httpx2 import BaseTransport
@@ -61,7 +64,7 @@ class Filters(TypedDict, total=False):
     """The id of the last job of the page before."""
 
 
-class Client:
+class Client(Work):
     """One cloud, seen with one API key; safe to share between threads.
 
     ``url`` and ``api_key`` default to ``GENIE_URL`` and ``GENIE_API_KEY``, else to what
@@ -273,23 +276,6 @@ class Client:
         """Whether the cloud and what it stands on are well; needs no key."""
         return answers.read(HealthAnswer, self._transport.probe("/health").content)
 
-    def fetch_job(self, job_id: str) -> JobAnswer:
-        """A job's state now, as data."""
-        return answers.read(JobAnswer, self._get(_job_path(job_id)))
-
-    def cancel_job(self, job_id: str) -> JobAnswer:
-        """Cancel a job; returns its state after that, as data."""
-        path = f"{_job_path(job_id)}/cancel"
-        return answers.read(JobAnswer, self._post(path, {}, safe=True))
-
-    def now(self) -> float:
-        """Seconds of the client's monotonic clock."""
-        return self._clock.now()
-
-    def sleep(self, seconds: float) -> None:
-        """Wait on the client's clock."""
-        self._clock.sleep(seconds)
-
     def _ask(
         self,
         prompt: str | None,
@@ -365,6 +351,30 @@ def stream(
     return default().stream(prompt, on_wait=on_wait, **options)
 
 
+def map(  # noqa: A001  # what Python calls it
+    prompts: Iterable[str],
+    *,
+    at_once: int = AT_ONCE,
+    **options: Unpack[Options],
+) -> Iterator[Result]:
+    """The answer to each prompt, in their order; see `Client.map`.
+
+    for result in genie.map(["Say one.", "Say two."]):
+        print(result)
+    """
+    return default().map(prompts, at_once=at_once, **options)
+
+
+def schedule(
+    prompt: str | None = None, *, cron: str, **options: Unpack[ScheduleOptions]
+) -> Schedule:
+    """Ask this at the times of a cron line; see `Client.schedule`.
+
+    genie.schedule("News of {{date}}?", cron="@daily", name="news")
+    """
+    return default().schedule(prompt, cron=cron, **options)
+
+
 def default() -> Client:
     """The client behind `ask`, `submit` and `stream`, by the settings of now."""
     settings = env.read(env.ClientSettings)
@@ -379,7 +389,3 @@ def _shared(credentials: Credentials, timeout: float, _process: int) -> Client:
 
 def _letter_path(letter_id: str) -> str:
     return f"/v1/dead-letters/{quote(letter_id, safe='')}"
-
-
-def _job_path(job_id: str) -> str:
-    return f"/v1/jobs/{quote(bare(job_id), safe='')}"

@@ -1,10 +1,18 @@
 """A job someone submitted, and the result it ends with."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from threading import Thread
 from typing import Protocol
 
-from genie.answers import Completion, Delivery, JobAnswer, Times, TokenUsage
+from genie.answers import (
+    Completion,
+    Delivery,
+    JobAnswer,
+    JobEvent,
+    Times,
+    TokenUsage,
+)
 from genie.contracts.inference import JobState, Locality, Timing, Usage
 from genie.errors import (
     CodecError,
@@ -57,6 +65,15 @@ class Cloud(Protocol):
     def cancel_job(self, job_id: str) -> JobAnswer:
         """The job after it was told to stop."""
 
+    def fetch_jobs(self, job_ids: Sequence[str]) -> tuple[JobAnswer, ...]:
+        """Several jobs as the cloud knows them now."""
+
+    def retry_job(self, job_id: str) -> JobAnswer:
+        """The new job that asks the same again."""
+
+    def follow_job(self, job_id: str) -> Iterator[JobEvent]:
+        """What happens to the job until it has ended."""
+
     def now(self) -> float:
         """Seconds of a clock that never goes back."""
 
@@ -93,6 +110,29 @@ class Job:
         """Stop the job; one that has ended stays as it is. Returns this job."""
         self.details = self._cloud.cancel_job(self.id)
         return self
+
+    @property
+    def cloud(self) -> Cloud:
+        """Where it was submitted."""
+        return self._cloud
+
+    def retry(self) -> "Job":
+        """Submit a job that did not complete again; returns the new job.
+
+        Doing it twice gives the same new job. Raises `BadRequest` (code
+        ``not_retryable``) when there is nothing to retry.
+        """
+        return Job(self._cloud, self._cloud.retry_job(self.id))
+
+    def events(self) -> Iterator[JobEvent]:
+        """What happens to the job, from its acceptance until it has ended."""
+        return self._cloud.follow_job(self.id)
+
+    def add_done_callback(self, tell: Callable[["Job"], object]) -> None:
+        """Call ``tell`` with this job once it has ended, in a thread of its own."""
+        thread = Thread(target=lambda: tell(self.wait()), name=f"genie-{self.id}")
+        thread.daemon = True  # a program may end before its jobs do
+        thread.start()
 
     def wait(self, timeout: float | None = None) -> "Job":
         """Wait until the job has ended, at most ``timeout`` seconds.

@@ -34,9 +34,9 @@ class Rig:
         self.secret = web.join(self.ctx, models=(web.ready(),))
         self.beats = 0
 
-    def make(self, name: str = "digest", **given: object) -> ScheduleRecord:
+    def make(self, **given: object) -> ScheduleRecord:
         """A schedule that runs every hour unless told otherwise."""
-        values = {"name": name, "cron": "@hourly", "request": ASK} | given
+        values = {"name": "digest", "cron": "@hourly", "request": ASK} | given
         new = NewSchedule(**values)  # type: ignore[arg-type]  # by name
         return schedules.create(self.ctx, self.key, new, orders.of_request)
 

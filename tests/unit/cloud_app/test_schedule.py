@@ -14,6 +14,8 @@ def test_every_task_runs_and_no_backlog_is_replayed(cloud: Cloud) -> None:
         topology.TASK_SWEEP: 30.0,
         topology.TASK_BURY: 10.0,
         topology.TASK_DRIVE: 1.0,
+        topology.TASK_FIRE: 5.0,
+        topology.TASK_TELL: 2.0,
     }
     for entry in entries.values():
         assert entry["options"]["expires"] == entry["schedule"]

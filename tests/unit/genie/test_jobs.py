@@ -1,6 +1,7 @@
 """Waiting for a job and reading its end."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from threading import Event
 
 import msgspec
 import pytest
@@ -12,6 +13,7 @@ from genie.answers import (
     Content,
     Delivery,
     JobAnswer,
+    JobEvent,
     Times,
     TokenUsage,
     Trouble,
@@ -60,6 +62,16 @@ class TwinCloud:
 
     def cancel_job(self, job_id: str) -> JobAnswer:
         return JobAnswer(id=job_id, status=JobState.CANCELLED)
+
+    def fetch_jobs(self, job_ids: Sequence[str]) -> tuple[JobAnswer, ...]:
+        return tuple(self.fetch_job(job_id) for job_id in job_ids)
+
+    def retry_job(self, job_id: str) -> JobAnswer:
+        return JobAnswer(id="02b", status=JobState.QUEUED, retry_of=job_id)
+
+    def follow_job(self, job_id: str) -> Iterator[JobEvent]:
+        yield JobEvent(event="accepted", at=1.0)
+        yield JobEvent(event=self.fetch_job(job_id).status.value, at=2.0)
 
     def now(self) -> float:
         return sum(self.sleeps)
@@ -207,3 +219,28 @@ def test_a_completion_without_an_answer_is_refused(choices: Sequence[Choice]) ->
     empty = msgspec.structs.replace(ANSWER, choices=choices or ())
     with pytest.raises(errors.CodecError, match="no choices"):
         completed(empty)
+
+
+def test_a_retry_is_another_job() -> None:
+    old = Job(TwinCloud(QUEUED), ended(JobState.FAILED))
+    new = old.retry()
+    assert (new.id, new.details.retry_of, old.id) == ("02b", "01a", "01a")
+
+
+def test_a_jobs_events_are_those_the_cloud_tells() -> None:
+    told = Job(TwinCloud(COMPLETED), QUEUED).events()
+    assert [event.event for event in told] == ["accepted", "completed"]
+
+
+def test_a_callback_hears_of_the_end() -> None:
+    job, heard = Job(TwinCloud(RUNNING, COMPLETED), QUEUED), Event()
+    told: list[Job] = []
+
+    def tell(done: Job) -> None:
+        told.append(done)
+        heard.set()
+
+    job.add_done_callback(tell)
+    assert heard.wait(10)
+    assert told == [job]
+    assert job.status is JobState.COMPLETED
