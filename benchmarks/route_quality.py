@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.common.figures import Board, is_quick
-from benchmarks.simulator import arrivals, runs, step_times
+from benchmarks.simulator import arrivals, plot, runs, step_times
 from benchmarks.simulator.arrivals import Arrival
 from benchmarks.simulator.policies import BASELINES, Credits
 from benchmarks.simulator.runs import Result
@@ -26,6 +26,7 @@ from cloud_app.brain.capacity import CONTEXT, SLOTS
 from workers.engine import CUDA_BUDGET
 
 VS_STALE, VS_BEST, VS_BEST_WORST = 1 / 20, 1.0, 1.3
+PICTURE = Path(__file__).parents[1] / "docs" / "images" / "route_quality.svg"
 LOADS = (0.5, 0.7, 0.85)
 EACH_GPU = 4
 ROOM = Room(slots=SLOTS["cuda"], budget=CUDA_BUDGET)
@@ -48,6 +49,13 @@ class Cell:
             for one in self.rounds
         )
 
+    def p99s(self) -> dict[str, float]:
+        """Every policy's p99 of the first token in seconds, the median of rounds."""
+        return {
+            name: statistics.median(one[name].ttft_p99_s for one in self.rounds)
+            for name in POLICIES
+        }
+
     def show(self) -> None:
         """A row a policy on stderr, medians of the rounds in seconds."""
         for name in POLICIES:
@@ -63,7 +71,7 @@ class Cell:
 def main() -> int:
     """Measure, print, and say whether it could measure."""
     quick = is_quick(__doc__)
-    loads, count, rounds = ((0.7,), 4000, 1) if quick else (LOADS, 12_000, 3)
+    loads, count, rounds = ((0.7,), 4000, 1) if quick else (LOADS, 6000, 3)
     traces = arrivals.folder()
     gpus = step_times.load(traces)
     say(
@@ -74,6 +82,8 @@ def main() -> int:
         for trace in arrivals.TRACES
         for cell in play(trace, loads, recorded(trace, traces), gpus, count, rounds)
     ]
+    if not quick:
+        draw(cells)
     return report(cells, "recorded" if traces else "drawn")
 
 
@@ -106,6 +116,13 @@ def play(
             )
         cell.show()
     return cells
+
+
+def draw(cells: Sequence[Cell]) -> None:
+    """Write the picture of all cells."""
+    title = "p99 time to first token, in simulated seconds (log scale)"
+    panels = [(f"{cell.trace} at load {cell.load}", cell.p99s()) for cell in cells]
+    PICTURE.write_text(plot.svg(title, panels), encoding="utf-8")
 
 
 def report(cells: Sequence[Cell], source: str) -> int:
