@@ -7,7 +7,7 @@ TORCH_INDEX ?=
 
 # How `make chaos` plays: which seeds, and how many seconds of kills each.
 SEEDS ?= 1 2 3
-SECONDS ?= 150
+CHAOS_S ?= 150
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -30,9 +30,9 @@ test: $(VENV)/.setup ## Run all tests, on private RabbitMQ and PostgreSQL nodes
 	@scripts/install-servers
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
 
-chaos: $(VENV)/.setup ## Kill parts of a fleet for minutes: SEEDS="1 2 3" SECONDS=150
+chaos: $(VENV)/.setup ## Kill parts of a fleet for minutes: SEEDS="1 2 3" CHAOS_S=150
 	@scripts/install-servers
-	@GENIE_CHAOS_SEEDS="$(SEEDS)" GENIE_CHAOS_S="$(SECONDS)" OMP_NUM_THREADS=1 \
+	@GENIE_CHAOS_SEEDS="$(SEEDS)" GENIE_CHAOS_S="$(CHAOS_S)" OMP_NUM_THREADS=1 \
 	  $(BIN)/python -m pytest -m chaos -rP tests/acceptance/test_chaos.py $(ARGS)
 
 check: $(VENV)/.setup ## Lint, types, architecture and unit tests
