@@ -1,4 +1,4 @@
-"""``genie jobs``: list, show and cancel."""
+"""``genie jobs``: list, show, follow, retry and cancel; how long texts are kept."""
 
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Unpack
@@ -6,13 +6,25 @@ from typing import TYPE_CHECKING, Unpack
 import click
 
 from genie.answers import JobAnswer
-from genie.cli.output import Session, as_json, moment, show_card, show_json, show_table
+from genie.cli.output import (
+    Session,
+    as_json,
+    cell,
+    moment,
+    note,
+    show_card,
+    show_json,
+    show_table,
+)
 from genie.contracts.inference import JobState
 
 if TYPE_CHECKING:
+    from genie.answers import JobEvent
     from genie.client import Filters
     from genie.jobs import Job
+    from genie.work import RetryFilters
 
+EVENT_COLUMNS = ("when", "event", "attempt", "where", "why")
 COLUMNS = ("job", "status", "persona", "model", "worker", "created", "seconds")
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -51,7 +63,7 @@ def since(text: str, now: datetime) -> float:
 @click.group(invoke_without_command=True)
 @click.pass_context
 def jobs(ctx: click.Context) -> None:
-    """List, show and cancel jobs; without a verb, list them."""
+    """List, show, follow, retry and cancel jobs; without a verb, list them."""
     if ctx.invoked_subcommand is None:
         ctx.invoke(list_jobs)
 
@@ -77,15 +89,22 @@ def list_jobs(session: Session, as_json: bool, **filters: Unpack["Filters"]) -> 
 
 @jobs.command()
 @click.argument("job_id", metavar="JOB")
+@click.option("--timeline", is_flag=True, help="Also what happened when.")
 @as_json
 @click.pass_obj
-def show(session: Session, job_id: str, as_json: bool) -> None:
+def show(session: Session, job_id: str, timeline: bool, as_json: bool) -> None:
     """Show one job: where it went and why, and its answer or error."""
-    job = session.connect().job(job_id)
+    client = session.connect()
+    job = client.job(job_id)
+    events = client.job_timeline(job_id) if timeline else ()
     if as_json:
-        show_json(job.details)
+        whole = {"job": job.details, "timeline": events}
+        show_json(whole if timeline else job.details)
         return
     show_card(session, _card(job))
+    if timeline:
+        click.echo()
+        show_table(session, EVENT_COLUMNS, [_event(event) for event in events])
     choices = job.details.result.choices if job.details.result else ()
     for choice in choices:
         click.echo(f"\n{choice.message.content if choice.message else choice.text}")
@@ -100,6 +119,84 @@ def cancel(session: Session, job_ids: tuple[str, ...]) -> None:
     for job_id in job_ids:
         job = client.job(job_id).cancel()
         click.echo(f"{job.id}\t{job.status.value}")
+
+
+@jobs.command()
+@click.argument("job_id", metavar="JOB")
+@as_json
+@click.pass_obj
+def events(session: Session, job_id: str, as_json: bool) -> None:
+    """Follow what happens to a job until it has ended."""
+    for event in session.connect().follow_job(job_id):
+        if as_json:
+            show_json(event)
+        else:
+            click.echo("\t".join(map(cell, _event(event))).rstrip())
+
+
+@jobs.command()
+@click.argument("job_ids", metavar="[JOB...]", nargs=-1)
+@click.option("--all", "is_all", is_flag=True, help="All that match the options.")
+@click.option("--state", type=click.Choice(["failed", "timeout", "cancelled"]))
+@click.option("-p", "--persona", help="Only this kind of work.")
+@click.option("-m", "--model", help="Only this model.")
+@click.option("-w", "--worker", help="Only this worker, by name or id.")
+@click.option("--since", type=Since(), help="Only newer: 30m, 2h, 7d or a date.")
+@click.option("--limit", type=click.IntRange(1, 200), default=100, show_default=True)
+@click.pass_obj
+def retry(
+    session: Session,
+    job_ids: tuple[str, ...],
+    is_all: bool,
+    **filters: Unpack["RetryFilters"],
+) -> None:
+    """Submit jobs that did not complete again, as new jobs.
+
+    Prints the old and the new id of each. With --all every job that failed or timed
+    out and matches the options.
+    """
+    if bool(job_ids) == is_all:
+        raise click.UsageError("name the jobs, or give --all and what they match")
+    client = session.connect()
+    for job_id in job_ids:
+        click.echo(f"{job_id}\t{client.retry_job(job_id).id}")
+    if is_all:
+        made, skipped = client.retry_jobs(**filters)
+        for job in made:
+            click.echo(f"{job.details.retry_of}\t{job.id}")
+        for one in skipped:
+            note(f"genie: {one.id} was left: {one.why}")
+
+
+@jobs.command()
+@click.argument("hours", required=False)
+@as_json
+@click.pass_obj
+def retention(session: Session, hours: str | None, as_json: bool) -> None:
+    """Show or set for how many HOURS texts are kept after a job's end.
+
+    0 keeps nothing past its delivery; `default` keeps them as the cloud does. Needs
+    an admin key.
+    """
+    if hours is not None and hours != "default" and not hours.isdecimal():
+        raise click.UsageError("hours is a whole number, or default")
+    client = session.connect()
+    if hours is None:
+        found = client.retention()
+    else:
+        found = client.set_retention(None if hours == "default" else int(hours))
+    show_json(found) if as_json else click.echo(f"{found.kept_h:g} hours")
+
+
+def _event(event: "JobEvent") -> tuple[object, ...]:
+    told = [*event.reasons, event.error and event.error.message]
+    return (
+        moment(event.at),
+        event.event,
+        event.attempt or event.attempts,
+        event.worker or event.model or event.queue,
+        "; ".join(part for part in told if part),
+    )
 
 
 def _row(job: "Job") -> tuple[object, ...]:
@@ -137,6 +234,7 @@ def _card(job: "Job") -> list[tuple[str, object]]:
         ("deadline", moment(details.deadline_at)),
         ("seconds", _seconds(details)),
         ("attempts", details.attempts or None),
+        ("retry of", details.retry_of),
         ("prompt tokens", usage and usage.prompt_tokens),
         ("answer tokens", usage and usage.completion_tokens),
         ("labels", [f"{name}={value}" for name, value in details.metadata.items()]),

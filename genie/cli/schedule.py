@@ -1,0 +1,178 @@
+"""``genie schedule``: add, list, show, run, pause, resume and rm."""
+
+from typing import TYPE_CHECKING, Unpack, cast
+
+import click
+
+from genie.cli.ask import asking, joined
+from genie.cli.output import (
+    Session,
+    as_json,
+    moment,
+    show_card,
+    show_json,
+    show_table,
+)
+
+if TYPE_CHECKING:
+    from genie.schedules import RunAnswer, Schedule, ScheduleOptions
+
+COLUMNS = ("schedule", "cron", "timezone", "next run", "state", "trouble")
+RUN_COLUMNS = ("due", "status", "trigger", "job", "reason")
+
+OVERLAP = click.Choice(["skip", "queue", "replace"])
+CATCH_UP = click.Choice(["none", "last", "all"])
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def schedule(ctx: click.Context) -> None:
+    """Ask questions again and again; without a verb, list schedules."""
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(list_schedules)
+
+
+@schedule.command()
+@click.argument("called", metavar="NAME")
+@click.argument("cron")
+@asking
+@click.option("--timezone", help="Like Europe/Berlin; UTC if not set.")
+@click.option("--overlap", type=OVERLAP, help="While the run before goes on: skip.")
+@click.option("--catch-up", type=CATCH_UP, help="Missed runs made up for: last.")
+@click.option("--jitter", "jitter_s", type=float, help="Start up to so many s later.")
+@click.option("--webhook", help="A URL that is told of each job's end.")
+@click.option("--webhook-secret", envvar="GENIE_WEBHOOK_SECRET", help="Signs it.")
+@as_json
+@click.pass_obj
+def add(
+    session: Session,
+    called: str,
+    cron: str,
+    prompt: str | None,
+    as_json: bool,
+    **options: Unpack["ScheduleOptions"],
+) -> None:
+    """Ask PROMPT at the times of CRON, under NAME.
+
+    genie schedule add news '30 7 * * 1-5' 'News of {{date}}?' -p chat
+
+    Texts may hold {{date}} {{time}} {{weekday}} {{week}} {{month}} {{year}}
+    {{yesterday}} {{tomorrow}} {{fire_at}} {{now}} {{schedule}}.
+    """
+    kept = {key: value for key, value in options.items() if value not in (None, ())}
+    kept["name"] = called
+    wanted = cast("ScheduleOptions", kept)
+    made = session.connect().schedule(joined(prompt), cron=cron, **wanted)
+    _show(session, made, as_json)
+
+
+@schedule.command("list")
+@as_json
+@click.pass_obj
+def list_schedules(session: Session, as_json: bool) -> None:
+    """List your org's schedules and their next run."""
+    found = session.connect().schedules()
+    if as_json:
+        show_json([one.details for one in found])
+        return
+    show_table(session, COLUMNS, [_row(one) for one in found])
+
+
+@schedule.command()
+@click.argument("name")
+@as_json
+@click.pass_obj
+def show(session: Session, name: str, as_json: bool) -> None:
+    """Show a schedule: when it runs, in words, and what became of its runs."""
+    _show(session, session.connect().find_schedule(name), as_json)
+
+
+@schedule.command()
+@click.argument("name")
+@as_json
+@click.pass_obj
+def run(session: Session, name: str, as_json: bool) -> None:
+    """Start a run at once and print its job's id."""
+    started = session.connect().run_schedule(name)
+    show_json(started) if as_json else click.echo(started.job_id)
+
+
+@schedule.command()
+@click.argument("name")
+@click.pass_obj
+def pause(session: Session, name: str) -> None:
+    """Start nothing until it is resumed."""
+    session.connect().change_schedule(name, "pause")
+    click.echo(f"{name}\tpaused")
+
+
+@schedule.command()
+@click.argument("name")
+@click.pass_obj
+def resume(session: Session, name: str) -> None:
+    """Go on with the next run from now."""
+    details = session.connect().change_schedule(name, "resume")
+    click.echo(f"{name}\t{_first(details.next_runs)}")
+
+
+@schedule.command()
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@click.pass_obj
+def rm(session: Session, names: tuple[str, ...]) -> None:
+    """Remove schedules; their jobs stay."""
+    client = session.connect()
+    for name in names:
+        client.remove_schedule(name)
+        click.echo(f"{name}\tremoved")
+
+
+def _show(session: Session, made: "Schedule", as_json: bool) -> None:
+    details = made.details
+    if as_json:
+        show_json(details)
+        return
+    show_card(session, _card(made))
+    if details.runs:
+        click.echo()
+        show_table(session, RUN_COLUMNS, [_run(one) for one in details.runs])
+
+
+def _card(made: "Schedule") -> list[tuple[str, object]]:
+    details = made.details
+    return [
+        ("schedule", made.name),
+        ("id", made.id),
+        ("runs", details.in_words),
+        ("next", details.next_runs),
+        ("state", "paused" if details.paused else "active"),
+        ("trouble", details.trouble),
+        ("cron", details.cron),
+        ("timezone", details.timezone),
+        ("overlap", details.overlap),
+        ("catch-up", details.catch_up),
+        ("jitter", f"{details.jitter_s:g} s" if details.jitter_s else None),
+        ("webhook", details.webhook and details.webhook.url),
+        ("created", moment(details.created_at)),
+    ]
+
+
+def _row(one: "Schedule") -> tuple[object, ...]:
+    details = one.details
+    state = "paused" if details.paused else "active"
+    following = _first(details.next_runs)
+    return (
+        one.name,
+        details.cron,
+        details.timezone,
+        following,
+        state,
+        details.trouble,
+    )
+
+
+def _run(one: "RunAnswer") -> tuple[object, ...]:
+    return (moment(one.fire_at), one.status, one.trigger, one.job_id, one.reason)
+
+
+def _first(runs: tuple[str, ...]) -> str:
+    return runs[0] if runs else ""

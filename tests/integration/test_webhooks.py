@@ -1,0 +1,239 @@
+"""Webhooks sent to real receivers, whose own HMAC checks what they were told."""
+
+import hashlib
+import hmac
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from cloud_app import jobs, store, webhooks
+from cloud_app.store.records import JobRecord, Webhook
+from cloud_app.store.schedule_records import DeliveryRecord
+from cloud_app.web import shown
+from fixtures.clouds import Cloud
+
+SECRET = "a secret between two"
+
+
+@dataclass
+class Receiver:
+    """An HTTP server that notes every POST and answers with the next status."""
+
+    statuses: list[int] = field(default_factory=list)
+    told: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
+    url: str = ""
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A receiver on loopback; without statuses it answers 204."""
+    made = Receiver()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            made.told.append((self.path, headers, body))
+            status = made.statuses.pop(0) if made.statuses else 204
+            self.send_response(status)
+            if 300 <= status < 400:
+                self.send_header("location", f"{made.url}/elsewhere")
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_args: object) -> None:
+            """Nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    made.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield made
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def cloud(tmp_path: Path) -> Iterator[Cloud]:
+    """A cloud that may tell this machine's own receivers."""
+    made = Cloud(f"sqlite:///{tmp_path}/genie.db")
+    settings = replace(made.ctx.settings, webhook_allow_private=True)
+    made.ctx = replace(made.ctx, settings=settings)
+    yield made
+    made.close()
+
+
+def done(cloud: Cloud, url: str, retain_h: int | None = None) -> JobRecord:
+    """A job that ended, with a webhook that waits to be told."""
+    hook = Webhook(url=url, secret=SECRET)
+    new = replace(cloud.new_job(), webhook=hook, retain_h=retain_h)
+    job, _ = jobs.accept(cloud.ctx, new)
+    cloud.finish(job, "what only the receiver may read")
+    return job
+
+
+def deliver(cloud: Cloud) -> int:
+    return webhooks.deliver(cloud.ctx, shown.told)
+
+
+def only(cloud: Cloud) -> DeliveryRecord:
+    (found,) = webhooks.find(cloud.ctx, "acme")
+    return found
+
+
+def is_genuine(headers: dict[str, str], body: bytes) -> bool:
+    """What the documentation tells a receiver to compute."""
+    computed = hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()
+    return hmac.compare_digest(headers["x-genie-signature"], f"sha256={computed}")
+
+
+def test_a_receiver_is_told_once_and_can_verify_it(
+    cloud: Cloud, receiver: Receiver
+) -> None:
+    job = done(cloud, f"{receiver.url}/hook?team=a")
+    assert deliver(cloud) == 1
+    assert deliver(cloud) == 0
+    ((path, headers, body),) = receiver.told
+    assert path == "/hook?team=a"
+    assert is_genuine(headers, body)
+    assert not is_genuine(headers, body + b" ")
+    assert headers["x-genie-event"] == "job.completed"
+    assert headers["x-genie-delivery"] == only(cloud).id
+    event = json.loads(body)
+    assert (event["type"], event["data"]["id"]) == ("job.completed", job.id)
+    answer = event["data"]["result"]["choices"][0]["message"]["content"]
+    assert answer == "what only the receiver may read"
+    assert (only(cloud).state, only(cloud).status) == ("delivered", 204)
+
+
+def test_a_receiver_that_fails_is_told_again_under_the_same_id(
+    cloud: Cloud, receiver: Receiver
+) -> None:
+    receiver.statuses = [500, 503]
+    done(cloud, receiver.url)
+    for seconds in (5, 30, 300):
+        deliver(cloud)
+        cloud.clock.forward(seconds)
+    assert [headers["x-genie-delivery"] for _, headers, _ in receiver.told] == [
+        only(cloud).id
+    ] * 3
+    assert all(is_genuine(headers, body) for _, headers, body in receiver.told)
+    assert (only(cloud).state, only(cloud).attempts) == ("delivered", 3)
+
+
+def test_a_redirect_is_not_followed(cloud: Cloud, receiver: Receiver) -> None:
+    receiver.statuses = [302]
+    done(cloud, f"{receiver.url}/here")
+    assert deliver(cloud) == 0
+    assert [path for path, _, _ in receiver.told] == ["/here"]
+    assert only(cloud).error == "it answered 302; redirects are not followed"
+
+
+def test_loopback_is_refused_unless_it_is_allowed(
+    cloud: Cloud, receiver: Receiver
+) -> None:
+    done(cloud, receiver.url.replace("127.0.0.1", "localhost"))
+    settings = replace(cloud.ctx.settings, webhook_allow_private=False)
+    strict = replace(cloud.ctx, settings=settings)
+    assert webhooks.deliver(strict, shown.told) == 0
+    assert receiver.told == []
+    assert "private network" in (only(cloud).error or "")
+
+
+def test_a_delivered_one_is_sent_again_when_asked(
+    cloud: Cloud, receiver: Receiver
+) -> None:
+    done(cloud, receiver.url)
+    deliver(cloud)
+    webhooks.redeliver(cloud.ctx, "acme", only(cloud).id)
+    assert deliver(cloud) == 1
+    first, second = receiver.told
+    assert first[1]["x-genie-delivery"] == second[1]["x-genie-delivery"]
+    assert first[2] == second[2]
+
+
+def test_an_answer_that_is_not_to_be_kept_is_forgotten_once_told(
+    cloud: Cloud, receiver: Receiver
+) -> None:
+    job = done(cloud, receiver.url, retain_h=0)
+    deliver(cloud)
+    cloud.clock.forward(61)
+    jobs.sweep(cloud.ctx)
+    assert cloud.reread(job).text is None
+
+
+def test_anything_else_can_be_told_too(cloud: Cloud, receiver: Receiver) -> None:
+    hook = Webhook(url=receiver.url, secret=SECRET)
+    with cloud.ctx.db.session() as session:
+        store.webhooks.add(
+            session,
+            cloud.acme,
+            hook,
+            event="batch.completed",
+            body='{"id": "b1"}',
+            now=cloud.clock.at,
+        )
+    assert deliver(cloud) == 1
+    ((_, headers, body),) = receiver.told
+    assert (headers["x-genie-event"], body) == ("batch.completed", b'{"id": "b1"}')
+    assert is_genuine(headers, body)
+
+
+def test_many_brains_tell_each_receiver_once(cloud: Cloud, receiver: Receiver) -> None:
+    for _ in range(20):
+        done(cloud, receiver.url)
+    threads = [threading.Thread(target=deliver, args=(cloud,)) for _ in range(4)]
+    _run(threads)
+    ids = [headers["x-genie-delivery"] for _, headers, _ in receiver.told]
+    assert len(ids) == len(set(ids)) == 20
+
+
+def test_a_receiver_that_answers_byte_by_byte_is_left_in_time(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks, "DEADLINE_S", 0.5)
+    with Drip() as drip:
+        done(cloud, drip.url)
+        assert deliver(cloud) == 0
+    assert "nobody answered" in (only(cloud).error or "")
+
+
+class Drip:
+    """A server that sends its answer's head one byte at a time, for ever."""
+
+    def __enter__(self) -> "Drip":
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._over.set()
+        self._listener.close()
+        self._thread.join()
+
+    def _serve(self) -> None:
+        client, _ = self._listener.accept()
+        with client:
+            client.sendall(b"HTTP/1.1 200 OK\r\nx: ")
+            while not self._over.wait(0.1):
+                try:
+                    client.sendall(b"y")
+                except OSError:
+                    return
+
+
+def _run(threads: list[threading.Thread]) -> None:
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
