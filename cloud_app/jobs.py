@@ -357,6 +357,9 @@ def _tell(ctx: Context, worker_id: str, job_id: str) -> None:
 
 def _publish_all(ctx: Context, tasks: tuple[InferenceTask, ...]) -> int:
     for sent, task in enumerate(tasks):
+        if task.deadline_at <= ctx.now():
+            _too_late(ctx, task.job_id)
+            continue
         try:
             ctx.bus.publish(task)
         except BrokerDown as error:
@@ -368,6 +371,12 @@ def _publish_all(ctx: Context, tasks: tuple[InferenceTask, ...]) -> int:
             continue
         confirmed(ctx, task.job_id)
     return len(tasks)
+
+
+def _too_late(ctx: Context, job_id: str) -> None:
+    """Its deadline passed before the broker could be given it: nobody needs it now."""
+    with ctx.db.session() as session:
+        store.jobs.close(session, job_id, JobState.TIMEOUT, ctx.now(), fault=OVERDUE)
 
 
 def _unknown(job_id: str) -> UnknownJob:

@@ -1,6 +1,7 @@
 """Promises of a whole fleet, in their short forms; the numbers are the promises'."""
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -112,17 +113,21 @@ def test_a_stream_outlives_its_worker_greedy_or_not(
     fleet: Fleet, client: Client, whole: Callable[[], None], temperature: float
 ) -> None:
     pieces: list[str] = []
+    times: list[float] = []
     victim = ""
     with client.stream(
         "a b c d e", temperature=temperature, persona="chat", max_tokens=150
     ) as stream:
         for piece in stream:
             pieces.append(piece)
-            if not victim and len("".join(pieces).split()) > 30:
+            times.append(time.monotonic())
+            if not victim and len("".join(pieces).split()) > 75:
                 assert stream.job_id is not None
                 victim = wait_running(client, stream.job_id)
                 fleet.kill(victim)
     assert "".join(pieces).split() == (["a", "b", "c", "d", "e"] * 30)
+    gaps = [after - before for before, after in itertools.pairwise(times)]
+    sys.stdout.write(f"temperature {temperature}: pause {max(gaps):.2f} s\n")
     assert stream.result.worker != victim
     assert stream.result.usage.completion_tokens == 150
     fleet.start_worker(victim)

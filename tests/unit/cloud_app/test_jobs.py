@@ -312,6 +312,14 @@ def test_only_unconfirmed_async_jobs_are_published_again(cloud: Cloud) -> None:
     assert jobs.relay(cloud.ctx) == 0
 
 
+def test_what_is_past_its_deadline_is_not_published_any_more(cloud: Cloud) -> None:
+    job = cloud.job(deadline_s=30)
+    cloud.clock.forward(31)
+    jobs.relay(cloud.ctx)
+    assert cloud.bus.published == []
+    assert cloud.reread(job).state is JobState.TIMEOUT
+
+
 def test_what_the_broker_did_not_take_is_relayed_when_it_is_back(cloud: Cloud) -> None:
     job = cloud.job()
     cloud.clock.forward(6)

@@ -92,6 +92,24 @@ def test_cancels_and_arrivals_do_not_change_the_answers_of_others(
             assert chosen[f"r{index}"] == expected(engine, prompt, 12)
 
 
+@pytest.mark.parametrize("cut", [1, 5, 11])
+def test_a_resumed_answer_is_the_undisturbed_one(
+    bench: Make, request_for: Make, cut: int
+) -> None:
+    engine = bench("llama")
+    letters = {str(engine.prompts.plain(one)[-1]): 60.0 for one in "abcdefgh"}
+    sampling = Sampling(max_tokens=12, ignore_eos=True, logit_bias=letters)
+    asked = request_for("whole", prompt=PROMPTS[1], sampling=sampling)
+    whole, end = engine.answer(asked)
+    given = whole[:cut]
+    again = msgspec.structs.replace(asked, id="rest", resume=given)
+    rest, finish = engine.answer(again)
+    assert len(whole) == 12  # letters alone: text and tokens say the same
+    assert given + rest == whole
+    assert finish.usage.prompt_tokens == end.usage.prompt_tokens
+    assert finish.usage.completion_tokens == 12
+
+
 PERSONA = "You are a careful keeper of lighthouses; answer in one line. "
 
 
