@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from genie.contracts.model import ModelSpec
+    from genie.fitting import Fit, Place
 
+FIT_COLUMNS = (
+    *("place", "quant", "context", "slots", "weights", "kv cache", "overhead"),
+    *("total", "free"),
+)
 COLUMNS = ("model", "ready on", "parameters", "context", "license", "personas")
 
 
@@ -100,6 +105,54 @@ def ls(session: Session, as_json: bool) -> None:
 
 
 @models.command()
+@click.argument("model")
+@click.option("--catalog", type=click.Path(exists=True), help="Another catalog file.")
+@click.option("--context", type=click.IntRange(min=2), help="Tokens of one request.")
+@click.option("--fleet", is_flag=True, help="The fleet's workers, not this machine.")
+@as_json
+@click.pass_obj
+def fit(
+    session: Session,
+    model: str,
+    catalog: str | None,
+    context: int | None,
+    fleet: bool,
+    as_json: bool,
+) -> None:
+    """Show how many requests at once fit where: weights + KV cache + overhead.
+
+    A slot is room for one request; its context is prompt and answer together.
+    """
+    from genie import fitting
+
+    quiet()
+    spec = spec_of(model, catalog)
+    places = workers_of(session) if fleet else places_here()
+    found = list(fitting.fits(spec, places, context=context))
+    if as_json:
+        show_json([fit_json(one) for one in found])
+        return
+    rows = [
+        (
+            one.place.name,
+            one.quant,
+            one.context,
+            one.slots or "-",
+            size(one.need.weights),
+            size(one.need.kv_cache),
+            size(one.need.overhead),
+            size(one.need.total),
+            size(one.place.free_bytes),
+        )
+        for one in found
+    ]
+    show_table(session, FIT_COLUMNS, rows)
+    if not found:
+        kinds = sorted({kind for quant in spec.quants for kind in quant.devices})
+        note(f"{spec.id} runs on {' or '.join(kinds)} only, and none is here")
+
+
+@models.command()
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True)
 def rm(models: tuple[str, ...]) -> None:
     """Delete models from this machine's disk; a worker that needs one pulls it anew."""
@@ -146,6 +199,53 @@ def spec_of(model: str, catalog: str | None) -> "ModelSpec":
         f"there is no model {model!r} in the catalog; "
         + (f"did you mean {near}?" if near else "`genie models` lists what there is")
     )
+
+
+def places_here() -> "list[Place]":
+    """This machine's GPUs, or its memory, less the reserve a worker keeps."""
+    from workers import ledger
+    from workers.gpu import Gpus, host_status
+    from workers.settings import MEMORY_RESERVE_SHARE
+
+    limits = ledger.Limits(reserve_share=MEMORY_RESERVE_SHARE)
+    found = ledger.devices(host_status(folder()), Gpus().read())
+    return [place(one.name, ledger.usable(one, limits)) for one in found]
+
+
+def workers_of(session: Session) -> "list[Place]":
+    """The free memory of the fleet's workers, as they last reported."""
+    places = []
+    for worker in session.connect().workers():
+        for gpu in worker.gpus:
+            free = max(0, gpu.memory_total_bytes - gpu.memory_used_bytes)
+            places.append(place(f"{worker.name} cuda:{gpu.index}", free))
+        if worker.host is not None:
+            free = worker.host.memory_available_bytes
+            places.append(place(f"{worker.name} cpu", free))
+    return places
+
+
+def place(name: str, free_bytes: int) -> "Place":
+    """A place by its name, which ends with the device's."""
+    from genie.fitting import Place
+
+    kind = name.rpartition(" ")[2].partition(":")[0]
+    return Place(name=name, kind=kind, free_bytes=free_bytes)
+
+
+def fit_json(found: "Fit") -> dict[str, object]:
+    """One way to load a model, as data; all sizes in bytes."""
+    return {
+        "place": found.place.name,
+        "quant": found.quant,
+        "context": found.context,
+        "slots": found.slots,
+        "weights_bytes": found.need.weights,
+        "kv_bytes": found.need.kv_cache,
+        "overhead_bytes": found.need.overhead,
+        "total_bytes": found.need.total,
+        "free_bytes": found.place.free_bytes,
+    }
 
 
 def folder() -> "Path":

@@ -3,16 +3,15 @@
 import shutil
 import subprocess
 import sys
-import threading
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase as fnmatch
 from pathlib import Path
 from typing import Protocol
 
 from genie.contracts.model import ModelFile, ModelSpec
+from workers.files import hub
 from workers.files.errors import pull_failed
 from workers.files.manifest import SERVED, Fetched, foreign_files, source_file
 
@@ -161,36 +160,12 @@ class HubSource:
     def fetch(self, spec: ModelSpec, partial: Path, on_progress: Progressed) -> Fetched:
         """Download safetensors, configuration and tokenizer: never code or pickles."""
         folder = partial / "snapshot"
-        expected = self.needed_bytes(spec)
-        with _measured(folder, expected, on_progress):
-            self._download(spec, folder)
-        files = foreign_files(folder, spec)
-        if not any(folder.glob("*.safetensors")):
+        repository = hub.look(self.repo, self.revision)
+        if not any(one.name.endswith(".safetensors") for one in repository.files):
             message = f"{self.repo} has no safetensors files; {spec.id} needs them"
             raise pull_failed("not_found", message)
-        return Fetched(folder=folder, files=files)
-
-    def _download(self, spec: ModelSpec, folder: Path) -> None:
-        # Imported here: the hub's client is slow to import and rarely needed.
-        from huggingface_hub import errors, snapshot_download
-
-        try:
-            snapshot_download(
-                self.repo,
-                revision=self.revision,
-                local_dir=folder,
-                allow_patterns=list(SERVED),
-                ignore_patterns=["*/*", "consolidated*"],
-            )
-        except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as error:
-            message = (
-                f"{spec.id} is not on this machine and the hub cannot be reached; "
-                "check the network, HF_HUB_OFFLINE and HF_ENDPOINT"
-            )
-            raise pull_failed("offline", message, retryable=True) from error
-        except (errors.HfHubHTTPError, OSError) as error:
-            message = f"{self.repo}@{self.revision} could not be pulled: {error}"
-            raise pull_failed("pull_failed", message[:500], retryable=True) from error
+        hub.fetch(repository, folder, on_progress)
+        return Fetched(folder=folder, files=foreign_files(folder, spec))
 
 
 def _is_served(name: str, folder: str) -> bool:
@@ -241,23 +216,3 @@ def _run(command: list[str], timeout_s: float) -> None:
         reason = said[-1] if said else f"status {done.returncode}"
         message = f"{command[2]} failed: {reason}"
         raise pull_failed("pull_failed", message[:500], retryable=True)
-
-
-@contextmanager
-def _measured(folder: Path, expected: int, on_progress: Progressed) -> Iterator[None]:
-    """Report how much of ``expected`` bytes has arrived in ``folder``."""
-    done = threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.5):
-            files = [at for at in folder.rglob("*") if at.is_file()]
-            arrived = sum(at.stat().st_size for at in files)
-            on_progress(min(0.95, arrived / max(1, expected)))
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()

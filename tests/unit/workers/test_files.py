@@ -14,7 +14,7 @@ import pytest
 from genie.contracts.inference import Fault
 from genie.contracts.model import ModelFile, ModelSpec
 from workers import files
-from workers.files import Models, PullFailed, manifest
+from workers.files import Models, PullFailed, hub, manifest
 
 WEIGHTS = b"weights " * 1000
 CONFIG = b"{}"
@@ -262,36 +262,26 @@ def test_a_disk_too_full_is_said_before_anything_is_fetched(
     assert "genie models rm" in fault.message
 
 
-def test_the_hub_gives_no_code_and_no_pickles(
+def test_a_hub_without_safetensors_is_refused(
     models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: dict[str, object] = {}
-
-    def download(repo: str, **said: object) -> None:
-        asked.update(said, repo=repo)
-        target = said["local_dir"]
-        assert isinstance(target, Path)
-        target.mkdir(parents=True)
-        (target / "model.safetensors").write_bytes(WEIGHTS)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    pulled = models.ensure(spec("hf:org/tiny@abc123"))
-    assert pulled.files[0].sha256 == sha256(WEIGHTS)
-    assert (asked["repo"], asked["revision"]) == ("org/tiny", "abc123")
-    allowed = asked["allow_patterns"]
-    assert isinstance(allowed, list)
-    assert not any(pattern.endswith((".py", ".bin", ".pt")) for pattern in allowed)
+    empty = hub.Repository("org/tiny", "c" * 40, ())
+    monkeypatch.setattr(hub, "look", lambda name, revision: empty)
+    fault = fault_of(lambda: models.ensure(spec("hf:org/tiny@main")))
+    assert fault.code == "not_found"
+    assert "safetensors" in fault.message
 
 
 def test_an_unreachable_hub_is_said_so(
     models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from huggingface_hub import HfApi
     from huggingface_hub.errors import OfflineModeIsEnabled
 
-    def download(repo: str, **said: object) -> None:
+    def look(api: HfApi, repo: str, **said: object) -> None:
         raise OfflineModeIsEnabled(f"no {repo}")
 
-    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.setattr(HfApi, "model_info", look)
     fault = fault_of(lambda: models.ensure(spec("hf:org/tiny@main")))
     assert (fault.code, fault.retryable) == ("offline", True)
 
