@@ -2,9 +2,11 @@
 
 import json
 import random
+import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -136,7 +138,7 @@ def test_a_long_batch_survives_kills_of_worker_brain_and_web(fleet: Fleet) -> No
 
 
 def run_under_fire(fleet: Fleet, lines: int, *, seed: int) -> None:
-    print(f"seed {seed}")
+    sys.stdout.write(f"seed {seed}\n")
     over = threading.Event()
     killer = threading.Thread(target=kill_on, args=(fleet, over, random.Random(seed)))
     with fleet.client() as client:
@@ -161,17 +163,17 @@ def has_ended(batch: Batch) -> bool:
 
 def kill_on(fleet: Fleet, over: threading.Event, chance: random.Random) -> None:
     """Kill one process after another, each started again at once."""
-    starts = {
-        "web": lambda: fleet.start_web(),
-        "brain": lambda: fleet.start_brain(),
-        "brain-2": lambda: fleet.start_brain("brain-2"),
+    starts: dict[str, Callable[[], None]] = {
+        "web": fleet.start_web,
+        "brain": fleet.start_brain,
+        "brain-2": partial(fleet.start_brain, "brain-2"),
     }
     victims: list[str] = []
     while not over.wait(chance.uniform(3.0, 7.0)):
         victims = victims or chance.sample(VICTIMS, len(VICTIMS))
         name = victims.pop()
         fleet.kill(name)
-        print(f"killed {name}")
+        sys.stdout.write(f"killed {name}\n")
         if name in starts:
             starts[name]()
             continue
