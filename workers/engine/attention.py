@@ -25,6 +25,9 @@ class SlotCache:
     def __init__(self, *, slots: int, length: int) -> None:
         self.slots = slots
         self.length = length
+        self.windows: dict[int, int | None] = {}
+        """The sliding window each layer has asked for, None for all tokens."""
+
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
     def write(self, layer: int, key: Tensor, value: Tensor, at: "Layout") -> None:
@@ -55,6 +58,10 @@ class SlotCache:
         _, heads, _, width = like.shape
         shape = (self.slots, heads, self.length, width)
         return torch.zeros(shape, dtype=like.dtype, device=like.device)
+
+
+class Unreachable(Exception):
+    """A model does not hand the step's layout down to its attention."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +183,7 @@ def slot_attention(  # noqa: PLR0913 - the signature transformers calls
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    layout: Layout,
+    layout: Layout | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -184,8 +191,11 @@ def slot_attention(  # noqa: PLR0913 - the signature transformers calls
     **_: object,
 ) -> tuple[Tensor, None]:
     """Attention of packed ``[1, heads, tokens, head_dim]`` over the slots' cache."""
+    if layout is None:
+        raise Unreachable(type(module).__name__)
     layer = int(module.layer_idx)  # type: ignore[arg-type]  # a plain number
     layout = layout.on(query.device)
+    layout.cache.windows.setdefault(layer, sliding_window)
     layout.cache.write(layer, key, value, layout)
     kind = _Kind(scaling, sliding_window, softcap, s_aux)
     parts = []

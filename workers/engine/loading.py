@@ -18,7 +18,7 @@ from genie.contracts.model import Capability, ModelSpec
 from genie.fingerprint import fingerprint
 from workers import files
 from workers.engine import quants
-from workers.engine.attention import NAME, SlotCache
+from workers.engine.attention import NAME, SlotCache, Unreachable
 from workers.engine.backend import Backend, Clock, Room
 from workers.engine.errors import LoadFailed, load_failed
 from workers.engine.grammar import Grammars
@@ -155,6 +155,33 @@ def check_support(model_id: str, model: PreTrainedModel, context: int) -> None:
         raise load_failed("unsupported_context", message)
 
 
+def check_layers(
+    model_id: str,
+    model: PreTrainedModel,
+    windows: Mapping[int, int | None],
+    context: int,
+) -> None:
+    """Refuse layers that look at other tokens than their attention was told of.
+
+    ``windows`` is what each layer asked for. The self-test's prompt is too short to
+    notice a window of thousands of tokens that only transformers' own masks know.
+    """
+    config = model.config
+    for layer, kind in enumerate(getattr(config, "layer_types", None) or ()):
+        reach = {
+            "sliding_attention": getattr(config, "sliding_window", None),
+            "chunked_attention": getattr(config, "attention_chunk_size", None),
+        }.get(kind)
+        is_told = kind == "sliding_attention" and windows.get(layer) is not None
+        is_never_cut = reach is not None and context <= reach
+        if kind != "full_attention" and not (is_told or is_never_cut):
+            message = (
+                f"{model_id} has {kind} layers, which the packed engine cannot serve "
+                f"with a context of {context} tokens"
+            )
+            raise load_failed("unsupported_architecture", message)
+
+
 def end_tokens(model: PreTrainedModel, prompts: Prompts) -> frozenset[int]:
     """The ids that end an answer, as ``generate()`` would use them."""
     said = getattr(model.generation_config, "eos_token_id", None)
@@ -176,7 +203,13 @@ def self_tested(
     block_weights(model)
     runner = Runner(model, SlotCache(slots=room.slots, length=room.context))
     tolerance = TOLERANCE[model.dtype]
-    for plain, packed in zip(expected, _packed(runner, tokens), strict=True):
+    try:
+        found = _packed(runner, tokens)
+    except Unreachable as error:
+        message = f"{model_id} has a {error}, which the packed engine cannot reach"
+        raise load_failed("unsupported_architecture", message) from error
+    check_layers(model_id, model, runner.cache.windows, room.context)
+    for plain, packed in zip(expected, found, strict=True):
         if float(plain.max() - plain[int(packed.argmax())]) > tolerance:
             message = (
                 f"{model_id} failed its self-test: the packed engine and the plain "

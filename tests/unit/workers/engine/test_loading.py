@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fixtures import tiny as tiny_models
 from genie.contracts.model import ModelFile
 from workers.engine import loading
 from workers.engine.backend import Room
@@ -115,6 +116,43 @@ def test_a_kernel_that_disagrees_fails_the_self_test(
 
     monkeypatch.setattr(Runner, "forward", wrong)
     assert fault_of(copy).code == "self_test_failed"
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "named"),
+    [
+        ("lfm2", {"layer_types": ["conv", "full_attention"]}, "conv layers"),
+        (
+            "llama4_text",
+            {"layer_types": ["chunked_attention"] * 2, "attention_chunk_size": 60},
+            "chunked_attention layers",
+        ),
+        (
+            "qwen2_moe",
+            {
+                "sliding_window": 60,
+                "use_sliding_window": True,
+                "layer_types": ["sliding_attention"] * 2,
+            },
+            "sliding_attention layers",
+        ),
+        ("nemotron", {}, "cannot reach"),
+    ],
+)
+def test_layers_that_the_engine_would_compute_wrongly_are_refused(
+    tiny: Make, tmp_path: Path, kind: str, shape: dict[str, object], named: str
+) -> None:
+    odd = type(tiny())(tiny_models.make(kind, tmp_path / "odd", **shape))
+    fault = fault_of(odd)
+    assert fault.code == "unsupported_architecture"
+    assert named in fault.message
+
+
+def test_a_window_longer_than_the_context_never_matters(
+    tiny: Make, tmp_path: Path
+) -> None:
+    shape = {"layer_types": ["chunked_attention"] * 2, "attention_chunk_size": 64}
+    load(type(tiny())(tiny_models.make("llama4_text", tmp_path / "odd", **shape)))
 
 
 def test_code_that_comes_with_a_model_never_runs(copy: Any) -> None:

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from fixtures.tiny import EXTRAS, MORE
 from genie.contracts.inference import FinishReason, Message, Sampling, WorkClass
 from workers.engine.protocol import Piece
 
-KINDS = ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "gpt_oss"]
+KINDS = [*EXTRAS, *MORE]
 PROMPTS = [
     "a",
     "Once upon a time there was a fleet of small machines.",
@@ -51,7 +52,7 @@ def expected_ignoring_end(bench: Any, prompt: str, tokens: int) -> list[int]:
     return [int(token) for token in out[0, len(ids) :]]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", list(EXTRAS))
 def test_greedy_answers_are_those_of_generate(
     bench: Make, request_for: Make, kind: str
 ) -> None:
