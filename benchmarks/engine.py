@@ -44,15 +44,18 @@ from workers.files import Models
 
 MODEL = "smollm2:135m"
 GOALS = {"sequential": 4.5, "batched": 1.7, "limit": 0.85}
-REQUESTS = SLOTS = 16
-CONTEXT = 512
-EVERY = 4
-"""Of how many requests sequential ``generate()`` answers one."""
+SLOTS, CONTEXT = 16, 512
+SHARE = 8
+"""Of how many requests sequential ``generate()`` answers one; the chosen ones are
+spread over short and long ones."""
 
-SHORTER, QUICK_SHORTER = 8, 16
+TRACED, QUICK_TRACED = 32, 24
+"""Requests of a round: more than slots, so that some wait until others have ended."""
+
+SHORTER, QUICK_SHORTER = 12, 24
 """The trace's lengths are divided by this: a small model gets small work."""
 
-STEADY_PROMPT, STEADY_NEW, QUICK_NEW = 16, 32, 16
+STEADY_PROMPT, STEADY_NEW, QUICK_NEW = 16, 32, 12
 PERSONA_TOKENS = 256
 WORDS = ("sea", "maps", "rain", "quiet", "library", "train", "bees", "clock", "stone")
 TINY = {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32}
@@ -96,17 +99,20 @@ class Load:
         """One round: every side in turn, new prompts."""
         plain, packed = self.model.plain, self.model.packed
         asks = self.asks(number)
-        some = asks[number % EVERY :: EVERY]
+        order = sorted(range(len(asks)), key=lambda at: asks[at].new)
+        chosen = order[number % SHARE :: SHARE]
+        some = [asks[at] for at in chosen]
         answers: list[str] = []
         texts: list[str] = []
         self._note("sequential", some, lambda: answers.extend(plain.sequential(some)))
         if self.with_static:
-            self._note("static", asks, lambda: plain.static(asks, SLOTS))
+            batch = asks[:SLOTS]
+            self._note("static", batch, lambda: plain.static(batch, SLOTS))
         self._note("batched", asks, lambda: plain.batched(asks, SLOTS))
         scope = f"round {number}"
         self._note("engine", asks, lambda: texts.extend(packed.serve(asks, scope)))
         self._note("limit", asks, packed.passes)
-        mine = texts[number % EVERY :: EVERY]
+        mine = [texts[at] for at in chosen]
         self.same += sum(a == b for a, b in zip(answers, mine, strict=True))
         self.compared += len(some)
 
@@ -115,7 +121,7 @@ class Load:
         self.rounds.show(f"new tokens per CPU second, {prefix} of {self.model.name}")
         details = {
             "model": self.model.name,
-            "requests": REQUESTS,
+            "slots": SLOTS,
             "rounds": self.rounds.count(),
             "tokens_per_cpu_s": self.rounds.medians(1),
             "identical_answers": f"{self.same}/{self.compared}",
@@ -142,7 +148,11 @@ def main() -> int:
     model = loaded(MODEL, _pulled(spec), spec)
     new = QUICK_NEW if quick else STEADY_NEW
     loads = {
-        "trace": trace(model, QUICK_SHORTER if quick else SHORTER),
+        "trace": (
+            trace(model, QUICK_TRACED, QUICK_SHORTER)
+            if quick
+            else trace(model, TRACED, SHORTER)
+        ),
         "steady": Load(model, lambda number: steady(model, number, new)),
     }
     for number in range(1 if quick else 5):
@@ -163,13 +173,13 @@ def loaded(name: str, path: Path, spec: ModelSpec) -> Model:
     return Model(name, Transformers(path), packed)
 
 
-def trace(model: Model, shorter: int) -> Load:
+def trace(model: Model, count: int, shorter: int) -> Load:
     """Requests with the trace's lengths; each round takes the next stretch of it."""
     recorded = arrivals.load("conversation", arrivals.folder(), 4000, seed=1)
 
     def asks(number: int) -> list[Ask]:
         chance = random.Random(number)
-        part = recorded[number * REQUESTS : (number + 1) * REQUESTS]
+        part = recorded[number * count : (number + 1) * count]
         return [
             model.ask(chance, -(-one.prompt // shorter), -(-one.answer // shorter))
             for one in part
@@ -181,7 +191,7 @@ def trace(model: Model, shorter: int) -> Load:
 def steady(model: Model, number: int, new: int) -> list[Ask]:
     """Requests of one length."""
     chance = random.Random(number)
-    return [model.ask(chance, STEADY_PROMPT, new) for _ in range(REQUESTS)]
+    return [model.ask(chance, STEADY_PROMPT, new) for _ in range(SLOTS)]
 
 
 def known_prefix(model: Model) -> float:
@@ -202,7 +212,7 @@ def loop(board: Board) -> None:
     """The same with two small layers: what is not the passes shows."""
     with tempfile.TemporaryDirectory() as folder:
         path = tiny.make("llama", Path(folder), **TINY)
-        load = trace(loaded("tiny", path, tiny.spec_of(path)), SHORTER)
+        load = trace(loaded("tiny", path, tiny.spec_of(path)), TRACED, SHORTER)
         for number in range(5):
             load.measure(number)
         load.report(board, "tiny", {})
