@@ -1,11 +1,12 @@
 """The same doors with a real model behind them, fetched once and then cached."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
 import pytest
-from openai import OpenAI
+from openai import BadRequestError, OpenAI
 
 import genie
 from fixtures.fleet import Fleet, wait_until
@@ -15,6 +16,7 @@ from genie.errors import ContextTooLong
 
 CATALOG = Path(__file__).with_name("real-model.toml")
 MODEL = "smollm2:135m"
+EMBEDDER = "all-minilm:22m"
 WORKER = "atlas"
 STORY = "Write a long story about a lighthouse keeper and a storm."
 FETCH_S = 600.0
@@ -43,7 +45,8 @@ def fleet(rabbitmq_url: str, postgres_url: str) -> Iterator[Fleet]:
 
 
 def test_its_catalog_entry_is_the_shipped_one() -> None:
-    assert catalog.load(CATALOG).models[MODEL] == catalog.load().models[MODEL]
+    mine, shipped = catalog.load(CATALOG).models, catalog.load().models
+    assert {name: shipped[name] for name in mine} == mine
 
 
 def test_ask_gets_a_true_answer(
@@ -78,6 +81,64 @@ def test_the_openai_client_chats(fleet: Fleet) -> None:
     assert 0 < answer.usage.completion_tokens <= 24
 
 
+def test_the_openai_client_gets_json_of_its_schema(fleet: Fleet) -> None:
+    openai = OpenAI(base_url=f"{fleet.url}/v1", api_key=fleet.api_key, max_retries=0)
+    schema = {
+        "type": "object",
+        "properties": {
+            "city": {"type": "string", "maxLength": 30},
+            "people": {"type": "integer", "minimum": 0, "maximum": 99_999_999},
+        },
+        "required": ["city", "people"],
+        "additionalProperties": False,
+    }
+    answer = openai.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": "Tell me about Paris."}],
+        response_format={
+            "type": "json_schema",
+            "json_schema": {"name": "city", "schema": schema, "strict": True},
+        },
+        max_tokens=80,
+    )
+    found = json.loads(answer.choices[0].message.content or "")
+    assert found.keys() == {"city", "people"}
+    assert isinstance(found["people"], int)
+    with pytest.raises(BadRequestError, match="not"):
+        openai.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": "Hi."}],
+            response_format={
+                "type": "json_schema",
+                "json_schema": {"name": "no", "schema": {"not": {"type": "null"}}},
+            },
+        )
+
+
+def test_a_model_without_a_format_for_tools_refuses_them(fleet: Fleet) -> None:
+    openai = OpenAI(base_url=f"{fleet.url}/v1", api_key=fleet.api_key, max_retries=0)
+    with pytest.raises(BadRequestError, match="cannot call tools"):
+        openai.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": "Hi."}],
+            tools=[{"type": "function", "function": {"name": "now"}}],
+        )
+
+
+def test_the_openai_client_embeds(fleet: Fleet, client: Client) -> None:
+    fleet.wait_ready(EMBEDDER, timeout_s=FETCH_S)
+    openai = OpenAI(base_url=f"{fleet.url}/v1", api_key=fleet.api_key, max_retries=0)
+    texts = ["A man eats bread.", "Someone has a loaf.", "Stocks fell by a tenth."]
+    answer = openai.embeddings.create(model="embed", input=texts)
+    bread, loaf, stocks = (one.embedding for one in answer.data)
+    assert len(bread) == 384
+    assert _cosine(bread, loaf) > _cosine(bread, stocks)
+    ours = client.embed(texts)
+    assert ours.model == answer.model == EMBEDDER
+    assert _cosine(ours.vectors[0], bread) > 0.9999
+    assert ours.usage.prompt_tokens == answer.usage.prompt_tokens > 10
+
+
 def test_a_job_outlives_the_engine_that_ran_it(fleet: Fleet, client: Client) -> None:
     whole = client.ask(STORY, max_tokens=96).text
     job = client.submit(STORY, max_tokens=96)
@@ -106,6 +167,11 @@ def test_the_engine_s_memory_goes_back_with_the_worker(fleet: Fleet) -> None:
     fleet.kill_leader(WORKER)
     _gone, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
+
+
+def _cosine(one: Sequence[float], other: Sequence[float]) -> float:
+    """Of two vectors of length 1."""
+    return sum(a * b for a, b in zip(one, other, strict=True))
 
 
 def _is_running(client: Client, job_id: str) -> bool:
