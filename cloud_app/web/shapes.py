@@ -139,6 +139,7 @@ class SamplingShape(Shape):
     repetition_penalty: float | None = Field(None, gt=0, le=10)
     logit_bias: dict[TokenId, Bias] | None = None
     ignore_eos: bool | None = None
+    min_tokens: int | None = Field(None, ge=0, le=10_000_000)
 
     def sampling(self) -> dict[str, object]:
         """The fields that were given, by the names of the sampling contract."""
