@@ -45,7 +45,7 @@ def comment(text: str) -> bytes:
 def bound(environ: Mapping[str, object]) -> None:
     """Let a write that nobody reads fail in time, instead of holding its thread.
 
-    On gunicorn, which gives the client's socket; waitress buffers and has its own limit.
+    On gunicorn, which gives the client's socket; waitress buffers, to its own limit.
     """
     client = environ.get("gunicorn.socket")
     if isinstance(client, socket.socket):

@@ -14,7 +14,7 @@ PACKAGES = ("genie", "workers", "cloud_app")
 
 READS_THE_ENVIRONMENT = {
     "genie/env.py": "the one place that reads settings",
-    "workers/engine/process.py": "hands a child the few variables it needs to run",
+    "workers/engine/nest.py": "hands a child the few variables it needs to run",
 }
 
 PROVIDERS = re.compile(

@@ -56,9 +56,7 @@ def test_the_first_death_restarts_an_engine_at_once_and_the_second_waits() -> No
     assert failures.retry_at is None
 
 
-def test_deaths_at_work_make_a_model_rest_longer_but_never_for_good() -> (
-    None
-):
+def test_deaths_at_work_make_a_model_rest_longer_but_never_for_good() -> None:
     failures = Failures()
     waits = []
     for second in range(12):
