@@ -206,7 +206,6 @@ IMAGE = [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]
         ({"logprobs": True}, "logprobs"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"modalities": ["text", "audio"]}, "modalities"),
-        ({"webhook": {"url": "https://example.com"}}, "webhook"),
     ],
 )
 def test_what_cannot_be_done_yet_is_said_and_never_ignored(

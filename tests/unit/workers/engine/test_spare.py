@@ -56,7 +56,8 @@ def test_the_next_model_starts_in_the_warm_child(starter: Starter, load: Make) -
     warm = nest.warmed(IMPORTED_S)
     assert warm is not None
     assert warm.peak_bytes > 100_000_000
-    assert abs(starter.held_bytes() - warm.peak_bytes) < warm.peak_bytes / 2
+    # what it holds now; importing may have peaked higher
+    assert 100_000_000 < starter.held_bytes() <= warm.peak_bytes * 1.1
     started = time.monotonic()
     loaded = load()
     took = time.monotonic() - started
