@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from openai import OpenAI
 
 from fixtures.fleet import Fleet
 from fixtures.nodes import PostgresNode, RabbitNode
@@ -29,6 +30,14 @@ def fleet(
         started.start_worker("borealis")
         started.wait_ready("echo:small", workers=2)
         yield started
+
+
+@pytest.fixture
+def openai(fleet: Fleet) -> Iterator[OpenAI]:
+    """The official client with the admin key."""
+    url = f"{fleet.url}/v1"
+    with OpenAI(base_url=url, api_key=fleet.api_key, max_retries=0) as opened:
+        yield opened
 
 
 @pytest.fixture

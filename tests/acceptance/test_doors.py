@@ -13,11 +13,6 @@ from genie.contracts.inference import JobState, Locality
 from genie.errors import Unauthorized, UnknownModel
 
 
-@pytest.fixture
-def openai_client(fleet: Fleet) -> OpenAI:
-    return OpenAI(base_url=f"{fleet.url}/v1", api_key=fleet.api_key, max_retries=0)
-
-
 def user(text: str) -> ChatCompletionUserMessageParam:
     return {"role": "user", "content": text}
 
@@ -51,8 +46,8 @@ def test_a_hundred_requests_are_answered_by_both_workers(client: Client) -> None
     assert {r.worker for r in results} == {"atlas", "borealis"}
 
 
-def test_the_openai_client_chats(openai_client: OpenAI) -> None:
-    answer = openai_client.chat.completions.create(
+def test_the_openai_chats(openai: OpenAI) -> None:
+    answer = openai.chat.completions.create(
         model="chat", messages=[user("hello there")], max_tokens=2
     )
     assert (answer.choices[0].message.content or "").split() == ["hello", "there"]
@@ -60,9 +55,9 @@ def test_the_openai_client_chats(openai_client: OpenAI) -> None:
     assert answer.usage.completion_tokens == 2
 
 
-def test_the_openai_client_streams(openai_client: OpenAI) -> None:
+def test_the_openai_streams(openai: OpenAI) -> None:
     chunks = list(
-        openai_client.chat.completions.create(
+        openai.chat.completions.create(
             model="echo:small",
             messages=[user("x y z")],
             max_tokens=9,
@@ -76,8 +71,8 @@ def test_the_openai_client_streams(openai_client: OpenAI) -> None:
     assert chunks[-1].usage.completion_tokens == 9
 
 
-def test_the_openai_client_asks_for_later_and_polls(openai_client: OpenAI) -> None:
-    accepted = openai_client.chat.completions.with_raw_response.create(
+def test_the_openai_asks_for_later_and_polls(openai: OpenAI) -> None:
+    accepted = openai.chat.completions.with_raw_response.create(
         model="chat",
         messages=[user("later please")],
         max_tokens=2,
@@ -89,23 +84,21 @@ def test_the_openai_client_asks_for_later_and_polls(openai_client: OpenAI) -> No
     path = ticket["polling_url"].partition("/v1")[2]
 
     def is_completed() -> bool:
-        job = openai_client.get(path, cast_to=dict[str, object])
+        job = openai.get(path, cast_to=dict[str, object])
         return job["status"] == "completed"
 
     wait_until(is_completed, 30, "the job completes")
-    job = openai_client.get(path, cast_to=dict[str, object])
+    job = openai.get(path, cast_to=dict[str, object])
     assert "later please" in json.dumps(job["result"])
 
 
-def test_the_openai_client_lists_models(openai_client: OpenAI) -> None:
-    assert {"echo:small", "echo:large"} <= {m.id for m in openai_client.models.list()}
+def test_the_openai_lists_models(openai: OpenAI) -> None:
+    assert {"echo:small", "echo:large"} <= {m.id for m in openai.models.list()}
 
 
-def test_an_unknown_model_is_a_404_with_suggestions(openai_client: OpenAI) -> None:
+def test_an_unknown_model_is_a_404_with_suggestions(openai: OpenAI) -> None:
     with pytest.raises(NotFoundError, match="echo:small"):
-        openai_client.chat.completions.create(
-            model="echo:smal", messages=[user("hello")]
-        )
+        openai.chat.completions.create(model="echo:smal", messages=[user("hello")])
 
 
 def test_curl_gets_an_answer(fleet: Fleet) -> None:

@@ -240,5 +240,6 @@ def stopped_reader(fleet: Fleet) -> Iterator[str]:
         head = b""
         while b"\r\n\r\n" not in head:
             head += client.recv(256)
-        lines = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:] if line)
+        head = head.partition(b"\r\n\r\n")[0]  # the first pieces may have come along
+        lines = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:])
         yield lines[b"x-genie-job-id"].decode()

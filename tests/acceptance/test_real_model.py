@@ -11,6 +11,7 @@ from openai import BadRequestError, OpenAI
 import genie
 from fixtures.fleet import Fleet, wait_until
 from genie import Client, catalog, env
+from genie.client import default
 from genie.contracts.inference import JobState
 from genie.errors import ContextTooLong
 
@@ -55,6 +56,7 @@ def test_ask_gets_a_true_answer(
     monkeypatch.setenv("GENIE_URL", fleet.url)
     monkeypatch.setenv("GENIE_API_KEY", fleet.api_key)
     result = genie.ask("What is the capital of France?", max_tokens=24)
+    default().close()
     assert "Paris" in result.text
     assert (result.model, result.worker) == (MODEL, WORKER)
     assert result.usage.prompt_tokens > 8
@@ -69,8 +71,7 @@ def test_a_stream_gives_the_text_that_ask_gives(client: Client) -> None:
     assert "".join(pieces) == asked.text == stream.result.text
 
 
-def test_the_openai_client_chats(fleet: Fleet) -> None:
-    openai = OpenAI(base_url=f"{fleet.url}/v1", api_key=fleet.api_key, max_retries=0)
+def test_the_openai_client_chats(openai: OpenAI) -> None:
     answer = openai.chat.completions.create(
         model=MODEL,
         messages=[{"role": "user", "content": "Name one animal that can fly."}],
@@ -81,8 +82,7 @@ def test_the_openai_client_chats(fleet: Fleet) -> None:
     assert 0 < answer.usage.completion_tokens <= 24
 
 
-def test_the_openai_client_gets_json_of_its_schema(fleet: Fleet) -> None:
-    openai = OpenAI(base_url=f"{fleet.url}/v1", api_key=fleet.api_key, max_retries=0)
+def test_the_openai_client_gets_json_of_its_schema(openai: OpenAI) -> None:
     schema = {
         "type": "object",
         "properties": {
@@ -115,8 +115,7 @@ def test_the_openai_client_gets_json_of_its_schema(fleet: Fleet) -> None:
         )
 
 
-def test_a_model_without_a_format_for_tools_refuses_them(fleet: Fleet) -> None:
-    openai = OpenAI(base_url=f"{fleet.url}/v1", api_key=fleet.api_key, max_retries=0)
+def test_a_model_without_a_format_for_tools_refuses_them(openai: OpenAI) -> None:
     with pytest.raises(BadRequestError, match="cannot call tools"):
         openai.chat.completions.create(
             model=MODEL,
@@ -125,9 +124,8 @@ def test_a_model_without_a_format_for_tools_refuses_them(fleet: Fleet) -> None:
         )
 
 
-def test_the_openai_client_embeds(fleet: Fleet, client: Client) -> None:
+def test_the_openai_client_embeds(fleet: Fleet, client: Client, openai: OpenAI) -> None:
     fleet.wait_ready(EMBEDDER, timeout_s=FETCH_S)
-    openai = OpenAI(base_url=f"{fleet.url}/v1", api_key=fleet.api_key, max_retries=0)
     texts = ["A man eats bread.", "Someone has a loaf.", "Stocks fell by a tenth."]
     answer = openai.embeddings.create(model="embed", input=texts)
     bread, loaf, stocks = (one.embedding for one in answer.data)
