@@ -137,6 +137,8 @@ def test_a_silent_worker_becomes_late_offline_and_lost_and_comes_back(
 
 
 def test_one_late_beat_moves_nothing(fleet: Fleet, client: Client) -> None:
+    # a worker that was lost keeps its models, and gets its placements with the next plan
+    wait_until(lambda: all(w.placements for w in client.workers()), 20, "all placed")
     before = {w.name: w.placements for w in client.workers()}
     fleet.freeze("atlas")
     wait_until(lambda: state_of(client, "atlas") == "late", 20, "atlas is late")
