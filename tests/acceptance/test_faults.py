@@ -137,7 +137,7 @@ def test_a_silent_worker_becomes_late_offline_and_lost_and_comes_back(
 
 
 def test_one_late_beat_moves_nothing(fleet: Fleet, client: Client) -> None:
-    # a worker that was lost keeps its models, and gets its placements with the next plan
+    # a worker that was lost keeps its models; the next plan gives it its placements
     wait_until(lambda: all(w.placements for w in client.workers()), 20, "all placed")
     before = {w.name: w.placements for w in client.workers()}
     fleet.freeze("atlas")
