@@ -1,4 +1,4 @@
-"""May a job leave its own machines? For now: never, whatever the situation."""
+"""May a job leave its own machines? In this release: never, whatever the situation."""
 
 from dataclasses import dataclass
 
