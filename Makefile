@@ -16,7 +16,7 @@ PINS := setup.cfg pyproject.toml constraints.txt
 CODE := genie workers cloud_app migrations tests benchmarks scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos check lint docs bench constraints clean
+.PHONY: help setup demo test chaos check static lint docs bench constraints clean
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,12 +35,14 @@ chaos: $(VENV)/.setup ## Kill parts of a fleet for minutes: SEEDS="1 2 3" CHAOS_
 	@GENIE_CHAOS_SEEDS="$(SEEDS)" GENIE_CHAOS_S="$(CHAOS_S)" OMP_NUM_THREADS=1 \
 	  $(BIN)/python -m pytest -m chaos -rP tests/acceptance/test_chaos.py $(ARGS)
 
-check: $(VENV)/.setup ## Lint, types, architecture and unit tests
+check: static ## Lint, types, architecture and unit tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/unit
+
+static: $(VENV)/.setup ## Lint, types and architecture: what needs no test run
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/unit
 
 lint: $(VENV)/.setup ## Mend what can be mended, then show what remains
 	$(BIN)/ruff check --fix $(CODE)
