@@ -30,6 +30,7 @@ from cloud_app.web import (
     sessions,
     webhooks_api,
 )
+from cloud_app.web.document import Document
 from cloud_app.web.json import JsonRequest, StrictJson
 from cloud_app.web.metrics import Metrics
 from cloud_app.web.seats import Seats
@@ -72,6 +73,7 @@ def create_app(ctx: Context | None = None) -> Flask:
     for api in (*inference, *work, models_api.api, *fleets, ops.api):
         app.register_api(api)
     app.register_blueprint(admin.pages)
+    app.extensions["genie.document"] = Document(app)
     return app
 
 

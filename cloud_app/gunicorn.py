@@ -48,3 +48,4 @@ control_socket_disable = True  # a socket nobody uses is a door nobody watches
 graceful_timeout = 30  # seconds that running requests get after SIGTERM
 keepalive = 75  # seconds; longer than the usual proxy's, so that it closes first
 backlog = 512
+limit_request_line = 8190  # bytes; GET /v1/jobs?ids= asks for 200 jobs at once

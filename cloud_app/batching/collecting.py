@@ -1,6 +1,6 @@
 """What a batch's jobs came to: written once a chunk, each line in one of two files."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from tempfile import SpooledTemporaryFile
@@ -228,7 +228,7 @@ def _why(batch: BatchRecord) -> Fault:
     return EXPIRED if batch.closing is BatchState.EXPIRED else CANCELLED
 
 
-def _response(line: Line, job_id: str, status: int, body: Json) -> Json:
+def _response(line: Line, job_id: str, status: int, body: Mapping[str, object]) -> Json:
     return {
         "id": f"batch_req_{job_id}",
         "custom_id": lines.custom_id(line),

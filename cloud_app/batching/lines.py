@@ -1,6 +1,6 @@
 """Lines of a batch's input: cut by byte offset, read as orders, answered in kind."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, BinaryIO
 
@@ -12,7 +12,6 @@ from cloud_app.inference import Mode, Order
 from cloud_app.store.batch_records import BatchRecord
 from cloud_app.store.records import JobRecord, KeyRecord
 from cloud_app.web import answers, errors, json, orders
-from cloud_app.web.answers import Json
 from cloud_app.web.shapes import ChatRequest, CompletionRequest, EmbeddingRequest
 from genie.errors import BadRequest
 
@@ -129,7 +128,7 @@ def custom_id(line: Line) -> str:
     return msgspec.json.decode(line.data, type=_Named).custom_id
 
 
-def answer(line: Line, endpoint: str, job: JobRecord) -> Json:
+def answer(line: Line, endpoint: str, job: JobRecord) -> Mapping[str, object]:
     """The answer of a completed job, in the shape of the endpoint."""
     outcome = asking.outcome_of(job)
     if endpoint == EMBEDDINGS:

@@ -5,13 +5,17 @@ import sys
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from cloud_app.store.records import JobRecord
+from cloud_app.web.bodies import inference as bodies
+from cloud_app.web.bodies.inference import Accepted, Embeddings, Facts
 from genie import toolcalls
 from genie.contracts.inference import JobState, Outcome, ToolCall, Usage
 from genie.toolcalls import Reader
 
 Json = dict[str, object]
+LaterKind = Literal["chat.completion.async", "text_completion.async"]
 Choice = Callable[[str, str | None], Json]
 
 
@@ -22,7 +26,7 @@ class Dialect:
     prefix: str
     whole: str
     chunk: str
-    later: str
+    later: LaterKind
     choice: Choice
     delta: Choice
     opening: Json | None
@@ -115,7 +119,7 @@ def calling(dialect: Dialect, job: JobRecord, call: ToolCall, index: int) -> Jso
     return {**_head(dialect, job, None, dialect.chunk), "choices": [choice]}
 
 
-def later(dialect: Dialect, job: JobRecord) -> Json:
+def later(dialect: Dialect, job: JobRecord) -> Accepted:
     """An accepted job that is not waited for."""
     name = f"{dialect.prefix}{job.id}"
     return {
@@ -163,7 +167,7 @@ def tally(dialect: Dialect, job: JobRecord, outcome: Outcome) -> Json:
     return {**head, "choices": [], "usage": usage(outcome.usage)}
 
 
-def usage(used: Usage) -> Json:
+def usage(used: Usage) -> bodies.Usage:
     """Token counts in OpenAI's words."""
     return {
         "prompt_tokens": used.prompt_tokens,
@@ -173,7 +177,7 @@ def usage(used: Usage) -> Json:
     }
 
 
-def vectors(job: JobRecord, outcome: Outcome, encoding: str = "float") -> Json:
+def vectors(job: JobRecord, outcome: Outcome, encoding: str = "float") -> Embeddings:
     """All vectors of an answer."""
     found = outcome.extras.vectors if outcome.extras else ()
     used = outcome.usage.prompt_tokens
@@ -207,7 +211,7 @@ def floats(vector: str) -> list[float]:
     return values.tolist()
 
 
-def facts(job: JobRecord, outcome: Outcome) -> Json:
+def facts(job: JobRecord, outcome: Outcome) -> Facts:
     """Where and how fast an answer was made; seconds as the worker measured them."""
     timing = outcome.timing
     return {

@@ -2,9 +2,9 @@
 
 import hashlib
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
-from flask import Response, jsonify, request
+from flask import request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,10 +12,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from cloud_app import batches, files
 from cloud_app.store.batch_records import BatchRecord
 from cloud_app.web import errors
-from cloud_app.web.answers import Json
-from cloud_app.web.files_api import paged
+from cloud_app.web.bodies.work import (
+    Batch,
+    BatchError,
+    BatchErrors,
+    Batches,
+    BatchUsage,
+)
 from cloud_app.web.request import context, key, require_key
-from cloud_app.web.shapes import Metadata, Shape
+from cloud_app.web.shape import Name, Shape
+from cloud_app.web.shapes import Metadata
 
 PAGE_MAX = 100
 
@@ -33,7 +39,7 @@ api.before_request(require_key)
 class BatchRequest(Shape):
     """The body of a new batch."""
 
-    input_file_id: str = Field(max_length=64, description="A file of purpose batch.")
+    input_file_id: Name = Field(max_length=64, description="A file of purpose batch.")
     endpoint: Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings"]
     completion_window: str = Field(
         max_length=20, description="How long it may take: 24h or less, like 1h or 30m."
@@ -57,7 +63,7 @@ class BatchesQuery(BaseModel):
 
 
 @api.post("")
-def create_batch(body: BatchRequest) -> Response:
+def create_batch(body: BatchRequest) -> Batch:
     """Run every request of an uploaded file, in the time that interactive work leaves.
 
     Each line is {custom_id, method: "POST", url: the endpoint, body}.
@@ -72,30 +78,36 @@ def create_batch(body: BatchRequest) -> Response:
         idempotency_key=request.headers.get("Idempotency-Key"),
         body_sha256=hashlib.sha256(body.model_dump_json().encode()).hexdigest(),
     )
-    return jsonify(batch_json(batch))
+    return batch_json(batch)
 
 
 @api.get("")
-def list_batches(query: BatchesQuery) -> Response:
+def list_batches(query: BatchesQuery) -> Batches:
     """List this org's batches, newest first."""
     found = batches.find(context(), key(), limit=query.limit + 1, after=query.after)
     page = [batch_json(batch) for batch in found[: query.limit]]
-    return jsonify(paged(page, has_more=len(found) > query.limit))
+    return {
+        "object": "list",
+        "data": page,
+        "first_id": page[0]["id"] if page else None,
+        "last_id": page[-1]["id"] if page else None,
+        "has_more": len(found) > query.limit,
+    }
 
 
 @api.get("/<batch_id>")
-def get_batch(path: BatchPath) -> Response:
+def get_batch(path: BatchPath) -> Batch:
     """One batch: how far it is, and the files of its answers."""
-    return jsonify(batch_json(batches.get(context(), key(), path.batch_id)))
+    return batch_json(batches.get(context(), key(), path.batch_id))
 
 
 @api.post("/<batch_id>/cancel")
-def cancel_batch(path: BatchPath) -> Response:
+def cancel_batch(path: BatchPath) -> Batch:
     """Stop a batch; the answers it has are kept."""
-    return jsonify(batch_json(batches.cancel(context(), key(), path.batch_id)))
+    return batch_json(batches.cancel(context(), key(), path.batch_id))
 
 
-def batch_json(batch: BatchRecord) -> Json:
+def batch_json(batch: BatchRecord) -> Batch:
     """A batch as the API shows it; moments in unix seconds."""
     return {
         "id": f"{batches.PREFIX}{batch.id}",
@@ -108,9 +120,9 @@ def batch_json(batch: BatchRecord) -> Json:
         "status": batch.state.value,
         "output_file_id": _file(batch.output_file_id),
         "error_file_id": _file(batch.error_file_id),
-        "created_at": _unix(batch.created_at),
+        "created_at": int(batch.created_at.timestamp()),
         "in_progress_at": _unix(batch.in_progress_at),
-        "expires_at": _unix(batch.expires_at),
+        "expires_at": int(batch.expires_at.timestamp()),
         "finalizing_at": _unix(batch.finalizing_at),
         "completed_at": _unix(batch.completed_at),
         "failed_at": _unix(batch.failed_at),
@@ -127,11 +139,22 @@ def batch_json(batch: BatchRecord) -> Json:
     }
 
 
-def _errors(batch: BatchRecord) -> Json | None:
-    return {"object": "list", "data": list(batch.errors)} if batch.errors else None
+def _errors(batch: BatchRecord) -> BatchErrors | None:
+    if not batch.errors:
+        return None
+    return {"object": "list", "data": [_error(one) for one in batch.errors]}
 
 
-def _usage(batch: BatchRecord) -> Json:
+def _error(mistake: dict[str, Any]) -> BatchError:
+    return {
+        "code": mistake["code"],
+        "message": mistake["message"],
+        "param": mistake["param"],
+        "line": mistake["line"],
+    }
+
+
+def _usage(batch: BatchRecord) -> BatchUsage:
     used = batch.usage
     return {
         "input_tokens": used.prompt_tokens,

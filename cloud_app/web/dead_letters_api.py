@@ -1,6 +1,7 @@
 """Dead letters for admins: look, replay, discard."""
 
-from flask import Response, jsonify
+from typing import Any, Literal
+
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, ConfigDict, Field
@@ -8,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from cloud_app import dead_letters
 from cloud_app.bus import DeadLetter
 from cloud_app.web import errors
-from cloud_app.web.answers import Json
+from cloud_app.web.bodies.fleet import Letter, LetterGone, Letters
+from cloud_app.web.bodies.work import Job
 from cloud_app.web.request import context, key, require_admin, tell
 from cloud_app.web.shown import job_json
 from genie import codec
@@ -40,37 +42,38 @@ class LetterQuery(BaseModel):
 
 
 @api.get("")
-def list_letters() -> Response:
+def list_letters() -> Letters:
     """Messages of this org that nobody could serve, oldest first, without text."""
     found = dead_letters.find(context(), key().org)
-    return jsonify({"object": "list", "data": [_letter(one) for one in found]})
+    return {"object": "list", "data": [_letter(one) for one in found]}
 
 
 @api.get("/<letter_id>")
-def get_letter(path: LetterPath, query: LetterQuery) -> Response:
+def get_letter(path: LetterPath, query: LetterQuery) -> Letter:
     """One dead letter; its text only with text=true, which is audited."""
     letter = dead_letters.get(context(), key(), path.letter_id, shows_text=query.text)
-    return jsonify(_letter(letter) | ({"content": _text(letter)} if query.text else {}))
+    shown = _letter(letter)
+    if query.text:
+        shown["content"] = _text(letter)
+    return shown
 
 
 @api.post("/<letter_id>/replay")
-def replay_letter(path: LetterPath) -> Response:
+def replay_letter(path: LetterPath) -> tuple[Job, Literal[202]]:
     """Put its job back into its queue; the answer is the job, queued again."""
     job = dead_letters.replay(context(), key(), path.letter_id)
     tell(job)
-    response = jsonify(job_json(job))
-    response.status_code = 202
-    return response
+    return job_json(job), 202
 
 
 @api.delete("/<letter_id>")
-def discard_letter(path: LetterPath) -> Response:
+def discard_letter(path: LetterPath) -> LetterGone:
     """Remove a dead letter for good; its job stays failed."""
     dead_letters.discard(context(), key(), path.letter_id)
-    return jsonify({"object": "dead_letter", "id": path.letter_id, "discarded": True})
+    return {"object": "dead_letter", "id": path.letter_id, "discarded": True}
 
 
-def _letter(letter: DeadLetter) -> Json:
+def _letter(letter: DeadLetter) -> Letter:
     return {
         "id": letter.id,
         "object": "dead_letter",
@@ -86,11 +89,11 @@ def _letter(letter: DeadLetter) -> Json:
     }
 
 
-def _text(letter: DeadLetter) -> Json | str:
+def _text(letter: DeadLetter) -> dict[str, Any] | str:
     """What it asks, as JSON; of what is no task, what can be read of it."""
     try:
         task = letter.task()
     except CodecError:
         return letter.body.decode(errors="replace")
-    asked: Json = codec.builtins(task)
+    asked: dict[str, Any] = codec.builtins(task)
     return {name: asked[name] for name in ("messages", "prompt", "sampling")}

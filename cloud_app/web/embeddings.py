@@ -1,6 +1,7 @@
 """Embeddings: texts in, one vector each out, in OpenAI's shape."""
 
 import base64
+from typing import Annotated
 
 from flask import Response, jsonify, request
 from flask_openapi3.blueprint import APIBlueprint
@@ -9,6 +10,8 @@ from flask_openapi3.models.tag import Tag
 from cloud_app import inference
 from cloud_app.inference import Answer, Order
 from cloud_app.web import answers, errors, orders
+from cloud_app.web.bodies.inference import Embeddings
+from cloud_app.web.document import Says
 from cloud_app.web.request import context, key, metrics, require_key, seats, tell
 from cloud_app.web.shapes import EmbeddingRequest
 from genie.contracts.inference import Outcome
@@ -20,13 +23,15 @@ api = APIBlueprint(
     url_prefix="/v1",
     abp_tags=[Tag(name="inference", description="OpenAI-compatible inference")],
     abp_security=[{"key": []}],
-    abp_responses=errors.RESPONSES,
+    abp_responses=errors.OF_WORK,
 )
 api.before_request(require_key)
 
 
 @api.post("/embeddings")
-def embed(body: EmbeddingRequest) -> Response:
+def embed(
+    body: EmbeddingRequest,
+) -> Annotated[Response, Says(Embeddings)]:
     """Turn up to 256 texts into vectors of length 1, in the order they came.
 
     encoding_format base64 is little-endian float32, what OpenAI's clients ask for.

@@ -41,6 +41,8 @@ class ErrorBody(BaseModel):
 RESPONSES: dict[int | str, Any] = dict.fromkeys(
     (400, 401, 403, 404, 409, 413, 429, 503), ErrorBody
 )
+OF_WORK = RESPONSES | dict.fromkeys((500, 504), ErrorBody)
+"""Of an endpoint that waits for work: it failed, or did not end in time."""
 
 
 def install(app: Flask) -> None:

@@ -1,9 +1,9 @@
 """Files, in OpenAI's shape: upload, list, read, delete."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
-from flask import Response, jsonify, request
+from flask import Response, request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.file import FileStorage
 from flask_openapi3.models.tag import Tag
@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from cloud_app import files
 from cloud_app.store.batch_records import FileRecord
 from cloud_app.web import errors
-from cloud_app.web.answers import Json
+from cloud_app.web.bodies.work import File, FileGone, Files
+from cloud_app.web.document import BYTES, Says
 from cloud_app.web.request import context, key, require_key
 from genie.errors import BadRequest
 
@@ -63,7 +64,7 @@ class FilesQuery(BaseModel):
 
 
 @api.post("")
-def upload_file(form: FileForm) -> Response:
+def upload_file(form: FileForm) -> File:
     """Upload a file as multipart/form-data with the fields file and purpose."""
     given = request.files.get("file")
     if given is None:
@@ -76,28 +77,36 @@ def upload_file(form: FileForm) -> Response:
         purpose=form.purpose,
         pieces=pieces,
     )
-    return jsonify(file_json(stored))
+    return file_json(stored)
 
 
 @api.get("")
-def list_files(query: FilesQuery) -> Response:
+def list_files(query: FilesQuery) -> Files:
     """List this org's files, newest first."""
     limit = min(query.limit, PAGE_MAX)
     found = files.find(
         context(), key(), limit=limit + 1, after=query.after, purpose=query.purpose
     )
     page = [file_json(file) for file in found[:limit]]
-    return jsonify(paged(page, has_more=len(found) > limit))
+    return {
+        "object": "list",
+        "data": page,
+        "first_id": page[0]["id"] if page else None,
+        "last_id": page[-1]["id"] if page else None,
+        "has_more": len(found) > limit,
+    }
 
 
 @api.get("/<file_id>")
-def get_file(path: FilePath) -> Response:
+def get_file(path: FilePath) -> File:
     """One file: its name, size and digest."""
-    return jsonify(file_json(files.get(context(), key(), path.file_id)))
+    return file_json(files.get(context(), key(), path.file_id))
 
 
 @api.get("/<file_id>/content")
-def get_file_content(path: FilePath) -> Response:
+def get_file_content(
+    path: FilePath,
+) -> Annotated[Response, Says(bytes, media=BYTES)]:
     """The bytes of a file."""
     file = files.get(context(), key(), path.file_id)
     pieces: Iterator[bytes] = files.content(context(), file)
@@ -109,26 +118,13 @@ def get_file_content(path: FilePath) -> Response:
 
 
 @api.delete("/<file_id>")
-def delete_file(path: FilePath) -> Response:
+def delete_file(path: FilePath) -> FileGone:
     """Delete a file; a batch that still reads it must end first."""
     gone = files.delete(context(), key(), path.file_id)
-    return jsonify(
-        {"id": f"{files.PREFIX}{gone.id}", "object": "file", "deleted": True}
-    )
+    return {"id": f"{files.PREFIX}{gone.id}", "object": "file", "deleted": True}
 
 
-def paged(page: list[Json], *, has_more: bool) -> Json:
-    """A page of things, with the ids it begins and ends with."""
-    return {
-        "object": "list",
-        "data": page,
-        "first_id": page[0]["id"] if page else None,
-        "last_id": page[-1]["id"] if page else None,
-        "has_more": has_more,
-    }
-
-
-def file_json(file: FileRecord) -> Json:
+def file_json(file: FileRecord) -> File:
     """A file as the API shows it."""
     return {
         "id": f"{files.PREFIX}{file.id}",

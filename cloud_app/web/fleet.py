@@ -1,17 +1,16 @@
 """What workers call: join the fleet, and every half minute say how they are."""
 
-from typing import Any
+from typing import Annotated
 
-import msgspec
 from flask import Response, request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 
 from cloud_app import auth, registry
 from cloud_app.web import errors
+from cloud_app.web.document import Says, Takes
 from cloud_app.web.request import bearer, context
 from genie import codec
-from genie.contracts.base import Contract
 from genie.contracts.fleet import Heartbeat, HeartbeatReply, Registered, Registration
 from genie.errors import Unauthorized
 
@@ -24,18 +23,8 @@ api = APIBlueprint(
 )
 
 
-def _described(takes: type[Contract]) -> dict[str, Any]:
-    """The body of an endpoint that takes a contract, for the API's description."""
-    schema, parts = msgspec.json.schema_components(
-        [takes], ref_template="#/$defs/{name}"
-    )
-    body = {**parts[takes.__name__], "$defs": parts} if parts else schema[0]
-    content = {"application/json": {"schema": body}}
-    return {"requestBody": {"required": True, "content": content}}
-
-
-@api.post("/register", openapi_extensions=_described(Registration))
-def register() -> Response:
+@api.post("/register")
+def register() -> Annotated[Response, Takes(Registration), Says(Registered)]:
     """Join the fleet with a join token, or come back with the worker's own secret."""
     token = bearer()
     if token is None:
@@ -47,8 +36,8 @@ def register() -> Response:
     return _contract(registry.register(context(), registration, token))
 
 
-@api.post("/heartbeat", openapi_extensions=_described(Heartbeat))
-def heartbeat() -> Response:
+@api.post("/heartbeat")
+def heartbeat() -> Annotated[Response, Takes(Heartbeat), Says(HeartbeatReply)]:
     """Report status; the answer always holds the full set of desired models."""
     worker = auth.authenticate_worker(context(), bearer())
     beat = codec.decode(Heartbeat, request.get_data())

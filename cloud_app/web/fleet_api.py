@@ -1,9 +1,9 @@
 """The fleet for its admins: workers, queues, join tokens and API keys."""
 
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Literal
 
-from flask import Response, jsonify, request
+from flask import request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, Field
@@ -14,7 +14,18 @@ from cloud_app.bus import Depth
 from cloud_app.settings import ALONE
 from cloud_app.store.records import KeyRecord, WorkerRecord
 from cloud_app.web import errors, fleet_page
-from cloud_app.web.answers import Json
+from cloud_app.web.bodies.fleet import (
+    JoinToken,
+    Key,
+    KeyGone,
+    Keys,
+    NewKey,
+    Placement,
+    Queue,
+    Queues,
+    Worker,
+    Workers,
+)
 from cloud_app.web.commands import join_command
 from cloud_app.web.request import context, key, require_admin
 from cloud_app.web.shapes import Shape
@@ -58,17 +69,17 @@ class KeyPath(BaseModel):
 
 
 @api.get("/workers")
-def list_workers() -> Response:
+def list_workers() -> Workers:
     """Every worker of this org: state, GPUs, models, placements."""
     ctx = context()
     held = {view.id: view.placements for view in registry.view(ctx).workers}
     known = registry.workers(ctx, key().org.slug)
     data = [_worker(worker, held.get(worker.id, ())) for worker in known]
-    return jsonify({"object": "list", "data": data})
+    return {"object": "list", "data": data}
 
 
 @api.get("/queues")
-def list_queues() -> Response:
+def list_queues() -> Queues:
     """What waits in each queue this org may use, by model and class of work."""
     ctx = context()
     names = {topology.SHARED, topology.org_queue(key().org.slug)}
@@ -76,11 +87,11 @@ def list_queues() -> Response:
     wanted = [(*pair, work_class) for pair in sorted(demand) for work_class in CLASSES]
     depths = ctx.bus.depths(wanted)
     data = [_queue(depth, demand[depth.queue, depth.model]) for depth in depths]
-    return jsonify({"object": "list", "data": data})
+    return {"object": "list", "data": data}
 
 
 @api.post("/join-tokens")
-def make_join_token(body: JoinTokenRequest) -> Response:
+def make_join_token(body: JoinTokenRequest) -> tuple[JoinToken, Literal[201]]:
     """Make a token one worker joins with, once, within an hour; shown only now."""
     ctx = context()
     if not ctx.settings.takes_machines:
@@ -88,28 +99,25 @@ def make_join_token(body: JoinTokenRequest) -> Response:
     queues = tuple(body.queues or (topology.SHARED,))
     token = auth.create_join_token(ctx, key().org.slug, queues, actor=key().prefix)
     expires_at = ctx.now() + timedelta(seconds=auth.JOIN_TTL_S)
-    response = jsonify(
-        {
-            "object": "join_token",
-            "token": token,
-            "queues": list(queues),
-            "expires_at": int(expires_at.timestamp()),
-            "command": join_command(ctx.settings, request.host_url, token),
-        }
-    )
-    response.status_code = 201
-    return response
+    made: JoinToken = {
+        "object": "join_token",
+        "token": token,
+        "queues": list(queues),
+        "expires_at": int(expires_at.timestamp()),
+        "command": join_command(ctx.settings, request.host_url, token),
+    }
+    return made, 201
 
 
 @api.get("/keys")
-def list_keys() -> Response:
+def list_keys() -> Keys:
     """Every API key of this org, without its secret."""
     data = [_key(record) for record in auth.list_keys(context(), key().org.slug)]
-    return jsonify({"object": "list", "data": data})
+    return {"object": "list", "data": data}
 
 
 @api.post("/keys")
-def make_key(body: KeyRequest) -> Response:
+def make_key(body: KeyRequest) -> tuple[NewKey, Literal[201]]:
     """Make an API key; its secret is shown only now."""
     allowed = body.allowed_models
     record, secret = auth.create_key(
@@ -120,19 +128,17 @@ def make_key(body: KeyRequest) -> Response:
         None if allowed is None else tuple(allowed),
         actor=key().prefix,
     )
-    response = jsonify({**_key(record), "secret": secret})
-    response.status_code = 201
-    return response
+    return {**_key(record), "secret": secret}, 201
 
 
 @api.delete("/keys/<key_id>")
-def revoke_key(path: KeyPath) -> Response:
+def revoke_key(path: KeyPath) -> KeyGone:
     """Revoke an API key, at once."""
     auth.revoke_key(context(), key().org.slug, path.key_id, actor=key().prefix)
-    return jsonify({"object": "key", "id": path.key_id, "revoked": True})
+    return {"object": "key", "id": path.key_id, "revoked": True}
 
 
-def _worker(worker: WorkerRecord, held: tuple[PlacementView, ...]) -> Json:
+def _worker(worker: WorkerRecord, held: tuple[PlacementView, ...]) -> Worker:
     seen_at = worker.seen_at or worker.registered_at
     age_s = max(0.0, (context().now() - seen_at).total_seconds())
     status = worker.status
@@ -153,7 +159,7 @@ def _worker(worker: WorkerRecord, held: tuple[PlacementView, ...]) -> Json:
     }
 
 
-def _placement(held: PlacementView) -> Json:
+def _placement(held: PlacementView) -> Placement:
     return {
         "model": held.model,
         "quant": held.quant,
@@ -164,7 +170,7 @@ def _placement(held: PlacementView) -> Json:
     }
 
 
-def _queue(depth: Depth, demand: DemandView) -> Json:
+def _queue(depth: Depth, demand: DemandView) -> Queue:
     return {
         "queue": depth.queue,
         "model": depth.model,
@@ -176,7 +182,7 @@ def _queue(depth: Depth, demand: DemandView) -> Json:
     }
 
 
-def _key(record: KeyRecord) -> Json:
+def _key(record: KeyRecord) -> Key:
     allowed = record.allowed_models
     revoked_at = record.revoked_at
     return {

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Annotated, Literal
 
-from flask import Response, jsonify, request
+from flask import Response, request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,10 +13,11 @@ from cloud_app import jobs, retries, store, timeline
 from cloud_app.store.records import JobFilter, JobRecord
 from cloud_app.timeline import Entry
 from cloud_app.web import errors, sse
-from cloud_app.web.answers import Json
+from cloud_app.web.bodies.work import Event, Job, Jobs, Retried
+from cloud_app.web.document import EVENTS, Says
 from cloud_app.web.request import context, key, require_key, seats, tell
 from cloud_app.web.seats import Seat
-from cloud_app.web.shape import Shape
+from cloud_app.web.shape import Name, Shape
 from cloud_app.web.shown import entry_json, job_json
 from genie.contracts.inference import JobState
 
@@ -50,7 +51,7 @@ class JobsQuery(BaseModel):
     worker: str | None = Field(None, description="A worker's name or id.")
     since: float | None = Field(None, ge=0, le=2**33, description="Unix seconds.")
     ids: str | None = Field(
-        None, max_length=16_000, description="Only these, with commas between them."
+        None, max_length=7_000, description="Only these, with commas between them."
     )
     limit: int = Field(20, ge=1, le=PAGE_MAX)
     after: str | None = Field(None, max_length=64, description="The last id seen.")
@@ -62,9 +63,9 @@ class RetryRequest(Shape):
     state: Literal["failed", "timeout", "cancelled"] | None = Field(
         None, description="failed and timeout unless given."
     )
-    persona: str | None = None
-    model: str | None = None
-    worker: str | None = Field(None, description="A worker's name or id.")
+    persona: Name | None = None
+    model: Name | None = None
+    worker: Name | None = Field(None, description="A worker's name or id.")
     since: float | None = Field(None, ge=0, le=2**33, description="Unix seconds.")
     limit: int = Field(100, ge=1, le=PAGE_MAX)
 
@@ -78,7 +79,7 @@ class JobQuery(BaseModel):
 
 
 @api.get("")
-def list_jobs(query: JobsQuery) -> Response:
+def list_jobs(query: JobsQuery) -> Jobs:
     """List this org's jobs, newest first."""
     wanted = _filter(query)
     if query.ids is not None:
@@ -86,26 +87,22 @@ def list_jobs(query: JobsQuery) -> Response:
     limit, after = query.limit + 1, query.after
     found = jobs.find(context(), key().org.slug, limit=limit, after=after, **wanted)
     page = found[: query.limit]
-    return jsonify(
-        {
-            "object": "list",
-            "data": [job_json(job) for job in page],
-            "has_more": len(found) > len(page),
-        }
-    )
+    return {
+        "object": "list",
+        "data": [job_json(job) for job in page],
+        "has_more": len(found) > len(page),
+    }
 
 
 @api.post("/retry")
-def retry_jobs(body: RetryRequest) -> Response:
+def retry_jobs(body: RetryRequest) -> Retried:
     """Submit again, as new jobs, those that match and did not complete."""
     found = retries.retry_all(context(), key(), limit=body.limit, **_filter(body))
-    return jsonify(
-        {
-            "object": "list",
-            "data": [job_json(job) for job in found.jobs],
-            "skipped": [{"id": job_id, "why": why} for job_id, why in found.skipped],
-        }
-    )
+    return {
+        "object": "list",
+        "data": [job_json(job) for job in found.jobs],
+        "skipped": [{"id": job_id, "why": why} for job_id, why in found.skipped],
+    }
 
 
 def _filter(query: JobsQuery | RetryRequest) -> JobFilter:
@@ -121,18 +118,21 @@ def _filter(query: JobsQuery | RetryRequest) -> JobFilter:
 
 
 @api.get("/<job_id>")
-def get_job(path: JobPath, query: JobQuery) -> Response:
+def get_job(path: JobPath, query: JobQuery) -> Job:
     """One job: its status and, when it is completed, its result."""
     if not query.timeline:
         job = jobs.get(context(), key().org.slug, path.job_id)
         return _delivered(job, job_json(job))
     job, entries = timeline.read(context(), key().org.slug, path.job_id)
-    shown = job_json(job) | {"timeline": [entry_json(entry) for entry in entries]}
+    shown = job_json(job)
+    shown["timeline"] = [entry_json(entry) for entry in entries]
     return _delivered(job, shown)
 
 
 @api.get("/<job_id>/events")
-def follow_job(path: JobPath) -> Response:
+def follow_job(
+    path: JobPath,
+) -> Annotated[Response, Says(Event, media=EVENTS)]:
     """The job's timeline as server-sent events, until it ends.
 
     Send the id of the last event seen as Last-Event-ID to go on after it.
@@ -144,34 +144,32 @@ def follow_job(path: JobPath) -> Response:
 
 
 @api.post("/<job_id>/retry")
-def retry_job(path: JobPath) -> Response:
+def retry_job(path: JobPath) -> tuple[Job, Literal[202]]:
     """Submit a job that did not complete again; doing it twice is doing it once."""
-    response = _answer(retries.retry(context(), key(), path.job_id))
-    response.status_code = 202
-    return response
+    return _answer(retries.retry(context(), key(), path.job_id)), 202
 
 
 @api.post("/<job_id>/cancel")
-def cancel_job(path: JobPath) -> Response:
+def cancel_job(path: JobPath) -> Job:
     """Stop a job; one that already ended stays as it is."""
     return _answer(jobs.cancel(context(), key().org.slug, path.job_id))
 
 
 @api.delete("/<job_id>")
-def delete_job(path: JobPath) -> Response:
+def delete_job(path: JobPath) -> Job:
     """Stop a job; the same as cancel."""
     return _answer(jobs.cancel(context(), key().org.slug, path.job_id))
 
 
-def _answer(job: JobRecord) -> Response:
+def _answer(job: JobRecord) -> Job:
     tell(job)
-    return jsonify(job_json(job))
+    return job_json(job)
 
 
-def _delivered(job: JobRecord, shown: Json) -> Response:
+def _delivered(job: JobRecord, shown: Job) -> Job:
     tell(job)
     jobs.delivered(context(), job)
-    return jsonify(shown)
+    return shown
 
 
 class Following:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from flask import Response, jsonify
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, Field
@@ -11,7 +10,8 @@ from cloud_app import endings, inference, registry
 from cloud_app.brain.views import ModelView, WorkerView
 from cloud_app.store.records import KeyRecord
 from cloud_app.web import errors
-from cloud_app.web.answers import Json
+from cloud_app.web.bodies import fleet as bodies
+from cloud_app.web.bodies.fleet import Model, Models, Personas, Route
 from cloud_app.web.request import context, key, require_key
 from cloud_app.web.shapes import RouteRequest
 from genie import topology
@@ -39,15 +39,15 @@ class ModelPath(BaseModel):
 
 
 @api.get("/models")
-def list_models() -> Response:
+def list_models() -> Models:
     """Every model of the catalog that this key may use, and where it is ready."""
     workers = _workers(key())
     specs = [s for s in context().catalog.models.values() if _allowed(key(), s)]
-    return jsonify({"object": "list", "data": [_model(s, workers) for s in specs]})
+    return {"object": "list", "data": [_model(s, workers) for s in specs]}
 
 
 @api.get("/models/<path:model_id>")
-def get_model(path: ModelPath) -> Response:
+def get_model(path: ModelPath) -> Model:
     """One model of the catalog."""
     spec = context().catalog.models.get(path.model_id)
     if spec is None or not _allowed(key(), spec):
@@ -56,19 +56,19 @@ def get_model(path: ModelPath) -> Response:
         raise UnknownModel(
             f"There is no model {path.model_id!r}; {hint}", param="model"
         )
-    return jsonify(_model(spec, _workers(key())))
+    return _model(spec, _workers(key()))
 
 
 @api.get("/personas")
-def list_personas() -> Response:
+def list_personas() -> Personas:
     """Every persona: its ladder of models, smallest first, and its floor."""
     catalog = context().catalog
     data = [_persona(persona, catalog) for persona in catalog.personas.values()]
-    return jsonify({"object": "list", "data": data})
+    return {"object": "list", "data": data}
 
 
 @api.post("/route")
-def decide_route(body: RouteRequest) -> Response:
+def decide_route(body: RouteRequest) -> Route:
     """Say where a request would go now, and why; nothing runs."""
     ctx = context()
     target = inference.resolve(ctx.catalog, body.model, body.persona)
@@ -78,10 +78,11 @@ def decide_route(body: RouteRequest) -> Response:
         work_class = WorkClass.JOB
     texts = (body.input or "",)
     decision = inference.decide(ctx, key(), target, work_class, texts=texts)
-    asked = {"model": body.model, "persona": persona.name if persona else None}
-    return jsonify(
-        {"object": "route", "asked": asked, "route": endings.explain(decision)}
-    )
+    return {
+        "object": "route",
+        "asked": {"model": body.model, "persona": persona.name if persona else None},
+        "route": endings.explain(decision),
+    }
 
 
 def _allowed(key: KeyRecord, spec: ModelSpec) -> bool:
@@ -96,7 +97,7 @@ def _workers(key: KeyRecord) -> tuple[WorkerView, ...]:
     return tuple(w for w in fleet.workers if w.is_open and mine & set(w.queues))
 
 
-def _model(spec: ModelSpec, workers: Sequence[WorkerView]) -> Json:
+def _model(spec: ModelSpec, workers: Sequence[WorkerView]) -> Model:
     held = [seen for w in workers if (seen := w.reported(spec.id)) is not None]
     personas = context().catalog.personas.values()
     return {
@@ -124,7 +125,7 @@ def _states(held: Sequence[ModelView]) -> dict[str, int]:
     return counts
 
 
-def _persona(persona: Persona, catalog: Catalog) -> Json:
+def _persona(persona: Persona, catalog: Catalog) -> bodies.Persona:
     return {
         "id": persona.name,
         "object": "persona",

@@ -1,5 +1,7 @@
 """Chat and plain completions: waited for, streamed, or accepted for later."""
 
+from typing import Annotated
+
 from flask import Response, g, jsonify, request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
@@ -8,6 +10,10 @@ from cloud_app import inference
 from cloud_app.inference import Accepted, Mode, Order
 from cloud_app.web import answers, errors, orders, sse, streaming
 from cloud_app.web.answers import Dialect
+from cloud_app.web.bodies.inference import Accepted as Later
+from cloud_app.web.bodies.inference import ChatChunk, ChatCompletion, TextCompletion
+from cloud_app.web.document import EVENTS, Says
+from cloud_app.web.errors import ErrorBody
 from cloud_app.web.request import context, key, metrics, require_key, seats, tell
 from cloud_app.web.seats import Seat
 from cloud_app.web.shapes import ChatRequest, CompletionRequest
@@ -18,13 +24,19 @@ api = APIBlueprint(
     url_prefix="/v1",
     abp_tags=[Tag(name="inference", description="OpenAI-compatible inference")],
     abp_security=[{"key": []}],
-    abp_responses=errors.RESPONSES,
+    abp_responses=errors.OF_WORK,
 )
 api.before_request(require_key)
 
 
+STREAMED = Says(ChatChunk | ErrorBody, media=EVENTS)
+STREAMED_TEXT = Says(TextCompletion | ErrorBody, media=EVENTS)
+
+
 @api.post("/chat/completions")
-def chat(body: ChatRequest) -> Response:
+def chat(
+    body: ChatRequest,
+) -> Annotated[Response, Says(ChatCompletion), STREAMED, Says(Later, 202)]:
     """Answer a conversation.
 
     mode sync waits for the whole answer, stream (or stream: true) sends it as
@@ -37,7 +49,9 @@ def chat(body: ChatRequest) -> Response:
 
 
 @api.post("/completions")
-def complete(body: CompletionRequest) -> Response:
+def complete(
+    body: CompletionRequest,
+) -> Annotated[Response, Says(TextCompletion), STREAMED_TEXT, Says(Later, 202)]:
     """Continue one prompt, exactly as given: no chat template, no system prompt."""
     order = orders.of_completion(
         body, key(), raw=request.get_data(), idempotency_key=_idempotency_key()

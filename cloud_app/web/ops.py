@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from threading import Lock
+from typing import Annotated, Any
 
 from flask import Flask, Response, current_app, jsonify
 from flask_openapi3.blueprint import APIBlueprint
@@ -11,6 +12,9 @@ from flask_openapi3.models.tag import Tag
 
 from cloud_app import store
 from cloud_app.context import Context
+from cloud_app.web import errors
+from cloud_app.web.bodies.fleet import Alive, Health, Version
+from cloud_app.web.document import Document, Says
 from genie.contracts.base import PROTOCOL
 from genie.errors import GenieError
 
@@ -20,7 +24,10 @@ CHECK_EVERY_S = 1.0
 RETRY_AFTER_S = "2"
 
 api = APIBlueprint(
-    "ops", __name__, abp_tags=[Tag(name="ops", description="For probes; no key")]
+    "ops",
+    __name__,
+    abp_tags=[Tag(name="ops", description="For probes; no key")],
+    abp_responses={503: errors.ErrorBody},
 )
 
 
@@ -69,42 +76,45 @@ def release() -> str:
         return "0+unknown"
 
 
+Told = Annotated[Response, Says(Health), Says(Health, 503)]
+
+
 @api.get("/livez")
-def livez() -> Response:
+def livez() -> Alive:
     """Whether this process answers at all."""
-    return jsonify({"status": "ok"})
+    return {"status": "ok"}
 
 
 @api.get("/readyz")
-def readyz() -> Response:
+def readyz() -> Told:
     """Whether work can be accepted: database, schema and broker are there."""
     return _readiness()
 
 
 @api.get("/health")
-def health() -> Response:
+def health() -> Told:
     """The same as readyz, with the version."""
     return _readiness(version=release())
 
 
 @api.get("/version")
-def show_version() -> Response:
+def show_version() -> Version:
     """Which release this is, and which worker protocol it speaks."""
-    return jsonify({"version": release(), "protocol": PROTOCOL})
+    return {"version": release(), "protocol": PROTOCOL}
 
 
 @api.get("/metrics")
-def metrics() -> Response:
+def metrics() -> Annotated[Response, Says(str, media="text/plain")]:
     """Figures for Prometheus; no names of orgs, keys or users are in there."""
     text = current_app.extensions["genie.metrics"].text()
     return Response(text, content_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 @api.get("/openapi")
-def openapi() -> Response:
+def openapi() -> Annotated[Response, Says(dict[str, Any])]:
     """This description."""
-    document: dict[str, object] = current_app.api_doc  # type: ignore[attr-defined]  # the app is an OpenAPI app
-    return jsonify(document)
+    document: Document = current_app.extensions["genie.document"]
+    return jsonify(document.json)
 
 
 def _readiness(**more: str) -> Response:

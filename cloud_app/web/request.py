@@ -12,7 +12,7 @@ from cloud_app.store import ids
 from cloud_app.store.records import JobRecord, KeyRecord
 from cloud_app.web.metrics import Metrics
 from cloud_app.web.seats import Seats
-from genie.errors import Forbidden
+from genie.errors import BadRequest, Forbidden
 from genie.logs import logger
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -32,6 +32,7 @@ _QUIET = frozenset(
 def install(app: Flask) -> None:
     """Give every request an id, and every answer its headers and its log line."""
     app.before_request(_begin)
+    app.before_request(_check_url)
     app.after_request(_finish)
 
 
@@ -98,6 +99,12 @@ def _begin() -> None:
     given = request.headers.get("X-Request-Id", "")
     g.request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{ids.new_id()}"
     g.began = time.perf_counter()
+
+
+def _check_url() -> None:
+    """No name or id holds a NUL, and no column of PostgreSQL takes one."""
+    if "\0" in request.path or "%00" in request.query_string.decode("latin-1"):
+        raise BadRequest("the URL holds a NUL character (%00); leave it out")
 
 
 def _finish(response: Response) -> Response:

@@ -1,12 +1,12 @@
 """How long this org's prompts and answers are kept."""
 
-from flask import Response, jsonify
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from pydantic import Field
 
 from cloud_app import auth
 from cloud_app.web import errors
+from cloud_app.web.bodies.work import Retention
 from cloud_app.web.request import context, key, require_admin
 from cloud_app.web.shape import Shape
 
@@ -30,19 +30,19 @@ class RetentionRequest(Shape):
 
 
 @api.get("")
-def get_retention() -> Response:
+def get_retention() -> Retention:
     """Hours that prompts and answers are kept after the end of a job."""
     return _answer(key().org.retain_h)
 
 
 @api.put("")
-def set_retention(body: RetentionRequest) -> Response:
+def set_retention(body: RetentionRequest) -> Retention:
     """Keep them for so many hours; 0: not past their delivery."""
     actor = key().prefix
     return _answer(auth.retain(context(), key().org, body.hours, actor=actor))
 
 
-def _answer(hours: int | None) -> Response:
+def _answer(hours: int | None) -> Retention:
     most = context().settings.retain_h
     kept = most if hours is None else min(hours, most)
-    return jsonify({"object": "retention", "hours": hours, "kept_h": kept})
+    return {"object": "retention", "hours": hours, "kept_h": kept}

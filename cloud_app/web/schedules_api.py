@@ -1,9 +1,8 @@
 """Schedules: made, looked at, run now, paused, resumed, removed."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from flask import Response, jsonify
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -14,7 +13,13 @@ from cloud_app.brain.calendar import CatchUp, Overlap
 from cloud_app.schedules import NewSchedule
 from cloud_app.store.schedule_records import RunRecord, ScheduleRecord
 from cloud_app.web import errors
-from cloud_app.web.answers import Json
+from cloud_app.web.bodies.work import (
+    Run,
+    Runs,
+    Schedule,
+    ScheduleGone,
+    Schedules,
+)
 from cloud_app.web.hook_shape import WebhookShape
 from cloud_app.web.orders import of_request
 from cloud_app.web.request import context, key, require_key
@@ -88,7 +93,7 @@ class ScheduleRequest(Shape):
 
 
 @api.post("")
-def create_schedule(body: ScheduleRequest) -> Response:
+def create_schedule(body: ScheduleRequest) -> tuple[Schedule, Literal[201]]:
     """Make a schedule; its first run is the next one from now."""
     if "webhook" in body.request:
         raise BadRequest(
@@ -107,71 +112,68 @@ def create_schedule(body: ScheduleRequest) -> Response:
         jitter_s=body.jitter_s,
     )
     made = schedules.create(context(), key(), new, of_request)
-    response = jsonify(schedule_json(made, context().now()))
-    response.status_code = 201
-    return response
+    return schedule_json(made, context().now()), 201
 
 
 @api.get("")
-def list_schedules() -> Response:
+def list_schedules() -> Schedules:
     """Every schedule of this org, by name."""
     now = context().now()
     found = schedules.find(context(), key().org)
     data = [schedule_json(one, now) for one in found]
-    return jsonify({"object": "list", "data": data, "has_more": False})
+    return {"object": "list", "data": data, "has_more": False}
 
 
 @api.get("/<schedule>")
-def get_schedule(path: SchedulePath) -> Response:
+def get_schedule(path: SchedulePath) -> Schedule:
     """One schedule, its next runs in words, and what became of the last."""
     found = schedules.get(context(), key().org, path.schedule)
     runs = schedules.runs(context(), found)
     shown = schedule_json(found, context().now())
-    return jsonify(shown | {"runs": [run_json(run) for run in runs]})
+    shown["runs"] = [run_json(run) for run in runs]
+    return shown
 
 
 @api.get("/<schedule>/runs")
-def list_runs(path: SchedulePath, query: RunsQuery) -> Response:
+def list_runs(path: SchedulePath, query: RunsQuery) -> Runs:
     """The newest runs of a schedule, newest first."""
     found = schedules.get(context(), key().org, path.schedule)
     runs = schedules.runs(context(), found, query.limit)
     data = [run_json(run) for run in runs]
-    return jsonify({"object": "list", "data": data, "has_more": False})
+    return {"object": "list", "data": data, "has_more": False}
 
 
 @api.post("/<schedule>/run")
-def run_schedule(path: SchedulePath) -> Response:
+def run_schedule(path: SchedulePath) -> tuple[Run, Literal[202]]:
     """Start a run at once, paused or not, whatever the run before does."""
     run = firing.run_now(context(), key(), path.schedule, of_request)
-    response = jsonify(run_json(run))
-    response.status_code = 202
-    return response
+    return run_json(run), 202
 
 
 @api.post("/<schedule>/pause")
-def pause_schedule(path: SchedulePath) -> Response:
+def pause_schedule(path: SchedulePath) -> Schedule:
     """Start nothing until it is resumed."""
     return _shown(schedules.pause(context(), key().org, path.schedule))
 
 
 @api.post("/<schedule>/resume")
-def resume_schedule(path: SchedulePath) -> Response:
+def resume_schedule(path: SchedulePath) -> Schedule:
     """Go on with the next run from now."""
     return _shown(schedules.resume(context(), key().org, path.schedule))
 
 
 @api.delete("/<schedule>")
-def delete_schedule(path: SchedulePath) -> Response:
+def delete_schedule(path: SchedulePath) -> ScheduleGone:
     """Remove a schedule; its jobs stay."""
     gone = schedules.remove(context(), key().org, path.schedule)
-    return jsonify({"id": gone.id, "object": "schedule", "deleted": True})
+    return {"id": gone.id, "object": "schedule", "deleted": True}
 
 
-def _shown(schedule: ScheduleRecord) -> Response:
-    return jsonify(schedule_json(schedule, context().now()))
+def _shown(schedule: ScheduleRecord) -> Schedule:
+    return schedule_json(schedule, context().now())
 
 
-def schedule_json(schedule: ScheduleRecord, now: datetime) -> Json:
+def schedule_json(schedule: ScheduleRecord, now: datetime) -> Schedule:
     """A schedule as the API shows it, without the webhook's secret."""
     cron = schedules.cron_of(schedule)
     is_paused = schedule.paused_at is not None
@@ -200,7 +202,7 @@ def _upcoming(schedule: ScheduleRecord, now: datetime) -> tuple[str, ...]:
     return calendar.upcoming(schedules.cron_of(schedule), now, UPCOMING)
 
 
-def run_json(run: RunRecord) -> Json:
+def run_json(run: RunRecord) -> Run:
     """One run of a schedule."""
     return {
         "id": run.id,

@@ -1,6 +1,8 @@
 """What all request bodies have in common: strict types, and how a mistake is said."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 
@@ -12,6 +14,10 @@ def wrong(message: str, at: str = "", kind: str = "value") -> PydanticCustomErro
 def unsupported(what: str, at: str = "") -> PydanticCustomError:
     """Something meaningful that this release cannot do; never ignored in silence."""
     return wrong(f"{what} is not supported yet; leave it out", at, "unsupported")
+
+
+Name = Annotated[str, Field(pattern=r"^[^\x00]*$")]
+"""What is looked up, not read: no column of PostgreSQL takes a NUL."""
 
 
 class Shape(BaseModel):

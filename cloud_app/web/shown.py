@@ -1,19 +1,21 @@
 """Jobs and runs as the API shows them, and as webhooks tell of them."""
 
 from datetime import datetime
+from typing import cast
 
 from cloud_app import asking
 from cloud_app.store.records import JobRecord
 from cloud_app.store.schedule_records import DeliveryRecord
 from cloud_app.timeline import Entry
 from cloud_app.web import answers
-from cloud_app.web.answers import Json
+from cloud_app.web.bodies.inference import ChatCompletion, Embeddings
+from cloud_app.web.bodies.work import Event, Job
 from cloud_app.web.json import dumps
 from genie import codec
 from genie.contracts.inference import JobState
 
 
-def job_json(job: JobRecord) -> Json:
+def job_json(job: JobRecord) -> Job:
     """A job as the API shows it; moments in unix seconds."""
     return {
         "id": job.id,
@@ -42,14 +44,14 @@ def job_json(job: JobRecord) -> Json:
     }
 
 
-def _result(job: JobRecord) -> Json | None:
+def _result(job: JobRecord) -> ChatCompletion | Embeddings | None:
     """The answer, None before the end and after it was purged."""
     if job.state is not JobState.COMPLETED or job.text is None:
         return None
     outcome = asking.outcome_of(job)
     if outcome.extras and outcome.extras.vectors:
         return answers.vectors(job, outcome)
-    return answers.whole(answers.CHAT, job, outcome)
+    return cast(ChatCompletion, answers.whole(answers.CHAT, job, outcome))
 
 
 def unix(at: datetime | None) -> float | None:
@@ -57,9 +59,10 @@ def unix(at: datetime | None) -> float | None:
     return None if at is None else round(at.timestamp(), 3)
 
 
-def entry_json(entry: Entry) -> Json:
+def entry_json(entry: Entry) -> Event:
     """One line of a job's timeline."""
-    return {"event": entry.name, "at": unix(entry.at), **entry.facts}
+    told = {"event": entry.name, "at": unix(entry.at), **entry.facts}
+    return cast(Event, told)  # the facts of each name are the timeline's to choose
 
 
 def told(delivery: DeliveryRecord, job: JobRecord) -> bytes:

@@ -1,6 +1,7 @@
 """Webhook deliveries: what was told to whom, and telling it again."""
 
-from flask import Response, jsonify
+from typing import Literal
+
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, ConfigDict, Field
@@ -8,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from cloud_app import webhooks
 from cloud_app.store.schedule_records import DeliveryRecord
 from cloud_app.web import errors
-from cloud_app.web.answers import Json
+from cloud_app.web.bodies.work import Deliveries, Delivery
 from cloud_app.web.request import context, key, require_key
 from cloud_app.web.shown import unix
 
@@ -39,24 +40,22 @@ class DeliveriesQuery(BaseModel):
 
 
 @api.get("")
-def list_deliveries(query: DeliveriesQuery) -> Response:
+def list_deliveries(query: DeliveriesQuery) -> Deliveries:
     """This org's webhook deliveries of the last week, newest first."""
     org, limit = key().org, query.limit
     found = webhooks.find(context(), org, job_id=query.job, limit=limit)
     data = [delivery_json(one) for one in found]
-    return jsonify({"object": "list", "data": data, "has_more": len(data) == limit})
+    return {"object": "list", "data": data, "has_more": len(data) == limit}
 
 
 @api.post("/<delivery_id>/redeliver")
-def redeliver(path: DeliveryPath) -> Response:
+def redeliver(path: DeliveryPath) -> tuple[Delivery, Literal[202]]:
     """Send one that was delivered or given up again, now."""
     again = webhooks.redeliver(context(), key().org, path.delivery_id)
-    response = jsonify(delivery_json(again))
-    response.status_code = 202
-    return response
+    return delivery_json(again), 202
 
 
-def delivery_json(delivery: DeliveryRecord) -> Json:
+def delivery_json(delivery: DeliveryRecord) -> Delivery:
     """A delivery as the API shows it, without its secret."""
     return {
         "id": delivery.id,

@@ -77,3 +77,14 @@ def test_a_mistake_of_ours_is_500_with_an_id_and_no_detail(
     assert response.status_code == 500
     assert "mine" in response.get_json()["error"]["message"]
     assert "secret" not in response.text
+
+
+@pytest.mark.parametrize(
+    "url", ["/v1/jobs?persona=%00", "/v1/jobs/%00", "/v1/files?after=a%00b", "/%00"]
+)
+def test_a_nul_in_the_url_is_a_400(visitor: FlaskClient, url: str) -> None:
+    answer = visitor.get(url)
+    assert answer.status_code == 400
+    error = answer.get_json()["error"]
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert "%00" in error["message"]

@@ -87,7 +87,10 @@ def test_the_description_names_every_endpoint_and_its_errors(
         for operation in methods.values():
             assert operation["summary"], path
     chat = document["paths"]["/v1/chat/completions"]["post"]
-    schema = chat["responses"]["400"]["content"]["application/json"]["schema"]
-    assert schema["$ref"].endswith("ErrorBody")
+    assert chat["responses"]["400"] == {"$ref": "#/components/responses/Error"}
+    error = document["components"]["responses"]["Error"]["content"]
+    assert error["application/json"]["schema"]["$ref"].endswith("ErrorBody")
     register = document["paths"]["/fleet/v1/register"]["post"]
-    assert "boot_id" in str(register["requestBody"])
+    taken = register["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+    schema = document["components"]["schemas"][taken.rsplit("/", 1)[-1]]
+    assert "boot_id" in schema["required"]
