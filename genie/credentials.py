@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 
+from genie import env
 from genie.env import ClientSettings
 from genie.errors import SettingsError
 
@@ -23,7 +24,8 @@ def resolve(settings: ClientSettings) -> Credentials:
     """``GENIE_URL`` and ``GENIE_API_KEY``, each else from the file `genie up` wrote.
 
     A saved key is only ever sent to the address it was saved with. Raises
-    `SettingsError` with the next step when there is no address at all.
+    `SettingsError` with the next step when there is no address at all, or none that
+    could be dialled.
     """
     saved = load(settings.home)
     url = settings.url or (saved.url if saved else None)
@@ -35,7 +37,22 @@ def resolve(settings: ClientSettings) -> Credentials:
     key = settings.api_key
     if key is None and saved and _same(saved.url, url):
         key = saved.api_key
+    _check(url, key)
     return Credentials(url=url.rstrip("/"), api_key=key)
+
+
+def _check(url: str, key: str | None) -> None:
+    try:
+        env.url("http", "https")(url)
+    except ValueError as error:
+        raise SettingsError(
+            f"the cloud's address {error}; it looks like https://genie.example.com"
+        ) from error
+    if key is not None and not key.isascii():
+        raise SettingsError(
+            "the API key has characters that no key has; copy it again, whole, to "
+            "GENIE_API_KEY"
+        )
 
 
 def load(home: Path) -> Credentials | None:

@@ -10,6 +10,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from genie.errors import SettingsError
 
@@ -93,9 +94,22 @@ def url(*schemes: str) -> Parse:
             raise ValueError(f"must start with {allowed}")
         if not rest and scheme != "memory":
             raise ValueError("has no address after ://")
+        if scheme in ("http", "https"):
+            _check_address(value.strip())
         return value.strip()
 
     return parse
+
+
+def _check_address(address: str) -> None:
+    """Raise ValueError for what no HTTP client could dial."""
+    try:
+        found = urlsplit(address)
+        is_whole = bool(found.hostname) and found.port != 0
+    except ValueError as error:
+        raise ValueError(f"is {address!r}, no address ({error})") from error
+    if not is_whole or any(letter.isspace() for letter in address):
+        raise ValueError(f"is {address!r}, no address")
 
 
 def variable(name: str, parse: Parse, help: str, **default: Any) -> Any:

@@ -83,9 +83,12 @@ class Transport:
         """The response, its body unread with ``stream``; raises like `call`."""
         waited = 0.0
         for attempt in count(1):
+            began = self._clock.now()
             try:
                 return self._once(call, stream)
             except (Unavailable, RateLimited) as error:
+                if isinstance(error, Unsent):  # dialling in vain is waiting too
+                    waited += self._clock.now() - began
                 pause = self._pause(call, error, attempt, waited)
                 if pause is None:
                     raise

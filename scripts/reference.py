@@ -34,8 +34,16 @@ CLI_HEAD = """\
 
 <!-- Made by scripts/reference.py from the code; change it there. -->
 
-Commands that read something take `--json` and print one JSON value on stdout. Messages
-go to stderr; an error is one sentence that ends with the next step.
+On a terminal lists are tables that fit it, with ages ("3 min"); in a pipe they are
+tab-separated lines without headings, with every column and moments in ISO 8601. What
+prints something takes `--json`: one JSON value, or one a line from commands that act on
+several things or follow one (`jobs cancel`, `jobs events`, `batch results` …).
+
+Text on standard input joins the prompt of `ask`, `submit`, `route` and `schedule add`;
+in a script that has a standard input of its own, give `< /dev/null`. Ctrl-C stops a
+waiting command and not the job, and says which command follows it; only `genie ask` and
+its job are one. Messages go to stderr; an error is one sentence that ends with the next
+step. Colours follow `NO_COLOR`, widths `COLUMNS`.
 """
 
 PARTS: tuple[tuple[str, str, type], ...] = (

@@ -132,7 +132,7 @@ def _prepare(instance: WorkController, **_: object) -> None:
     try:
         boot.make(app)
     except GenieError as error:
-        sys.exit(f"genie worker: {error.message}")
+        raise SystemExit(f"genie worker: {error.message}") from error
 
 
 @signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]  # the same
@@ -144,11 +144,14 @@ def main(argv: Sequence[str] = ()) -> int:
     """Run this worker until it is stopped; ``argv`` are extra `celery worker` options.
 
     Settings come from ``GENIE_*`` variables; returns the process's exit status.
+    Raises the error of ours that kept it from starting.
     """
     arguments = ["worker", "--loglevel", "WARNING", *argv]
     try:
         app.worker_main(arguments)
     except SystemExit as end:
+        if isinstance(end.__cause__, GenieError):
+            raise end.__cause__ from None
         if isinstance(end.code, str):
             sys.stderr.write(end.code + "\n")
             return 1

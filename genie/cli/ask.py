@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar, Unpack, cast
 import click
 
 from genie.chat import Options
-from genie.cli.output import Session, as_json, note, show_json
+from genie.cli.output import Session, as_json, detaching, note, show_json
 
 if TYPE_CHECKING:
     from genie.client import Client
@@ -57,15 +57,14 @@ def ask(
     question = joined(prompt)
     is_streamed = session.is_terminal() if stream is None else stream
     client = session.connect()
-    if as_json:
-        show_json(client.ask(question, **given(options)))
-        return
-    if is_streamed:
-        result = _streamed(client, question, given(options))
-    else:
-        result = client.ask(question, **given(options))
-        click.echo(result.text)
-    _sum_up(session, result)
+    try:
+        if as_json or not is_streamed:
+            show_result(session, client.ask(question, **given(options)), as_json)
+            return
+        _sum_up(session, _streamed(client, question, given(options)))
+    except KeyboardInterrupt:
+        note("\ngenie: stopped, and so is its job; `genie submit` goes on without you")
+        raise click.Abort from None
 
 
 @click.command()
@@ -82,13 +81,19 @@ def submit(
 ) -> None:
     """Submit a question as a job.
 
-    Prints the job's id; `genie jobs show ID` tells how it is doing.
+    Prints the job's id; `genie jobs wait ID` waits for its answer. With --wait Ctrl-C
+    stops the waiting, not the job.
     """
     job = session.connect().submit(joined(prompt), **given(options))
     if not wait:
         show_json(job.details) if as_json else click.echo(job.id)
         return
-    result = job.result()
+    with detaching(f"job {job.id}", f"genie jobs wait {job.id}"):
+        show_result(session, job.result(), as_json)
+
+
+def show_result(session: Session, result: "Result", as_json: bool) -> None:
+    """An answer, and on a terminal how it came about."""
     if as_json:
         show_json(result)
         return
@@ -98,11 +103,21 @@ def submit(
 
 def joined(prompt: str | None) -> str:
     """The prompt and what comes on standard input, a blank line between them."""
-    piped = "" if sys.stdin.isatty() else sys.stdin.read().strip()
-    parts = [part for part in (prompt, piped) if part]
+    parts = [part for part in (prompt, piped()) if part]
     if not parts:
         raise click.UsageError("give a prompt, or text on standard input")
     return "\n\n".join(parts)
+
+
+def piped() -> str:
+    """What comes on standard input, unless a person would have to type it."""
+    # a process started with its standard input closed has None
+    if not sys.stdin or sys.stdin.isatty():
+        return ""
+    try:
+        return sys.stdin.buffer.read().decode().strip()
+    except UnicodeDecodeError as error:
+        raise click.UsageError("standard input is not UTF-8 text") from error
 
 
 def given(options: Options) -> Options:

@@ -5,23 +5,31 @@ from typing import TYPE_CHECKING, Unpack
 
 import click
 
-from genie.cli.output import Session, as_json, moment, note, show_card, show_json
-from genie.cli.output import show_table as table
+from genie.cli.groups import Listing
+from genie.cli.output import (
+    Session,
+    as_json,
+    detaching,
+    show_card,
+    show_done,
+    show_json,
+    show_table,
+)
+from genie.cli.values import age, when
 from genie.contracts.batch import BatchState
 from genie.errors import JobFailed
 
 if TYPE_CHECKING:
     from genie.batches import Batch, BatchOptions, BatchResult, Requests
 
-COLUMNS = ("batch", "status", "done", "failed", "total", "model", "created")
+COLUMNS = ("batch", "status", "done", "failed", "total", "model", "age")
+PAGE = click.IntRange(1, 100)
+NONE = "no batches; `genie batch submit FILE` makes one"
 
 
-@click.group(invoke_without_command=True)
-@click.pass_context
-def batch(ctx: click.Context) -> None:
+@click.group(cls=Listing)
+def batch() -> None:
     """Run many requests from one file; without a verb, list batches."""
-    if ctx.invoked_subcommand is None:
-        ctx.invoke(list_batches)
 
 
 @batch.command()
@@ -58,19 +66,22 @@ def submit(
 
 
 @batch.command("list")
-@click.option("--limit", type=click.IntRange(1, 100), default=20, show_default=True)
+@click.option(
+    "--limit", type=PAGE, default=20, show_default=True, help="So many at most."
+)
 @click.option("--after", metavar="BATCH", help="Go on after this batch.")
 @as_json
 @click.pass_obj
 def list_batches(
-    session: Session, as_json: bool, limit: int = 20, after: str | None = None
+    session: Session, as_json: bool, limit: int, after: str | None
 ) -> None:
     """List your org's batches, newest first."""
     found = session.connect().batches.list(limit=limit, after=after)
     if as_json:
         show_json([one.details for one in found])
         return
-    table(session, COLUMNS, [_row(one) for one in found])
+    rows = [_row(one) for one in found]
+    show_table(session, COLUMNS, rows, spare=("model", "age"), none=NONE)
 
 
 @batch.command()
@@ -89,16 +100,17 @@ def show(session: Session, batch_id: str, as_json: bool) -> None:
 @batch.command()
 @click.argument("batch_id", metavar="BATCH")
 @click.option("--timeout", type=click.FloatRange(min=0), help="Seconds, at most.")
+@as_json
 @click.pass_obj
-def wait(session: Session, batch_id: str, timeout: float | None) -> None:
-    """Wait for the end of a batch; exit code 1 unless it completed."""
+def wait(session: Session, batch_id: str, timeout: float | None, as_json: bool) -> None:
+    """Wait for the end of a batch; exit code 1 unless it completed.
+
+    Ctrl-C stops the waiting, not the batch.
+    """
     found = session.connect().batches.get(batch_id)
-    try:
+    with detaching(f"batch {batch_id}", f"genie batch wait {batch_id}"):
         found.wait(timeout)
-    except KeyboardInterrupt:
-        note(f"genie: {batch_id} goes on; `genie batch wait {batch_id}` follows it")
-        raise
-    click.echo(f"{found.id}\t{found.status.value}")
+    show_done(session, as_json, found.details, (found.id, found.status.value))
     if found.status is not BatchState.COMPLETED:
         raise JobFailed(f"{found.id} is {found.status.value}; `genie batch show` it")
 
@@ -108,28 +120,35 @@ def wait(session: Session, batch_id: str, timeout: float | None) -> None:
 @as_json
 @click.pass_obj
 def results(session: Session, batch_id: str, as_json: bool) -> None:
-    """Wait for a batch and print each custom_id with its answer or error."""
-    for one in session.connect().batches.get(batch_id).results():
-        if as_json:
-            show_json(_plain(one))
-            continue
-        said = one.result.text if one.result else f"error: {one.error}"
-        click.echo(f"{one.custom_id}\t{' '.join(said.split())}")
+    """Wait for a batch and print each custom_id with its answer or error.
+
+    Ctrl-C stops the waiting, not the batch.
+    """
+    found = session.connect().batches.get(batch_id)
+    with detaching(f"batch {batch_id}", f"genie batch results {batch_id}"):
+        for one in found.results():
+            said = one.result.text if one.result else f"error: {one.error}"
+            row = (one.custom_id, " ".join(said.split()))
+            show_done(session, as_json, _plain(one), row)
 
 
 @batch.command()
 @click.argument("batch_ids", metavar="BATCH...", nargs=-1, required=True)
+@as_json
 @click.pass_obj
-def cancel(session: Session, batch_ids: tuple[str, ...]) -> None:
+def cancel(session: Session, batch_ids: tuple[str, ...], as_json: bool) -> None:
     """Cancel batches; the answers they have are kept."""
     client = session.connect()
     for batch_id in batch_ids:
         found = client.batches.get(batch_id).cancel()
-        click.echo(f"{found.id}\t{found.status.value}")
+        show_done(session, as_json, found.details, (found.id, found.status.value))
 
 
 def _prompts(path: Path) -> list[str]:
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"{path} is not UTF-8 text: {error.reason}") from error
     return [line for line in lines if line.strip()]
 
 
@@ -147,11 +166,11 @@ def _row(found: "Batch") -> tuple[object, ...]:
     return (
         found.id,
         found.status.value,
-        str(counts.completed),
-        str(counts.failed),
-        str(counts.total),
+        counts.completed,
+        counts.failed,
+        counts.total,
         details.model,
-        moment(details.created_at),
+        age(details.created_at),
     )
 
 
@@ -166,8 +185,8 @@ def _card(found: "Batch") -> list[tuple[str, object]]:
         ("done", f"{counts.completed} of {counts.total}"),
         ("failed", str(counts.failed) if counts.failed else None),
         ("window", details.completion_window),
-        ("created", moment(details.created_at)),
-        ("expires", moment(details.expires_at)),
+        ("created", when(details.created_at)),
+        ("expires", when(details.expires_at)),
         ("input", details.input_file_id),
         ("output", details.output_file_id),
         ("errors", details.error_file_id),

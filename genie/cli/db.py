@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from genie import env
+from genie.cli.output import as_json, note, show_json
 
 if TYPE_CHECKING:
     from cloud_app.store import Database
@@ -30,28 +31,31 @@ def db() -> None:
 
 
 @db.command()
-def check() -> None:
+@as_json
+def check(as_json: bool) -> None:
     """Say whether the schema is the one this release needs; ends with 2 if not."""
     from cloud_app.store import schema
 
     with database() as found:
         schema.check(found)
-        click.echo(f"schema is at {schema.current(found)}, as this release needs")
+        _tell(found, as_json, ", as this release needs")
 
 
 @db.command()
-def upgrade() -> None:
+@as_json
+def upgrade(as_json: bool) -> None:
     """Bring the schema to what this release needs."""
     from cloud_app.store import schema
 
     with database() as found:
         schema.upgrade(found)
-        click.echo(f"schema is at {schema.current(found)}")
+        _tell(found, as_json)
 
 
 @db.command()
 @click.option("--org", default="home", show_default=True, help="Short name of the org.")
-def bootstrap(org: str) -> None:
+@as_json
+def bootstrap(org: str, as_json: bool) -> None:
     """Make an org and its first admin key; the key is shown this once.
 
     Needs the cloud's own settings; every further key is made with `genie keys create`.
@@ -65,8 +69,11 @@ def bootstrap(org: str) -> None:
         schema.check(ctx.db)
         auth.ensure_org(ctx, org)
         key, secret = auth.create_key(ctx, org, "bootstrap", is_admin=True)
-        click.echo(f"org {org}, admin key {key.name} (shown this once):")
+        if as_json:
+            show_json({"org": org, "name": key.name, "secret": secret})
+            return
         click.echo(secret)
+        note(f"genie: admin key of org {org}; copy it now, it is not shown again")
     finally:
         ctx.close()
 
@@ -74,7 +81,8 @@ def bootstrap(org: str) -> None:
 @db.command()
 @click.argument("revision")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def downgrade(revision: str, yes: bool) -> None:
+@as_json
+def downgrade(revision: str, yes: bool, as_json: bool) -> None:
     """Take the schema back to REVISION (`base` drops every table)."""
     from cloud_app.store import schema
 
@@ -84,7 +92,17 @@ def downgrade(revision: str, yes: bool) -> None:
         if not yes:
             click.confirm(question, abort=True, err=True)
         schema.downgrade(found, revision)
-        click.echo(f"schema is at {schema.current(found) or 'nothing'}")
+        _tell(found, as_json)
+
+
+def _tell(found: "Database", as_json: bool, more: str = "") -> None:
+    from cloud_app.store import schema
+
+    at = schema.current(found)
+    if as_json:
+        show_json({"revision": at})
+        return
+    click.echo(f"schema is at {at or 'nothing'}{more}")
 
 
 @contextmanager

@@ -5,20 +5,27 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from genie.cli.output import Session, as_json, moment, show_card, show_json, show_table
+from genie.cli.groups import Listing
+from genie.cli.output import (
+    Session,
+    as_json,
+    show_card,
+    show_done,
+    show_json,
+    show_table,
+)
+from genie.cli.values import age, when
 
 if TYPE_CHECKING:
     from genie.answers import DeadLetterAnswer
 
-COLUMNS = ("letter", "queue", "model", "class", "reason", "died", "bytes")
+COLUMNS = ("letter", "queue", "model", "class", "reason", "age", "bytes")
+NONE = "no dead letters: every message could be served"
 
 
-@click.group("dead-letters", invoke_without_command=True)
-@click.pass_context
-def dead_letters(ctx: click.Context) -> None:
+@click.group("dead-letters", cls=Listing)
+def dead_letters() -> None:
     """Look at messages no worker could serve; needs an admin key."""
-    if ctx.invoked_subcommand is None:
-        ctx.invoke(list_letters)
 
 
 @dead_letters.command("list")
@@ -37,12 +44,12 @@ def list_letters(session: Session, as_json: bool) -> None:
             letter.model,
             letter.work_class,
             letter.reason,
-            moment(letter.died_at),
+            age(letter.died_at),
             letter.size_bytes,
         )
         for letter in found
     ]
-    show_table(session, COLUMNS, rows)
+    show_table(session, COLUMNS, rows, spare=("bytes", "queue", "class"), none=NONE)
 
 
 @dead_letters.command()
@@ -65,24 +72,27 @@ def show(session: Session, letter_id: str, text: bool, as_json: bool) -> None:
 
 @dead_letters.command()
 @click.argument("letter_ids", metavar="LETTER...", nargs=-1, required=True)
+@as_json
 @click.pass_obj
-def replay(session: Session, letter_ids: tuple[str, ...]) -> None:
+def replay(session: Session, letter_ids: tuple[str, ...], as_json: bool) -> None:
     """Put the jobs of dead letters back into their queues."""
     client = session.connect()
     for letter_id in letter_ids:
         job = client.replay_dead_letter(letter_id)
-        click.echo(f"{job.id}\t{job.status.value}")
+        show_done(session, as_json, job, (job.id, job.status.value))
 
 
 @dead_letters.command()
 @click.argument("letter_ids", metavar="LETTER...", nargs=-1, required=True)
+@as_json
 @click.pass_obj
-def discard(session: Session, letter_ids: tuple[str, ...]) -> None:
+def discard(session: Session, letter_ids: tuple[str, ...], as_json: bool) -> None:
     """Remove dead letters for good; their jobs stay failed."""
     client = session.connect()
     for letter_id in letter_ids:
         client.discard_dead_letter(letter_id)
-        click.echo(f"{letter_id}\tdiscarded")
+        discarded = {"id": letter_id, "discarded": True}
+        show_done(session, as_json, discarded, (letter_id, "discarded"))
 
 
 def _card(letter: "DeadLetterAnswer") -> list[tuple[str, object]]:
@@ -93,6 +103,6 @@ def _card(letter: "DeadLetterAnswer") -> list[tuple[str, object]]:
         ("model", letter.model),
         ("class", letter.work_class),
         ("persona", letter.persona),
-        ("died", moment(letter.died_at)),
+        ("died", when(letter.died_at)),
         ("bytes", letter.size_bytes),
     ]

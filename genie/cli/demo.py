@@ -15,7 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from genie import catalog, env, logs
-from genie.cli.embedded import DEFAULT_PORT, EmbeddedFleet, Options
+from genie.cli.embedded import EmbeddedFleet, Options
+from genie.cli.up import port as port_option
 from genie.cli.up import stop_on_signals
 from genie.errors import GenieError, JobTimeout
 
@@ -68,7 +69,7 @@ class Story:
 @click.command()
 @click.option("--exit", "leave", is_flag=True, help="Stop after the show.")
 @click.option("--json", "as_json", is_flag=True, help="Print what happened as JSON.")
-@click.option("--port", default=DEFAULT_PORT, show_default=True)
+@port_option
 @click.option("--echo", is_flag=True, help="Use the weightless echo models.")
 @click.option("--verbose", is_flag=True, help="Show logs.")
 def demo(leave: bool, as_json: bool, port: int, echo: bool, verbose: bool) -> None:

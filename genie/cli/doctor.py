@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from genie import __version__, env
-from genie.cli.output import Session, as_json, quiet, show_json, show_table, size
+from genie.cli.output import Session, as_json, quiet, show_json, show_table
+from genie.cli.values import size
 from genie.credentials import resolve
 from genie.env import ClientSettings
 from genie.errors import GenieError, SettingsError

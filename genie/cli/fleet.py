@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from genie.cli.output import Session, as_json, show_json, show_table, size
+from genie.cli.output import Session, as_json, show_json, show_table
+from genie.cli.values import Told, size, span, took
 from genie.contracts.fleet import ModelState
 
 if TYPE_CHECKING:
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 
 WORKER_COLUMNS = ("worker", "state", "queues", "memory", "models", "heard", "id")
 QUEUE_COLUMNS = ("queue", "model", "class", "waiting", "consumers", "oldest", "SLA")
+NO_WORKER = "no workers; `genie worker token` makes a token for a machine to join with"
+NO_QUEUE = "no queues yet: no model has been placed or asked for"
 
 
 @click.command()
@@ -35,7 +38,8 @@ def workers(session: Session, as_json: bool) -> None:
         )
         for worker in found
     ]
-    show_table(session, WORKER_COLUMNS, rows)
+    spare = ("queues", "memory", "heard")
+    show_table(session, WORKER_COLUMNS, rows, spare=spare, none=NO_WORKER)
 
 
 @click.command()
@@ -54,12 +58,12 @@ def queues(session: Session, as_json: bool) -> None:
             queue.work_class,
             queue.waiting,
             queue.consumers,
-            seconds(queue.oldest_s),
-            seconds(queue.sla_s),
+            took(queue.oldest_s),
+            promised(queue.sla_s),
         )
         for queue in found
     ]
-    show_table(session, QUEUE_COLUMNS, rows)
+    show_table(session, QUEUE_COLUMNS, rows, none=NO_QUEUE)
 
 
 def memory(worker: "WorkerAnswer") -> str:
@@ -91,9 +95,11 @@ def ago(age_s: float | None) -> str:
     >>> ago(12.4), ago(None)
     ('12 s ago', 'never')
     """
-    return "never" if age_s is None else f"{age_s:.0f} s ago"
+    return "never" if age_s is None else f"{span(age_s)} ago"
 
 
-def seconds(value: float | None) -> str:
-    """A duration with its unit, nothing for none."""
-    return "" if value is None else f"{value:.0f} s"
+def promised(value: float | None) -> Told | None:
+    """The longest wait that was promised: whole seconds."""
+    if value is None:
+        return None
+    return Told(person=span(value), script=f"{value:g}", is_number=True)

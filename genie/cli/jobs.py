@@ -1,4 +1,4 @@
-"""``genie jobs``: list, show, follow, retry and cancel; how long texts are kept."""
+"""``genie jobs``: list, show, wait, follow, retry, cancel; how long texts are kept."""
 
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Unpack
@@ -6,26 +6,36 @@ from typing import TYPE_CHECKING, Unpack
 import click
 
 from genie.answers import JobAnswer
+from genie.cli.ask import show_result
+from genie.cli.groups import Listing
 from genie.cli.output import (
     Session,
     as_json,
-    cell,
-    moment,
+    detaching,
     note,
     show_card,
+    show_done,
     show_json,
     show_table,
 )
+from genie.cli.values import Told, age, took, when
 from genie.contracts.inference import JobState
+from genie.jobs import bare
 
 if TYPE_CHECKING:
     from genie.answers import JobEvent
-    from genie.client import Filters
+    from genie.client import Client, Filters
     from genie.jobs import Job
     from genie.work import RetryFilters
 
 EVENT_COLUMNS = ("when", "event", "attempt", "where", "why")
-COLUMNS = ("job", "status", "persona", "model", "worker", "created", "seconds")
+COLUMNS = ("job", "status", "persona", "model", "worker", "age", "took")
+NONE = 'no jobs; `genie submit "…"` makes one'
+
+STATES = click.Choice([state.value for state in JobState])
+RETRIED = click.Choice(["failed", "timeout", "cancelled"])
+PAGE = click.IntRange(1, 200)
+MOST = "So many at most."
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -60,21 +70,18 @@ def since(text: str, now: datetime) -> float:
     return datetime.fromisoformat(text).astimezone().timestamp()
 
 
-@click.group(invoke_without_command=True)
-@click.pass_context
-def jobs(ctx: click.Context) -> None:
+@click.group(cls=Listing)
+def jobs() -> None:
     """List, show, follow, retry and cancel jobs; without a verb, list them."""
-    if ctx.invoked_subcommand is None:
-        ctx.invoke(list_jobs)
 
 
 @jobs.command("list")
-@click.option("--state", type=click.Choice([state.value for state in JobState]))
+@click.option("--state", type=STATES, help="Only jobs in this state.")
 @click.option("-p", "--persona", help="Only this kind of work.")
 @click.option("-m", "--model", help="Only this model.")
 @click.option("-w", "--worker", help="Only this worker, by name or id.")
 @click.option("--since", type=Since(), help="Only newer: 30m, 2h, 7d or a date.")
-@click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True)
+@click.option("--limit", type=PAGE, default=20, show_default=True, help=MOST)
 @click.option("--after", metavar="JOB", help="Go on after this job.")
 @as_json
 @click.pass_obj
@@ -84,7 +91,8 @@ def list_jobs(session: Session, as_json: bool, **filters: Unpack["Filters"]) -> 
     if as_json:
         show_json([job.details for job in found])
         return
-    show_table(session, COLUMNS, [_row(job) for job in found])
+    rows = [_row(job) for job in found]
+    show_table(session, COLUMNS, rows, spare=("worker", "took"), none=NONE)
 
 
 @jobs.command()
@@ -111,14 +119,30 @@ def show(session: Session, job_id: str, timeline: bool, as_json: bool) -> None:
 
 
 @jobs.command()
-@click.argument("job_ids", metavar="JOB...", nargs=-1, required=True)
+@click.argument("job_id", metavar="JOB")
+@click.option("--timeout", type=click.FloatRange(min=0), help="Seconds, at most.")
+@as_json
 @click.pass_obj
-def cancel(session: Session, job_ids: tuple[str, ...]) -> None:
+def wait(session: Session, job_id: str, timeout: float | None, as_json: bool) -> None:
+    """Wait for a job and print its answer; exit code 1 when there is none.
+
+    Ctrl-C stops the waiting, not the job.
+    """
+    job = session.connect().job(job_id)
+    with detaching(f"job {job.id}", f"genie jobs wait {job.id}"):
+        show_result(session, job.result(timeout), as_json)
+
+
+@jobs.command()
+@click.argument("job_ids", metavar="JOB...", nargs=-1, required=True)
+@as_json
+@click.pass_obj
+def cancel(session: Session, job_ids: tuple[str, ...], as_json: bool) -> None:
     """Cancel jobs; one that has ended stays as it is."""
     client = session.connect()
     for job_id in job_ids:
         job = client.job(job_id).cancel()
-        click.echo(f"{job.id}\t{job.status.value}")
+        show_done(session, as_json, job.details, (job.id, job.status.value))
 
 
 @jobs.command()
@@ -126,28 +150,35 @@ def cancel(session: Session, job_ids: tuple[str, ...]) -> None:
 @as_json
 @click.pass_obj
 def events(session: Session, job_id: str, as_json: bool) -> None:
-    """Follow what happens to a job until it has ended."""
-    for event in session.connect().follow_job(job_id):
-        if as_json:
-            show_json(event)
-        else:
-            click.echo("\t".join(map(cell, _event(event))).rstrip())
+    """Follow what happens to a job until it has ended.
+
+    Ctrl-C stops the following, not the job.
+    """
+    with detaching(f"job {job_id}", f"genie jobs events {job_id}"):
+        for event in session.connect().follow_job(job_id):
+            row = _event(event)
+            shown = _aligned(row) if session.is_terminal() else row
+            show_done(session, as_json, event, shown)
 
 
 @jobs.command()
 @click.argument("job_ids", metavar="[JOB...]", nargs=-1)
 @click.option("--all", "is_all", is_flag=True, help="All that match the options.")
-@click.option("--state", type=click.Choice(["failed", "timeout", "cancelled"]))
+@click.option(
+    "--state", type=RETRIED, help="With --all: failed and timeout if not set."
+)
 @click.option("-p", "--persona", help="Only this kind of work.")
 @click.option("-m", "--model", help="Only this model.")
 @click.option("-w", "--worker", help="Only this worker, by name or id.")
 @click.option("--since", type=Since(), help="Only newer: 30m, 2h, 7d or a date.")
-@click.option("--limit", type=click.IntRange(1, 200), default=100, show_default=True)
+@click.option("--limit", type=PAGE, default=100, show_default=True, help=MOST)
+@as_json
 @click.pass_obj
 def retry(
     session: Session,
     job_ids: tuple[str, ...],
     is_all: bool,
+    as_json: bool,
     **filters: Unpack["RetryFilters"],
 ) -> None:
     """Submit jobs that did not complete again, as new jobs.
@@ -159,13 +190,10 @@ def retry(
         raise click.UsageError("name the jobs, or give --all and what they match")
     client = session.connect()
     for job_id in job_ids:
-        click.echo(f"{job_id}\t{client.retry_job(job_id).id}")
+        job = client.retry_job(job_id)
+        show_done(session, as_json, job, (job_id, bare(job.id)))
     if is_all:
-        made, skipped = client.retry_jobs(**filters)
-        for job in made:
-            click.echo(f"{job.details.retry_of}\t{job.id}")
-        for one in skipped:
-            note(f"genie: {one.id} was left: {one.why}")
+        _retry_all(session, client, filters, as_json)
 
 
 @jobs.command()
@@ -188,10 +216,29 @@ def retention(session: Session, hours: str | None, as_json: bool) -> None:
     show_json(found) if as_json else click.echo(f"{found.kept_h:g} hours")
 
 
+def _retry_all(
+    session: Session, client: "Client", filters: "RetryFilters", as_json: bool
+) -> None:
+    made, skipped = client.retry_jobs(**filters)
+    for job in made:
+        show_done(session, as_json, job.details, (job.details.retry_of, job.id))
+    for one in skipped:
+        note(f"genie: {one.id} was left: {one.why}")
+    if not made and not skipped:
+        note("genie: no job matches; `genie jobs --state failed` lists what failed")
+
+
+def _aligned(row: tuple[object, ...]) -> tuple[object, ...]:
+    """An event for a person: one line at a time, so columns have their width before."""
+    at, event, attempt, *told = row
+    nth = f"#{attempt}" if attempt else ""
+    return (at, f"{event:<11}", f"{nth:<2}", *told)
+
+
 def _event(event: "JobEvent") -> tuple[object, ...]:
     told = [*event.reasons, event.error and event.error.message]
     return (
-        moment(event.at),
+        when(event.at),
         event.event,
         event.attempt or event.attempts,
         event.worker or event.model or event.queue,
@@ -207,8 +254,8 @@ def _row(job: "Job") -> tuple[object, ...]:
         details.persona,
         details.model,
         details.worker,
-        moment(details.created_at),
-        _seconds(details),
+        age(details.created_at),
+        _took(details),
     )
 
 
@@ -226,13 +273,13 @@ def _card(job: "Job") -> list[tuple[str, object]]:
         ("worker", details.worker),
         ("locality", details.locality and details.locality.value),
         ("queue", route and route.queue),
-        ("because", route and "; ".join(route.reasons)),
+        ("because", route and route.reasons),
         ("skipped", route and [f"{s.model} ({s.why})" for s in route.skipped]),
-        ("created", moment(details.created_at)),
-        ("started", moment(details.started_at)),
-        ("finished", moment(details.finished_at)),
-        ("deadline", moment(details.deadline_at)),
-        ("seconds", _seconds(details)),
+        ("created", when(details.created_at)),
+        ("started", when(details.started_at)),
+        ("finished", when(details.finished_at)),
+        ("deadline", when(details.deadline_at)),
+        ("took", _took(details)),
         ("attempts", details.attempts or None),
         ("retry of", details.retry_of),
         ("prompt tokens", usage and usage.prompt_tokens),
@@ -241,7 +288,7 @@ def _card(job: "Job") -> list[tuple[str, object]]:
     ]
 
 
-def _seconds(details: JobAnswer) -> float | None:
+def _took(details: JobAnswer) -> Told | None:
     if details.finished_at is None or details.created_at is None:
         return None
-    return details.finished_at - details.created_at
+    return took(details.finished_at - details.created_at)

@@ -2,17 +2,23 @@
 
 import click
 
-from genie.cli.output import Session, as_json, moment, note, show_json, show_table
+from genie.cli.groups import Listing
+from genie.cli.output import (
+    Session,
+    as_json,
+    note,
+    show_done,
+    show_json,
+    show_table,
+)
+from genie.cli.values import age, when
 
-COLUMNS = ("key", "name", "prefix", "admin", "models", "created", "revoked")
+COLUMNS = ("key", "name", "prefix", "admin", "models", "age", "revoked")
 
 
-@click.group(invoke_without_command=True)
-@click.pass_context
-def keys(ctx: click.Context) -> None:
+@click.group(cls=Listing)
+def keys() -> None:
     """List, create and revoke your org's API keys; needs an admin key."""
-    if ctx.invoked_subcommand is None:
-        ctx.invoke(list_keys)
 
 
 @keys.command("list")
@@ -31,12 +37,12 @@ def list_keys(session: Session, as_json: bool) -> None:
             key.prefix,
             key.is_admin,
             "all" if key.allowed_models is None else key.allowed_models,
-            moment(key.created_at),
-            moment(key.revoked_at),
+            age(key.created_at),
+            when(key.revoked_at),
         )
         for key in found
     ]
-    show_table(session, COLUMNS, rows)
+    show_table(session, COLUMNS, rows, spare=("models", "age", "admin"), none="no keys")
 
 
 @keys.command()
@@ -59,8 +65,9 @@ def create(
 
 @keys.command()
 @click.argument("key")
+@as_json
 @click.pass_obj
-def revoke(session: Session, key: str) -> None:
+def revoke(session: Session, key: str, as_json: bool) -> None:
     """Revoke a key, by its id or prefix; it stops working at once."""
     session.connect().revoke_key(key)
-    note(f"{key} is revoked")
+    show_done(session, as_json, {"key": key, "revoked": True}, (key, "revoked"))

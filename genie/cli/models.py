@@ -10,10 +10,11 @@ from genie.cli.output import (
     as_json,
     note,
     quiet,
+    show_done,
     show_json,
     show_table,
-    size,
 )
+from genie.cli.values import size
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +26,8 @@ FIT_COLUMNS = (
     *("place", "quant", "context", "slots", "weights", "kv cache", "overhead"),
     *("total", "free"),
 )
+NO_MODEL = "no models: this key may use none of the catalog's"
+NONE_HERE = "no models on this machine's disk; `genie models pull MODEL` fetches one"
 COLUMNS = ("model", "ready on", "parameters", "context", "license", "personas")
 
 
@@ -51,13 +54,15 @@ def models(ctx: click.Context, as_json: bool) -> None:
         )
         for model in found
     ]
-    show_table(session, COLUMNS, rows)
+    show_table(session, COLUMNS, rows, spare=("license", "personas"), none=NO_MODEL)
 
 
 @models.command()
 @click.argument("model")
 @click.option("--catalog", type=click.Path(exists=True), help="Another catalog file.")
-def pull(model: str, catalog: str | None) -> None:
+@as_json
+@click.pass_obj
+def pull(session: Session, model: str, catalog: str | None, as_json: bool) -> None:
     """Fetch a model's files onto this machine, verified.
 
     A worker does this by itself when it is told to load a model; pulling before
@@ -76,7 +81,9 @@ def pull(model: str, catalog: str | None) -> None:
         except PullFailed as error:
             fault = error.fault
             raise JobFailed(fault.message, code=fault.code) from error
-    click.echo(done.path or f"{spec.id} has no weights")
+    path = str(done.path) if done.path else None
+    found = {"id": spec.id, "path": path}
+    show_done(session, as_json, found, (path or f"{spec.id} has no weights",))
 
 
 @models.command()
@@ -101,7 +108,7 @@ def ls(session: Session, as_json: bool) -> None:
         )
         return
     rows = [(one.id, size(one.size_bytes), one.source, one.path) for one in stored]
-    show_table(session, ("model", "size", "source", "path"), rows)
+    show_table(session, ("model", "size", "source", "path"), rows, none=NONE_HERE)
 
 
 @models.command()
@@ -154,7 +161,9 @@ def fit(
 
 @models.command()
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True)
-def rm(models: tuple[str, ...]) -> None:
+@as_json
+@click.pass_obj
+def rm(session: Session, models: tuple[str, ...], as_json: bool) -> None:
     """Delete models from this machine's disk; a worker that needs one pulls it anew."""
     from genie.errors import NotFound
     from workers.files import Models
@@ -166,7 +175,8 @@ def rm(models: tuple[str, ...]) -> None:
             raise NotFound(
                 f"{model} is not on this machine; `genie models ls` lists what is"
             )
-        note(f"{model}: {size(freed)} freed")
+        done = {"id": model, "freed_bytes": freed}
+        show_done(session, as_json, done, (model, f"{size(freed)} freed"))
 
 
 @click.command()
@@ -179,7 +189,8 @@ def personas(session: Session, as_json: bool) -> None:
         show_json(found)
         return
     rows = [(one.id, one.tier, one.floor, one.ladder) for one in found]
-    show_table(session, ("persona", "tier", "floor", "ladder"), rows)
+    columns = ("persona", "tier", "floor", "ladder")
+    show_table(session, columns, rows, none="no personas in the cloud's catalog")
 
 
 def spec_of(model: str, catalog: str | None) -> "ModelSpec":

@@ -1,12 +1,17 @@
 """What commands share: the client they talk through and how they print."""
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 import click
 import msgspec
+
+from genie.cli import tables
+from genie.cli.values import cell, plain
 
 if TYPE_CHECKING:
     from genie.client import Client
@@ -15,6 +20,9 @@ F = TypeVar("F", bound=Callable[..., object])
 
 CLI_RETRY_S = 2.0
 """A person at a terminal wants to hear soon that nobody is there."""
+
+NARROWEST_VALUE = 20
+"""Characters beside a name under which its value is better not wrapped."""
 
 
 def connect() -> "Client":
@@ -38,7 +46,7 @@ class Session:
 
 
 def as_json(command: F) -> F:
-    """Give a command that reads something the option ``--json``."""
+    """Give a command that prints something the option ``--json``."""
     option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     return option(command)
 
@@ -50,64 +58,61 @@ def show_json(value: object) -> None:
 
 
 def show_table(
-    session: Session, columns: Sequence[str], rows: Iterable[Sequence[object]]
+    session: Session,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    spare: Sequence[str] = (),
+    none: str = "",
 ) -> None:
     """A table with headings on a terminal, else tab-separated lines without.
 
-    A person sees no empty columns; a script gets every column, always.
+    A person sees no empty columns, on a narrow terminal none of ``spare`` either, and
+    reads ``none`` when there is nothing; a script gets every column, always.
     """
-    cells = [[cell(value) for value in row] for row in rows]
+    found = list(rows)
     if not session.is_terminal():
-        for line in cells:
-            click.echo("\t".join(_flat(text) for text in line))
-        return
-    _rich_table(columns, cells)
+        for line in found:
+            click.echo("\t".join(map(plain, line)))
+    elif found:
+        tables.draw(columns, found, spare)
+    elif none:
+        note(none)
 
 
 def show_card(session: Session, pairs: Sequence[tuple[str, object]]) -> None:
     """Names and values, one a line; names without a value are left out."""
-    kept = [(name, cell(value)) for name, value in pairs if cell(value)]
-    width = max((len(name) for name, _ in kept), default=0)
-    for name, text in kept:
-        gap = "\t" if not session.is_terminal() else " " * (width - len(name) + 2)
-        click.echo(f"{name}{gap}{_flat(text)}")
+    kept = [(name, value) for name, value in pairs if cell(value)]
+    if not session.is_terminal():
+        for name, value in kept:
+            click.echo(f"{name}\t{plain(value)}")
+        return
+    indent = max((len(name) for name, _ in kept), default=0) + tables.GAP
+    for name, value in kept:
+        for line in _beside(name, value, indent):
+            click.echo(line)
 
 
-def cell(value: object) -> str:
-    """A value as people read it.
-
-    >>> [cell(value) for value in (None, True, 0.25, ("a", "b"), 1500.0)]
-    ['', 'yes', '0.25', 'a, b', '1500']
-    """
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-    if isinstance(value, (tuple, list)):
-        return ", ".join(cell(item) for item in value)
-    return str(value)
+def show_done(
+    session: Session, as_json: bool, answer: object, cells: Sequence[object]
+) -> None:
+    """One thing of many that was done or happened, in one line as soon as it did."""
+    if as_json:
+        click.echo(msgspec.json.encode(answer).decode())
+    elif session.is_terminal():
+        click.echo("  ".join(cell(value) for value in cells if cell(value)))
+    else:
+        click.echo("\t".join(map(plain, cells)))
 
 
-def moment(seconds: float | None) -> str:
-    """Seconds since 1970 as local time, to the second."""
-    from datetime import UTC, datetime
-
-    if seconds is None:
-        return ""
-    return (
-        datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-    )
-
-
-def size(count: float | None) -> str:
-    """Bytes in the unit people use for memory.
-
-    >>> size(24 * 1024**3), size(None)
-    ('24.0 GiB', '')
-    """
-    return "" if count is None else f"{count / 1024**3:.1f} GiB"
+@contextmanager
+def detaching(what: str, follow: str) -> Iterator[None]:
+    """Ctrl-C leaves ``what`` alone and says which command follows it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        note(f"\ngenie: {what} goes on; `{follow}` follows it")
+        raise click.Abort from None
 
 
 def quiet() -> None:
@@ -119,24 +124,36 @@ def quiet() -> None:
 
 def note(message: str) -> None:
     """Something worth knowing that is not the answer: on stderr."""
-    click.echo(message, err=True)
+    click.echo(wrapped(message), err=True)
 
 
-def _rich_table(columns: Sequence[str], cells: list[list[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    shown = [n for n in range(len(columns)) if any(line[n] for line in cells)]
-    for index in shown:
-        name, longest = columns[index], max(len(line[index]) for line in cells)
-        # ids are never cut: their column keeps its width and the others fold
-        least = longest if name in ("id", "job", "key") else None
-        table.add_column(name, overflow="fold", min_width=least)
-    for line in cells:
-        table.add_row(*(line[index] for index in shown))
-    Console(file=sys.stdout, markup=False, highlight=False).print(table)
+def wrapped(message: str) -> str:
+    """A message broken between words on a terminal, never inside a command."""
+    if not sys.stderr.isatty():
+        return message
+    return "\n".join(
+        "\n".join(_wrap(line, tables.terminal_width())) or line
+        for line in message.split("\n")
+    )
 
 
-def _flat(text: str) -> str:
-    return " ".join(text.split())
+def _wrap(line: str, width: int) -> list[str]:
+    # what stands between backquotes is to be copied, so it stays in one line
+    parts = line.split("`")
+    parts[1::2] = [part.replace(" ", "\0") for part in parts[1::2]]
+    found = textwrap.wrap(
+        "`".join(parts), width, break_long_words=False, break_on_hyphens=False
+    )
+    return [piece.replace("\0", " ") for piece in found]
+
+
+def _beside(name: str, value: object, indent: int) -> Iterator[str]:
+    """A name and its value as lines; further lines start under the value."""
+    items = value if isinstance(value, (tuple, list)) else (value,)
+    room = tables.terminal_width() - indent
+    for item in items:
+        text = " ".join(cell(item).split())
+        narrow = room < NARROWEST_VALUE
+        for line in [text] if narrow else _wrap(text, room):
+            yield f"{name:<{indent}}{line}"
+            name = ""

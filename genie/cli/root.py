@@ -8,18 +8,22 @@ Exit codes
     4  no valid key, or a key that may not do this
     5  no such model, persona, job …
     130  stopped with Ctrl-C
+    141  whoever read our output went away, as `head` does
 """
 
+import os
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NoReturn, cast
 
 import click
+from click.exceptions import NoArgsIsHelpError
 
 from genie import __version__, errors
-from genie.cli.output import Session
+from genie.cli.output import Session, note
 from genie.errors import GenieError
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -58,13 +62,16 @@ EXIT_CODES: tuple[tuple[type[GenieError], int], ...] = (
 )
 """First match wins; any other error of ours is 1."""
 
+READER_GONE = 141
+"""What a shell reports of a program that a closed pipe ended."""
+
 LONGEST_USAGE = 200
 """Characters of what click says of wrong usage, which may repeat all arguments."""
 
 EPILOG = (
     "Exit codes: 0 done, 1 the work failed, 2 wrong usage or settings, 3 the cloud "
     "cannot be reached or has no capacity, 4 no valid key, 5 not found, "
-    "130 stopped with Ctrl-C."
+    "130 stopped with Ctrl-C, 141 the reader of our output went away."
 )
 
 
@@ -98,6 +105,24 @@ class LazyGroup(click.Group):
             ctx.fail(f"there is no command {args[0]!r}{_suggestion(args[0])}")
         return super().resolve_command(ctx, args)
 
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,  # what click's own signature says
+    ) -> click.Context:
+        """The context of a run; prints the help, if that was asked for."""
+        with _ending_with_its_reader():
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command, all of its output included."""
+        with _ending_with_its_reader():
+            result: object = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+
     def main(
         self,
         args: Sequence[str] | None = None,
@@ -112,18 +137,15 @@ class LazyGroup(click.Group):
             status = super().main(
                 args, prog_name or "genie", complete_var, standalone_mode=False, **extra
             )
-        except click.ClickException as error:
-            said = textwrap.shorten(error.format_message(), LONGEST_USAGE)
-            _say(f"{said.rstrip('.')}{_usage_hint(error)}")
+        except (click.ClickException, click.Abort, GenieError, ImportError) as error:
+            sys.exit(_failed(error))
+        except UnicodeEncodeError:
+            _say("an argument is not UTF-8 text; convert it first")
             sys.exit(2)
-        except click.Abort:
-            sys.exit(130)
-        except GenieError as error:
-            _say(sentence(error))
-            sys.exit(exit_code(error))
-        except ModuleNotFoundError as error:
-            _say(_missing(error))
-            sys.exit(2)
+        except OSError as error:
+            what = f": {error.filename}" if error.filename else ""
+            _say(f"{error.strerror or error}{what}; mend that and try again")
+            sys.exit(1)
         # without its standalone mode click returns what a command gave to ctx.exit()
         sys.exit(status if isinstance(status, int) else 0)
 
@@ -157,6 +179,39 @@ def genie(ctx: click.Context) -> None:
         ctx.obj = Session()
 
 
+@contextmanager
+def _ending_with_its_reader() -> Iterator[None]:
+    """End as other programs do when whoever read their output went away."""
+    try:
+        yield
+    except BrokenPipeError:
+        # what is still buffered has no reader; without this Python complains at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise click.exceptions.Exit(READER_GONE) from None
+
+
+def _failed(
+    error: click.ClickException | click.Abort | GenieError | ImportError,
+) -> int:
+    """Say in one line what went wrong; the exit code it ends with."""
+    if isinstance(error, click.Abort):
+        return 130
+    if isinstance(error, GenieError):
+        _say(sentence(error))
+        return exit_code(error)
+    if isinstance(error, NoArgsIsHelpError):
+        click.echo(error.format_message(), err=True)
+        return 2
+    if isinstance(error, click.ClickException):
+        said = textwrap.shorten(error.format_message(), LONGEST_USAGE)
+        _say(f"{said.rstrip('.')}{_usage_hint(error, said)}")
+        return 2
+    if not isinstance(error, ModuleNotFoundError):
+        raise error
+    _say(_missing(error))
+    return 2
+
+
 def _missing(error: ModuleNotFoundError) -> str:
     package = (error.name or "").partition(".")[0]
     if package in ("", "genie", "workers", "cloud_app", "migrations"):
@@ -174,11 +229,14 @@ def _suggestion(name: str) -> str:
     return f"; did you mean `genie {close[0]}`?" if close else ""
 
 
-def _usage_hint(error: click.ClickException) -> str:
+def _usage_hint(error: click.ClickException, said: str) -> str:
     ctx = cast(click.UsageError, error).ctx if hasattr(error, "ctx") else None
-    return f"; see `{ctx.command_path} --help`" if ctx else ""
+    if ctx is None:
+        return ""
+    see = f"see `{ctx.command_path} --help`"
+    return f" {see.capitalize()}" if said.endswith("?") else f"; {see}"
 
 
 def _say(message: str) -> None:
     lines = " ".join(line.strip() for line in message.splitlines() if line.strip())
-    click.echo(f"genie: {lines}", err=True)
+    note(f"genie: {lines}")

@@ -2,6 +2,7 @@
 
 import click
 
+from genie.cli.ask import piped
 from genie.cli.output import Session, as_json, show_card, show_json
 
 NO_CAPACITY = 3
@@ -22,10 +23,13 @@ def route(
 ) -> None:
     """Show where a question would go now, and why; nothing runs.
 
+    Text on standard input joins the prompt: its length decides too.
+
     Ends with 3 when it would be refused.
     """
     session: Session = ctx.obj
-    found = session.connect().route(prompt, persona=persona, model=model)
+    question = "\n\n".join(part for part in (prompt, piped()) if part) or None
+    found = session.connect().route(question, persona=persona, model=model)
     if as_json:
         show_json(found)
     else:

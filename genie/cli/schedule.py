@@ -5,31 +5,31 @@ from typing import TYPE_CHECKING, Unpack, cast
 import click
 
 from genie.cli.ask import asking, joined
+from genie.cli.groups import Listing
 from genie.cli.output import (
     Session,
     as_json,
-    moment,
     show_card,
+    show_done,
     show_json,
     show_table,
 )
+from genie.cli.values import when
 
 if TYPE_CHECKING:
     from genie.schedules import RunAnswer, Schedule, ScheduleOptions
 
 COLUMNS = ("schedule", "cron", "timezone", "next run", "state", "trouble")
+NONE = "no schedules; `genie schedule add NAME CRON PROMPT` makes one"
 RUN_COLUMNS = ("due", "status", "trigger", "job", "reason")
 
 OVERLAP = click.Choice(["skip", "queue", "replace"])
 CATCH_UP = click.Choice(["none", "last", "all"])
 
 
-@click.group(invoke_without_command=True)
-@click.pass_context
-def schedule(ctx: click.Context) -> None:
+@click.group(cls=Listing)
+def schedule() -> None:
     """Ask questions again and again; without a verb, list schedules."""
-    if ctx.invoked_subcommand is None:
-        ctx.invoke(list_schedules)
 
 
 @schedule.command()
@@ -75,7 +75,8 @@ def list_schedules(session: Session, as_json: bool) -> None:
     if as_json:
         show_json([one.details for one in found])
         return
-    show_table(session, COLUMNS, [_row(one) for one in found])
+    rows = [_row(one) for one in found]
+    show_table(session, COLUMNS, rows, spare=("timezone", "cron"), none=NONE)
 
 
 @schedule.command()
@@ -99,31 +100,35 @@ def run(session: Session, name: str, as_json: bool) -> None:
 
 @schedule.command()
 @click.argument("name")
+@as_json
 @click.pass_obj
-def pause(session: Session, name: str) -> None:
+def pause(session: Session, name: str, as_json: bool) -> None:
     """Start nothing until it is resumed."""
-    session.connect().change_schedule(name, "pause")
-    click.echo(f"{name}\tpaused")
+    details = session.connect().change_schedule(name, "pause")
+    show_done(session, as_json, details, (name, "paused"))
 
 
 @schedule.command()
 @click.argument("name")
+@as_json
 @click.pass_obj
-def resume(session: Session, name: str) -> None:
+def resume(session: Session, name: str, as_json: bool) -> None:
     """Go on with the next run from now."""
     details = session.connect().change_schedule(name, "resume")
-    click.echo(f"{name}\t{_first(details.next_runs)}")
+    show_done(session, as_json, details, (name, _first(details.next_runs)))
 
 
 @schedule.command()
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@as_json
 @click.pass_obj
-def rm(session: Session, names: tuple[str, ...]) -> None:
+def rm(session: Session, names: tuple[str, ...], as_json: bool) -> None:
     """Remove schedules; their jobs stay."""
     client = session.connect()
     for name in names:
         client.remove_schedule(name)
-        click.echo(f"{name}\tremoved")
+        removed = {"name": name, "removed": True}
+        show_done(session, as_json, removed, (name, "removed"))
 
 
 def _show(session: Session, made: "Schedule", as_json: bool) -> None:
@@ -152,7 +157,7 @@ def _card(made: "Schedule") -> list[tuple[str, object]]:
         ("catch-up", details.catch_up),
         ("jitter", f"{details.jitter_s:g} s" if details.jitter_s else None),
         ("webhook", details.webhook and details.webhook.url),
-        ("created", moment(details.created_at)),
+        ("created", when(details.created_at)),
     ]
 
 
@@ -171,7 +176,7 @@ def _row(one: "Schedule") -> tuple[object, ...]:
 
 
 def _run(one: "RunAnswer") -> tuple[object, ...]:
-    return (moment(one.fire_at), one.status, one.trigger, one.job_id, one.reason)
+    return (when(one.fire_at), one.status, one.trigger, one.job_id, one.reason)
 
 
 def _first(runs: tuple[str, ...]) -> str:

@@ -11,11 +11,19 @@ from genie import catalog, env, logs
 from genie.cli.embedded import DEFAULT_PORT, EmbeddedFleet, Options
 from genie.cli.output import note
 
+PORTS = click.IntRange(1, 65_535)
+
+port = click.option(
+    "--port",
+    type=PORTS,
+    default=DEFAULT_PORT,
+    show_default=True,
+    help="Port of the API and pages.",
+)
+
 
 @click.command()
-@click.option(
-    "--port", default=DEFAULT_PORT, show_default=True, help="Port of the API and pages."
-)
+@port
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Address to listen on."
 )

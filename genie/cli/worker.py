@@ -2,7 +2,28 @@
 
 import click
 
-from genie.cli.output import Session, as_json, moment, note, quiet, show_json
+from genie import env
+from genie.cli.output import Session, as_json, note, quiet, show_done, show_json
+from genie.cli.values import moment
+
+
+class Address(click.ParamType[str]):
+    """The address of a cloud, with its scheme."""
+
+    name = "url"
+
+    def convert(
+        self,
+        value: object,
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> str:
+        """The address without a slash at its end."""
+        try:
+            address: str = env.url("http", "https")(str(value))
+        except ValueError as error:
+            self.fail(f"{error}; give it like https://genie.example.com", param, ctx)
+        return address.rstrip("/")
 
 
 @click.group()
@@ -11,10 +32,14 @@ def worker() -> None:
 
 
 @worker.command()
-@click.argument("url")
+@click.argument("url", type=Address())
 @click.option("--token", help="The join token, gj-…; asked for when not given.")
 @click.option("--name", help="This worker's name; the host's unless given.")
-def join(url: str, token: str | None, name: str | None) -> None:
+@as_json
+@click.pass_obj
+def join(
+    session: Session, url: str, token: str | None, name: str | None, as_json: bool
+) -> None:
     """Join the fleet of the cloud at URL, with a token of `genie worker token`.
 
     The credentials are saved for this user, readable by nobody else.
@@ -23,9 +48,10 @@ def join(url: str, token: str | None, name: str | None) -> None:
 
     quiet()
     secret = token or click.prompt("Join token", hide_input=True, err=True)
-    registered = join_fleet(url.rstrip("/"), secret, name=name)
-    click.echo(f"{registered.worker_id}\t{registered.name}")
-    note(f"genie: joined; `GENIE_URL={url.rstrip('/')} genie worker start` serves")
+    registered = join_fleet(url, secret, name=name)
+    joined = {"id": registered.worker_id, "name": registered.name}
+    show_done(session, as_json, joined, tuple(joined.values()))
+    note(f"genie: joined; `GENIE_URL={url} genie worker start` serves")
 
 
 @worker.command()

@@ -1,16 +1,17 @@
 """The command itself: its help, its errors and its exit codes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
+from pathlib import Path
 
 import click
 import httpx2
 import pytest
-from click.testing import Result
+from click.testing import CliRunner, Result
 
 from fixtures.twin_cloud import TwinCloud
 from genie import errors
-from genie.cli.root import COMMANDS, exit_code
+from genie.cli.root import COMMANDS, exit_code, genie
 
 Run = Callable[..., Result]
 
@@ -97,9 +98,97 @@ def test_wrong_usage_points_to_the_help(run: Run) -> None:
     assert "`genie ask --help`" in done.stderr
 
 
-def test_ctrl_c_ends_with_130(run: Run, cloud: TwinCloud) -> None:
+@pytest.mark.parametrize("args", [(), ("worker",), ("db",)])
+def test_a_group_without_a_verb_shows_its_whole_help(
+    run: Run, args: tuple[str, ...]
+) -> None:
+    done = run(*args)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith("Usage: genie")
+    assert "\nCommands:\n" in done.stderr
+
+
+def test_ctrl_c_ends_with_130_and_says_that_the_question_is_dropped(
+    run: Run, cloud: TwinCloud
+) -> None:
     cloud.replies[CHAT] = KeyboardInterrupt()
-    assert run("ask", "hi").exit_code == 130
+    done = run("ask", "hi")
+    assert done.exit_code == 130
+    assert "its job; `genie submit` goes on without you" in done.stderr
+
+
+def test_every_command_that_prints_takes_json() -> None:
+    silent = {
+        "genie up": "serves until it is stopped",
+        "genie worker start": "serves until it is stopped",
+    }
+    without = {
+        path
+        for path, command in every_command()
+        if not any("--json" in option.opts for option in command.params)
+    }
+    assert without == silent.keys()
+
+
+def test_every_command_explains_itself_and_each_of_its_options() -> None:
+    for path, command in every_command():
+        assert command.help, path
+        for option in command.params:
+            if isinstance(option, click.Option):
+                assert option.help, (path, option.name)
+
+
+def every_command() -> Iterator[tuple[str, click.Command]]:
+    """Every command that does something, by what a person types."""
+    pending: list[tuple[str, click.Command | None]] = [("genie", genie)]
+    while pending:
+        path, command = pending.pop()
+        if isinstance(command, click.Group):
+            ctx = click.Context(command)
+            names = command.list_commands(ctx)
+            pending += [(f"{path} {n}", command.get_command(ctx, n)) for n in names]
+        elif command is not None:
+            yield path, command
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("GENIE_URL", "http://[::1", "GENIE_URL is 'http://[::1', no address"),
+        ("GENIE_URL", "http://host:no", "GENIE_URL is 'http://host:no', no address"),
+        ("GENIE_URL", "http://a b", "GENIE_URL is 'http://a b', no address"),
+        ("GENIE_API_KEY", "schlüssel", "copy it again, whole, to GENIE_API_KEY"),
+    ],
+)
+def test_an_address_or_a_key_that_is_none_ends_with_2(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    done = CliRunner().invoke(genie, ["jobs"])
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_text_that_is_not_utf_8_ends_with_2(run: Run, tmp_path: Path) -> None:
+    done = CliRunner().invoke(genie, ["ask", "review"], input=b"\xff\xfe")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "standard input is not UTF-8 text" in done.stderr
+    done = run("ask", "\udcff")
+    assert done.exit_code == 2
+    assert "an argument is not UTF-8 text" in done.stderr
+    prompts = tmp_path / "prompts"
+    prompts.write_bytes(b"\xff\xfe")
+    done = run("batch", "submit", str(prompts), "--prompts")
+    assert done.exit_code == 2
+    assert "is not UTF-8 text" in done.stderr
+
+
+def test_a_file_that_cannot_be_written_ends_with_1(run: Run, cloud: TwinCloud) -> None:
+    cloud.replies[CHAT] = PermissionError(13, "Permission denied", "/x/y")
+    done = run("ask", "hi")
+    assert done.exit_code == 1
+    assert done.stderr == "genie: Permission denied: /x/y; mend that and try again\n"
 
 
 def test_a_missing_extra_is_named_with_its_install_line(
