@@ -18,35 +18,68 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from genie import errors
+    from genie.aio import AsyncClient, AsyncJob, AsyncStream
     from genie.batches import Batch, BatchResult
-    from genie.client import Client, ask, map, schedule, stream, submit  # noqa: A004
-    from genie.jobs import Job, Result
+    from genie.client import Client
+    from genie.jobs import Job
     from genie.many import as_completed, gather
-    from genie.schedules import Schedule
+    from genie.results import Result
+    from genie.scheduling import Schedule
+    from genie.shortcuts import (
+        ask,
+        batch,
+        embed,
+        job,
+        map,  # noqa: A004
+        models,
+        personas,
+        queues,
+        route,
+        schedule,
+        schedules,
+        stream,
+        submit,
+        workers,
+    )
     from genie.streaming import Stream, Waiting
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AsyncClient": "genie.aio",
+    "AsyncJob": "genie.aio",
+    "AsyncStream": "genie.aio",
     "Batch": "genie.batches",
     "BatchResult": "genie.batches",
     "Client": "genie.client",
     "Job": "genie.jobs",
-    "Result": "genie.jobs",
-    "Schedule": "genie.schedules",
+    "Result": "genie.results",
+    "Schedule": "genie.scheduling",
     "Stream": "genie.streaming",
     "Waiting": "genie.streaming",
     "as_completed": "genie.many",
-    "ask": "genie.client",
+    "ask": "genie.shortcuts",
+    "batch": "genie.shortcuts",
+    "embed": "genie.shortcuts",
     "gather": "genie.many",
-    "map": "genie.client",
-    "schedule": "genie.client",
-    "stream": "genie.client",
-    "submit": "genie.client",
+    "job": "genie.shortcuts",
+    "map": "genie.shortcuts",
+    "models": "genie.shortcuts",
+    "personas": "genie.shortcuts",
+    "queues": "genie.shortcuts",
+    "route": "genie.shortcuts",
+    "schedule": "genie.shortcuts",
+    "schedules": "genie.shortcuts",
+    "stream": "genie.shortcuts",
+    "submit": "genie.shortcuts",
+    "workers": "genie.shortcuts",
 }
 """Where each public name lives."""
 
 __all__ = [
+    "AsyncClient",
+    "AsyncJob",
+    "AsyncStream",
     "Batch",
     "BatchResult",
     "Client",
@@ -58,12 +91,21 @@ __all__ = [
     "__version__",
     "as_completed",
     "ask",
+    "batch",
+    "embed",
     "errors",
     "gather",
+    "job",
     "map",
+    "models",
+    "personas",
+    "queues",
+    "route",
     "schedule",
+    "schedules",
     "stream",
     "submit",
+    "workers",
 ]
 
 

@@ -48,10 +48,25 @@ class Delivery(Answer, frozen=True):
     tokens_per_s: float | None = None
 
 
+class FunctionCall(Answer, frozen=True):
+    """Which function, with a JSON object as text."""
+
+    name: str = ""
+    arguments: str = "{}"
+
+
+class CallAnswer(Answer, frozen=True):
+    """One call of a tool that the model asks for."""
+
+    id: str = ""
+    function: FunctionCall = FunctionCall()
+
+
 class Content(Answer, frozen=True):
     """The text of a choice, whole or (in a stream) the next piece of it."""
 
     content: str | None = None
+    tool_calls: tuple[CallAnswer, ...] | None = None
 
 
 class Choice(Answer, frozen=True):

@@ -3,26 +3,29 @@
 import os
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Unpack, cast
-from urllib.parse import quote
 
 import msgspec
 
 from genie.answers import Answer, Completion, Trouble, read, read_list
+from genie.calls import Chore, Steps, get, keyed, page, post, under
 from genie.chat import Options, chat_body, check
 from genie.contracts.batch import BatchState
-from genie.errors import GenieError, JobCancelled, JobFailed, JobTimeout, Unavailable
-from genie.files import FileAnswer, Files
-from genie.jobs import PATIENCE_S, Result, completed, pauses
+from genie.errors import GenieError, JobCancelled, JobFailed, JobTimeout
+from genie.files import FileAnswer, content, uploading
+from genie.jobs import Cloud
+from genie.progress import Bar, bar
 from genie.responses import error_of, raised
-from genie.transport import Call, Clock, Transport
+from genie.results import Result, completed
+from genie.tries import Wait
 
 CHAT = "/v1/chat/completions"
 LONGEST_PAUSE_S = 5.0
-JSON = {"content-type": "application/json"}
+PATH = "/v1/batches"
 
 OF_THE_WHOLE = ("endpoint", "idempotency_key", "metadata", "timeout", "window")
 """Options that belong to the batch, not to each of its lines."""
@@ -107,16 +110,25 @@ class BatchResult:
         return self.result.text
 
 
-class Batch:
-    """Submitted requests. ``status`` is what was last heard; `refresh` asks again."""
+class BatchOptions(Options, total=False):
+    """How to run a batch; each is optional."""
 
-    def __init__(self, batches: "Batches", details: BatchAnswer) -> None:
+    window: str
+    """How long it may take: 24h, or less, like 1h or 30m."""
+    endpoint: str
+    """What the lines of a file are for; chat completions unless given."""
+
+
+class BatchSteps:
+    """What every kind of batch can do, as steps. ``status`` is what was last heard."""
+
+    def __init__(self, details: BatchAnswer, now: Callable[[], float]) -> None:
         self.id = details.id
         self.details = details
-        self._batches = batches
+        self._now = now
 
     def __repr__(self) -> str:
-        return f"Batch(id={self.id!r}, status={self.status.value!r})"
+        return f"{type(self).__name__}(id={self.id!r}, status={self.status.value!r})"
 
     @property
     def status(self) -> BatchState:
@@ -128,83 +140,104 @@ class Batch:
         """How many requests there are and how many ended, as last heard."""
         return self.details.request_counts
 
+    def refreshing(self) -> Steps[None]:
+        """Ask for the state."""
+        self.details = yield from finding(self.id)
+
+    def knowing(self) -> Steps[bool]:
+        """Whether it has ended; asks unless known."""
+        if not self.status.is_terminal:
+            yield from self.refreshing()
+        return self.status.is_terminal
+
+    def cancelling(self) -> Steps[None]:
+        """Tell the cloud to stop it."""
+        self.details = yield from cancelling(self.id)
+
+    def waiting(self, timeout: float | None, shown: Bar) -> Steps[None]:
+        """Look again and again until it has ended."""
+
+        def look() -> Steps[bool]:
+            has_ended = yield from self.knowing()
+            counts = self.counts
+            shown.at(counts.completed + counts.failed, counts.total or None)
+            return has_ended
+
+        wait = Wait(self._now, timeout, LONGEST_PAUSE_S)
+        late = partial(self._outlasted, timeout or 0.0)
+        yield from wait.until(look, late)
+
+    def files(self) -> tuple[str, ...]:
+        """The files of its answers; raises `JobFailed` when the input was wrong."""
+        if self.status is BatchState.FAILED:
+            raise JobFailed(_why(self.details), code="batch_failed")
+        made = (self.details.output_file_id, self.details.error_file_id)
+        return tuple(file_id for file_id in made if file_id is not None)
+
+    def _outlasted(self, timeout: float) -> JobTimeout:
+        return JobTimeout(
+            f"{self.id} is still {self.status.value} after {timeout:g} s and "
+            "goes on; wait again with wait(), or stop it with cancel()",
+            code="wait_timeout",
+        )
+
+
+class Batch(BatchSteps):
+    """Submitted requests. ``status`` is what was last heard; `refresh` asks again."""
+
+    def __init__(self, cloud: Cloud, details: BatchAnswer) -> None:
+        super().__init__(details, cloud.now)
+        self._cloud = cloud
+
     def refresh(self) -> "Batch":
         """Ask the cloud for the batch's state now; returns this batch."""
-        self.details = self._batches.fetch(self.id)
+        self._cloud.run(self.refreshing())
         return self
 
     def done(self) -> bool:
         """True when nothing can change the batch any more; asks unless known."""
-        return self.status.is_terminal or self.refresh().status.is_terminal
+        return self._cloud.run(self.knowing())
 
     def cancel(self) -> "Batch":
         """Stop the batch; the answers it has are kept. Returns this batch."""
-        self.details = self._batches.cancel(self.id)
+        self._cloud.run(self.cancelling())
         return self
 
-    def wait(self, timeout: float | None = None) -> "Batch":
+    def wait(
+        self, timeout: float | None = None, *, progress: bool | None = None
+    ) -> "Batch":
         """Wait until the batch has ended, at most ``timeout`` seconds.
 
         Raises `JobTimeout` (code ``wait_timeout``) when it takes longer; the batch
-        itself goes on.
+        itself goes on. On a terminal a bar shows how far it is, unless ``progress`` is
+        False.
+
+        >>> client.batch(["Say hello."]).wait().counts.completed
+        1
         """
-        clock = self._batches.clock
-        until = None if timeout is None else clock.now() + timeout
-        for pause in self._polls():
-            left = LONGEST_PAUSE_S if until is None else until - clock.now()
-            if left <= 0:
-                raise JobTimeout(
-                    f"{self.id} is still {self.status.value} after {timeout:g} s and "
-                    "goes on; wait again with wait(), or stop it with cancel()",
-                    code="wait_timeout",
-                )
-            clock.sleep(min(pause, left))
+        with bar("requests", None, progress) as shown:
+            self._cloud.run(self.waiting(timeout, shown))
         return self
 
-    def results(self) -> Iterator[BatchResult]:
+    def results(self, *, progress: bool | None = None) -> Iterator[BatchResult]:
         """Every request with its answer or error, read as they arrive.
 
         Waits for the end of the batch. Raises `JobFailed` when the input was wrong.
+
+        >>> batch = client.batch({"greeting": "Say hello."})
+        >>> [(line.custom_id, line.text) for line in batch.results()]
+        [('greeting', 'Say hello.')]
         """
-        self.wait()
-        if self.status is BatchState.FAILED:
-            raise JobFailed(_why(self.details), code="batch_failed")
-        for file_id in (self.details.output_file_id, self.details.error_file_id):
-            if file_id is not None:
-                for line in self._batches.files.lines(file_id):
-                    yield result_of(line)
-
-    def _polls(self) -> Iterator[float]:
-        away_since: float | None = None
-        clock = self._batches.clock
-        for pause in pauses(LONGEST_PAUSE_S):
-            try:
-                if self.done():
-                    return
-                away_since = None
-            except Unavailable:
-                away_since = clock.now() if away_since is None else away_since
-                if clock.now() - away_since > PATIENCE_S:
-                    raise
-            yield pause
-
-
-class BatchOptions(Options, total=False):
-    """How to run a batch; each is optional."""
-
-    window: str
-    """How long it may take: 24h, or less, like 1h or 30m."""
-    endpoint: str
-    """What the lines of a file are for; chat completions unless given."""
+        for file_id in self.wait(progress=progress).files():
+            for line in self._cloud.lines(content(file_id)):
+                yield result_of(line)
 
 
 class Batches:
     """The batches of your org."""
 
-    def __init__(self, transport: Transport, clock: Clock) -> None:
-        self._transport = transport
-        self.clock = clock
-        self.files = Files(transport)
+    def __init__(self, cloud: Cloud) -> None:
+        self._cloud = cloud
 
     def submit(self, requests: Requests, **options: Unpack[BatchOptions]) -> Batch:
         """Run many requests in the time that interactive work leaves.
@@ -217,56 +250,63 @@ class Batches:
             for line in batch.results():
                 print(line.custom_id, line.text)
         """
-        check(options, BatchOptions)
-        uploaded = self._uploaded(requests, options)
-        body: dict[str, object] = {
-            "input_file_id": uploaded.id,
-            "endpoint": options.get("endpoint") or CHAT,
-            "completion_window": options.get("window") or "24h",
-        }
-        if (metadata := options.get("metadata")) is not None:
-            body["metadata"] = dict(metadata)
-        key = options.get("idempotency_key") or str(uuid.uuid4())
-        call = Call(
-            method="POST",
-            path="/v1/batches",
-            body=msgspec.json.encode(body),
-            headers=JSON | {"idempotency-key": key},
-            is_repeatable=True,
-        )
-        return Batch(self, read(BatchAnswer, self._transport.call(call)))
+        return Batch(self._cloud, self._cloud.run(submitting(requests, options)))
 
     def get(self, batch_id: str) -> Batch:
         """One batch by its id; raises `NotFound`."""
-        return Batch(self, self.fetch(batch_id))
-
-    def fetch(self, batch_id: str) -> BatchAnswer:
-        """A batch's state now, as data; raises `NotFound`."""
-        call = Call(method="GET", path=_path(batch_id), is_repeatable=True)
-        return read(BatchAnswer, self._transport.call(call))
-
-    def cancel(self, batch_id: str) -> BatchAnswer:
-        """Stop a batch; its state after that, as data."""
-        path = f"{_path(batch_id)}/cancel"
-        call = Call(method="POST", path=path, is_repeatable=True)
-        return read(BatchAnswer, self._transport.call(call))
+        return Batch(self._cloud, self._cloud.run(finding(batch_id)))
 
     def list(self, *, limit: int = 20, after: str | None = None) -> tuple[Batch, ...]:
         """Batches of your org, newest first, one page of them."""
-        params = {"limit": str(limit)} | ({"after": after} if after else {})
-        call = Call(method="GET", path="/v1/batches", params=params, is_repeatable=True)
-        found = read_list(BatchAnswer, self._transport.call(call))
-        return tuple(Batch(self, details) for details in found)
+        found = self._cloud.run(listing(limit, after))
+        return tuple(Batch(self._cloud, details) for details in found)
 
-    def _uploaded(self, requests: Requests, options: BatchOptions) -> FileAnswer:
-        if isinstance(requests, str | os.PathLike):
-            return self.files.upload(requests)
-        with tempfile.TemporaryDirectory(prefix="genie-") as folder:
-            path = Path(folder) / "requests.jsonl"
-            with path.open("wb") as out:
-                for line in lines(requests, options):
-                    out.write(msgspec.json.encode(line) + b"\n")
-            return self.files.upload(path)
+
+def submitting(requests: Requests, options: BatchOptions) -> Steps[BatchAnswer]:
+    """Upload the requests and have them run."""
+    check(options, BatchOptions)
+    uploaded = yield from _uploading(requests, options)
+    body: dict[str, object] = {
+        "input_file_id": uploaded.id,
+        "endpoint": options.get("endpoint") or CHAT,
+        "completion_window": options.get("window") or "24h",
+    }
+    if (metadata := options.get("metadata")) is not None:
+        body["metadata"] = dict(metadata)
+    key = options.get("idempotency_key") or str(uuid.uuid4())
+    return read(BatchAnswer, (yield keyed(PATH, body, key)))
+
+
+def finding(batch_id: str) -> Steps[BatchAnswer]:
+    """A batch's state now."""
+    return read(BatchAnswer, (yield get(under(PATH, batch_id))))
+
+
+def cancelling(batch_id: str) -> Steps[BatchAnswer]:
+    """Stop a batch; its state after that."""
+    call = post(f"{under(PATH, batch_id)}/cancel", safe=True)
+    return read(BatchAnswer, (yield call))
+
+
+def listing(limit: int, after: str | None) -> Steps[tuple[BatchAnswer, ...]]:
+    """One page of batches."""
+    return read_list(BatchAnswer, (yield get(PATH, page(limit, after))))
+
+
+def _uploading(requests: Requests, options: BatchOptions) -> Steps[FileAnswer]:
+    if isinstance(requests, str | os.PathLike):
+        return (yield from uploading(requests))
+    with tempfile.TemporaryDirectory(prefix="genie-") as folder:
+        path = Path(folder) / "requests.jsonl"
+        made = lines(requests, options)
+        yield Chore(do=lambda: _write(path, made))
+        return (yield from uploading(path))
+
+
+def _write(path: Path, made: Iterable[dict[str, object]]) -> None:
+    with path.open("wb") as out:
+        for line in made:
+            out.write(msgspec.json.encode(line) + b"\n")
 
 
 def lines(
@@ -311,7 +351,3 @@ def _why(details: BatchAnswer) -> str:
     )
     more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
     return f"the input of {details.id} cannot be run: {shown or 'unknown'}{more}"
-
-
-def _path(batch_id: str) -> str:
-    return f"/v1/batches/{quote(batch_id, safe='')}"

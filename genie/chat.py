@@ -19,8 +19,12 @@ class Options(TypedDict, total=False):
     """This very model (``qwen3:14b``) or a tier (``lite … heavy``)."""
     system: str | None
     """System message, put before everything else."""
-    messages: Sequence[Message | Mapping[str, str]] | None
+    messages: Sequence[Message | Mapping[str, object]] | None
     """Earlier turns, ``{"role": …, "content": …}``; the prompt comes after them."""
+    tools: Sequence[Mapping[str, object]] | None
+    """Functions the model may call, as OpenAI writes them."""
+    tool_choice: str | Mapping[str, object] | None
+    """``auto``, ``none``, ``required``, or the one to call."""
     max_tokens: int | None
     temperature: float | None
     top_p: float | None
@@ -48,6 +52,10 @@ def chat_body(prompt: str | None, options: Options, *, mode: str) -> dict[str, o
     chat.update(_numbers(options))
     if (metadata := options.get("metadata")) is not None:
         chat["metadata"] = dict(metadata)
+    if tools := options.get("tools"):
+        chat["tools"] = [dict(tool) for tool in tools]
+    if (choice := options.get("tool_choice")) is not None:
+        chat["tool_choice"] = choice
     if mode == "stream":
         chat["stream_options"] = {"include_usage": True}
     if (stop := options.get("stop")) is not None:
@@ -63,9 +71,9 @@ def check(given: Mapping[str, object], kind: type) -> None:
             raise TypeError(f"there is no {name!r}; there are: {', '.join(known)}")
 
 
-def turns(prompt: str | None, options: Options) -> list[dict[str, str]]:
+def turns(prompt: str | None, options: Options) -> list[dict[str, object]]:
     """System message, earlier turns and the prompt, in this order."""
-    listed: list[dict[str, str]] = []
+    listed: list[dict[str, object]] = []
     if system := options.get("system"):
         listed.append({"role": "system", "content": system})
     listed.extend(_turn(message) for message in options.get("messages") or ())
@@ -79,7 +87,7 @@ def turns(prompt: str | None, options: Options) -> list[dict[str, str]]:
     return listed
 
 
-def _turn(message: Message | Mapping[str, str]) -> dict[str, str]:
+def _turn(message: Message | Mapping[str, object]) -> dict[str, object]:
     if not isinstance(message, Message):
         return dict(message)
     named = {"name": message.name} if message.name else {}

@@ -183,3 +183,9 @@ class ClientSettings:
     home: Path = variable(
         "GENIE_HOME", path, "folder of this user's genie files", factory=home
     )
+    progress: bool = variable(
+        "GENIE_PROGRESS",
+        flag,
+        "0: the SDK shows no bars for long work on a terminal",
+        default=True,
+    )

@@ -21,13 +21,14 @@
     │   └── CloudUnreachable   cloud_unreachable, seen from the SDK
     └── JobError          500  the work itself did not succeed
         ├── JobFailed          job_failed
+        │   └── AnswerMismatch answer_mismatch, with the text; seen from the SDK
         ├── JobCancelled  409  job_cancelled
         └── JobTimeout    504  job_timeout
 
 Each class knows its ``code``, ``http_status`` and whether trying again can help.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class GenieError(Exception):
@@ -183,6 +184,16 @@ class JobFailed(JobError):
     """The job ended with a fault."""
 
     code = "job_failed"
+
+
+class AnswerMismatch(JobFailed):
+    """The answer is not of the schema that was asked for; ``text`` is the answer."""
+
+    code = "answer_mismatch"
+
+    def __init__(self, message: str, *, text: str = "", **details: Any) -> None:
+        super().__init__(message, **details)
+        self.text = text
 
 
 class JobCancelled(JobError):

@@ -3,18 +3,18 @@
 import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
 from pathlib import Path
-from urllib.parse import quote
 
 from genie.answers import Answer, read, read_list
+from genie.calls import READ_S, Call, Steps, delete, get, page, under
 from genie.errors import BadRequest
-from genie.transport import READ_S, Body, Call, Transport
+from genie.jobs import Cloud
 
 PIECE_BYTES = 1024 * 1024
 SLOWEST_BYTES_PER_S = 100_000
 """An upload this slow is still waited for."""
 
+PATH = "/v1/files"
 PREFIX = "file-"
 
 
@@ -30,6 +30,43 @@ class FileAnswer(Answer, frozen=True):
     sha256: str | None = None
 
 
+def uploading(source: str | os.PathLike[str] | bytes) -> Steps[FileAnswer]:
+    """Upload a file for a batch, by its path or as bytes, a piece at a time."""
+    if isinstance(source, bytes):
+        call = _upload("requests.jsonl", len(source), lambda: [source])
+        return read(FileAnswer, (yield call))
+    path = Path(source)
+    if not path.is_file():
+        raise BadRequest(f"there is no file {path}; check its path", param="file")
+    call = _upload(path.name, path.stat().st_size, lambda: pieces(path))
+    return read(FileAnswer, (yield call))
+
+
+def listing(limit: int, after: str | None) -> Steps[tuple[FileAnswer, ...]]:
+    """One page of files."""
+    return read_list(FileAnswer, (yield get(PATH, page(limit, after))))
+
+
+def finding(file_id: str) -> Steps[FileAnswer]:
+    """One file."""
+    return read(FileAnswer, (yield get(_path(file_id))))
+
+
+def content(file_id: str) -> Call:
+    """Read all that is in a file."""
+    return get(f"{_path(file_id)}/content")
+
+
+def fetching(file_id: str) -> Steps[bytes]:
+    """All bytes of a file."""
+    return (yield content(file_id))
+
+
+def deleting(file_id: str) -> Steps[None]:
+    """Delete a file."""
+    yield delete(_path(file_id))
+
+
 class Files:
     """The files of your org.
 
@@ -38,45 +75,33 @@ class Files:
         print(file.id, file.bytes)
     """
 
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
+    def __init__(self, cloud: Cloud) -> None:
+        self._cloud = cloud
 
     def upload(self, source: str | os.PathLike[str] | bytes) -> FileAnswer:
         """Upload a file for a batch, by its path or as bytes, a piece at a time.
 
         Raises `BadRequest` when there is no such file, `TooLarge`, `CloudUnreachable`.
         """
-        if isinstance(source, bytes):
-            return self._upload("requests.jsonl", len(source), lambda: [source])
-        path = Path(source)
-        if not path.is_file():
-            raise BadRequest(f"there is no file {path}; check its path", param="file")
-        return self._upload(path.name, path.stat().st_size, lambda: pieces(path))
+        return self._cloud.run(uploading(source))
 
     def list(
         self, *, limit: int = 100, after: str | None = None
     ) -> tuple[FileAnswer, ...]:
         """Files of your org, newest first, one page of them."""
-        params = {"limit": str(limit)} | ({"after": after} if after else {})
-        call = Call(method="GET", path="/v1/files", params=params, is_repeatable=True)
-        return read_list(FileAnswer, self._transport.call(call))
+        return self._cloud.run(listing(limit, after))
 
     def get(self, file_id: str) -> FileAnswer:
         """One file: its name, size and digest; raises `NotFound`."""
-        call = Call(method="GET", path=_path(file_id), is_repeatable=True)
-        return read(FileAnswer, self._transport.call(call))
+        return self._cloud.run(finding(file_id))
 
     def content(self, file_id: str) -> bytes:
         """All bytes of a file."""
-        call = Call(method="GET", path=f"{_path(file_id)}/content", is_repeatable=True)
-        return self._transport.call(call)
+        return self._cloud.run(fetching(file_id))
 
     def lines(self, file_id: str) -> Iterator[str]:
         """The lines of a file as they arrive; a large one never sits in memory."""
-        call = Call(method="GET", path=f"{_path(file_id)}/content", is_repeatable=True)
-        response = self._transport.send(call, stream=True)
-        with closing(Body(self._transport.url, call, response)) as body:
-            yield from body.lines()
+        return self._cloud.lines(content(file_id))
 
     def save(self, file_id: str, path: str | os.PathLike[str]) -> Path:
         """Write a file to ``path``; returns it."""
@@ -88,26 +113,7 @@ class Files:
 
     def delete(self, file_id: str) -> None:
         """Delete a file; raises `Conflict` while a batch reads it."""
-        call = Call(method="DELETE", path=_path(file_id), is_repeatable=True)
-        self._transport.call(call)
-
-    def _upload(
-        self, name: str, size: int, source: Callable[[], Iterable[bytes]]
-    ) -> FileAnswer:
-        boundary = uuid.uuid4().hex
-        head, tail = _form(boundary, name)
-        call = Call(
-            method="POST",
-            path="/v1/files",
-            stream=lambda: _around(head, source(), tail),
-            headers={
-                "content-type": f"multipart/form-data; boundary={boundary}",
-                "content-length": str(len(head) + size + len(tail)),
-            },
-            timeout_s=READ_S + size / SLOWEST_BYTES_PER_S,
-            is_repeatable=True,  # a second copy under another id harms nobody
-        )
-        return read(FileAnswer, self._transport.call(call))
+        self._cloud.run(deleting(file_id))
 
 
 def pieces(path: Path) -> Iterator[bytes]:
@@ -115,6 +121,22 @@ def pieces(path: Path) -> Iterator[bytes]:
     with path.open("rb") as source:
         while piece := source.read(PIECE_BYTES):
             yield piece
+
+
+def _upload(name: str, size: int, source: Callable[[], Iterable[bytes]]) -> Call:
+    boundary = uuid.uuid4().hex
+    head, tail = _form(boundary, name)
+    return Call(
+        method="POST",
+        path=PATH,
+        stream=lambda: _around(head, source(), tail),
+        headers={
+            "content-type": f"multipart/form-data; boundary={boundary}",
+            "content-length": str(len(head) + size + len(tail)),
+        },
+        timeout_s=READ_S + size / SLOWEST_BYTES_PER_S,
+        is_repeatable=True,  # a second copy under another id harms nobody
+    )
 
 
 def _form(boundary: str, name: str) -> tuple[bytes, bytes]:
@@ -137,4 +159,4 @@ def _around(head: bytes, middle: Iterable[bytes], tail: bytes) -> Iterator[bytes
 
 
 def _path(file_id: str) -> str:
-    return f"/v1/files/{quote(file_id.removeprefix(PREFIX), safe='')}"
+    return under(PATH, file_id.removeprefix(PREFIX))

@@ -1,10 +1,20 @@
 """Many jobs at once: each as it ends, all in order, or one question per prompt."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
+from typing import Generic, TypeVar
 
-from genie.errors import JobTimeout, Unavailable
-from genie.jobs import PATIENCE_S, Cloud, Job, Result, pauses
+from genie import answers
+from genie.answers import JobAnswer
+from genie.calls import Steps, get
+from genie.chat import Options
+from genie.errors import JobTimeout
+from genie.jobs import PATH, Job, JobSteps, Result
+from genie.progress import bar
+from genie.tries import Wait
+
+J = TypeVar("J", bound=JobSteps[object])
+P = TypeVar("P")
 
 AT_ONCE = 64
 """Questions of one `map` that are open at the same time, unless told otherwise."""
@@ -13,73 +23,123 @@ PAGE = 100
 """Jobs asked for in one call."""
 
 
-def as_completed(jobs: Iterable[Job], timeout: float | None = None) -> Iterator[Job]:
+class Watch(Generic[J]):
+    """Jobs that go on; `looking` tells of those that have ended since."""
+
+    def __init__(
+        self, jobs: Iterable[J], timeout: float | None, now: Callable[[], float]
+    ) -> None:
+        self.left = {job.id: job for job in jobs}
+        self._timeout = timeout
+        self._wait = Wait(now, timeout)
+
+    def looking(self) -> Steps[tuple[J, ...]]:
+        """Wait until one has ended, at least; raises `JobTimeout`."""
+        yield from self._wait.until(self._look, self._outlasted)
+        ended = tuple(job for job in self.left.values() if job.status.is_terminal)
+        for job in ended:
+            del self.left[job.id]
+        return ended
+
+    def _look(self) -> Steps[bool]:
+        """Ask for all that still go on; whether any has ended."""
+        asked = [one for one, job in self.left.items() if not job.status.is_terminal]
+        for first in range(0, len(asked), PAGE):
+            for details in (yield from fetch_all(asked[first : first + PAGE])):
+                self.left[details.id].details = details
+        return any(job.status.is_terminal for job in self.left.values())
+
+    def _outlasted(self) -> JobTimeout:
+        left, first = len(self.left), next(iter(self.left))
+        return JobTimeout(
+            f"{left} jobs still go on after {self._timeout or 0:g} s, such as "
+            f"{first}; wait again, or stop them with cancel()",
+            code="wait_timeout",
+        )
+
+
+class Row(Generic[J]):
+    """One job for each prompt, so many of them open; answers in the prompts' order."""
+
+    def __init__(
+        self,
+        submitting: Callable[[str], Steps[J]],
+        prompts: Iterable[str],
+        at_once: int = AT_ONCE,
+    ) -> None:
+        self.total = len(prompts) if isinstance(prompts, Sized) else None
+        self._submitting, self._prompts = submitting, iter(prompts)
+        self._at_once = max(1, at_once)
+        self._open: deque[J] = deque()
+
+    def answering(self) -> Steps[Result | None]:
+        """The answer to the next prompt, None when there is no more."""
+        while len(self._open) < self._at_once:
+            prompt = next(self._prompts, None)
+            if prompt is None:
+                break
+            self._open.append((yield from self._submitting(prompt)))
+        if not self._open:
+            return None
+        return (yield from self._open.popleft().answering(None))
+
+
+def refuse_key(options: Options) -> None:
+    """Many jobs cannot share what makes one job unique."""
+    if options.get("idempotency_key"):
+        raise TypeError("an idempotency_key is one job's; map makes its own")
+
+
+def as_completed(
+    jobs: Iterable[Job[P]],
+    timeout: float | None = None,
+    *,
+    progress: bool | None = None,
+) -> Iterator[Job[P]]:
     """Each job as soon as it has ended, however it ended; see its `Job.result`.
 
     One call asks for up to 100 jobs. Raises `JobTimeout` (code ``wait_timeout``) when
-    some are still going on after ``timeout`` seconds; they go on.
-    """
-    left = {job.id: job for job in jobs}
-    if not left:
-        return
-    cloud = next(iter(left.values())).cloud
-    until = None if timeout is None else cloud.now() + timeout
-    away_since: float | None = None
-    for pause in pauses():
-        try:
-            ended = _look(cloud, left)
-            away_since = None
-        except Unavailable:
-            ended = ()
-            away_since = cloud.now() if away_since is None else away_since
-            if cloud.now() - away_since > PATIENCE_S:
-                raise
-        for job in ended:
-            del left[job.id]
-            yield job
-        if not left:
-            return
-        if until is not None and cloud.now() >= until:
-            raise _outlasted(left, timeout or 0.0)
-        cloud.sleep(pause)
+    some are still going on after ``timeout`` seconds; they go on. On a terminal a bar
+    shows how far it is, unless ``progress`` is False.
 
-
-def gather(jobs: Iterable[Job], timeout: float | None = None) -> list[Result]:
-    """The answers of all jobs, in the order of the jobs.
-
-    Waits for every one of them, then raises the error of the first that has none.
+    >>> jobs = [genie.submit(text) for text in ("Say one.", "Say two.")]
+    >>> sorted(job.result().text for job in genie.as_completed(jobs))
+    ['Say one.', 'Say two.']
     """
     listed = list(jobs)
-    for _job in as_completed(listed, timeout):
+    if not listed:
+        return
+    cloud = listed[0].cloud
+    watch = Watch(listed, timeout, cloud.now)
+    with bar("jobs", len(watch.left), progress) as shown:
+        while watch.left:
+            for job in cloud.run(watch.looking()):
+                shown.advance()
+                yield job
+
+
+def gather(
+    jobs: Iterable[Job[P]],
+    timeout: float | None = None,
+    *,
+    progress: bool | None = None,
+) -> list[Result[P]]:
+    """The answers of all jobs, in the order of the jobs.
+
+    Waits for every one of them, then raises the error of the first that has none. On a
+    terminal a bar shows how far it is, unless ``progress`` is False.
+
+    >>> jobs = [genie.submit(text) for text in ("Say one.", "Say two.")]
+    >>> [result.text for result in genie.gather(jobs)]
+    ['Say one.', 'Say two.']
+    """
+    listed = list(jobs)
+    for _job in as_completed(listed, timeout, progress=progress):
         pass
     return [job.result() for job in listed]
 
 
-def answers(
-    submit: Callable[[str], Job], prompts: Iterable[str], at_once: int = AT_ONCE
-) -> Iterator[Result]:
-    """The answer to each prompt, in their order, ``at_once`` of them open at a time."""
-    waiting: deque[Job] = deque()
-    for prompt in prompts:
-        waiting.append(submit(prompt))
-        if len(waiting) >= max(1, at_once):
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
-def _look(cloud: Cloud, left: dict[str, Job]) -> tuple[Job, ...]:
-    """Ask for all that were still going on; those that have ended."""
-    asked = [job_id for job_id, job in left.items() if not job.status.is_terminal]
-    for first in range(0, len(asked), PAGE):
-        for details in cloud.fetch_jobs(asked[first : first + PAGE]):
-            left[details.id].details = details
-    return tuple(job for job in left.values() if job.status.is_terminal)
-
-
-def _outlasted(left: dict[str, Job], timeout: float) -> JobTimeout:
-    return JobTimeout(
-        f"{len(left)} jobs still go on after {timeout:g} s, such as "
-        f"{next(iter(left))}; wait again, or stop them with cancel()",
-        code="wait_timeout",
-    )
+def fetch_all(job_ids: list[str]) -> Steps[tuple[JobAnswer, ...]]:
+    """The states of up to 200 jobs now; unknown ids are left out."""
+    params = {"ids": ",".join(job_ids), "limit": str(max(1, len(job_ids)))}
+    return answers.read_list(JobAnswer, (yield get(PATH, params)))

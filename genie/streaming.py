@@ -1,15 +1,16 @@
 """An answer that arrives while it is written: server-sent events, read."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Protocol
 
 import msgspec
 
-from genie.answers import Choice, Completion, Content, read
+from genie.answers import CallAnswer, Choice, Completion, Content, read
 from genie.errors import CloudUnreachable, JobCancelled, JobFailed
-from genie.jobs import Result, completed
 from genie.responses import raised
+from genie.results import Result, completed
+from genie.schemas import Schema
 
 DONE = "[DONE]"
 
@@ -19,6 +20,63 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
 
     position: int | None = None
     eta_s: float | None = None
+
+
+OnWait = Callable[[Waiting], None]
+
+
+class Reading:
+    """One answer read line by line, from wherever the lines come.
+
+    ``result`` holds the whole answer once the last line was read.
+    """
+
+    def __init__(
+        self,
+        *,
+        job_id: str | None = None,
+        on_wait: OnWait | None = None,
+        schema: Schema | None = None,
+    ) -> None:
+        self.job_id = job_id
+        self._on_wait, self._schema = on_wait, schema
+        self._events = Events()
+        self._answer = Assembly()
+        self._result: Result | None = None
+        self._is_closed = False
+
+    @property
+    def result(self) -> Result:
+        """The whole answer; raises `JobCancelled` when it was closed before its end."""
+        if self._result is not None:
+            return self._result
+        if self._is_closed:
+            raise JobCancelled("the stream was closed before its end; ask again")
+        raise RuntimeError("the stream is not at its end; read all pieces first")
+
+    @property
+    def is_read(self) -> bool:
+        """True once the whole answer is there."""
+        return self._result is not None
+
+    def take(self, line: str) -> str:
+        """The text that a line brings, "" for none. Raises the error it carries."""
+        event = self._events.feed(line)
+        if isinstance(event, Waiting):
+            if self._on_wait is not None:
+                self._on_wait(event)
+        elif event == DONE:
+            self._result = self._answer.result(self._schema)
+        elif event is not None:
+            return self._answer.add(read(Completion, event))
+        return ""
+
+    def check(self) -> None:
+        """Raise `CloudUnreachable` when the lines ended before the answer did."""
+        if not self._is_closed and not self.is_read:
+            raise CloudUnreachable(
+                "the connection ended in the middle of the answer; ask again"
+            )
 
 
 class Source(Protocol):
@@ -31,10 +89,7 @@ class Source(Protocol):
         """Let the connection go; the cloud then stops the work."""
 
 
-OnWait = Callable[[Waiting], None]
-
-
-class Stream:
+class Stream(Reading):
     """The pieces of one answer, as text; iterate it once.
 
     ``result`` holds the whole answer once the last piece was read. Leaving early
@@ -47,12 +102,10 @@ class Stream:
         *,
         job_id: str | None = None,
         on_wait: OnWait | None = None,
+        schema: Schema | None = None,
     ) -> None:
-        self.job_id = job_id
+        super().__init__(job_id=job_id, on_wait=on_wait, schema=schema)
         self._source = source
-        self._on_wait = on_wait
-        self._result: Result | None = None
-        self._is_closed = False
         self._pieces = self._read()
 
     def __iter__(self) -> Iterator[str]:
@@ -67,41 +120,21 @@ class Stream:
     def __exit__(self, *_exc: object) -> None:
         self.close()
 
-    @property
-    def result(self) -> Result:
-        """The whole answer; raises `JobCancelled` before the last piece was read."""
-        if self._result is not None:
-            return self._result
-        if self._is_closed:
-            raise JobCancelled("the stream was closed before its end; ask again")
-        raise RuntimeError("the stream is not at its end; read all pieces first")
-
     def close(self) -> None:
         """End the stream; before its end this cancels the job."""
         self._is_closed = True
         self._source.close()
 
     def _read(self) -> Iterator[str]:
-        answer = Assembly()
         try:
-            for event in events(self._source.lines()):
-                if isinstance(event, Waiting):
-                    self._tell(event)
-                elif event == DONE:
-                    self._result = answer.result()
-                    return
-                elif piece := answer.add(read(Completion, event)):
+            for line in self._source.lines():
+                if piece := self.take(line):
                     yield piece
-            if not self._is_closed:
-                raise CloudUnreachable(
-                    "the connection ended in the middle of the answer; ask again"
-                )
+                if self.is_read:
+                    return
+            self.check()
         finally:
             self.close()
-
-    def _tell(self, waiting: Waiting) -> None:
-        if self._on_wait is not None:
-            self._on_wait(waiting)
 
 
 class Assembly:
@@ -109,6 +142,7 @@ class Assembly:
 
     def __init__(self) -> None:
         self._pieces: list[str] = []
+        self._calls: list[CallAnswer] = []
         self._last = Completion()
         self._finish_reason: str | None = None
 
@@ -119,17 +153,21 @@ class Assembly:
         self._last = merged(self._last, chunk)
         choice = chunk.choices[0] if chunk.choices else Choice()
         self._finish_reason = choice.finish_reason or self._finish_reason
-        piece = (choice.delta and choice.delta.content) or ""
+        delta = choice.delta or Content()
+        piece = delta.content or ""
         self._pieces.append(piece)
+        self._calls.extend(delta.tool_calls or ())
         return piece
 
-    def result(self) -> Result:
+    def result(self, schema: Schema | None = None) -> Result:
         """The whole answer; raises `JobFailed` when the worker gave up on it."""
         if self._finish_reason == "error":
             raise JobFailed("the worker could not finish the answer; ask again")
-        message = Content(content="".join(self._pieces))
+        text, calls = "".join(self._pieces), tuple(self._calls)
+        message = Content(content=text, tool_calls=calls)
         choice = Choice(message=message, finish_reason=self._finish_reason)
-        return completed(msgspec.structs.replace(self._last, choices=(choice,)))
+        whole = msgspec.structs.replace(self._last, choices=(choice,))
+        return completed(whole, schema=schema)
 
 
 def merged(known: Completion, chunk: Completion) -> Completion:
@@ -144,22 +182,30 @@ def merged(known: Completion, chunk: Completion) -> Completion:
     )
 
 
-def events(lines: Iterable[str]) -> Iterator[str | Waiting]:
-    """The data of each server-sent event, and what comments say of the queue.
+class Events:
+    """Puts the lines of server-sent events together."""
 
-    >>> list(events([": queued position=2 eta_s=1.5", "", "data: a", "data: b", ""]))
-    [Waiting(position=2, eta_s=1.5), 'a\\nb']
-    """
-    data: list[str] = []
-    for line in lines:
+    def __init__(self) -> None:
+        self._data: list[str] = []
+
+    def feed(self, line: str) -> str | Waiting | None:
+        """What a line completes: an event's data, or what a comment says of the queue.
+
+        >>> events = Events()
+        >>> events.feed(": queued position=2 eta_s=1.5")
+        Waiting(position=2, eta_s=1.5)
+        >>> [events.feed(line) for line in ("data: a", "data: b", "")]
+        [None, None, 'a\\nb']
+        """
         if line.startswith(":"):
-            if (waiting := parse_waiting(line)) is not None:
-                yield waiting
-        elif line.startswith("data:"):
-            data.append(line.removeprefix("data:").removeprefix(" "))
-        elif not line and data:
-            yield "\n".join(data)
-            data = []
+            return parse_waiting(line)
+        if line.startswith("data:"):
+            self._data.append(line.removeprefix("data:").removeprefix(" "))
+        elif not line and self._data:
+            whole = "\n".join(self._data)
+            self._data.clear()
+            return whole
+        return None
 
 
 def parse_waiting(comment: str) -> Waiting | None:
@@ -177,4 +223,4 @@ def parse_waiting(comment: str) -> Waiting | None:
     return Waiting(position=position, eta_s=eta_s)
 
 
-__all__ = ["OnWait", "Stream", "Waiting", "events", "parse_waiting"]
+__all__ = ["Events", "OnWait", "Reading", "Stream", "Waiting", "parse_waiting"]

@@ -1,57 +1,22 @@
 """One HTTP call to the cloud: bounded retries, errors as classes. Imports httpx2."""
 
-import random
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from itertools import count
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import httpx2
 
-from genie import __version__
+from genie import __version__, calls
+from genie.calls import Call, Pause, Probe, Step, Steps
 from genie.credentials import Credentials
-from genie.errors import CloudUnreachable, GenieError, RateLimited, Unavailable
+from genie.errors import CloudUnreachable, GenieError
 from genie.responses import error_of
+from genie.tries import Clock, Tries, Unsent
+
+T = TypeVar("T")
 
 CONNECT_S = 5.0
-READ_S = 30.0
-"""How long a call that waits for no model may take."""
-
-FIRST_PAUSE_S = 0.1
-LONGEST_PAUSE_S = 2.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Clock:
-    """Time as the SDK sees it; tests bring their own."""
-
-    now: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = time.sleep
-    jitter: Callable[[], float] = random.random
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """One HTTP request.
-
-    ``is_repeatable`` says that doing it twice is the same as doing it once: reads,
-    deletes, and everything sent with an ``Idempotency-Key``.
-    """
-
-    method: str
-    path: str
-    body: bytes | None = None
-    stream: Callable[[], Iterable[bytes]] | None = None
-    """Makes a body that is too large for memory, anew for each try."""
-    params: Mapping[str, str] = field(default_factory=dict)
-    headers: Mapping[str, str] = field(default_factory=dict)
-    timeout_s: float = READ_S
-    is_repeatable: bool = False
-
-
-class Unsent(CloudUnreachable):
-    """The cloud was not reached at all, so that any call may be tried again."""
 
 
 class Transport:
@@ -70,10 +35,18 @@ class Transport:
         self._clock = clock
         self._http = httpx2.Client(
             base_url=credentials.url,
-            headers=_headers(credentials),
+            headers=headers(credentials),
             transport=inner,
             trust_env=not is_loopback(credentials.url),
         )
+
+    def now(self) -> float:
+        """Seconds of a clock that never goes back."""
+        return self._clock.now()
+
+    def run(self, steps: Steps[T]) -> T:
+        """What the steps come to."""
+        return calls.run(steps, self._take)
 
     def call(self, call: Call) -> bytes:
         """The body of the response; raises the error class the cloud named."""
@@ -81,20 +54,23 @@ class Transport:
 
     def send(self, call: Call, *, stream: bool = False) -> httpx2.Response:
         """The response, its body unread with ``stream``; raises like `call`."""
-        waited = 0.0
-        for attempt in count(1):
-            began = self._clock.now()
+        tries = Tries(call, self._retry_s, self._clock)
+        while True:
+            tries.begin()
             try:
                 return self._once(call, stream)
-            except (Unavailable, RateLimited) as error:
-                if isinstance(error, Unsent):  # dialling in vain is waiting too
-                    waited += self._clock.now() - began
-                pause = self._pause(call, error, attempt, waited)
-                if pause is None:
-                    raise
+            except GenieError as error:
+                pause = tries.pause_after(error)
             self._clock.sleep(pause)
-            waited += pause
-        raise AssertionError("count() does not end")
+
+    def open(self, call: Call) -> "Body":
+        """The response's body, to be read line by line and closed."""
+        return Body(self.url, call, self.send(call, stream=True))
+
+    def lines(self, call: Call) -> Generator[str]:
+        """The lines of the body as they arrive."""
+        with closing(self.open(call)) as body:
+            yield from body.lines()
 
     def probe(self, path: str) -> httpx2.Response:
         """The response of one GET, whatever its status, without a second try."""
@@ -108,18 +84,16 @@ class Transport:
         """Close all connections."""
         self._http.close()
 
-    def _pause(
-        self, call: Call, error: GenieError, attempt: int, waited: float
-    ) -> float | None:
-        is_unclear = isinstance(error, CloudUnreachable) and not isinstance(
-            error, Unsent
-        )
-        if is_unclear and not call.is_repeatable:
-            return None
-        jitter = self._clock.jitter()
-        return pause_before(
-            attempt, error.retry_after_s, jitter, self._retry_s - waited
-        )
+    def _take(self, step: Step) -> bytes:
+        if isinstance(step, Call):
+            return self.call(step)
+        if isinstance(step, Probe):
+            return self.probe(step.path).content
+        if isinstance(step, Pause):
+            self._clock.sleep(step.seconds)
+        else:
+            step.do()
+        return b""
 
     def _once(self, call: Call, stream: bool) -> httpx2.Response:
         request = self._http.build_request(
@@ -128,7 +102,7 @@ class Transport:
             content=call.body if call.stream is None else call.stream(),
             params=dict(call.params) or None,
             headers=dict(call.headers),
-            timeout=httpx2.Timeout(call.timeout_s, connect=CONNECT_S),
+            timeout=limits(call),
         )
         try:
             response = self._http.send(request, stream=stream)
@@ -149,6 +123,11 @@ class Body:
         self._call = call
         self._response = response
 
+    @property
+    def headers(self) -> httpx2.Headers:
+        """The headers that came before it."""
+        return self._response.headers
+
     def lines(self) -> Iterator[str]:
         """The lines; raises `CloudUnreachable` when the connection breaks off."""
         try:
@@ -161,22 +140,9 @@ class Body:
         self._response.close()
 
 
-def pause_before(
-    attempt: int, retry_after_s: float | None, jitter: float, left_s: float
-) -> float | None:
-    """Seconds to wait before the next try, None when it is not worth waiting.
-
-    Doubles from 0.1 s to 2 s (less up to half of it, by ``jitter`` in 0…1), never less
-    than the cloud asked for, and never more than the ``left_s`` of the budget.
-
-    >>> [pause_before(n, None, 0.0, 9.0) for n in (1, 2, 3, 9)]
-    [0.1, 0.2, 0.4, 2.0]
-    >>> pause_before(1, 30.0, 0.0, 9.0) is None
-    True
-    """
-    longest = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(attempt - 1, 20))
-    pause = max(longest * (1 - jitter / 2), retry_after_s or 0.0)
-    return pause if pause <= left_s else None
+def limits(call: Call) -> httpx2.Timeout:
+    """How long each part of a call may take."""
+    return httpx2.Timeout(call.timeout_s, connect=CONNECT_S)
 
 
 def unreachable(url: str, call: Call, error: httpx2.TransportError) -> CloudUnreachable:
@@ -206,11 +172,15 @@ def is_loopback(url: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
-def _headers(credentials: Credentials) -> dict[str, str]:
-    headers = {
+def headers(credentials: Credentials) -> dict[str, str]:
+    """What every request carries."""
+    carried = {
         "user-agent": f"genie-python/{__version__}",
         "accept": "application/json",
     }
     if credentials.api_key:
-        headers["authorization"] = f"Bearer {credentials.api_key}"
-    return headers
+        carried["authorization"] = f"Bearer {credentials.api_key}"
+    return carried
+
+
+__all__ = ["Clock", "Transport", "is_loopback", "unreachable"]

@@ -1,112 +1,65 @@
 """The part of the client about work that goes on without anybody: jobs, schedules."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TypedDict, Unpack
-from urllib.parse import quote
+from collections.abc import Iterator
+from typing import Unpack
 
-import msgspec
-
-from genie import answers, many, schedules
-from genie.answers import Answer, JobAnswer, JobEvent
-from genie.chat import Options, check
-from genie.errors import CloudUnreachable, Unavailable
-from genie.jobs import PATIENCE_S, Job, Result, bare, pauses
-from genie.schedules import (
-    RunAnswer,
-    Schedule,
-    ScheduleAnswer,
-    ScheduleOptions,
+from genie import jobs, scheduling
+from genie.answers import JobAnswer, JobEvent
+from genie.jobs import Cloud, Job
+from genie.scheduling import RunAnswer, Schedule, ScheduleAnswer, ScheduleOptions
+from genie.steps import work as steps
+from genie.steps.work import (
+    DeliveryAnswer,
+    Filters,
+    RetentionAnswer,
+    RetryFilters,
+    SkippedJob,
 )
-from genie.transport import READ_S, Body, Call, Clock, Transport
-
-JSON = {"content-type": "application/json"}
-
-
-class RetryFilters(TypedDict, total=False):
-    """Which jobs to retry; each is optional."""
-
-    state: str | None
-    """``failed``, ``timeout`` or ``cancelled``; the first two unless given."""
-    persona: str | None
-    model: str | None
-    worker: str | None
-    since: float | None
-    limit: int
-
-
-class SkippedJob(Answer, frozen=True):
-    """A job that could not be retried, and why."""
-
-    id: str
-    why: str
-
-
-class RetriedAnswer(Answer, frozen=True):
-    """The new jobs of a retry of many, and those that were left."""
-
-    data: tuple[JobAnswer, ...] = ()
-    skipped: tuple[SkippedJob, ...] = ()
-
-
-class DeliveryAnswer(Answer, frozen=True):
-    """One webhook delivery; times are seconds since 1970."""
-
-    id: str
-    status: str
-    event: str | None = None
-    job_id: str | None = None
-    url: str | None = None
-    attempts: int = 0
-    response_status: int | None = None
-    error: str | None = None
-    created_at: float | None = None
-    ended_at: float | None = None
-
-
-class RetentionAnswer(Answer, frozen=True):
-    """How many hours texts are kept: what the org says, and what comes of it."""
-
-    hours: int | None = None
-    kept_h: float = 0.0
 
 
 class Work:
-    """Jobs and schedules of one cloud; `genie.client.Client` is one."""
+    """Jobs and schedules of one cloud; `genie.Client` is one."""
 
-    _transport: Transport
-    _clock: Clock
+    _cloud: Cloud
 
-    def submit(self, prompt: str | None = None, **options: Unpack[Options]) -> Job:
-        """A question as a job; `genie.client.Client.submit` says more."""
-        raise NotImplementedError
+    def jobs(self, **filters: Unpack[Filters]) -> tuple[Job, ...]:
+        """Jobs of your org, newest first, one page of them.
 
-    def map(
-        self,
-        prompts: Iterable[str],
-        *,
-        at_once: int = many.AT_ONCE,
-        **options: Unpack[Options],
-    ) -> Iterator[Result]:
-        """The answer to each prompt, in their order, as jobs.
+        Raises TypeError for a filter that does not exist.
 
-        At most ``at_once`` are open at a time. Raises the error of a job that fails
-        when its turn comes; TypeError for ``idempotency_key``, which is one job's.
+        >>> job = client.submit("Hello", persona="review").wait()
+        >>> [found.id == job.id for found in client.jobs(persona="review", limit=1)]
+        [True]
         """
-        if options.get("idempotency_key"):
-            raise TypeError("an idempotency_key is one job's; map makes its own")
-        return many.answers(
-            lambda prompt: self.submit(prompt, **options), prompts, at_once
-        )
+        found = self._cloud.run(steps.jobs(filters))
+        return tuple(Job(self._cloud, details) for details in found)
 
-    def fetch_jobs(self, job_ids: Sequence[str]) -> tuple[JobAnswer, ...]:
-        """The states of up to 200 jobs now, as data; unknown ids are left out."""
-        params = {"ids": ",".join(job_ids), "limit": str(max(1, len(job_ids)))}
-        return answers.read_list(JobAnswer, self._read("/v1/jobs", params))
+    def job(self, job_id: str) -> Job:
+        """One job by its id, with or without the ``chatcmpl-`` prefix.
+
+        >>> job = client.submit("Hello")
+        >>> client.job(job.id).result().text
+        'Hello'
+        """
+        return Job(self._cloud, self.fetch_job(job_id))
+
+    def fetch_job(self, job_id: str) -> JobAnswer:
+        """A job's state now, as data.
+
+        >>> job = client.submit("Hello").wait()
+        >>> client.fetch_job(job.id).status.value
+        'completed'
+        """
+        return self._cloud.run(jobs.fetch(job_id))
 
     def retry_job(self, job_id: str) -> JobAnswer:
-        """The new job that asks again what a failed one asked, as data."""
-        path = f"/v1/jobs/{quote(bare(job_id), safe='')}/retry"
-        return answers.read(JobAnswer, self._write("POST", path))
+        """The new job that asks again what a failed one asked, as data.
+
+        >>> job = client.submit("Hello " * 500).cancel()
+        >>> client.retry_job(job.id).retry_of == job.id
+        True
+        """
+        return self._cloud.run(jobs.retry(job_id))
 
     def retry_jobs(
         self, **filters: Unpack[RetryFilters]
@@ -114,39 +67,32 @@ class Work:
         """Retry the newest jobs that match and did not complete.
 
         The new jobs, and those that could not be retried with the reason.
+
+        >>> made, skipped = client.retry_jobs(state="failed", persona="review")
+        >>> len(made), len(skipped)
+        (0, 0)
         """
-        check(filters, RetryFilters)
-        wanted = {name: value for name, value in filters.items() if value is not None}
-        found = answers.read(
-            RetriedAnswer, self._write("POST", "/v1/jobs/retry", wanted)
-        )
-        return tuple(Job(self, one) for one in found.data), found.skipped
+        found = self._cloud.run(steps.retry_jobs(filters))
+        made = tuple(Job(self._cloud, one) for one in found.data)
+        return made, found.skipped
 
     def job_timeline(self, job_id: str) -> tuple[JobEvent, ...]:
-        """What happened to a job so far, in order."""
-        path = f"/v1/jobs/{quote(bare(job_id), safe='')}"
-        found = self._read(path, {"timeline": "true"})
-        return answers.read(_Timeline, found).timeline
+        """What happened to a job so far, in order.
+
+        >>> job = client.submit("Hello").wait()
+        >>> [event.event for event in client.job_timeline(job.id)][:2]
+        ['accepted', 'routed']
+        """
+        return self._cloud.run(steps.timeline(job_id))
 
     def follow_job(self, job_id: str) -> Iterator[JobEvent]:
-        """What happens to a job, as it happens, until it has ended.
+        """What happens to a job, as it happens, until it has ended; see `Job.events`.
 
-        Goes on where it was when the connection breaks; a cloud that is away is
-        waited for up to 120 s.
+        >>> job = client.submit("Hello")
+        >>> [event.event for event in client.follow_job(job.id)][-1]
+        'completed'
         """
-        last: str | None = None
-        away_since: float | None = None
-        for pause in pauses():
-            try:
-                for seen, event in self._events(job_id, last):
-                    last, away_since = seen, None
-                    yield event
-                return
-            except Unavailable:
-                away_since = self._clock.now() if away_since is None else away_since
-                if self._clock.now() - away_since > PATIENCE_S:
-                    raise
-            self._clock.sleep(pause)
+        return jobs.follow(self._cloud, job_id)
 
     def schedule(
         self,
@@ -160,139 +106,89 @@ class Work:
         Texts may hold ``{{date}}``, ``{{yesterday}}``, ``{{weekday}}`` and more.
         Raises `BadRequest` for a wrong line and `Conflict` for a name that is taken.
 
-            client.schedule("News of {{date}}?", cron="30 7 * * 1-5", name="news",
-                            timezone="Europe/Berlin", persona="chat")
+        >>> news = client.schedule(
+        ...     "News of {{date}}?",
+        ...     cron="30 7 * * 1-5",
+        ...     name="news",
+        ...     timezone="Europe/Berlin",
+        ... )
+        >>> news.details.in_words
+        'At 07:30 from Monday through Friday'
+        >>> news.remove()
         """
-        check(options, ScheduleOptions)
-        wanted = schedules.body(prompt, cron, options)
-        made = self._write("POST", "/v1/schedules", wanted, safe=False)
-        return Schedule(self, answers.read(ScheduleAnswer, made))
+        made = self._cloud.run(scheduling.creating(prompt, cron, options))
+        return Schedule(self._cloud, made)
 
     def schedules(self) -> tuple[Schedule, ...]:
-        """Every schedule of your org, by name."""
-        found = answers.read_list(ScheduleAnswer, self._read("/v1/schedules"))
-        return tuple(Schedule(self, one) for one in found)
+        """Every schedule of your org, by name.
+
+        >>> client.schedules()
+        ()
+        """
+        found = self._cloud.run(scheduling.listing())
+        return tuple(Schedule(self._cloud, one) for one in found)
 
     def find_schedule(self, name_or_id: str) -> Schedule:
-        """One schedule by its name or id; raises `NotFound`."""
-        return Schedule(self, self.fetch_schedule(name_or_id))
+        """One schedule by its name or id; raises `NotFound`.
 
-    def fetch_schedule(self, schedule_id: str) -> ScheduleAnswer:
-        """A schedule now, with its newest runs, as data."""
-        return answers.read(ScheduleAnswer, self._read(_schedule_path(schedule_id)))
+        >>> made = client.schedule("News?", cron="@daily", name="daily news")
+        >>> client.find_schedule("daily news").details.cron
+        '@daily'
+        >>> made.remove()
+        """
+        return Schedule(self._cloud, self._cloud.run(scheduling.finding(name_or_id)))
 
-    def change_schedule(self, schedule_id: str, verb: str) -> ScheduleAnswer:
-        """A schedule after ``pause`` or ``resume``, as data."""
-        path = f"{_schedule_path(schedule_id)}/{verb}"
-        return answers.read(ScheduleAnswer, self._write("POST", path))
+    def change_schedule(self, name_or_id: str, verb: str) -> ScheduleAnswer:
+        """A schedule after ``pause`` or ``resume``, as data; see `Schedule.pause`."""
+        path = scheduling.path_of(name_or_id)
+        return self._cloud.run(scheduling.changing(path, verb))
 
-    def run_schedule(self, schedule_id: str) -> RunAnswer:
-        """Start a run of a schedule at once."""
-        path = f"{_schedule_path(schedule_id)}/run"
-        return answers.read(RunAnswer, self._write("POST", path, safe=False))
+    def run_schedule(self, name_or_id: str) -> RunAnswer:
+        """Start a run of a schedule at once; see `Schedule.run`."""
+        return self._cloud.run(scheduling.running(scheduling.path_of(name_or_id)))
 
-    def remove_schedule(self, schedule_id: str) -> None:
-        """Delete a schedule; its jobs stay."""
-        self._write("DELETE", _schedule_path(schedule_id))
+    def remove_schedule(self, name_or_id: str) -> None:
+        """Delete a schedule; its jobs stay. See `Schedule.remove`."""
+        self._cloud.run(scheduling.removing(scheduling.path_of(name_or_id)))
 
     def deliveries(
         self, job: str | None = None, *, limit: int = 20
     ) -> tuple[DeliveryAnswer, ...]:
-        """Webhook deliveries of the last week, newest first."""
-        params = {"limit": str(limit)} | ({"job": bare(job)} if job else {})
-        body = self._read("/v1/webhook-deliveries", params)
-        return answers.read_list(DeliveryAnswer, body)
+        """Webhook deliveries of the last week, newest first.
+
+        >>> client.deliveries(limit=5)
+        ()
+        """
+        return self._cloud.run(steps.deliveries(job, limit))
 
     def redeliver(self, delivery_id: str) -> DeliveryAnswer:
-        """Tell a webhook again what it was told, or should have been."""
-        path = f"/v1/webhook-deliveries/{quote(delivery_id, safe='')}/redeliver"
-        return answers.read(DeliveryAnswer, self._write("POST", path))
+        """Tell a webhook again what it was told, or should have been.
+
+        >>> for told in client.deliveries():
+        ...     if told.status == "failed":
+        ...         client.redeliver(told.id)
+        """
+        return self._cloud.run(steps.redeliver(delivery_id))
 
     def retention(self) -> RetentionAnswer:
-        """How long your org's texts are kept. Needs an admin key."""
-        return answers.read(RetentionAnswer, self._read("/v1/retention"))
+        """How long your org's texts are kept. Needs an admin key.
+
+        >>> client.retention().kept_h
+        24.0
+        """
+        return self._cloud.run(steps.retention())
 
     def set_retention(self, hours: int | None) -> RetentionAnswer:
         """Keep texts for so many hours after a job's end; None: as the cloud does.
 
         0 keeps nothing past its delivery. Needs an admin key.
+
+        >>> client.set_retention(2).kept_h
+        2.0
+        >>> client.set_retention(None).kept_h
+        24.0
         """
-        body = self._write("PUT", "/v1/retention", {"hours": hours})
-        return answers.read(RetentionAnswer, body)
-
-    def now(self) -> float:
-        """Seconds of the client's monotonic clock."""
-        return self._clock.now()
-
-    def sleep(self, seconds: float) -> None:
-        """Wait on the client's clock."""
-        self._clock.sleep(seconds)
-
-    def fetch_job(self, job_id: str) -> JobAnswer:
-        """A job's state now, as data."""
-        path = f"/v1/jobs/{quote(bare(job_id), safe='')}"
-        return answers.read(JobAnswer, self._read(path))
-
-    def cancel_job(self, job_id: str) -> JobAnswer:
-        """Cancel a job; returns its state after that, as data."""
-        path = f"/v1/jobs/{quote(bare(job_id), safe='')}/cancel"
-        return answers.read(JobAnswer, self._write("POST", path))
-
-    def _events(self, job_id: str, last: str | None) -> Iterator[tuple[str, JobEvent]]:
-        call = Call(
-            method="GET",
-            path=f"/v1/jobs/{quote(bare(job_id), safe='')}/events",
-            headers={"last-event-id": last} if last else {},
-            timeout_s=READ_S,
-            is_repeatable=True,
-        )
-        source = Body(
-            self._transport.url, call, self._transport.send(call, stream=True)
-        )
-        try:
-            yield from _parsed(source.lines(), last)
-        finally:
-            source.close()
-
-    def _read(self, path: str, params: Mapping[str, str] | None = None) -> bytes:
-        call = Call(method="GET", path=path, params=params or {}, is_repeatable=True)
-        return self._transport.call(call)
-
-    def _write(
-        self,
-        method: str,
-        path: str,
-        data: Mapping[str, object] | None = None,
-        *,
-        safe: bool = True,
-    ) -> bytes:
-        body = None if method == "DELETE" else msgspec.json.encode(data or {})
-        call = Call(
-            method=method, path=path, body=body, headers=JSON, is_repeatable=safe
-        )
-        return self._transport.call(call)
+        return self._cloud.run(steps.set_retention(hours))
 
 
-class _Timeline(Answer, frozen=True):
-    timeline: tuple[JobEvent, ...] = ()
-
-
-def _parsed(lines: Iterable[str], last: str | None) -> Iterator[tuple[str, JobEvent]]:
-    """Each event with its id; raises `CloudUnreachable` when the end never came."""
-    key = last or ""
-    for line in lines:
-        field, _, value = line.partition(": ")
-        if field == "id":
-            key = value
-        elif field == "data":
-            yield key, answers.read(JobEvent, value)
-    if key not in ENDS:
-        raise CloudUnreachable("the connection ended before the job did")
-
-
-ENDS = ("completed", "failed", "cancelled", "timeout")
-"""The last event of a job."""
-
-
-def _schedule_path(name_or_id: str) -> str:
-    return f"/v1/schedules/{quote(name_or_id, safe='')}"
+__all__ = ["DeliveryAnswer", "Filters", "RetentionAnswer", "RetryFilters", "Work"]

@@ -24,9 +24,9 @@ from genie.jobs import bare
 
 if TYPE_CHECKING:
     from genie.answers import JobEvent
-    from genie.client import Client, Filters
+    from genie.client import Client
     from genie.jobs import Job
-    from genie.work import RetryFilters
+    from genie.work import Filters, RetryFilters
 
 EVENT_COLUMNS = ("when", "event", "attempt", "where", "why")
 COLUMNS = ("job", "status", "persona", "model", "worker", "age", "took")

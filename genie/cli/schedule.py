@@ -17,7 +17,7 @@ from genie.cli.output import (
 from genie.cli.values import when
 
 if TYPE_CHECKING:
-    from genie.schedules import RunAnswer, Schedule, ScheduleOptions
+    from genie.scheduling import RunAnswer, Schedule, ScheduleOptions
 
 COLUMNS = ("schedule", "cron", "timezone", "next run", "state", "trouble")
 NONE = "no schedules; `genie schedule add NAME CRON PROMPT` makes one"

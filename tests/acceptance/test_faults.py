@@ -64,7 +64,7 @@ def test_a_killed_worker_s_waiting_caller_gets_the_other_s_answer(
     fleet: Fleet, client: Client, whole: Callable[[], None]
 ) -> None:
     with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(client.ask, "sync kill", **LONG)
+        future = pool.submit(lambda: client.ask("sync kill", **LONG))
         victim = _running_worker(client)
         fleet.kill(victim)
         result = future.result(timeout=60)

@@ -1,109 +1,24 @@
 """The client against a real HTTP server on loopback: sockets, streams, broken lines."""
 
-import json
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from socket import SHUT_RDWR
-from urllib.parse import urlsplit
 
 import pytest
 
 import genie
+from fixtures.scripted_cloud import (
+    CHAT,
+    COMPLETION,
+    PATIENCE_S,
+    Cloud,
+    Request,
+    chunk,
+    completes,
+)
 from genie import errors
 from genie.client import Client
 from genie.streaming import Waiting
-
-CHAT = "/v1/chat/completions"
-PATIENCE_S = 10.0
-CHOICE = {"index": 0, "message": {"content": "Hello"}, "finish_reason": "stop"}
-COMPLETION = {"id": "chatcmpl-01a", "model": "m", "choices": [CHOICE]}
-
-Act = Callable[["Request"], None]
-
-
-class Request(BaseHTTPRequestHandler):
-    """One request, answered by the next act of the server's script for its path."""
-
-    protocol_version = "HTTP/1.1"
-    server: "Cloud"
-
-    def do_GET(self) -> None:
-        """Answer a read."""
-        self._play()
-
-    def do_POST(self) -> None:
-        """Answer a write."""
-        self._play()
-
-    def say(self, status: int, body: object, **headers: str) -> None:
-        """A whole JSON response."""
-        data = json.dumps(body).encode()
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.send_header("content-length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def open_stream(self) -> None:
-        """The head of a stream whose end is the end of the connection."""
-        self.close_connection = True
-        self.send_response(200)
-        self.send_header("content-type", "text/event-stream")
-        self.send_header("x-genie-job-id", "01a")
-        self.end_headers()
-
-    def tell(self, line: str) -> None:
-        """One event or comment, sent at once."""
-        self.wfile.write(f"{line}\n\n".encode())
-        self.wfile.flush()
-
-    def cut(self) -> None:
-        """Break the connection without an answer."""
-        self.close_connection = True
-        self.connection.shutdown(SHUT_RDWR)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
-
-    def _play(self) -> None:
-        length = int(self.headers.get("content-length", 0))
-        self.server.note(dict(self.headers), self.rfile.read(length))
-        acts = self.server.script[urlsplit(self.path).path]
-        act = acts.pop(0) if len(acts) > 1 else acts[0]
-        act(self)
-
-
-class Cloud(ThreadingHTTPServer):
-    """A server in a thread with a script of acts by path; the last one repeats."""
-
-    daemon_threads = True
-
-    def __init__(self, port: int = 0) -> None:
-        super().__init__(("127.0.0.1", port), Request)
-        self.script: dict[str, list[Act]] = {}
-        self.headers: list[dict[str, str]] = []
-        self.bodies: list[bytes] = []
-        self._thread = threading.Thread(target=self.serve_forever, args=(0.02,))
-        self._thread.start()
-
-    @property
-    def url(self) -> str:
-        """Where this server is."""
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    def note(self, headers: dict[str, str], body: bytes) -> None:
-        """Keep what was asked."""
-        self.headers.append({name.lower(): value for name, value in headers.items()})
-        self.bodies.append(body)
-
-    def stop(self) -> None:
-        """Stop answering and let the port go."""
-        self.shutdown()
-        self.server_close()
-        self._thread.join(PATIENCE_S)
 
 
 @pytest.fixture
@@ -119,15 +34,6 @@ def client(cloud: Cloud) -> Iterator[Client]:
     """A client of that cloud."""
     with Client(cloud.url, "sk-genie-a-1") as made:
         yield made
-
-
-def completes(request: Request) -> None:
-    request.say(200, COMPLETION)
-
-
-def chunk(text: str, reason: str | None = None) -> str:
-    choice = {"delta": {"content": text}, "finish_reason": reason}
-    return f"data: {json.dumps({'model': 'm', 'choices': [choice]})}"
 
 
 def test_a_question_is_answered(cloud: Cloud, client: Client) -> None:

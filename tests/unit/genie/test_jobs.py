@@ -1,11 +1,12 @@
 """Waiting for a job and reading its end."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from threading import Event
 
 import msgspec
 import pytest
 
+from fixtures.twin_jobs import TwinJobs
 from genie import errors
 from genie.answers import (
     Choice,
@@ -13,13 +14,14 @@ from genie.answers import (
     Content,
     Delivery,
     JobAnswer,
-    JobEvent,
     Times,
     TokenUsage,
     Trouble,
 )
 from genie.contracts.inference import JobState, Locality
-from genie.jobs import PATIENCE_S, Job, completed, result_of
+from genie.jobs import Job
+from genie.results import completed, result_of
+from genie.tries import PATIENCE_S
 
 ANSWER = Completion(
     id="chatcmpl-01a",
@@ -47,37 +49,18 @@ AWAY = errors.CloudUnreachable("away")
 Said = JobAnswer | errors.GenieError
 
 
-class TwinCloud:
-    """Says one thing after the other, the last for ever; time passes by sleeping."""
+class TwinCloud(TwinJobs):
+    """Says one thing after the other, the last for ever."""
 
     def __init__(self, *said: Said) -> None:
+        super().__init__(self._next)
         self.said: list[Said] = list(said)
-        self.sleeps: list[float] = []
 
-    def fetch_job(self, job_id: str) -> JobAnswer:
+    def _next(self, _job_id: str) -> JobAnswer:
         said = self.said.pop(0) if len(self.said) > 1 else self.said[0]
         if isinstance(said, errors.GenieError):
             raise said
         return said
-
-    def cancel_job(self, job_id: str) -> JobAnswer:
-        return JobAnswer(id=job_id, status=JobState.CANCELLED)
-
-    def fetch_jobs(self, job_ids: Sequence[str]) -> tuple[JobAnswer, ...]:
-        return tuple(self.fetch_job(job_id) for job_id in job_ids)
-
-    def retry_job(self, job_id: str) -> JobAnswer:
-        return JobAnswer(id="02b", status=JobState.QUEUED, retry_of=job_id)
-
-    def follow_job(self, job_id: str) -> Iterator[JobEvent]:
-        yield JobEvent(event="accepted", at=1.0)
-        yield JobEvent(event=self.fetch_job(job_id).status.value, at=2.0)
-
-    def now(self) -> float:
-        return sum(self.sleeps)
-
-    def sleep(self, seconds: float) -> None:
-        self.sleeps.append(seconds)
 
 
 def ended(state: JobState, error: Trouble | None = None) -> JobAnswer:

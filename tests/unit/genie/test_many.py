@@ -1,21 +1,23 @@
 """Many jobs at once: as they end, in order, one for each prompt."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import pytest
 
+from fixtures.twin_jobs import TwinJobs
 from genie import errors, many
-from genie.answers import Choice, Completion, Content, JobAnswer, JobEvent
+from genie.answers import Choice, Completion, Content, JobAnswer
+from genie.calls import Pause, Steps
 from genie.contracts.inference import JobState
-from genie.jobs import PATIENCE_S, Job
+from genie.jobs import Job
+from genie.tries import PATIENCE_S
 
 
-class TwinCloud:
-    """Ends each job after the seconds its id says; time passes by sleeping."""
+class TwinCloud(TwinJobs):
+    """Ends each job after the seconds its id says."""
 
     def __init__(self) -> None:
-        self.time = 0.0
-        self.asked: list[tuple[str, ...]] = []
+        super().__init__(self._state)
         self.away = 0
         self.failing: set[str] = set()
 
@@ -23,8 +25,11 @@ class TwinCloud:
         """A job that ends after so many seconds."""
         return Job(self, JobAnswer(id=f"{seconds}", status=JobState.QUEUED))
 
-    def fetch_job(self, job_id: str) -> JobAnswer:
-        is_over = self.time >= int(job_id)
+    def _state(self, job_id: str) -> JobAnswer:
+        if self.away:
+            self.away -= 1
+            raise errors.CloudUnreachable("away")
+        is_over = self.now() >= int(job_id)
         end = JobState.FAILED if job_id in self.failing else JobState.COMPLETED
         choice = Choice(message=Content(content=f"answer {job_id}"))
         return JobAnswer(
@@ -32,28 +37,6 @@ class TwinCloud:
             status=end if is_over else JobState.RUNNING,
             result=Completion(choices=(choice,)) if is_over else None,
         )
-
-    def fetch_jobs(self, job_ids: Sequence[str]) -> tuple[JobAnswer, ...]:
-        if self.away:
-            self.away -= 1
-            raise errors.CloudUnreachable("away")
-        self.asked.append(tuple(job_ids))
-        return tuple(self.fetch_job(job_id) for job_id in job_ids)
-
-    def cancel_job(self, job_id: str) -> JobAnswer:
-        raise NotImplementedError
-
-    def retry_job(self, job_id: str) -> JobAnswer:
-        raise NotImplementedError
-
-    def follow_job(self, job_id: str) -> Iterator[JobEvent]:
-        raise NotImplementedError
-
-    def now(self) -> float:
-        return self.time
-
-    def sleep(self, seconds: float) -> None:
-        self.time += seconds
 
 
 def test_jobs_come_as_they_end() -> None:
@@ -66,7 +49,7 @@ def test_many_jobs_are_asked_for_a_page_at_a_time() -> None:
     cloud = TwinCloud()
     jobs = [cloud.job(-number) for number in range(250)]
     assert len(list(many.as_completed(jobs))) == 250
-    assert [len(asked) for asked in cloud.asked] == [100, 100, 50]
+    assert [len(asked) for asked in cloud.pages] == [100, 100, 50]
 
 
 def test_no_jobs_are_done_at_once() -> None:
@@ -103,18 +86,25 @@ def test_a_cloud_that_is_away_for_a_while_is_waited_for() -> None:
     cloud.away = 10_000
     with pytest.raises(errors.CloudUnreachable):
         list(many.as_completed([cloud.job(100_000)]))
-    assert cloud.time > PATIENCE_S
+    assert cloud.now() > PATIENCE_S
 
 
 def test_prompts_are_answered_in_order_a_few_at_a_time() -> None:
     cloud = TwinCloud()
     submitted: list[str] = []
 
-    def submit(prompt: str) -> Job:
+    def submitting(prompt: str) -> Steps[Job]:
         submitted.append(prompt)
+        yield Pause(seconds=0)
         return cloud.job(int(prompt))
 
-    answers = many.answers(submit, ("3", "1", "2", "4"), at_once=2)
-    assert next(answers).text == "answer 3"
+    row = many.Row(submitting, ("3", "1", "2", "4"), at_once=2)
+
+    def answers() -> Iterator[str]:
+        while (answer := cloud.run(row.answering())) is not None:
+            yield answer.text
+
+    given = answers()
+    assert next(given) == "answer 3"
     assert submitted == ["3", "1"]
-    assert [result.text[-1] for result in answers] == ["1", "2", "4"]
+    assert list(given) == ["answer 1", "answer 2", "answer 4"]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genie import errors
-from genie.streaming import DONE, Stream, Waiting, events, parse_waiting
+from genie.streaming import DONE, Events, Stream, Waiting, parse_waiting
 
 
 def chunk(text: str = "", reason: str | None = None, **more: object) -> str:
@@ -125,6 +125,11 @@ def test_a_comment_says_the_place_in_the_queue_or_nothing(
     assert parse_waiting(comment) == waiting
 
 
+def events(lines: list[str]) -> list[str | Waiting]:
+    reader = Events()
+    return [event for line in lines if (event := reader.feed(line)) is not None]
+
+
 @given(st.lists(st.text(st.characters(blacklist_characters="\r\n")), max_size=20))
 def test_no_line_of_text_breaks_the_reading(lines: list[str]) -> None:
     for event in events(lines):
@@ -140,4 +145,4 @@ def test_what_was_sent_as_events_is_read_as_events(sent: list[list[str]]) -> Non
     lines = [
         line for data in sent for line in (*(f"data: {part}" for part in data), "")
     ]
-    assert list(events(lines)) == ["\n".join(data) for data in sent]
+    assert events(lines) == ["\n".join(data) for data in sent]

@@ -5,9 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from genie.calls import Call
 from genie.credentials import Credentials
 from genie.errors import CloudUnreachable, Unauthorized, Unavailable
-from genie.transport import Call, Clock, Transport, Unsent, pause_before
+from genie.transport import Clock, Transport
+from genie.tries import Unsent, pause_before
 
 Reply = httpx2.Response | httpx2.TransportError
 

@@ -1,12 +1,16 @@
 """Questions asked again and again, at the times of a cron line."""
 
-from typing import Literal, Protocol, cast
+from typing import Literal, cast
 
-from genie.answers import Answer
-from genie.chat import Options, chat_body
+from genie.answers import Answer, read, read_list
+from genie.calls import Steps, delete, get, post, under
+from genie.chat import Options, chat_body, check
+from genie.jobs import Cloud
 
 Overlap = Literal["skip", "queue", "replace"]
 CatchUp = Literal["none", "last", "all"]
+
+PATH = "/v1/schedules"
 
 OWN = (
     *("name", "timezone", "overlap", "catch_up", "jitter_s", "webhook"),
@@ -97,36 +101,75 @@ def body(prompt: str | None, cron: str, options: ScheduleOptions) -> dict[str, o
     return wanted
 
 
-class Cloud(Protocol):
-    """What a schedule needs of the client that made it."""
-
-    def fetch_schedule(self, schedule_id: str) -> ScheduleAnswer:
-        """The schedule now, with its newest runs."""
-
-    def change_schedule(self, schedule_id: str, verb: str) -> ScheduleAnswer:
-        """The schedule after ``pause`` or ``resume``."""
-
-    def run_schedule(self, schedule_id: str) -> RunAnswer:
-        """A run started at once."""
-
-    def remove_schedule(self, schedule_id: str) -> None:
-        """Delete it."""
+def creating(
+    prompt: str | None, cron: str, options: ScheduleOptions
+) -> Steps[ScheduleAnswer]:
+    """Have this asked at the times of a cron line."""
+    check(options, ScheduleOptions)
+    return read(ScheduleAnswer, (yield post(PATH, body(prompt, cron, options))))
 
 
-class Schedule:
+def listing() -> Steps[tuple[ScheduleAnswer, ...]]:
+    """Every schedule of the org."""
+    return read_list(ScheduleAnswer, (yield get(PATH)))
+
+
+def finding(name_or_id: str) -> Steps[ScheduleAnswer]:
+    """A schedule now, with its newest runs."""
+    return read(ScheduleAnswer, (yield get(path_of(name_or_id))))
+
+
+def running(path: str) -> Steps[RunAnswer]:
+    """Start a run at once."""
+    return read(RunAnswer, (yield post(f"{path}/run")))
+
+
+def changing(path: str, verb: str) -> Steps[ScheduleAnswer]:
+    """``pause`` or ``resume``."""
+    return read(ScheduleAnswer, (yield post(f"{path}/{verb}", safe=True)))
+
+
+def removing(path: str) -> Steps[None]:
+    """Delete it."""
+    yield delete(path)
+
+
+def path_of(name_or_id: str) -> str:
+    """Where a schedule is."""
+    return under(PATH, name_or_id)
+
+
+class ScheduleSteps:
+    """What every kind of schedule can do, as steps."""
+
+    def __init__(self, details: ScheduleAnswer) -> None:
+        self.id, self.name = details.id, details.name
+        self.details = details
+        self._path = path_of(self.id)
+
+    def __repr__(self) -> str:
+        kind = type(self).__name__
+        return f"{kind}(name={self.name!r}, cron={self.details.cron!r})"
+
+    def refreshing(self) -> Steps[None]:
+        """Ask how it is."""
+        self.details = yield from finding(self.id)
+
+    def changing(self, verb: str) -> Steps[None]:
+        """``pause`` or ``resume``."""
+        self.details = yield from changing(self._path, verb)
+
+
+class Schedule(ScheduleSteps):
     """A question asked again and again; ``details`` is what was last heard of it."""
 
     def __init__(self, cloud: Cloud, details: ScheduleAnswer) -> None:
-        self.id, self.name = details.id, details.name
-        self.details = details
+        super().__init__(details)
         self._cloud = cloud
-
-    def __repr__(self) -> str:
-        return f"Schedule(name={self.name!r}, cron={self.details.cron!r})"
 
     def refresh(self) -> "Schedule":
         """Ask the cloud how it is now; returns this schedule."""
-        self.details = self._cloud.fetch_schedule(self.id)
+        self._cloud.run(self.refreshing())
         return self
 
     def runs(self) -> tuple[RunAnswer, ...]:
@@ -135,18 +178,18 @@ class Schedule:
 
     def run(self) -> RunAnswer:
         """Ask at once, whatever the clock says; `Client.job` finds its ``job_id``."""
-        return self._cloud.run_schedule(self.id)
+        return self._cloud.run(running(self._path))
 
     def pause(self) -> "Schedule":
         """Start nothing until it is resumed; returns this schedule."""
-        self.details = self._cloud.change_schedule(self.id, "pause")
+        self._cloud.run(self.changing("pause"))
         return self
 
     def resume(self) -> "Schedule":
         """Go on with the next run from now; returns this schedule."""
-        self.details = self._cloud.change_schedule(self.id, "resume")
+        self._cloud.run(self.changing("resume"))
         return self
 
     def remove(self) -> None:
         """Delete it; its jobs stay."""
-        self._cloud.remove_schedule(self.id)
+        self._cloud.run(removing(self._path))

@@ -1,0 +1,1 @@
+"""The verbs of the API as `genie.calls.Steps`: asking, work, administration. Pure."""
