@@ -8,11 +8,14 @@ from cloud_app import jobs, pace, registry
 from cloud_app.brain import waiting
 from cloud_app.bus import Inbox
 from cloud_app.context import Context
+from cloud_app.splice import BrokenAnswer, Splice
 from cloud_app.store.records import JobRecord
 from genie import logs
 from genie.contracts.inference import (
+    Choice,
     Chunk,
     Event,
+    Extras,
     Fault,
     FinishReason,
     JobState,
@@ -20,6 +23,7 @@ from genie.contracts.inference import (
     Started,
     Timing,
     Usage,
+    Written,
 )
 from genie.errors import Unavailable
 
@@ -58,72 +62,14 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Text:
-    """Some more of the answer."""
+    """Some more of an answer; ``finish_reason`` ends one of several."""
 
     text: str
     tokens: int
     worker: str | None
-
-
-class Splice:
-    """Text of one attempt after another, as one unbroken answer.
-
-    The next attempt starts over; what it repeats of the text already given is held
-    back. With greedy decoding it repeats it exactly; if not, the answer cannot be
-    continued and `BrokenAnswer` says so.
-    """
-
-    def __init__(self) -> None:
-        self.given = ""
-        self._attempt: str | None = None
-        self._ended: set[str] = set()
-        self._seq = 0
-        self._seen = ""
-
-    @property
-    def attempt(self) -> str | None:
-        """The attempt whose text is being given."""
-        return self._attempt
-
-    def begin(self, attempt_id: str, resumed: int = 0) -> None:
-        """A worker began, ``resumed`` characters on; earlier attempts are ignored."""
-        if attempt_id in (self._attempt, *self._ended):
-            return
-        if self._attempt is not None:
-            self._ended.add(self._attempt)
-        self._attempt, self._seq = attempt_id, 0
-        self._seen = self.given[:resumed]
-
-    def take(self, chunk: Chunk) -> str:
-        """The part of a chunk that is new to the reader; "" when there is none."""
-        self.begin(chunk.attempt_id)
-        if chunk.attempt_id != self._attempt:
-            return ""
-        if chunk.seq != self._seq:
-            raise BrokenAnswer(f"chunk {self._seq} of the answer was lost")
-        self._seq += 1
-        return self._advance(chunk.text)
-
-    def rest(self, text: str) -> str:
-        """What the finished ``text`` holds beyond what was given."""
-        if not text.startswith(self.given):
-            raise BrokenAnswer("the second attempt gave another answer")
-        new = text[len(self.given) :]
-        self.given = text
-        return new
-
-    def _advance(self, text: str) -> str:
-        self._seen += text
-        overlap = min(len(self._seen), len(self.given))
-        if self._seen[:overlap] != self.given[:overlap]:
-            raise BrokenAnswer("the second attempt gave another answer")
-        new = self._seen[len(self.given) :]
-        self.given += new
-        return new
-
-
-class BrokenAnswer(Exception):
-    """A stream that cannot be continued truthfully."""
+    index: int = 0
+    choices: tuple[Choice, ...] = ()
+    finish_reason: FinishReason | None = None
 
 
 class Watch:
@@ -222,7 +168,7 @@ class Watch:
         self._splice.begin(event.attempt_id, event.resumed)
         if event.resumed:
             self._resuming_at = None
-        elif self._splice.given and not self._repeats:
+        elif self._splice.has_given and not self._repeats:
             self._resume()
 
     def _begin(self, event: Started | None = None) -> None:
@@ -239,8 +185,18 @@ class Watch:
             if not self._resume():
                 yield self._give_up(_broken(error))
             return
-        if new:
-            yield Text(text=new, tokens=chunk.tokens, worker=self._worker)
+        yield from self._told(new, chunk.index)
+
+    def _told(self, new: Written, index: int) -> Iterator[Text]:
+        if new.text or new.choices or new.finish_reason:
+            yield Text(
+                text=new.text,
+                tokens=new.tokens,
+                worker=self._worker,
+                index=index,
+                choices=new.choices,
+                finish_reason=new.finish_reason,
+            )
 
     def _resume(self) -> bool:
         """Ask the worker to go on after what was given; False when nobody can."""
@@ -248,7 +204,8 @@ class Watch:
             return False
         self._repeats, self._resuming_at = False, time.monotonic()
         began, given = self._began, self._splice.given
-        log.info("resuming", job_id=self._job.id, worker=began.worker, given=len(given))
+        characters = sum(len(one.text) for one in given)
+        log.info("resuming", job_id=self._job.id, worker=began.worker, given=characters)
         try:
             self._ctx.bus.resume(began.worker_id, self._job.id, given)
         except Unavailable as error:
@@ -277,16 +234,20 @@ class Watch:
             yield outcome
             return
         try:
-            new = self._splice.rest(outcome.text)
+            rests = [
+                self._splice.rest(whole, index)
+                for index, whole in enumerate(outcome.answers)
+            ]
         except BrokenAnswer as error:
             yield self._give_up(_broken(error))
             return
         pace.of(self._ctx).note(self._job.model, outcome.usage.completion_tokens)
-        if new:
-            yield Text(text=new, tokens=0, worker=outcome.worker)
+        for index, rest in enumerate(rests):
+            yield from self._told(rest, index)
         yield outcome
 
     def _end(self, state: JobState, fault: Fault) -> Outcome:
+        first, *others = self._splice.given or (Written(),)
         return Outcome(
             job_id=self._job.id,
             attempt_id=self._splice.attempt or "none",
@@ -295,9 +256,10 @@ class Watch:
             model=self._job.model,
             state=state,
             at=self._ctx.now(),
-            text=self._splice.given,
+            text=first.text,
             finish_reason=FinishReason.ERROR,
             fault=fault,
+            extras=Extras(choices=first.choices, others=tuple(others)),
         )
 
 

@@ -70,6 +70,7 @@ class Order:
     force_tool: str | None = None
     needed: tuple[Capability, ...] = (Capability.CHAT,)
     sampling: Mapping[str, object]
+    n: int = 1
     idempotency_key: str | None = None
     body: bytes = b""
     deadline_s: float | None = None
@@ -172,7 +173,8 @@ def submit(ctx: Context, order: Order) -> Accepted:
         return Accepted(job=job, replayed=True, inbox=None)
     inbox = ctx.replies.expect(job.id) if order.mode is not Mode.ASYNC else None
     _publish(ctx, task, order.mode)
-    repeats = task.sampling.temperature == 0
+    sampling = task.sampling
+    repeats = sampling.temperature == 0 or sampling.seed is not None
     return Accepted(job=job, replayed=False, inbox=inbox, repeats=repeats)
 
 
@@ -261,6 +263,7 @@ def _task(
         messages=_messages(order.messages, persona),
         prompt=order.prompt,
         inputs=order.inputs,
+        n=order.n,
         json_schema=order.json_schema,
         tools=order.tools,
         force_tool=order.force_tool,
@@ -290,9 +293,14 @@ def _messages(
     return (Message(role="system", content=persona.system_prompt), *messages)
 
 
-def _tool_format(ctx: Context, task: InferenceTask) -> dict[str, object]:
-    """How the chosen model writes calls, kept for whoever reads the answer later."""
+def _reading(ctx: Context, task: InferenceTask) -> dict[str, object]:
+    """What whoever reads the answer later needs to know of the request.
+
+    How the chosen model writes calls of tools, and whether it continued a prompt.
+    """
     spec = ctx.catalog.models.get(task.model)
+    if task.prompt is not None:
+        return {"is_plain": True}
     if not task.tools or spec is None:
         return {}
     return {"tool_format": spec.tool_format}
@@ -306,7 +314,7 @@ def _new_job(
         org=order.key.org,
         key_id=order.key.id,
         mode=order.mode.value,
-        route=endings.explain(route) | _tool_format(ctx, task),
+        route=endings.explain(route) | _reading(ctx, task),
         substituted=route.substituted,
         idempotency_key=order.idempotency_key,
         body_sha256=_digest(order.body),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from genie import topology
 from genie.contracts.inference import (
     Chunk,
     Extras,
@@ -18,9 +19,12 @@ from genie.contracts.inference import (
     Started,
     Timing,
     Usage,
+    Written,
 )
-from workers.coalesce import Coalescer
-from workers.engine.protocol import EngineRequest, Finish, Piece
+from genie.errors import CodecError
+from genie.messaging import envelope
+from workers.engine.protocol import Engine, EngineRequest, Finish, Piece
+from workers.writing import Due, Writing, begun, extras, together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,32 +68,61 @@ class Attempt:
     cancel: Callable[[], None] = lambda: None
     is_over: bool = False
     has_started: bool = False
-    resume: str = ""
-    """Text an earlier attempt gave its asker; this one goes on after it."""
+    resume: tuple[Written, ...] = ()
+    """What earlier attempts gave the asker; this one goes on after it."""
     _seq: int = 0
-    _texts: list[str] = field(default_factory=list)
-    _chunks: Coalescer = field(default_factory=Coalescer)
+    _writings: list[Writing] = field(init=False)
 
-    def request(self, deadline_s: float) -> EngineRequest:
-        """The same as the engine wants it; ``deadline_s`` from now."""
-        task = self.task
+    def __post_init__(self) -> None:
+        self._writings = begun(self.task.n, self.resume)
+
+    def requests(self, deadline_s: float) -> tuple[EngineRequest, ...]:
+        """One for each answer to write; ``deadline_s`` from now."""
+        return tuple(
+            self._request(index, deadline_s)
+            for index, writing in enumerate(self._writings)
+            if writing.is_open
+        )
+
+    def _request(self, index: int, deadline_s: float) -> EngineRequest:
+        task, writing = self.task, self._writings[index]
         return EngineRequest(
-            id=self.id,
+            id=self._engine_id(index),
             scope=task.org,
             work_class=task.work_class,
-            sampling=task.sampling,
+            sampling=writing.sampling(task.sampling, index),
             deadline_s=deadline_s,
             messages=task.messages,
             prompt=task.prompt,
             inputs=task.inputs,
-            resume=self.resume,
+            resume=writing.before.text,
             json_schema=task.json_schema,
             tools=task.tools,
             force_tool=task.force_tool,
         )
 
-    def resumed(self, text: str) -> "Attempt":
-        """Another attempt at the same message that goes on after ``text``."""
+    def _engine_id(self, index: int) -> str:
+        return self.id if index == 0 else f"{self.id}.{index}"
+
+    def _index(self, engine_id: str) -> int:
+        return int(engine_id[len(self.id) + 1 :] or 0)
+
+    @property
+    def engine_ids(self) -> tuple[str, ...]:
+        """The engine's ids of all its answers."""
+        return tuple(self._engine_id(index) for index in range(len(self._writings)))
+
+    @property
+    def in_engine(self) -> tuple[str, ...]:
+        """The engine's ids of the answers that have not ended."""
+        return tuple(
+            self._engine_id(index)
+            for index, writing in enumerate(self._writings)
+            if writing.is_open and writing.finish is None
+        )
+
+    def resumed(self, answers: tuple[Written, ...]) -> "Attempt":
+        """Another attempt at the same message that goes on after ``answers``."""
         return Attempt(
             me=self.me,
             task=self.task,
@@ -97,13 +130,13 @@ class Attempt:
             fingerprint=self.fingerprint,
             taken_at=self.taken_at,
             queue_s=self.queue_s,
-            resume=text,
+            resume=answers,
         )
 
     @property
-    def text(self) -> str:
-        """The answer so far, with what earlier attempts have written of it."""
-        return self.resume + "".join(self._texts)
+    def written(self) -> tuple[Written, ...]:
+        """The answers so far, with what earlier attempts have written of them."""
+        return tuple(writing.written for writing in self._writings)
 
     def ack(self) -> None:
         """Settle the message, by then perhaps a redelivery of the first one."""
@@ -120,7 +153,7 @@ class Attempt:
             at=at,
             fingerprint=self.fingerprint,
             redelivered=self.delivery.redelivered,
-            resumed=len(self.resume),
+            resumed=tuple(len(one.text) for one in self.resume),
         )
 
     def given_back(self, at: datetime) -> GivenBack:
@@ -134,16 +167,42 @@ class Attempt:
             fingerprint=self.fingerprint,
         )
 
+    def stop_in(self, engine: Engine) -> None:
+        """End what an engine still writes of it."""
+        for engine_id in self.in_engine:
+            engine.cancel(engine_id)
+
     def add(self, piece: Piece, now: float) -> Chunk | None:
         """Keep a piece; the chunk to send now, if one is due and somebody waits."""
-        self._texts.append(piece.text)
+        index = self._index(piece.id)
+        writing = self._writings[index]
+        writing.add(piece)
         if self.task.reply_to is None:
             return None
-        return self._chunk(self._chunks.feed(piece.text, piece.tokens, now))
+        due = writing.due(piece, now)
+        return None if due is None else self._chunk(index, due)
 
-    def rest(self, now: float) -> Chunk | None:
-        """The last chunk, if any text is held back."""
-        return self._chunk(self._chunks.flush(now))
+    def end(self, finish: Finish) -> Finish | None:
+        """The end of one answer; the end of all of them, once it has come.
+
+        A fault or a cancel of one is the end of all.
+        """
+        self._writings[self._index(finish.id)].finish = finish
+        if finish.fault is not None or finish.reason is FinishReason.CANCELLED:
+            return finish
+        return None if self.in_engine else together(self._writings)
+
+    def rest(self, now: float) -> list[Chunk]:
+        """What is held back; of several answers also the ends not told yet."""
+        if self.task.reply_to is None:
+            return []
+        chunks = []
+        for index, writing in enumerate(self._writings):
+            due = writing.rest(now)
+            ended = writing.untold_end() if len(self._writings) > 1 else None
+            if due or ended:
+                chunks.append(self._chunk(index, due or Due(), ended))
+        return chunks
 
     def outcome(self, finish: Finish, at: datetime, now: float) -> Outcome:
         """How the engine ended it, as the cloud wants to hear it."""
@@ -152,15 +211,16 @@ class Attempt:
             first_token_s=finish.first_token_s,
             total_s=max(0.0, now - self.taken_at),
         )
+        written = self.written
         return self._outcome(
             state_of(finish),
             at,
-            text=self.text,
+            text=written[0].text,
             finish_reason=finish.reason,
             usage=finish.usage,
             timing=timing,
             fault=finish.fault,
-            extras=finish.extras,
+            extras=extras(finish.extras, written),
         )
 
     def refusal(self, state: JobState, at: datetime, fault: Fault) -> Outcome:
@@ -207,18 +267,30 @@ class Attempt:
             extras=extras,
         )
 
-    def _chunk(self, held: tuple[str, int] | None) -> Chunk | None:
-        if held is None:
-            return None
-        text, tokens = held
+    def _chunk(
+        self, index: int, due: Due, finish_reason: FinishReason | None = None
+    ) -> Chunk:
         self._seq += 1
         return Chunk(
             job_id=self.task.job_id,
             attempt_id=self.id,
             seq=self._seq - 1,
-            text=text,
-            tokens=tokens,
+            text=due.text,
+            tokens=due.tokens,
+            index=index,
+            choices=due.choices,
+            finish_reason=finish_reason,
         )
+
+
+def task_of(delivery: Delivery) -> InferenceTask:
+    """What a delivery asks for; raises CodecError for what cannot be a task."""
+    if len(delivery.body) > topology.MAX_MESSAGE_BYTES + 1024:
+        raise CodecError("the message is over the size limit", param="body")
+    task = envelope.unpack(delivery.body)
+    if task.model != delivery.model:
+        raise CodecError("the task is of another model than its queue", param="model")
+    return task
 
 
 def state_of(finish: Finish) -> JobState:

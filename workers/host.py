@@ -16,6 +16,7 @@ from genie.contracts.fleet import (
     HostStatus,
     Registered,
 )
+from genie.contracts.inference import Written
 from genie.messaging.publisher import Publisher
 from workers import directives, gpu, join
 from workers.agent import Agent
@@ -148,9 +149,9 @@ class WorkerHost:
         """Stop a job here, or before it starts here."""
         self.serving.cancel(job_id)
 
-    def resume(self, job_id: str, text: str) -> None:
+    def resume(self, job_id: str, answers: tuple[Written, ...]) -> None:
         """Let a job that runs here go on after the text its asker has already."""
-        self.serving.resume(job_id, text)
+        self.serving.resume(job_id, answers)
 
     def _publisher(self, line: str) -> Publisher:
         name = f"worker-{self.registered.name}.{line}"

@@ -4,7 +4,7 @@ from datetime import datetime
 
 from msgspec.structs import replace
 
-from genie.contracts.inference import Fault, InferenceTask
+from genie.contracts.inference import Fault, InferenceTask, Written
 
 WORK_MOST_S = 540.0
 """No delivery stays unacked for more work than this; the broker would take it back.
@@ -46,9 +46,12 @@ def work_s(task: InferenceTask, now: datetime) -> float:
 
 
 def continued(
-    task: InferenceTask, fault: Fault | None, text: str, now: datetime
+    task: InferenceTask,
+    fault: Fault | None,
+    written: tuple[Written, ...],
+    now: datetime,
 ) -> InferenceTask | None:
     """The task to go on with when its work here was cut; None when it is over."""
     if fault is None or fault.code != LATE_CODE or now >= task.deadline_at:
         return None
-    return replace(task, resume=text)
+    return replace(task, resume=written)

@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from genie import logs, topology
-from genie.contracts.inference import Fault, InferenceTask, JobState
+from genie import logs
+from genie.contracts.inference import Fault, InferenceTask, JobState, Written
 from genie.errors import CodecError
-from genie.messaging import envelope
 from workers import crashes, refusals
-from workers.attempt import Attempt, Delivery, Me
+from workers.attempt import Attempt, Delivery, Me, task_of
 from workers.cancels import Cancels
 from workers.credits import Load
 from workers.engine.errors import EngineBusy, EngineGone
@@ -24,6 +23,7 @@ from workers.engine.protocol import EngineEvent, Finish, Piece
 from workers.loads import Loads
 from workers.mail import Mail
 from workers.resident import Loaded
+from workers.writing import length
 
 log = logs.logger("serving")
 
@@ -66,7 +66,7 @@ class Serving:
     def take(self, delivery: Delivery) -> None:
         """Serve one delivery; returns as soon as the engine has it."""
         try:
-            task = self._read(delivery)
+            task = task_of(delivery)
         except CodecError as error:
             # Only the field is logged: the message itself may quote the user.
             log.warning("dead_lettered", model=delivery.model, field=error.param)
@@ -98,8 +98,8 @@ class Serving:
         if attempt is not None:
             attempt.cancel()
 
-    def resume(self, job_id: str, text: str) -> None:
-        """Go on after ``text`` with a job that was begun anew here.
+    def resume(self, job_id: str, answers: tuple[Written, ...]) -> None:
+        """Go on after ``answers`` with a job that was begun anew here.
 
         Nothing happens when it is not running here any more.
         """
@@ -108,13 +108,13 @@ class Serving:
         if old is None or (loaded := self._ready().get(old.task.model)) is None:
             return
         with self._border(old), old.lock:
-            if old.is_over or old.resume == text:
+            if old.is_over or old.resume == answers:
                 return
-            log.info("resumed", job=job_id, characters=len(text))
+            log.info("resumed", job=job_id, characters=length(answers))
             self._free(old)
             old.cancel()
             self._mail.given_back(old.given_back(self._now()))
-            new = old.resumed(text)
+            new = old.resumed(answers)
             self._start(new, loaded)
         if self._cancels.has(job_id, self._clock()):  # it came in between
             new.cancel()
@@ -144,16 +144,6 @@ class Serving:
                     continue
                 self._requeue(attempt, "stopping")
             attempt.cancel()
-
-    def _read(self, delivery: Delivery) -> InferenceTask:
-        if len(delivery.body) > topology.MAX_MESSAGE_BYTES + 1024:
-            raise CodecError("the message is over the size limit", param="body")
-        task = envelope.unpack(delivery.body)
-        if task.model != delivery.model:
-            raise CodecError(
-                "the task is of another model than its queue", param="model"
-            )
-        return task
 
     def _attempt(self, task: InferenceTask, delivery: Delivery) -> Attempt:
         loaded = self._ready().get(task.model)
@@ -238,16 +228,17 @@ class Serving:
 
     def _start(self, attempt: Attempt, loaded: Loaded) -> None:
         work_s = refusals.work_s(attempt.task, self._now())
-        attempt.cancel = lambda: loaded.engine.cancel(attempt.id)
+        attempt.cancel = lambda: attempt.stop_in(loaded.engine)
         # Held until the start is said: no chunk may overtake it.
         with attempt.lock:
             self._enter(attempt)
             try:
-                loaded.engine.submit(
-                    attempt.request(work_s),
-                    lambda event: self._hear(attempt, event),
-                )
+                for request in attempt.requests(work_s):
+                    loaded.engine.submit(
+                        request, lambda event: self._hear(attempt, event)
+                    )
             except (EngineBusy, EngineGone) as error:
+                attempt.cancel()  # those of several that it took
                 self._requeue(attempt, type(error).__name__)
                 return
             self._mail.started(attempt.task, attempt.started(self._now()))
@@ -260,31 +251,49 @@ class Serving:
                 return
             if isinstance(event, Piece):
                 now = self._clock()
-                if self._loads.heard(attempt.task.model, attempt.id, now):
+                if self._loads.heard(attempt.task.model, event.id, now):
                     self._on_slot()
                 chunk = attempt.add(event, now)
                 if chunk is not None:
                     self._mail.chunk(attempt.task, chunk)
                 return
-            self._end(attempt, event)
+            self._hear_end(attempt, event)
+
+    def _hear_end(self, attempt: Attempt, event: Finish) -> None:
+        finish = attempt.end(event)
+        if event.fault is None or not event.fault.retryable:
+            self._learn(attempt, event)
+        if finish is None:
+            self._on_slot()
+            self._send_rest(attempt)
+            return
+        self._end(attempt, finish)
+        if attempt.in_engine:  # a fault of one of several ends the others
+            attempt.cancel()
+
+    def _learn(self, attempt: Attempt, event: Finish) -> None:
+        # Before its outcome is written: the next request travels meanwhile.
+        if attempt.resume:
+            self._loads.end(attempt.task.model, event.id)
+        else:
+            self._loads.finished(attempt.task.model, event.id, event, self._clock())
+
+    def _send_rest(self, attempt: Attempt) -> None:
+        for chunk in attempt.rest(self._clock()):
+            self._mail.chunk(attempt.task, chunk)
 
     def _end(self, attempt: Attempt, finish: Finish) -> None:
         if finish.fault is not None and finish.fault.retryable:
             self._interrupted(attempt, finish.fault)
             return
-        now, text = self._now(), attempt.text
-        again = refusals.continued(attempt.task, finish.fault, text, now)
+        now, written = self._now(), attempt.written
+        again = refusals.continued(attempt.task, finish.fault, written, now)
         if again is not None:
             self._hand_on(attempt, again)
             return
         # The slot first: the next request travels while this one's end is written.
-        if not attempt.resume:
-            model, id_ = attempt.task.model, attempt.id
-            self._loads.finished(model, id_, finish, self._clock())
         self._free(attempt)
-        rest = attempt.rest(self._clock())
-        if rest is not None:
-            self._mail.chunk(attempt.task, rest)
+        self._send_rest(attempt)
         outcome = attempt.outcome(finish, self._now(), self._clock())
         self._mail.outcome(attempt.task, outcome, attempt.ack)
         self._leave(attempt)
@@ -294,11 +303,9 @@ class Serving:
 
     def _hand_on(self, attempt: Attempt, again: InferenceTask) -> None:
         """It has worked here for as long as it may: somebody goes on with it."""
-        log.info("handed_on", job=again.job_id, characters=len(again.resume))
+        log.info("handed_on", job=again.job_id, characters=length(again.resume))
         self._free(attempt)
-        rest = attempt.rest(self._clock())
-        if rest is not None:
-            self._mail.chunk(attempt.task, rest)
+        self._send_rest(attempt)
         self._mail.given_back(attempt.given_back(self._now()))
         self._mail.again(again, attempt.ack)
         self._leave(attempt)
@@ -357,7 +364,9 @@ class Serving:
         size = len(attempt.delivery.body)
         with self._lock:
             self._running[attempt.task.job_id] = attempt
-            self._loads.begin(attempt.task.model, attempt.id, size, self._clock())
+            for engine_id in attempt.in_engine:
+                self._loads.begin(attempt.task.model, engine_id, size, self._clock())
+                size = 0  # one of several reads the prompt for all
 
     def _free(self, attempt: Attempt) -> None:
         """Give the slot back, once; before `_leave`, which says it is all over."""
@@ -367,7 +376,8 @@ class Serving:
         with self._lock:
             if self._running.get(attempt.task.job_id) is not attempt:
                 return
-            self._loads.end(attempt.task.model, attempt.id)
+            for engine_id in attempt.engine_ids:
+                self._loads.end(attempt.task.model, engine_id)
         self._on_slot()
 
     def _leave(self, attempt: Attempt) -> None:

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from genie import topology
+from genie import codec, topology
+from genie.contracts.inference import Written
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -31,7 +32,8 @@ def register(app: "Celery", host: "Callable[[], WorkerHost | None]") -> None:
             worker.cancel(job_id)
 
     @app.task(name=topology.TASK_RESUME, ignore_result=True)  # type: ignore[untyped-decorator]  # celery has no types
-    def resume(job_id: str, text: str) -> None:
+    def resume(job_id: str, answers: list[object]) -> None:
         """Go on after what the asker has already, instead of from the start."""
         if (worker := host()) is not None:
-            worker.resume(job_id, text)
+            given = tuple(codec.convert(Written, one) for one in answers)
+            worker.resume(job_id, given)

@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, TypeVar
@@ -12,8 +12,8 @@ from kombu.exceptions import LimitExceeded
 from kombu.pools import Connections
 
 from cloud_app.bus.dead_letters import DeadLetters
-from genie import topology
-from genie.contracts.inference import InferenceTask, WorkClass
+from genie import codec, topology
+from genie.contracts.inference import InferenceTask, WorkClass, Written
 from genie.errors import BrokerDown
 from genie.messaging import broker, envelope
 from genie.messaging.publisher import failures
@@ -86,9 +86,10 @@ class Bus:
         """Ask a worker to stop a job, running or not yet started there."""
         self._control(worker_id, topology.TASK_CANCEL, {"job_id": job_id})
 
-    def resume(self, worker_id: str, job_id: str, text: str) -> None:
-        """Ask a worker that began a job anew to go on after ``text`` instead."""
-        kwargs = {"job_id": job_id, "text": text}
+    def resume(self, worker_id: str, job_id: str, answers: tuple[Written, ...]) -> None:
+        """Ask a worker that began a job anew to go on after ``answers`` instead."""
+        given = [codec.builtins(one) for one in answers]
+        kwargs = {"job_id": job_id, "answers": given}
         self._control(worker_id, topology.TASK_RESUME, kwargs)
 
     def depths(self, queues: Iterable[tuple[str, str, WorkClass]]) -> tuple[Depth, ...]:
@@ -119,7 +120,7 @@ class Bus:
             consumers=consumers,
         )
 
-    def _control(self, worker_id: str, task: str, kwargs: dict[str, str]) -> None:
+    def _control(self, worker_id: str, task: str, kwargs: Mapping[str, object]) -> None:
         task_id = uuid.uuid4().hex
         headers = {
             "lang": "py",

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cloud_app.store.records import JobRecord
+from cloud_app.web import choices
 from cloud_app.web.bodies import inference as bodies
 from cloud_app.web.bodies.inference import Accepted, Embeddings, Facts
+from cloud_app.web.choices import Json as Json
+from cloud_app.web.choices import Said
 from genie import toolcalls
-from genie.contracts.inference import JobState, Outcome, ToolCall, Usage
+from genie.contracts.inference import Outcome, ToolCall, Usage, Written
 from genie.toolcalls import Reader
 
-Json = dict[str, object]
 LaterKind = Literal["chat.completion.async", "text_completion.async"]
-Choice = Callable[[str, str | None], Json]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,23 +28,9 @@ class Dialect:
     whole: str
     chunk: str
     later: LaterKind
-    choice: Choice
-    delta: Choice
-    opening: Json | None
-
-
-def _chat_choice(text: str, reason: str | None) -> Json:
-    message = {"role": "assistant", "content": text, "refusal": None}
-    return {"index": 0, "message": message, "finish_reason": reason, "logprobs": None}
-
-
-def _chat_delta(text: str, reason: str | None) -> Json:
-    delta = {"content": text} if text else {}
-    return {"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}
-
-
-def _text_choice(text: str, reason: str | None) -> Json:
-    return {"index": 0, "text": text, "finish_reason": reason, "logprobs": None}
+    choice: Callable[[Said], Json]
+    delta: Callable[[Said], Json]
+    opening: Callable[[int], Json] | None
 
 
 CHAT = Dialect(
@@ -51,14 +38,9 @@ CHAT = Dialect(
     whole="chat.completion",
     chunk="chat.completion.chunk",
     later="chat.completion.async",
-    choice=_chat_choice,
-    delta=_chat_delta,
-    opening={
-        "index": 0,
-        "delta": {"role": "assistant", "content": "", "refusal": None},
-        "finish_reason": None,
-        "logprobs": None,
-    },
+    choice=choices.chat_whole,
+    delta=choices.chat_piece,
+    opening=choices.chat_opening,
 )
 
 TEXT = Dialect(
@@ -66,57 +48,44 @@ TEXT = Dialect(
     whole="text_completion",
     chunk="text_completion",
     later="text_completion.async",
-    choice=_text_choice,
-    delta=_text_choice,
+    choice=choices.text,
+    delta=choices.text,
     opening=None,
 )
 
 
 def whole(dialect: Dialect, job: JobRecord, outcome: Outcome) -> Json:
-    """A finished answer."""
+    """A finished answer, or several."""
+    said = (_said(job, *numbered) for numbered in enumerate(outcome.answers))
     return {
         **_head(dialect, job, outcome, dialect.whole),
-        "choices": [_choice(dialect, job, outcome)],
+        "choices": [dialect.choice(one) for one in said],
         "usage": usage(outcome.usage),
         "model_substituted": job.substituted,
         "genie": facts(job, outcome),
     }
 
 
-def _choice(dialect: Dialect, job: JobRecord, outcome: Outcome) -> Json:
-    """The one choice; what the model wrote as calls of tools is shown as such."""
-    reason = outcome.finish_reason.value if outcome.finish_reason else "stop"
-    text, called = _read(job, outcome)
-    choice = dialect.choice(text, "tool_calls" if called else reason)
-    if called:
-        message = {"role": "assistant", "content": text or None, "refusal": None}
-        choice["message"] = message | {"tool_calls": [_call(one) for one in called]}
-    return choice
+def _said(job: JobRecord, index: int, answer: Written) -> Said:
+    """One whole answer; what it writes as calls of tools is shown as such."""
+    text, called = answer.text, tuple[ToolCall, ...]()
+    if (reader := calls_of(job, index)) is not None:
+        text, called = toolcalls.gathered([*reader.feed(text), *reader.end()])
+    reason = answer.finish_reason.value if answer.finish_reason else "stop"
+    return Said(
+        index=index,
+        text=text,
+        calls=called,
+        reason="tool_calls" if called else reason,
+        odds=answer.choices,
+    )
 
 
-def _read(job: JobRecord, outcome: Outcome) -> tuple[str, tuple[ToolCall, ...]]:
-    reader = calls_of(job)
-    if reader is None:
-        return outcome.text, ()
-    return toolcalls.gathered([*reader.feed(outcome.text), *reader.end()])
-
-
-def calls_of(job: JobRecord) -> Reader | None:
-    """What reads the calls in this job's answer, None when it was given no tools."""
+def calls_of(job: JobRecord, index: int = 0) -> Reader | None:
+    """What reads the calls in an answer, None when the job was given no tools."""
     written = job.route.get("tool_format")
-    return toolcalls.reader_of(written, job.id) if written else None
-
-
-def _call(call: ToolCall) -> Json:
-    function = {"name": call.name, "arguments": call.arguments}
-    return {"id": call.id, "type": "function", "function": function}
-
-
-def calling(dialect: Dialect, job: JobRecord, call: ToolCall, index: int) -> Json:
-    """One whole call of a tool, in a stream."""
-    choice = dialect.delta("", None)
-    choice["delta"] = {"tool_calls": [{"index": index, **_call(call)}]}
-    return {**_head(dialect, job, None, dialect.chunk), "choices": [choice]}
+    seed = f"{job.id}.{index}" if index else job.id
+    return toolcalls.reader_of(written, seed) if written else None
 
 
 def later(dialect: Dialect, job: JobRecord) -> Accepted:
@@ -133,29 +102,25 @@ def later(dialect: Dialect, job: JobRecord) -> Accepted:
     }
 
 
-def piece(dialect: Dialect, job: JobRecord, text: str) -> Json:
-    """Some text of a streamed answer."""
+def piece(dialect: Dialect, job: JobRecord, said: Said) -> Json:
+    """Some more of a streamed answer."""
     head = _head(dialect, job, None, dialect.chunk)
-    return {**head, "choices": [dialect.delta(text, None)]}
+    return {**head, "choices": [dialect.delta(said)]}
 
 
-def opening(dialect: Dialect, job: JobRecord) -> Json | None:
-    """The first chunk of a chat: whose turn it is."""
+def opening(dialect: Dialect, job: JobRecord, index: int) -> Json | None:
+    """The first chunk of an answer of a chat: whose turn it is."""
     if dialect.opening is None:
         return None
-    return {**_head(dialect, job, None, dialect.chunk), "choices": [dialect.opening]}
+    head = _head(dialect, job, None, dialect.chunk)
+    return {**head, "choices": [dialect.opening(index)]}
 
 
-def last(dialect: Dialect, job: JobRecord, outcome: Outcome) -> Json:
-    """The chunk that says why the stream ends, and where the answer was made."""
-    reason = outcome.finish_reason.value if outcome.finish_reason else "stop"
-    if outcome.state is not JobState.COMPLETED:
-        reason = "error"
-    elif _read(job, outcome)[1]:
-        reason = "tool_calls"
+def last(dialect: Dialect, job: JobRecord, outcome: Outcome, said: Said) -> Json:
+    """The chunk that ends the stream's answers, and says where they were made."""
     return {
         **_head(dialect, job, outcome, dialect.chunk),
-        "choices": [dialect.delta("", reason)],
+        "choices": [dialect.delta(said)],
         "model_substituted": job.substituted,
         "genie": facts(job, outcome),
     }

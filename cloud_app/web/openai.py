@@ -103,6 +103,7 @@ def _stream(
         job=accepted.job,
         includes_usage=includes_usage,
         request_id=g.request_id,
+        n=order.n,
     )
     sse.bound(request.environ)
     sending = streaming.Sending(plan, items, seat, metrics())

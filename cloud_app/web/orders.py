@@ -125,6 +125,7 @@ def _order(
         messages=messages,
         prompt=prompt,
         sampling=body.sampling(),
+        n=body.n or 1,
         idempotency_key=idempotency_key,
         body=raw,
         deadline_s=body.deadline_s,

@@ -24,6 +24,9 @@ from cloud_app.web.shape import Shape as Shape
 from cloud_app.web.shape import unsupported, wrong
 from genie.contracts.inference import ANY_TOOL, Tool
 
+MOST_ANSWERS = 8
+"""Answers of one request: each takes a slot of one engine."""
+
 MAX_INPUTS = 256
 """Texts of one embeddings request."""
 
@@ -168,7 +171,7 @@ class OrderShape(SamplingShape):
         "org keeps; 0: nothing is kept after delivery.",
     )
     user: str | None = None
-    n: Annotated[int | None, _only(1)] = None
+    n: int | None = Field(None, ge=1, le=MOST_ANSWERS, description="How many answers.")
     webhook: WebhookShape | None = Field(None, description="With mode async.")
 
     @model_validator(mode="after")
@@ -208,8 +211,10 @@ class ChatRequest(OrderShape):
     functions: Unsupported = None
     function_call: Annotated[Any, _only("none")] = None
     response_format: ResponseFormat | None = None
-    logprobs: Unsupported = None
-    top_logprobs: Unsupported = None
+    logprobs: bool | None = Field(None, description="How likely each token was.")
+    top_logprobs: int | None = Field(
+        None, ge=0, le=20, description="Of so many likeliest tokens too."
+    )
     audio: Unsupported = None
     modalities: Annotated[Any, _only(["text"])] = None
     web_search_options: Unsupported = None
@@ -219,12 +224,20 @@ class ChatRequest(OrderShape):
         given = super().sampling()
         if self.max_completion_tokens is not None:
             given["max_tokens"] = self.max_completion_tokens
+        if self.logprobs:
+            given["logprobs"] = self.top_logprobs or 0
         return given
 
     @property
     def json_schema(self) -> str | None:
         """The JSON schema the answer must satisfy, as text."""
         return self.response_format.schema_text if self.response_format else None
+
+    @model_validator(mode="after")
+    def _likely(self) -> "ChatRequest":
+        if self.top_logprobs is not None and not self.logprobs:
+            raise wrong("needs logprobs: true", "top_logprobs")
+        return self
 
     @model_validator(mode="after")
     def _callable(self) -> "ChatRequest":
@@ -258,8 +271,21 @@ class CompletionRequest(OrderShape):
     prompt: Annotated[str, Field(min_length=1)]
     suffix: Unsupported = None
     echo: Unsupported = None
-    logprobs: Unsupported = None
-    best_of: Annotated[int | None, _only(1)] = None
+    logprobs: int | None = Field(
+        None, ge=0, le=5, description="How likely each token and so many rivals were."
+    )
+    best_of: int | None = Field(None, ge=1, description="Only as many as n.")
+
+    def sampling(self) -> dict[str, object]:
+        """The fields that were given."""
+        given = super().sampling()
+        return given if self.logprobs is None else {**given, "logprobs": self.logprobs}
+
+    @model_validator(mode="after")
+    def _all_shown(self) -> "CompletionRequest":
+        if self.best_of not in (None, self.n or 1):
+            raise unsupported("anything but n", "best_of")
+        return self
 
 
 def _texts(value: object) -> object:

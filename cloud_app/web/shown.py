@@ -8,7 +8,7 @@ from cloud_app.store.records import JobRecord
 from cloud_app.store.schedule_records import DeliveryRecord
 from cloud_app.timeline import Entry
 from cloud_app.web import answers
-from cloud_app.web.bodies.inference import ChatCompletion, Embeddings
+from cloud_app.web.bodies.inference import ChatCompletion, Embeddings, TextCompletion
 from cloud_app.web.bodies.work import Event, Job
 from cloud_app.web.json import dumps
 from genie import codec
@@ -44,13 +44,15 @@ def job_json(job: JobRecord) -> Job:
     }
 
 
-def _result(job: JobRecord) -> ChatCompletion | Embeddings | None:
+def _result(job: JobRecord) -> ChatCompletion | TextCompletion | Embeddings | None:
     """The answer, None before the end and after it was purged."""
     if job.state is not JobState.COMPLETED or job.text is None:
         return None
     outcome = asking.outcome_of(job)
     if outcome.extras and outcome.extras.vectors:
         return answers.vectors(job, outcome)
+    if job.route.get("is_plain"):
+        return cast(TextCompletion, answers.whole(answers.TEXT, job, outcome))
     return cast(ChatCompletion, answers.whole(answers.CHAT, job, outcome))
 
 

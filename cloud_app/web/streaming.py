@@ -9,9 +9,10 @@ from cloud_app.asking import Text, Waiting
 from cloud_app.store.records import JobRecord
 from cloud_app.web import answers, errors, sse
 from cloud_app.web.answers import Dialect
+from cloud_app.web.choices import Said, begun
 from cloud_app.web.metrics import Metrics
 from cloud_app.web.seats import Seat
-from genie.contracts.inference import JobState, Outcome
+from genie.contracts.inference import Choice, JobState, Outcome
 from genie.errors import GenieError
 from genie.toolcalls import Part
 
@@ -29,6 +30,7 @@ class Plan:
     job: JobRecord
     includes_usage: bool
     request_id: str
+    n: int = 1
 
 
 class Sending:
@@ -91,6 +93,69 @@ def primed(items: Iterator[Item]) -> Iterator[Item]:
     return Rejoined(first, items)
 
 
+class Pieces:
+    """The text of one streamed answer as chunks; calls of tools become chunks of
+    their own. What it tells of tokens goes with the next chunk."""
+
+    def __init__(self, plan: Plan, index: int = 0) -> None:
+        self.index = index
+        self.has_ended = False
+        self._dialect, self._job = plan.dialect, plan.job
+        self._reader = answers.calls_of(plan.job, index)
+        self._calls = 0
+        self._odds: list[Choice] = []
+        self._offset = 0
+
+    def begin(self) -> Iterator[bytes]:
+        """Whose turn it is, where that is said."""
+        opening = answers.opening(self._dialect, self._job, self.index)
+        if opening is not None:
+            yield sse.data(opening)
+
+    def feed(self, text: str, odds: Iterable[Choice] = ()) -> Iterator[bytes]:
+        """What can be shown of some new text."""
+        self._odds += odds
+        yield from self._shown(
+            [text] if self._reader is None else self._reader.feed(text)
+        )
+
+    def rest(self) -> Iterator[bytes]:
+        """What was held back."""
+        yield from self._shown([] if self._reader is None else self._reader.end())
+
+    def end(self, reason: str, outcome: Outcome | None = None) -> bytes:
+        """The chunk that says why it ends; with the ``outcome`` also where it was
+        made."""
+        self.has_ended = True
+        is_calling = self._calls > 0 and reason != "error"
+        said = self._said(reason="tool_calls" if is_calling else reason)
+        if outcome is None:
+            return sse.data(answers.piece(self._dialect, self._job, said))
+        return sse.data(answers.last(self._dialect, self._job, outcome, said))
+
+    def _shown(self, parts: Iterable[Part]) -> Iterator[bytes]:
+        for part in parts:
+            if not part:
+                continue
+            said = self._said(part)
+            yield sse.data(answers.piece(self._dialect, self._job, said))
+
+    def _said(self, part: Part = "", reason: str | None = None) -> Said:
+        odds, self._odds = tuple(self._odds), []
+        offset, self._offset = self._offset, self._offset + sum(map(begun, odds))
+        is_text = isinstance(part, str)
+        number, self._calls = self._calls, self._calls + (not is_text)
+        return Said(
+            index=self.index,
+            text=part if isinstance(part, str) else "",
+            calls=() if isinstance(part, str) else (part,),
+            first_call=number,
+            reason=reason,
+            odds=odds,
+            offset=offset,
+        )
+
+
 class Rejoined:
     """An iterator with its first item put back; closing closes the original."""
 
@@ -123,48 +188,29 @@ def frames(plan: Plan, items: Iterator[Item]) -> Iterator[bytes]:
 
 
 def _answer(plan: Plan, items: Iterator[Item]) -> Iterator[bytes]:
-    opening = answers.opening(plan.dialect, plan.job)
-    if opening is not None:
-        yield sse.data(opening)
+    pieces = [Pieces(plan, index) for index in range(plan.n)]
+    for one in pieces:
+        yield from one.begin()
     told_at = 0.0
-    pieces = Pieces(plan)
     for item in items:
         if isinstance(item, Text):
-            yield from pieces.feed(item.text)
+            yield from _more(pieces, item)
         elif isinstance(item, Outcome):
-            yield from pieces.end()
-            yield from _end(plan, item)
+            yield from _end(plan, item, pieces)
         elif time.monotonic() - told_at >= COMMENT_EVERY_S:
             told_at = time.monotonic()
             yield sse.comment(waiting(item))
 
 
-class Pieces:
-    """The text of one stream as chunks; calls of tools become chunks of their own."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._dialect, self._job = plan.dialect, plan.job
-        self._reader = answers.calls_of(plan.job)
-        self._calls = 0
-
-    def feed(self, text: str) -> Iterator[bytes]:
-        """What can be shown of some new text."""
-        yield from self._shown(
-            [text] if self._reader is None else self._reader.feed(text)
-        )
-
-    def end(self) -> Iterator[bytes]:
-        """What was held back."""
-        yield from self._shown([] if self._reader is None else self._reader.end())
-
-    def _shown(self, parts: Iterable[Part]) -> Iterator[bytes]:
-        for part in parts:
-            if isinstance(part, str):
-                yield sse.data(answers.piece(self._dialect, self._job, part))
-                continue
-            chunk = answers.calling(self._dialect, self._job, part, self._calls)
-            self._calls += 1
-            yield sse.data(chunk)
+def _more(pieces: list[Pieces], item: Text) -> Iterator[bytes]:
+    one = pieces[item.index]
+    yield from one.feed(item.text, item.choices)
+    if item.finish_reason is None:
+        return
+    yield from one.rest()
+    # The last to end comes with the outcome, which says more.
+    if sum(not other.has_ended for other in pieces) > 1:
+        yield one.end(item.finish_reason.value)
 
 
 def waiting(item: Waiting) -> str:
@@ -180,9 +226,16 @@ def waiting(item: Waiting) -> str:
     return f"queued{position}{eta}"
 
 
-def _end(plan: Plan, outcome: Outcome) -> Iterator[bytes]:
-    yield sse.data(answers.last(plan.dialect, plan.job, outcome))
-    if outcome.state is not JobState.COMPLETED:
+def _end(plan: Plan, outcome: Outcome, pieces: list[Pieces]) -> Iterator[bytes]:
+    answers_ = outcome.answers
+    open_ = [one for one in pieces if not one.has_ended]
+    is_good = outcome.state is JobState.COMPLETED
+    for one in open_:
+        yield from one.rest()
+        ended = answers_[one.index].finish_reason if one.index < len(answers_) else None
+        reason = (ended.value if ended else "stop") if is_good else "error"
+        yield one.end(reason, outcome if one is open_[-1] else None)
+    if not is_good:
         yield from _fault(endings.failure(outcome.state, outcome.fault))
         return
     if plan.includes_usage:

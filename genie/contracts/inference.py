@@ -101,6 +101,36 @@ class Sampling(Contract, frozen=True, kw_only=True):
     logprobs: Count | None = None
 
 
+class Odds(Contract, frozen=True, kw_only=True, array_like=True):
+    """A token and how likely the model itself held it.
+
+    Log probabilities are those of the raw logits: no temperature, penalty or bias.
+    ``raw`` are its bytes where they are no whole characters, else it is empty.
+    """
+
+    token: str
+    logprob: float
+    raw: tuple[Count, ...] = ()
+
+
+class Choice(Odds, frozen=True, kw_only=True, array_like=True):
+    """The token that was chosen, and the likeliest ones it was chosen from."""
+
+    rivals: tuple[Odds, ...] = ()
+
+
+class Written(Contract, frozen=True, kw_only=True, omit_defaults=True):
+    """One answer as far as it is written; ``finish_reason`` is None until its end.
+
+    ``choices`` are its tokens one by one, if the request asked for logprobs.
+    """
+
+    text: str = ""
+    tokens: Count = 0
+    choices: tuple[Choice, ...] = ()
+    finish_reason: FinishReason | None = None
+
+
 class InferenceTask(
     Contract, frozen=True, kw_only=True, tag_field="kind", tag="inference"
 ):
@@ -136,8 +166,10 @@ class InferenceTask(
     """The tool that must be called, `ANY_TOOL` for any; None: the model decides."""
     crashes: Count = 0
     """How often an engine has died under it."""
-    resume: str = ""
-    """What is written of the answer already; it goes on after that."""
+    resume: tuple[Written, ...] = ()
+    """What is written of the answers already; they go on after that."""
+    n: Count = 1
+    """How many answers are wanted; each has a random stream of its own."""
 
 
 class Fault(Contract, frozen=True, kw_only=True):
@@ -169,16 +201,19 @@ class Extras(Contract, frozen=True, kw_only=True):
     """What an answer holds besides its text.
 
     ``vectors`` has one embedding for each input: little-endian float32 in base64.
+    ``choices`` are the tokens of the first answer, ``others`` the answers after it.
     """
 
     vectors: tuple[str, ...] = ()
+    choices: tuple[Choice, ...] = ()
+    others: tuple[Written, ...] = ()
 
 
 class Started(Contract, frozen=True, kw_only=True, tag_field="kind", tag="started"):
     """A worker took the job: published before its first token.
 
-    ``resumed`` characters of the answer were given before; this attempt goes on after
-    them.
+    ``resumed`` characters of each answer were given before; this attempt goes on
+    after them.
     """
 
     job_id: str
@@ -189,7 +224,7 @@ class Started(Contract, frozen=True, kw_only=True, tag_field="kind", tag="starte
     at: datetime
     fingerprint: str | None = None
     redelivered: bool = False
-    resumed: Count = 0
+    resumed: tuple[Count, ...] = ()
 
 
 class GivenBack(
@@ -205,14 +240,28 @@ class GivenBack(
     fingerprint: str | None = None
 
 
-class Chunk(Contract, frozen=True, kw_only=True, tag_field="kind", tag="chunk"):
-    """Some text of an answer; ``seq`` counts from 0 within one attempt."""
+class Chunk(
+    Contract,
+    frozen=True,
+    kw_only=True,
+    tag_field="kind",
+    tag="chunk",
+    omit_defaults=True,
+):
+    """Some text of an answer; ``seq`` counts from 0 within one attempt.
+
+    ``index`` tells the answers of one job apart. ``finish_reason`` marks the last
+    chunk of one of several; a single answer ends with its outcome.
+    """
 
     job_id: str
     attempt_id: str
     seq: Count
     text: str
     tokens: Count
+    index: Count = 0
+    choices: tuple[Choice, ...] = ()
+    finish_reason: FinishReason | None = None
 
 
 class Outcome(Contract, frozen=True, kw_only=True, tag_field="kind", tag="outcome"):
@@ -232,6 +281,15 @@ class Outcome(Contract, frozen=True, kw_only=True, tag_field="kind", tag="outcom
     timing: Timing = Timing()
     fault: Fault | None = None
     extras: Extras | None = None
+
+    @property
+    def answers(self) -> tuple[Written, ...]:
+        """Every answer, the first one too."""
+        extras = self.extras or Extras()
+        first = Written(
+            text=self.text, choices=extras.choices, finish_reason=self.finish_reason
+        )
+        return (first, *extras.others)
 
 
 Recorded = Started | GivenBack | Outcome

@@ -1,7 +1,7 @@
 """The answer of one request while it grows: text held back, tokens counted."""
 
-from genie.contracts.inference import Fault, FinishReason, Usage
-from workers.engine.protocol import Choice, EngineRequest, Finish, Piece
+from genie.contracts.inference import Choice, Fault, FinishReason, Usage
+from workers.engine.protocol import EngineRequest, Finish, Piece
 from workers.engine.stops import StopFilter
 
 
@@ -23,7 +23,8 @@ class Answer:
         self._started = started
         self._first: float | None = None
         self._unsent = 0
-        self._choices: list[Choice] = []
+        self._choices: list[tuple[int, Choice]] = []
+        self._said = self._shown = 0
         self._stops = StopFilter(request.sampling.stop)
 
     @property
@@ -35,7 +36,8 @@ class Answer:
         """Count one token; the piece to send, if any text is ready."""
         self.tokens += 1
         if choice is not None:
-            self._choices.append(choice)
+            self._choices.append((self._said, choice))
+        self._said += len(text)
         self._unsent += 1
         if self._first is None:
             self._first = now
@@ -57,8 +59,20 @@ class Answer:
         if not (text or is_owed):
             return None
         tokens, self._unsent = self._unsent, 0
-        choices, self._choices = tuple(self._choices), []
-        return Piece(id=self.request.id, text=text, tokens=tokens, choices=choices)
+        self._shown += len(text)
+        return Piece(
+            id=self.request.id,
+            text=text,
+            tokens=tokens,
+            choices=self._due(is_all=bool(is_owed)),
+        )
+
+    def _due(self, *, is_all: bool) -> tuple[Choice, ...]:
+        """The tokens whose text has begun to be shown; a stop's own never are."""
+        held = [one for one in self._choices if not is_all and one[0] >= self._shown]
+        due = self._choices[: len(self._choices) - len(held)]
+        self._choices = held
+        return tuple(choice for _, choice in due)
 
     def _finish(self, reason: FinishReason, now: float, fault: Fault | None) -> Finish:
         first = self._first if self._first is not None else now

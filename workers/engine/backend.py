@@ -4,11 +4,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from genie.contracts.inference import Fault, FinishReason, Usage
+from genie.contracts.inference import Choice, Fault, FinishReason, Usage
 from workers.engine.answer import Answer
 from workers.engine.errors import Refused, refused
 from workers.engine.protocol import (
-    Choice,
     EngineEvent,
     EngineRequest,
     EngineStats,

@@ -16,7 +16,14 @@ from dataclasses import dataclass
 from typing import NoReturn
 from urllib.parse import parse_qsl
 
-from genie.contracts.inference import Extras, Fault, FinishReason, Usage
+from genie.contracts.inference import (
+    Choice,
+    Extras,
+    Fault,
+    FinishReason,
+    Odds,
+    Usage,
+)
 from genie.contracts.model import ModelSpec, Quant
 from genie.fingerprint import fingerprint
 from workers.engine.backend import Backend, Clock, Prompt, Room, waiting_bound
@@ -183,7 +190,17 @@ class EchoBackend(Backend):
         said = word if number == 0 else f" {word}"
         asked = self._answers[sequence.id].request.sampling.max_tokens
         is_last = asked is None and number + 1 >= len(words) + 2
-        self.produce(sequence, said, is_end=is_last)
+        self.produce(
+            sequence, said, choice=self._choice(sequence, said), is_end=is_last
+        )
+
+    def _choice(self, sequence: Running, said: str) -> Choice | None:
+        """An echo never doubts: its word has probability one, and no rival."""
+        rivals = self._answers[sequence.id].request.sampling.logprobs
+        if rivals is None:
+            return None
+        itself = (Odds(token=said, logprob=0.0),) if rivals else ()
+        return Choice(token=said, logprob=0.0, rivals=itself)
 
     @staticmethod
     def _asked(request: EngineRequest) -> str:

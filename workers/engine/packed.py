@@ -14,13 +14,13 @@ from tokenizers.decoders import DecodeStream
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from genie.contracts.inference import Fault, FinishReason
+from genie.contracts.inference import Choice, Fault, FinishReason
 from workers.engine.attention import SlotCache, lay_out
 from workers.engine.backend import Backend, Clock, Prompt, Room
 from workers.engine.errors import Refused, refused
 from workers.engine.grammar import Grammars, guide_of
 from workers.engine.prompts import Prompts
-from workers.engine.protocol import Choice, EngineRequest, Rival
+from workers.engine.protocol import EngineRequest
 from workers.engine.sampler import Sampler, log_odds, sampler_of
 from workers.engine.scheduler import Sequence, Step
 
@@ -243,10 +243,15 @@ class PackedBackend(Backend):
         if rivals is None:
             return None
         chosen, *others = (
-            Rival(token=self._prompts.shown(one), logprob=logprob)
+            self._prompts.odds(one, logprob)
             for one, logprob in log_odds(logits, token, rivals)
         )
-        return Choice(token=chosen.token, logprob=chosen.logprob, rivals=tuple(others))
+        return Choice(
+            token=chosen.token,
+            logprob=chosen.logprob,
+            raw=chosen.raw,
+            rivals=tuple(others),
+        )
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
         self._runner.cache.wipe(sequence.slot)

@@ -4,6 +4,7 @@ Only the chat template may write control tokens: the same characters inside a
 message are encoded as ordinary text, so a prompt cannot pose as another role.
 """
 
+from functools import cache
 from typing import cast
 
 from jinja2 import TemplateError
@@ -12,13 +13,43 @@ from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerBase
 
 from genie import toolcalls
-from genie.contracts.inference import Message, Tool
+from genie.contracts.inference import Message, Odds, Tool
 from workers.engine import tools as toolbox
 from workers.engine.errors import load_failed, refused
 from workers.engine.protocol import EngineRequest
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 """Templates paste the role between control tokens, so it cannot be free text."""
+
+PART = "\ufffd"
+"""What decoders show for bytes that are no whole character."""
+
+LEAST_LOGPROB = -9999.0
+"""Stands for impossible, as in OpenAI's API: JSON has no infinity."""
+
+
+def raw(name: str) -> tuple[int, ...]:
+    """The bytes of a token, by its name in a vocabulary of bytes; else none.
+
+    >>> raw("<0xE4>"), raw("\u00e4\u00bd")
+    ((228,), (228, 189))
+    """
+    if len(name) == BYTE_NAME_LENGTH and name.startswith("<0x"):
+        return (int(name[3:5], 16),)
+    known = _byte_names()
+    return tuple(known[one] for one in name) if all(o in known for o in name) else ()
+
+
+BYTE_NAME_LENGTH = len("<0xE4>")
+
+
+@cache
+def _byte_names() -> dict[str, int]:
+    """How byte-level vocabularies write each byte: printable ones as themselves."""
+    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    others = (byte for byte in range(256) if byte not in printable)
+    names = {chr(byte): byte for byte in printable}
+    return names | {chr(256 + n): byte for n, byte in enumerate(others)}
 
 
 class Prompts:
@@ -68,7 +99,23 @@ class Prompts:
 
     def shown(self, token: int) -> str:
         """One token by itself, control tokens too: what a list of rivals shows."""
-        return str(self._backend.decode([token], skip_special_tokens=False))
+        # Twice, less once: some decoders take the space off what a text begins with.
+        twice, once = (self._with_controls([token] * n) for n in (2, 1))
+        return twice[len(once) :]
+
+    def odds(self, token: int, logprob: float) -> Odds:
+        """One token as a list of log probabilities shows it."""
+        shown = self.shown(token)
+        is_part = PART in shown
+        return Odds(
+            token=shown,
+            # Six digits are what float32 holds; less than the least is said as that.
+            logprob=round(max(logprob, LEAST_LOGPROB), 6),
+            raw=raw(self._backend.id_to_token(token) or "") if is_part else (),
+        )
+
+    def _with_controls(self, tokens: list[int]) -> str:
+        return str(self._backend.decode(tokens, skip_special_tokens=False))
 
     def guard(self) -> None:
         """Check that a message cannot write control tokens; raises LoadFailed."""

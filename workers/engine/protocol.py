@@ -5,6 +5,7 @@ from typing import Protocol
 
 from genie.contracts.base import Contract, Count, Seconds
 from genie.contracts.inference import (
+    Choice,
     Extras,
     Fault,
     FinishReason,
@@ -36,24 +37,6 @@ class EngineRequest(Contract, frozen=True, kw_only=True):
     json_schema: str | None = None
     tools: tuple[Tool, ...] = ()
     force_tool: str | None = None
-
-
-class Rival(Contract, frozen=True, kw_only=True):
-    """A token that could have been chosen; its bytes may be no whole character."""
-
-    token: str
-    logprob: float
-
-
-class Choice(Contract, frozen=True, kw_only=True):
-    """A chosen token, how likely the model itself held it, and its best rivals.
-
-    Log probabilities are those of the raw logits: no temperature, penalty or bias.
-    """
-
-    token: str
-    logprob: float
-    rivals: tuple[Rival, ...] = ()
 
 
 class Piece(Contract, frozen=True, kw_only=True, tag_field="kind", tag="piece"):

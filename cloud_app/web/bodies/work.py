@@ -4,7 +4,12 @@ from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
-from cloud_app.web.bodies.inference import ChatCompletion, Embeddings, Usage
+from cloud_app.web.bodies.inference import (
+    ChatCompletion,
+    Embeddings,
+    TextCompletion,
+    Usage,
+)
 
 JobStatus = Literal["queued", "running", "completed", "failed", "cancelled", "timeout"]
 
@@ -85,7 +90,7 @@ class Job(TypedDict):
     timing: Timing | None
     error: Fault | None
     route: dict[str, Any]
-    result: ChatCompletion | Embeddings | None
+    result: ChatCompletion | TextCompletion | Embeddings | None
     metadata: dict[str, str]
     timeline: NotRequired[list[Event]]
 

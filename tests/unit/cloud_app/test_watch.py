@@ -32,7 +32,7 @@ def job(cloud: Cloud) -> JobRecord:
     return cloud.job(mode="stream")
 
 
-def began(job: JobRecord, attempt: str, *, resumed: int = 0) -> Started:
+def began(job: JobRecord, attempt: str, *, resumed: tuple[int, ...] = ()) -> Started:
     return Started(
         job_id=job.id,
         attempt_id=attempt,
@@ -103,7 +103,7 @@ def test_an_answer_at_random_goes_on_after_what_was_given(
         said(job, "a", 0, "one two"),
         began(job, "b"),
         said(job, "b", 0, "another"),
-        began(job, "c", resumed=len("one two")),
+        began(job, "c", resumed=(len("one two"),)),
         said(job, "b", 1, " answer"),
         said(job, "c", 0, " three"),
         ended(job, "c", "one two three"),
@@ -112,7 +112,7 @@ def test_an_answer_at_random_goes_on_after_what_was_given(
     assert "".join(texts) == "one two three"
     assert outcome.state is JobState.COMPLETED
     assert watch.gave_up is None
-    assert cloud.bus.resumed == [("id-of-b", job.id, "one two")]
+    assert cloud.bus.resumed == [("id-of-b", job.id, ("one two",))]
 
 
 def test_a_repetition_that_differs_goes_on_after_what_was_given(
@@ -125,7 +125,7 @@ def test_a_repetition_that_differs_goes_on_after_what_was_given(
         said(job, "a", 0, "one two"),
         began(job, "b"),
         said(job, "b", 0, "one too"),
-        began(job, "c", resumed=len("one two")),
+        began(job, "c", resumed=(len("one two"),)),
         said(job, "c", 0, " three"),
         ended(job, "c", "one two three"),
     )

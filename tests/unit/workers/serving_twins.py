@@ -66,30 +66,35 @@ class Box:
 
 
 class Puppet:
-    """An engine whose every event the test says."""
+    """An engine whose every event the test says; ``error`` meets all it takes not."""
 
-    def __init__(self, error: Exception | None = None) -> None:
-        self.error = error
+    def __init__(self, error: Exception | None = None, *, takes: int = 0) -> None:
+        self.error, self.takes = error, takes
         self.requests: list[EngineRequest] = []
         self.cancelled: list[str] = []
         self.sink: Sink = lambda _event: None
 
     def submit(self, request: EngineRequest, sink: Sink) -> None:
-        if self.error is not None:
+        if self.error is not None and len(self.requests) >= self.takes:
             raise self.error
         self.requests.append(request)
         self.sink = sink
 
-    def say(self, text: str, tokens: int = 1) -> None:
-        self.sink(Piece(id=self.requests[-1].id, text=text, tokens=tokens))
+    def say(self, text: str, tokens: int = 1, *, number: int = -1) -> None:
+        self.sink(Piece(id=self.requests[number].id, text=text, tokens=tokens))
 
     def finish(
-        self, reason: FinishReason = FinishReason.STOP, fault: Fault | None = None
+        self,
+        reason: FinishReason = FinishReason.STOP,
+        fault: Fault | None = None,
+        *,
+        number: int = -1,
+        cached: int = 0,
     ) -> None:
-        usage = Usage(prompt_tokens=1, completion_tokens=11)
+        usage = Usage(prompt_tokens=9, completion_tokens=11, cached_tokens=cached)
         self.sink(
             Finish(
-                id=self.requests[-1].id,
+                id=self.requests[number].id,
                 reason=reason,
                 usage=usage,
                 fault=fault,

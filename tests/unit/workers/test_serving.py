@@ -17,6 +17,7 @@ from genie.contracts.inference import (
     Outcome,
     Started,
     Usage,
+    Written,
 )
 from genie.messaging import envelope
 from genie.messaging.publisher import Letter
@@ -400,7 +401,7 @@ def test_a_restarted_job_goes_on_after_what_its_asker_has() -> None:
     stage.take()
     first = stage.puppet.requests[0]
     stage.puppet.say("something else")
-    stage.serving.resume("job1", "one two")
+    stage.serving.resume("job1", (Written(text="one two"),))
     assert stage.puppet.cancelled == [first.id]
     assert stage.puppet.requests[1].resume == "one two"
     stage.puppet.say(" three")
@@ -410,7 +411,7 @@ def test_a_restarted_job_goes_on_after_what_its_asker_has() -> None:
     assert kinds == [Started, GivenBack, Started, Outcome]
     last = [e for e in stage.replies.events if isinstance(e, Started)][-1]
     chunk = [e for e in stage.replies.events if isinstance(e, Chunk)][-1]
-    assert (last.resumed, last.attempt_id) == (len("one two"), chunk.attempt_id)
+    assert (last.resumed, last.attempt_id) == ((len("one two"),), chunk.attempt_id)
     assert (chunk.seq, chunk.text) == (0, " three")
     assert stage.settled == ["ack"]
     (load,) = stage.serving.loads()
@@ -419,10 +420,10 @@ def test_a_restarted_job_goes_on_after_what_its_asker_has() -> None:
 
 def test_what_does_not_run_here_is_not_resumed() -> None:
     stage = Stage()
-    stage.serving.resume("job1", "one two")
+    stage.serving.resume("job1", (Written(text="one two"),))
     stage.take()
     stage.puppet.finish()
-    stage.serving.resume("job1", "one two")
+    stage.serving.resume("job1", (Written(text="one two"),))
     assert len(stage.puppet.requests) == 1
 
 
@@ -434,10 +435,11 @@ def test_long_work_is_handed_on_with_what_is_written() -> None:
     fault = Fault(code="deadline_exceeded", message="the deadline passed")
     stage.puppet.finish(FinishReason.ERROR, fault)
     (again,) = stage.events.again
-    assert (again.job_id, again.resume, again.crashes) == ("job1", "one two", 0)
+    assert (again.job_id, again.crashes) == ("job1", 0)
+    assert again.resume == (Written(text="one two", tokens=1),)
     assert stage.events.outcomes == []
     assert stage.settled == ["ack"]
-    stage.take(resume="one two")
+    stage.take(resume=again.resume)
     stage.puppet.say(" three")
     stage.puppet.finish()
     assert stage.outcome.text == "one two three"

@@ -48,6 +48,9 @@ def test_a_line_over_the_limit_is_one_line_and_refused() -> None:
     assert refused.value.error_code == "line_too_long"
 
 
+ASKS = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+
+
 @pytest.mark.parametrize(
     ("data", "code", "param"),
     [
@@ -62,9 +65,9 @@ def test_a_line_over_the_limit_is_one_line_and_refused() -> None:
         (line(1, body={"model": "echo:small"}), "invalid_request", "body.messages"),
         (line(1, body=3), "invalid_request", "body"),
         (
-            line(1, body={"model": "m", "messages": [], "n": 2}),
+            line(1, body={**ASKS, "functions": [{}]}),
             "unsupported_parameter",
-            "body.n",
+            "body.functions",
         ),
     ],
 )

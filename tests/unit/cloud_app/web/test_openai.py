@@ -202,9 +202,6 @@ IMAGE = [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]
         ({"messages": IMAGE}, "messages[0].content[0].type"),
         ({"functions": [{"name": "f"}]}, "functions"),
         ({"parallel_tool_calls": False}, "parallel_tool_calls"),
-        ({"n": 2}, "n"),
-        ({"logprobs": True}, "logprobs"),
-        ({"top_logprobs": 2}, "top_logprobs"),
         ({"modalities": ["text", "audio"]}, "modalities"),
     ],
 )

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from genie.contracts.inference import Fault, FinishReason, Sampling
+from genie.contracts.inference import Choice, Fault, FinishReason, Sampling
 from workers.engine.answer import Answer
-from workers.engine.protocol import Choice, Finish, Piece
+from workers.engine.protocol import Finish, Piece
 
 Make = Callable[..., Any]
 
@@ -57,3 +57,31 @@ def test_choices_travel_with_the_text_of_their_tokens(request_for: Make) -> None
     piece = answer.add("joy", 2.0, choices[1])
     assert piece is not None
     assert piece.choices == tuple(choices)
+
+
+def test_tokens_of_a_stop_are_not_told_of(request_for: Make) -> None:
+    request = request_for(chat="x", sampling=Sampling(stop=("end",)))
+    answer = Answer(request, prompt=1, started=0.0)
+    said = ["a", "be", "nd"]
+    tokens = [Choice(token=token, logprob=-0.5) for token in said]
+    pieces = [
+        answer.add(text, 1.0, token) for text, token in zip(said, tokens, strict=True)
+    ]
+    assert answer.is_stopped
+    shown = [piece for piece in pieces if piece is not None]
+    assert "".join(piece.text for piece in shown) == "ab"
+    told = [token for piece in shown for token in piece.choices]
+    assert told == tokens[:2]
+    assert answer.end(FinishReason.STOP, 2.0, None)[0].id == request.id
+
+
+def test_a_token_is_told_of_with_its_text_and_not_before(request_for: Make) -> None:
+    request = request_for(chat="x", sampling=Sampling(stop=("end",)))
+    answer = Answer(request, prompt=1, started=0.0)
+    tokens = [Choice(token=token, logprob=-0.5) for token in ("a", "en", "joy")]
+    first, held, rest = (answer.add(token.token, 1.0, token) for token in tokens)
+    assert first is not None
+    assert first.choices == (tokens[0],)
+    assert held is None
+    assert rest is not None
+    assert rest.choices == tuple(tokens[1:])
