@@ -9,6 +9,10 @@ TORCH_INDEX ?=
 SEEDS ?= 1 2 3
 CHAOS_S ?= 150
 
+# What `make test-broker4` runs: all that speaks to a broker, and what kills it.
+BROKER_TESTS := tests/integration tests/acceptance/test_faults.py \
+  tests/acceptance/test_promises.py tests/acceptance/test_chaos.py
+
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -16,7 +20,7 @@ PINS := setup.cfg pyproject.toml constraints.txt
 CODE := genie workers cloud_app migrations tests benchmarks scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos check static lint docs bench constraints clean
+.PHONY: help setup demo test test-broker4 chaos check static lint docs bench constraints clean
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +33,11 @@ demo: $(VENV)/.runtime ## Start a fleet on this machine and watch it answer
 test: $(VENV)/.setup ## Run all tests, on private RabbitMQ and PostgreSQL nodes
 	@scripts/install-servers
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+
+test-broker4: $(VENV)/.setup ## Run integration and fault tests on RabbitMQ 4 (needs root)
+	@scripts/install-servers
+	@root=$$(scripts/broker4) && GENIE_TEST_RABBITMQ_ROOT="$$root" OMP_NUM_THREADS=1 \
+	  $(BIN)/python -m pytest $(BROKER_TESTS) $(ARGS)
 
 chaos: $(VENV)/.setup ## Kill parts of a fleet for minutes: SEEDS="1 2 3" CHAOS_S=150
 	@scripts/install-servers

@@ -12,10 +12,17 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from fixtures import ports
-from fixtures.nodes import PostgresNode, RabbitNode, ServerMissing
+from fixtures.nodes import PostgresNode, RabbitNode
+from fixtures.systems import ServerMissing, of_rabbitmq, version_of_rabbitmq
 
 # Several threads on a few shared cores are slower than one; read before torch loads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_report_header() -> str:
+    """Say which broker the tests run on: `make test-broker4` asks for another one."""
+    system = of_rabbitmq()
+    return f"rabbitmq: {version_of_rabbitmq(system)} in {system.root}"
 
 
 @pytest.fixture(scope="session")

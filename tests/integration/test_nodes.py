@@ -1,11 +1,13 @@
 """The servers the other tests stand on."""
 
+from pathlib import Path
+
 import psycopg
 import pytest
 from kombu import Connection
 
-from fixtures import nodes
 from fixtures.nodes import PostgresNode, RabbitNode
+from fixtures.systems import RABBIT_ROOT, ServerMissing
 
 
 def message_count(url: str) -> int:
@@ -44,10 +46,14 @@ def test_a_committed_row_outlives_a_crashed_database(
 
 
 def test_a_missing_server_is_named_with_the_line_that_installs_it(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("shutil.which", lambda *_args, **_named: None)
-    with pytest.raises(nodes.ServerMissing, match="apt-get install rabbitmq-server"):
+    monkeypatch.delenv(RABBIT_ROOT, raising=False)
+    with pytest.raises(ServerMissing, match="apt-get install rabbitmq-server"):
         RabbitNode()
-    with pytest.raises(nodes.ServerMissing, match="apt-get install postgresql"):
+    with pytest.raises(ServerMissing, match="apt-get install postgresql"):
         PostgresNode()
+    monkeypatch.setenv(RABBIT_ROOT, str(tmp_path))
+    with pytest.raises(ServerMissing, match="run: scripts/broker4"):
+        RabbitNode()
