@@ -3,7 +3,7 @@
 import queue
 import threading
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from genie import codec, logs, topology
 from genie.contracts.inference import Chunk, Event
@@ -12,7 +12,6 @@ from genie.messaging import broker
 from genie.messaging.pump import Pump
 
 if TYPE_CHECKING:
-    from kombu.message import Message
     from kombu.transport.base import StdChannel
 
 log = logs.logger("bus.replies")
@@ -104,19 +103,13 @@ class Replies:
             self._pump.stop()
 
     def _subscribe(self, channel: "StdChannel") -> None:
-        from kombu import Consumer
-
-        bound = broker.reply_queue(self._asker_id)
-        consumer = Consumer(
-            channel,
-            [bound],
-            no_ack=True,
-            accept=["json"],
-            on_message=self._receive,
+        broker.reply_queue(self._asker_id)(channel).declare()
+        # Not kombu's consumer: it inflates a compressed body before we see its size.
+        channel.basic_consume(
+            self.name, no_ack=True, callback=self._receive, consumer_tag=self.name
         )
-        consumer.consume()
 
-    def _receive(self, message: "Message") -> None:
+    def _receive(self, message: Any) -> None:  # amqp's or the in-memory transport's
         try:
             event = codec.decode_event(message.body)
         except CodecError as error:
