@@ -231,6 +231,8 @@ class Watch:
 
     def _finish(self, outcome: Outcome) -> Iterator[Text | Outcome]:
         if outcome.state is not JobState.COMPLETED:
+            outcome = self._recorded() or outcome
+        if outcome.state is not JobState.COMPLETED:
             yield outcome
             return
         try:
@@ -245,6 +247,19 @@ class Watch:
         for index, rest in enumerate(rests):
             yield from self._told(rest, index)
         yield outcome
+
+    def _recorded(self) -> Outcome | None:
+        """How the job ended by the record, if it has.
+
+        An attempt may end without an answer because another one gave it: its word
+        got lost on the way to us, and the cloud stopped the one we heard of.
+        """
+        try:
+            job = jobs.get(self._ctx, self._job.org, self._job.id)
+        except Unavailable as error:
+            log.warning("row_unavailable", job_id=self._job.id, error=str(error))
+            return None
+        return outcome_of(job) if job.state.is_terminal else None
 
     def _end(self, state: JobState, fault: Fault) -> Outcome:
         first, *others = self._splice.given or (Written(),)

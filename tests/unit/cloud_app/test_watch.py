@@ -1,8 +1,9 @@
 """What an asker is told while its job waits, changes its worker, or is not read."""
 
+import msgspec
 import pytest
 
-from cloud_app import asking, pace
+from cloud_app import asking, jobs, pace
 from cloud_app.asking import Text, Waiting, Watch
 from cloud_app.bus import Inbox
 from cloud_app.context import Context
@@ -62,6 +63,10 @@ def ended(job: JobRecord, attempt: str, text: str) -> Outcome:
     )
 
 
+def stopped(job: JobRecord, attempt: str) -> Outcome:
+    return msgspec.structs.replace(ended(job, attempt, ""), state=JobState.CANCELLED)
+
+
 def told(
     ctx: Context, job: JobRecord, *events: Event, repeats: bool = True
 ) -> tuple[list[str], Outcome, Watch]:
@@ -91,6 +96,31 @@ def test_an_answer_that_repeats_itself_is_spliced_and_nobody_is_asked(
     assert texts == ["one two", " three"]
     assert outcome.state is JobState.COMPLETED
     assert cloud.bus.resumed == []
+
+
+def test_an_attempt_that_was_stopped_because_another_had_answered_is_no_end(
+    cloud: Cloud, job: JobRecord
+) -> None:
+    assert jobs.apply(cloud.ctx, ended(job, "a", "one two three"))
+    texts, outcome, _ = told(
+        cloud.ctx,
+        job,
+        began(job, "a"),
+        said(job, "a", 0, "one two"),  # the rest of it got lost with the broker
+        began(job, "b"),
+        said(job, "b", 0, "one"),
+        stopped(job, "b"),
+    )
+    assert texts == ["one two", " three"]
+    assert outcome.state is JobState.COMPLETED
+
+
+def test_a_cancelled_job_s_stream_ends_as_cancelled(
+    cloud: Cloud, job: JobRecord
+) -> None:
+    jobs.cancel(cloud.ctx, job.org, job.id)
+    _, outcome, _ = told(cloud.ctx, job, began(job, "a"), stopped(job, "a"))
+    assert outcome.state is JobState.CANCELLED
 
 
 def test_an_answer_at_random_goes_on_after_what_was_given(
