@@ -170,25 +170,6 @@ def test_sigterm_lets_a_worker_finish_what_it_runs(
     whole()
 
 
-def test_a_cancelled_job_stops(client: Client) -> None:
-    job = client.submit("cancel me", **LONG)
-    worker_of(client, job.id)
-    assert job.cancel().status is JobState.CANCELLED
-    wait_until(lambda: not _busy(client), 10, "the worker is free again")
-
-
-def test_a_client_that_goes_away_stops_its_request(client: Client) -> None:
-    with client.stream("bye", persona="chat", max_tokens=2000) as stream:
-        next(stream)
-        assert stream.job_id is not None
-    job_id = stream.job_id
-
-    def is_cancelled() -> bool:
-        return client.job(job_id).status is JobState.CANCELLED
-
-    wait_until(is_cancelled, 20, "the job is cancelled")
-
-
 def test_a_broker_that_is_down_means_503_and_work_goes_on_when_it_is_back(
     fleet: Fleet, client: Client, rabbitmq: RabbitNode, whole: Callable[[], None]
 ) -> None:
@@ -246,10 +227,6 @@ def _is_up(fleet: Fleet, name: str) -> bool:
     except KeyError:
         return False
     return True
-
-
-def _busy(client: Client) -> bool:
-    return any(m.in_flight for w in client.workers() for m in w.models)
 
 
 def _running_worker(client: Client) -> str:

@@ -6,13 +6,11 @@ import json
 import os
 import signal
 import socket
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
-import psycopg
 import pytest
 
 from fixtures.fleet import Fleet, wait_until
@@ -132,38 +130,6 @@ def test_a_stream_outlives_its_worker_greedy_or_not(
     assert stream.result.usage.completion_tokens == 150
     fleet.start_worker(victim)
     whole()
-
-
-def test_what_never_started_never_starts_after_its_cancel(client: Client) -> None:
-    running = [client.submit(f"r{n}", **LONG) for n in range(8)]
-    waiting = client.submit("never", **LONG)
-    assert waiting.cancel().status is JobState.CANCELLED
-    for job in running:
-        job.result(timeout=60)
-    ended = client.job(waiting.id).details
-    assert (ended.started_at, ended.attempts) == (None, 0)
-
-
-def test_a_cancelled_job_stops_within_a_step_and_a_hop(
-    client: Client, postgres_url: str
-) -> None:
-    address = postgres_url.replace("+psycopg", "")
-    took: list[float] = []
-    with psycopg.connect(address, autocommit=True) as session:
-
-        def is_stopped(job_id: str) -> bool:
-            row = session.execute("SELECT dropped FROM job WHERE id = %s", [job_id])
-            return bool((row.fetchone() or (0,))[0])
-
-        for _ in range(5):
-            job = client.submit("stop me", persona="chat", max_tokens=2000)
-            wait_running(client, job.id)
-            began = time.monotonic()
-            job.cancel()
-            wait_until(lambda one=job.id: is_stopped(one), 5, "it stops", every_s=0.005)  # type: ignore[misc]  # a default keeps the loop's value
-            took.append(time.monotonic() - began)
-    sys.stdout.write(f"cancel to stop, ms: {[round(1000 * t) for t in took]}\n")
-    assert statistics.median(took) < 2
 
 
 def test_p7_a_broker_in_alarm_means_503_soon_and_async_work_runs_later(
