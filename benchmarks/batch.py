@@ -19,7 +19,7 @@ sys.path.insert(1, str(Path(__file__).parents[1] / "tests"))
 import psycopg
 
 from benchmarks.common import site
-from benchmarks.common.figures import Board, Rounds, is_quick
+from benchmarks.common.figures import Board, Rounds, is_quick, p99
 from benchmarks.common.sse import Reader
 from cloud_app.batching.lines import CHUNK_LINES
 from fixtures.fleet import wait_until
@@ -193,12 +193,6 @@ def _one(engine: EchoEngine, name: str) -> None:
     engine.submit(request, hear)
     if not ended.wait(60):
         raise TimeoutError("the engine in this process did not end a line")
-
-
-def p99(values: tuple[float, ...]) -> float:
-    """The 99th percentile."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
 
 
 if __name__ == "__main__":

@@ -15,12 +15,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(1, str(Path(__file__).parents[1] / "tests"))
 
-import psycopg
-
 from benchmarks.common import pika_echo, pika_tokens, site
 from benchmarks.common.figures import Board, Rounds, is_quick, p50
 from benchmarks.common.sse import Reader, Run
-from fixtures.fleet import wait_until
+from fixtures.fleet import widen
 from genie.contracts.inference import Message, Sampling, WorkClass
 from workers.engine.echo import EchoEngine
 from workers.engine.protocol import EngineEvent, EngineRequest, Finish
@@ -40,25 +38,11 @@ def main() -> int:
         site.site(ms_per_token=MS_PER_TOKEN, heartbeat_s=2.0, environ=environ) as here,
         site.program("python", pika_echo.__file__, here.bare_url),
     ):
-        widen(here)
+        widen(here.fleet, here.database_url, site.MODEL, STREAMS)
         measured = Measured(here, tokens=tokens, each=each)
         for _ in range(rounds):
             measured.round()
         return measured.report()
-
-
-def widen(here: site.Site) -> None:
-    """Give the worker's model a slot for every stream; the planner would give four."""
-    address = here.database_url.replace("+psycopg", "")
-    with psycopg.connect(address, autocommit=True) as session:
-        session.execute("UPDATE placement SET slots = %s", [STREAMS])
-    with here.fleet.client() as client:
-
-        def is_wide() -> bool:
-            models = [m for w in client.workers() for m in w.models]
-            return any(m.state == "ready" and m.slots == STREAMS for m in models)
-
-        wait_until(is_wide, 60, f"{site.MODEL} ready with {STREAMS} slots")
 
 
 class Measured:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import statistics
 import sys
 from collections import defaultdict
@@ -125,6 +126,11 @@ class Board:
 def p50(values: Sequence[float]) -> float:
     """The median."""
     return statistics.median(values)
+
+
+def p99(values: Sequence[float]) -> float:
+    """The value that one in a hundred exceeds; of fewer, the largest."""
+    return sorted(values)[max(0, math.ceil(0.99 * len(values)) - 1)]
 
 
 def _row(figure: Figure) -> str:

@@ -31,7 +31,8 @@ from genie.contracts.inference import (
 from genie.errors import JobFailed
 
 ROOT = Path(__file__).parents[2]
-WORKER = "atlas"
+WORKERS = ("atlas", "borealis", "cygnus", "draco")
+WORKER = WORKERS[0]
 MODEL = "echo:small"
 DEADLINE_S = 120.0
 
@@ -54,6 +55,7 @@ name = "chat"
 tier = "lite"
 ladder = ["{model}"]
 standing = true
+replicas = {workers}
 """
 
 
@@ -77,16 +79,19 @@ def site(
     *,
     ms_per_token: float = 0.0,
     heartbeat_s: float = 30.0,
+    workers: int = 1,
     environ: Mapping[str, str] | None = None,
 ) -> Iterator[Site]:
-    """A fleet in its production shape whose one worker holds an echo model."""
+    """A fleet in its production shape; each of its workers holds an echo model."""
     with (
         tempfile.TemporaryDirectory(prefix="genie-bench-") as folder,
         RabbitNode() as rabbit,
         PostgresNode() as postgres,
     ):
         catalog = Path(folder) / "catalog.toml"
-        catalog.write_text(CATALOG.format(model=MODEL, ms_per_token=ms_per_token))
+        catalog.write_text(
+            CATALOG.format(model=MODEL, ms_per_token=ms_per_token, workers=workers)
+        )
         broker_url, database_url = rabbit.vhost("bench"), postgres.create_database()
         given = {
             "GENIE_CATALOG": str(catalog),
@@ -100,8 +105,9 @@ def site(
             environ=given,
             heartbeat_s=heartbeat_s,
         ) as fleet:
-            fleet.start_worker(WORKER)
-            fleet.wait_ready(MODEL)
+            for name in WORKERS[:workers]:
+                fleet.start_worker(name)
+            fleet.wait_ready(MODEL, workers=workers)
             yield Site(
                 rabbit=rabbit,
                 broker_url=broker_url,
@@ -125,7 +131,7 @@ def program(command: str, *arguments: str, **environ: str) -> Iterator[ServerPro
             process.end(signal.SIGKILL, timeout_s=10)
 
 
-def task(text: str, *, reply_to: str | None = None) -> InferenceTask:
+def task(text: str, *, reply_to: str | None = None, tokens: int = 1) -> InferenceTask:
     """A request as the web would publish it, decided for the echo model."""
     now = utc_now()
     return InferenceTask(
@@ -136,7 +142,7 @@ def task(text: str, *, reply_to: str | None = None) -> InferenceTask:
         work_class=WorkClass.INTERACTIVE,
         created_at=now,
         deadline_at=now + timedelta(seconds=DEADLINE_S),
-        sampling=Sampling(max_tokens=1),
+        sampling=Sampling(max_tokens=tokens),
         messages=(Message(role="user", content=text),),
         persona="chat",
         reply_to=reply_to,

@@ -6,38 +6,17 @@ fixes what is broken in which order; when it hits is up to the machine.
 
 import os
 import sys
-from collections import Counter
 
 import pytest
 
-from fixtures.chaos import Accepted, Havoc, Load
+from fixtures.chaos import Havoc, Load, judge
 from fixtures.fleet import Fleet, wait_until
 from fixtures.nodes import PostgresNode, RabbitNode
-from genie import Client
-from genie.contracts.inference import JobState
 
 HEARTBEAT_S = 2.0  # as in conftest.py
-ENDS_WITHIN_S = 120.0
 LONG_S = float(os.environ.get("GENIE_CHAOS_S", "150"))
 SEEDS = [int(seed) for seed in os.environ.get("GENIE_CHAOS_SEEDS", "1 2 3").split()]
 SHORT_S, SHORT_SEED = 20.0, 7
-
-
-def states(client: Client, ids: set[str]) -> dict[str, JobState]:
-    return {job_id: client.job(job_id).status for job_id in ids}
-
-
-def settle(client: Client, accepted: Accepted) -> Counter[JobState]:
-    """Wait until every accepted job has ended; how each of them did."""
-    ended: dict[str, JobState] = {}
-
-    def is_over() -> bool:
-        found = states(client, accepted.words.keys() - ended.keys())
-        ended.update({j: s for j, s in found.items() if s.is_terminal})
-        return len(ended) == len(accepted.words)
-
-    wait_until(is_over, ENDS_WITHIN_S, "every accepted job has ended", every_s=1.0)
-    return Counter(ended.values())
 
 
 def chaos(
@@ -49,21 +28,13 @@ def chaos(
     accepted = load.accepted
     wait_until(fleet.is_ready, 60, "the cloud is back")
     with fleet.client() as client:
-        ends = settle(client, accepted)
-        wrong = [
-            job_id
-            for job_id, word in accepted.words.items()
-            if (job := client.job(job_id)).status is JobState.COMPLETED
-            and job.result().text.split()[0] != word
-        ]
+        verdict = judge(client, accepted)
     sys.stdout.write(
         f"chaos seed={seed} seconds={seconds:.0f} broken={havoc.done} "
         f"accepted={len(accepted.words)} refused={accepted.refused} "
-        f"ends={ {state.value: n for state, n in ends.items()} }\n"
+        f"ends={ {state.value: n for state, n in verdict.ends.items()} }\n"
     )
-    assert wrong == []
-    assert all(len(ids) == 1 for ids in accepted.ids.values())
-    assert ends[JobState.COMPLETED] == len(accepted.words)
+    assert (verdict.lost, verdict.wrong, verdict.doubled) == (0, (), ())
     fleet.wait_ready("echo:small", workers=2, timeout_s=90)
 
 
