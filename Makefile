@@ -8,6 +8,8 @@ TORCH_INDEX ?=
 # How `make chaos` plays: which seeds, and how many seconds of kills each.
 SEEDS ?= 1 2 3
 CHAOS_S ?= 150
+# How long `make soak` lasts, in seconds.
+SOAK_S ?= 600
 
 # What `make test-broker4` runs: all that speaks to a broker, and what kills it.
 BROKER_TESTS := tests/integration tests/acceptance/test_faults.py \
@@ -20,10 +22,10 @@ PINS := setup.cfg pyproject.toml constraints.txt
 CODE := genie workers cloud_app migrations tests benchmarks scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-broker4 chaos check static lint docs bench constraints clean
+.PHONY: help setup demo test test-broker4 chaos soak check static lint docs bench constraints clean
 
 help: ## List what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.setup ## Make .venv with everything to run, test and measure
 
@@ -39,10 +41,14 @@ test-broker4: $(VENV)/.setup ## Run integration and fault tests on RabbitMQ 4 (n
 	@root=$$(scripts/broker4) && GENIE_TEST_RABBITMQ_ROOT="$$root" OMP_NUM_THREADS=1 \
 	  $(BIN)/python -m pytest $(BROKER_TESTS) $(ARGS)
 
-chaos: $(VENV)/.setup ## Kill parts of a fleet for minutes: SEEDS="1 2 3" CHAOS_S=150
+chaos: $(VENV)/.setup ## Break a fleet for half an hour: SEEDS="1 2 3" CHAOS_S=150
 	@scripts/install-servers
 	@GENIE_CHAOS_SEEDS="$(SEEDS)" GENIE_CHAOS_S="$(CHAOS_S)" OMP_NUM_THREADS=1 \
-	  $(BIN)/python -m pytest -m chaos -rP tests/acceptance/test_chaos.py $(ARGS)
+	  $(BIN)/python -m pytest -m chaos -rP $(ARGS)
+
+soak: $(VENV)/.setup ## Count what a busy fleet holds while it lives: SOAK_S=600
+	@scripts/install-servers
+	@GENIE_SOAK_S="$(SOAK_S)" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak -rP $(ARGS)
 
 check: static ## Lint, types, architecture and unit tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/unit

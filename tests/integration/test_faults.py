@@ -1,5 +1,6 @@
 """The data plane behind a network that misbehaves, on a real RabbitMQ."""
 
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -59,8 +60,11 @@ def test_a_network_that_was_gone_for_a_while_needs_no_restart(
         assert asker.outcome(job).state is JobState.COMPLETED
 
 
+@pytest.mark.parametrize(
+    "turn", [0, *(pytest.param(n, marks=[pytest.mark.chaos]) for n in range(1, 5))]
+)
 def test_a_peer_that_goes_silent_is_noticed_and_its_work_runs_elsewhere(
-    rabbitmq_url: str, asker: Asker, proxy: Proxy
+    rabbitmq_url: str, asker: Asker, proxy: Proxy, turn: int
 ) -> None:
     with Rig(proxy.of(rabbitmq_url), "silent", ms_per_token=500) as silent:
         job = asker.ask("a b c d e f g h " * 10)
@@ -77,6 +81,7 @@ def test_a_peer_that_goes_silent_is_noticed_and_its_work_runs_elsewhere(
             took_s = time.monotonic() - began
             proxy.resume()
             assert asker.outcome(job).state is JobState.COMPLETED
+    sys.stdout.write(f"P4: turn={turn} noticed after {took_s:.1f} s\n")
     assert took_s < HALF_OPEN_S
 
 

@@ -1,0 +1,173 @@
+"""P17: under 64 streams, lost connections and loads, nothing grows.
+
+The short form runs with every test run, the long one with ``make soak``.
+"""
+
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from fixtures import census
+from fixtures.census import Census
+from fixtures.fleet import Fleet, widen
+from fixtures.nodes import PostgresNode, RabbitNode
+from fixtures.readers import Readers
+from genie import Client
+
+CATALOG = Path(__file__).with_name("soak.toml")
+STREAMS, TOKENS = 64, 60
+"""Six seconds of echo:small at 100 ms a token."""
+
+WEB_THREADS, WEB_OTHERS = STREAMS + 16, 8
+
+LONG_S = float(os.environ.get("GENIE_SOAK_S", "600"))
+LONG_EVERY_S = 20.0
+SHORT_CYCLES = 4
+
+FEW = 2
+"""Descriptors, threads or channels a process may hold more at the end: pools open what
+they need, within their bound. What leaks at every turn is more than this."""
+
+SLOPE_MIB = 1.0
+"""What a process may grow in ten minutes, once it is warm."""
+
+SHORT_MIB = 6.0
+"""What it may grow in the short form, which cannot tell warming up from a leak."""
+
+
+@pytest.fixture
+def fleet(
+    rabbitmq: RabbitNode, postgres: PostgresNode, rabbitmq_url: str, postgres_url: str
+) -> Iterator[Fleet]:
+    """Two workers with room for every stream."""
+    environ = {"GENIE_CATALOG": str(CATALOG), "GENIE_WEB_THREADS": str(WEB_THREADS)}
+    with Fleet(
+        broker_url=rabbitmq_url,
+        database_url=postgres_url,
+        environ=environ,
+        heartbeat_s=1.0,
+    ) as started:
+        started.start_worker("atlas")
+        started.start_worker("borealis")
+        started.wait_ready("echo:small", workers=2)
+        widen(started, postgres_url, "echo:small", STREAMS // 2)
+        yield started
+
+
+class Cycle:
+    """One turn of what a fleet lives through: an unload, a load, a loss."""
+
+    def __init__(
+        self, fleet: Fleet, rabbit: RabbitNode, broker_url: str, database_url: str
+    ) -> None:
+        self._fleet, self._rabbit = fleet, rabbit
+        self._vhost = broker_url.rpartition("/")[2]
+        self._database_url = database_url
+
+    def run(self, client: Client, number: int) -> Census:
+        """Live through it; what everybody holds when all is as before."""
+        self._rabbit.ctl("close_all_connections", "--vhost", self._vhost, "soak")
+        # Other slots: the engine goes and comes back.
+        widen(self._fleet, self._database_url, "echo:large", 2 + number % 2)
+        self._fleet.wait_ready("echo:small", workers=2)
+        for persona in ("chat", "heavy"):
+            job = client.submit("all is well", persona=persona, max_tokens=1)
+            job.result(timeout=60)
+        return census.take(self._fleet, self._rabbit, self._vhost, time.monotonic())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Soaked:
+    """What was counted, and how the streams ended."""
+
+    taken: list[Census]
+    ends: Counter[str]
+
+    def more(self) -> dict[str, int]:
+        """What is held now and was not after the first cycle, by process and kind."""
+        first, last = self.taken[0], self.taken[-1]
+        found = {
+            f"{name} {kind}": getattr(held, kind) - getattr(first.processes[name], kind)
+            for name, held in last.processes.items()
+            for kind in ("fds", "threads")
+        }
+        return found | {
+            f"channels of {name}": count - first.channels[name]
+            for name, count in last.channels.items()
+        }
+
+
+def soak(cycle: Cycle, fleet: Fleet, *, seconds: float, every_s: float) -> Soaked:
+    """Cycles under the streams for so long, at least `SHORT_CYCLES` of them."""
+    taken: list[Census] = []
+    with (
+        Readers(fleet, count=STREAMS, tokens=TOKENS) as readers,
+        fleet.client() as client,
+    ):
+        client.ask("load it", persona="heavy", max_tokens=1)
+        until = time.monotonic() + seconds
+        while len(taken) < SHORT_CYCLES or time.monotonic() < until:
+            due = time.monotonic() + every_s
+            taken.append(cycle.run(client, len(taken)))
+            time.sleep(max(0.0, due - time.monotonic()))
+    show(taken)
+    sys.stdout.write(f"cycles: {len(taken)}; streams: {dict(readers.ends)}\n")
+    return Soaked(taken=taken, ends=readers.ends)
+
+
+def show(taken: list[Census]) -> None:
+    for name in taken[0].processes:
+        held = [one.processes[name] for one in taken if name in one.processes]
+        sys.stdout.write(
+            f"{name:18} rss {[round(h.rss_mib, 1) for h in held]}"
+            f" fds {[h.fds for h in held]} threads {[h.threads for h in held]}\n"
+        )
+    for name in taken[0].channels:
+        sys.stdout.write(f"{name:40} {[one.channels[name] for one in taken]}\n")
+
+
+def leaks(soaked: Soaked) -> dict[str, int]:
+    # gunicorn's pool starts a thread when all others are busy, up to its bound
+    return {
+        name: more
+        for name, more in soaked.more().items()
+        if more > FEW and name != "web.child1 threads"
+    }
+
+
+@pytest.mark.timeout(300)
+def test_nothing_grows_while_connections_and_models_come_and_go(
+    fleet: Fleet, rabbitmq: RabbitNode, rabbitmq_url: str, postgres_url: str
+) -> None:
+    cycle = Cycle(fleet, rabbitmq, rabbitmq_url, postgres_url)
+    soaked = soak(cycle, fleet, seconds=0.0, every_s=0.0)
+    first, last = soaked.taken[0].processes, soaked.taken[-1].processes
+    grown = {name: last[name].rss_mib - first[name].rss_mib for name in first}
+    assert set(soaked.ends) == {"whole"}
+    assert first.keys() == last.keys()
+    assert leaks(soaked) == {}
+    assert last["web.child1"].threads <= WEB_THREADS + WEB_OTHERS
+    assert {name: mib for name, mib in grown.items() if mib > SHORT_MIB} == {}
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(LONG_S + 300)
+def test_nothing_grows_for_many_minutes(
+    fleet: Fleet, rabbitmq: RabbitNode, rabbitmq_url: str, postgres_url: str
+) -> None:
+    cycle = Cycle(fleet, rabbitmq, rabbitmq_url, postgres_url)
+    soaked = soak(cycle, fleet, seconds=LONG_S, every_s=LONG_EVERY_S)
+    warm = soaked.taken[len(soaked.taken) // 3 :]
+    slopes = {name: census.slope_mib(warm, name) for name in warm[0].processes}
+    sys.stdout.write(
+        f"MiB in ten minutes: { {n: round(s, 2) for n, s in slopes.items()} }\n"
+    )
+    assert set(soaked.ends) == {"whole"}
+    assert leaks(soaked) == {}
+    assert {name: mib for name, mib in slopes.items() if mib > SLOPE_MIB} == {}
