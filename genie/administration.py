@@ -42,28 +42,43 @@ class Administration:
     def dead_letters(self) -> tuple[DeadLetterAnswer, ...]:
         """Messages of your org that no worker could serve; needs an admin key.
 
-        >>> for letter in broker_client.dead_letters():
+        >>> for letter in client.dead_letters():
         ...     print(letter.id, letter.why)
         """
         return self._cloud.run(steps.dead_letters())
 
     def dead_letter(self, letter_id: str, *, text: bool = False) -> DeadLetterAnswer:
-        """One dead letter; its ``content`` only with ``text``, which is audited."""
+        """One dead letter; its ``content`` only with ``text``, which is audited.
+
+        >>> for letter in client.dead_letters():
+        ...     print(client.dead_letter(letter.id, text=True).content)
+        """
         return self._cloud.run(steps.dead_letter(letter_id, text))
 
     def replay_dead_letter(self, letter_id: str) -> JobAnswer:
-        """Put a dead letter's job back into its queue; the job, queued again."""
+        """Put a dead letter's job back into its queue; the job, queued again.
+
+        >>> for letter in client.dead_letters():
+        ...     print(client.replay_dead_letter(letter.id).status)
+        """
         return self._cloud.run(steps.replay_dead_letter(letter_id))
 
     def discard_dead_letter(self, letter_id: str) -> None:
-        """Remove a dead letter for good; its job stays failed."""
+        """Remove a dead letter for good; its job stays failed.
+
+        >>> for letter in client.dead_letters():
+        ...     client.discard_dead_letter(letter.id)
+        """
         self._cloud.run(steps.discard_dead_letter(letter_id))
 
     def join_token(self, queues: Sequence[str] = ()) -> JoinTokenAnswer:
         """A token for one machine to join with, within the hour; needs an admin key.
 
+        Raises `Conflict` where no other machine can reach the fleet's queues.
+
         >>> client.join_token().command
-        'GENIE_JOIN_TOKEN=…'
+        Traceback (most recent call last):
+        genie.errors.Conflict: this fleet runs in one process and no other machine ...
         """
         return self._cloud.run(steps.join_token(queues))
 

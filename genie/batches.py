@@ -96,7 +96,12 @@ class _Row(Answer, frozen=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchResult:
-    """What one request of a batch came to: a result, or the error instead of it."""
+    """What one request of a batch came to: a result, or the error instead of it.
+
+    >>> (line,) = client.batch({"greeting": "Say hello."}).results()
+    >>> line.custom_id, line.result.model, line.error
+    ('greeting', 'echo:small', None)
+    """
 
     custom_id: str
     result: Result | None = None
@@ -140,25 +145,25 @@ class BatchSteps:
         """How many requests there are and how many ended, as last heard."""
         return self.details.request_counts
 
-    def refreshing(self) -> Steps[None]:
+    def _refreshing(self) -> Steps[None]:
         """Ask for the state."""
         self.details = yield from finding(self.id)
 
-    def knowing(self) -> Steps[bool]:
+    def _knowing(self) -> Steps[bool]:
         """Whether it has ended; asks unless known."""
         if not self.status.is_terminal:
-            yield from self.refreshing()
+            yield from self._refreshing()
         return self.status.is_terminal
 
-    def cancelling(self) -> Steps[None]:
+    def _cancelling(self) -> Steps[None]:
         """Tell the cloud to stop it."""
         self.details = yield from cancelling(self.id)
 
-    def waiting(self, timeout: float | None, shown: Bar) -> Steps[None]:
+    def _waiting(self, timeout: float | None, shown: Bar) -> Steps[None]:
         """Look again and again until it has ended."""
 
         def look() -> Steps[bool]:
-            has_ended = yield from self.knowing()
+            has_ended = yield from self._knowing()
             counts = self.counts
             shown.at(counts.completed + counts.failed, counts.total or None)
             return has_ended
@@ -167,7 +172,7 @@ class BatchSteps:
         late = partial(self._outlasted, timeout or 0.0)
         yield from wait.until(look, late)
 
-    def files(self) -> tuple[str, ...]:
+    def _files(self) -> tuple[str, ...]:
         """The files of its answers; raises `JobFailed` when the input was wrong."""
         if self.status is BatchState.FAILED:
             raise JobFailed(_why(self.details), code="batch_failed")
@@ -183,24 +188,42 @@ class BatchSteps:
 
 
 class Batch(BatchSteps):
-    """Submitted requests. ``status`` is what was last heard; `refresh` asks again."""
+    """Submitted requests. ``status`` is what was last heard; `refresh` asks again.
+
+    >>> batch = client.batch(["Say hello.", "Say goodbye."], window="1h")
+    >>> batch.wait().counts
+    Counts(total=2, completed=2, failed=0)
+    """
 
     def __init__(self, cloud: Cloud, details: BatchAnswer) -> None:
         super().__init__(details, cloud.now)
         self._cloud = cloud
 
     def refresh(self) -> "Batch":
-        """Ask the cloud for the batch's state now; returns this batch."""
-        self._cloud.run(self.refreshing())
+        """Ask the cloud for the batch's state now; returns this batch.
+
+        >>> client.batch(["Say hello."]).wait().refresh().status.value
+        'completed'
+        """
+        self._cloud.run(self._refreshing())
         return self
 
     def done(self) -> bool:
-        """True when nothing can change the batch any more; asks unless known."""
-        return self._cloud.run(self.knowing())
+        """True when nothing can change the batch any more; asks unless known.
+
+        >>> client.batch(["Say hello."]).wait().done()
+        True
+        """
+        return self._cloud.run(self._knowing())
 
     def cancel(self) -> "Batch":
-        """Stop the batch; the answers it has are kept. Returns this batch."""
-        self._cloud.run(self.cancelling())
+        """Stop the batch; the answers it has are kept. Returns this batch.
+
+        >>> batch = client.batch(["Hello " * 500] * 200).cancel()
+        >>> batch.wait().status.value
+        'cancelled'
+        """
+        self._cloud.run(self._cancelling())
         return self
 
     def wait(
@@ -216,7 +239,7 @@ class Batch(BatchSteps):
         1
         """
         with bar("requests", None, progress) as shown:
-            self._cloud.run(self.waiting(timeout, shown))
+            self._cloud.run(self._waiting(timeout, shown))
         return self
 
     def results(self, *, progress: bool | None = None) -> Iterator[BatchResult]:
@@ -228,13 +251,18 @@ class Batch(BatchSteps):
         >>> [(line.custom_id, line.text) for line in batch.results()]
         [('greeting', 'Say hello.')]
         """
-        for file_id in self.wait(progress=progress).files():
+        for file_id in self.wait(progress=progress)._files():
             for line in self._cloud.lines(content(file_id)):
                 yield result_of(line)
 
 
 class Batches:
-    """The batches of your org."""
+    """The batches of your org, as ``client.batches``.
+
+    >>> made = client.batches.submit(["Say hello."])
+    >>> [batch.id == made.id for batch in client.batches.list(limit=1)]
+    [True]
+    """
 
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
@@ -246,18 +274,30 @@ class Batches:
         ``{custom_id, method, url, body}``. Persona, model and the other options of a
         question go for prompts; a file says them line by line.
 
-            batch = client.batches.submit(["Say hello.", "Say goodbye."])
-            for line in batch.results():
-                print(line.custom_id, line.text)
+        >>> batch = client.batches.submit(["Say hello.", "Say goodbye."])
+        >>> for line in batch.results():
+        ...     print(line.custom_id, line.text)
+        1 Say hello.
+        2 Say goodbye.
         """
         return Batch(self._cloud, self._cloud.run(submitting(requests, options)))
 
     def get(self, batch_id: str) -> Batch:
-        """One batch by its id; raises `NotFound`."""
+        """One batch by its id; raises `NotFound`.
+
+        >>> made = client.batches.submit(["Say hello."])
+        >>> client.batches.get(made.id).wait().counts.total
+        1
+        """
         return Batch(self._cloud, self._cloud.run(finding(batch_id)))
 
     def list(self, *, limit: int = 20, after: str | None = None) -> tuple[Batch, ...]:
-        """Batches of your org, newest first, one page of them."""
+        """Batches of your org, newest first, one page of them.
+
+        >>> made = client.batches.submit(["Say hello."])
+        >>> client.batches.list(limit=1)[0].id == made.id
+        True
+        """
         found = self._cloud.run(listing(limit, after))
         return tuple(Batch(self._cloud, details) for details in found)
 

@@ -1,5 +1,6 @@
 """The cloud's HTTP API as Python objects; used by people and by the CLI."""
 
+import atexit
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -290,4 +291,6 @@ def default() -> Client:
 
 @lru_cache(maxsize=8)
 def _shared(credentials: Credentials, timeout: float, _process: int) -> Client:
-    return Client(credentials.url, credentials.api_key, timeout=timeout)
+    client = Client(credentials.url, credentials.api_key, timeout=timeout)
+    atexit.register(client.close)
+    return client

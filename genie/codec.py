@@ -30,7 +30,7 @@ def encode(value: Contract, *, limit_bytes: int | None = None) -> bytes:
 
     >>> from genie.contracts.inference import Message
     >>> encode(Message(role="user", content="hi"))
-    b'{"role":"user","content":"hi","name":null}'
+    b'{"role":"user","content":"hi","name":null,"tool_calls":[],"tool_call_id":null}'
     """
     try:
         data = _encoder.encode(value)

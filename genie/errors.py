@@ -26,6 +26,12 @@
         └── JobTimeout    504  job_timeout
 
 Each class knows its ``code``, ``http_status`` and whether trying again can help.
+
+>>> try:
+...     genie.ask("Hello", model="no-such-model")
+... except genie.errors.UnknownModel as error:
+...     print(error.code, error.param, error.request_id[:4])
+model_not_found model req_
 """
 
 from typing import Any, ClassVar

@@ -68,11 +68,11 @@ def deleting(file_id: str) -> Steps[None]:
 
 
 class Files:
-    """The files of your org.
+    """The files of your org, as ``client.files``.
 
-    with genie.Client() as client:
-        file = client.files.upload("requests.jsonl")
-        print(file.id, file.bytes)
+    >>> file = client.files.upload(b'{"custom_id": "a"}')
+    >>> file.filename, file.bytes, file.purpose
+    ('requests.jsonl', 18, 'batch')
     """
 
     def __init__(self, cloud: Cloud) -> None:
@@ -82,29 +82,55 @@ class Files:
         """Upload a file for a batch, by its path or as bytes, a piece at a time.
 
         Raises `BadRequest` when there is no such file, `TooLarge`, `CloudUnreachable`.
+
+        >>> from pathlib import Path
+        >>> _ = Path("work.jsonl").write_text('{"custom_id": "a"}')
+        >>> client.files.upload("work.jsonl").filename
+        'work.jsonl'
         """
         return self._cloud.run(uploading(source))
 
     def list(
         self, *, limit: int = 100, after: str | None = None
     ) -> tuple[FileAnswer, ...]:
-        """Files of your org, newest first, one page of them."""
+        """Files of your org, newest first, one page of them.
+
+        >>> made = client.files.upload(b"{}")
+        >>> client.files.list(limit=1)[0].id == made.id
+        True
+        """
         return self._cloud.run(listing(limit, after))
 
     def get(self, file_id: str) -> FileAnswer:
-        """One file: its name, size and digest; raises `NotFound`."""
+        """One file: its name, size and digest; raises `NotFound`.
+
+        >>> client.files.get(client.files.upload(b"{}").id).sha256[:8]
+        '44136fa3'
+        """
         return self._cloud.run(finding(file_id))
 
     def content(self, file_id: str) -> bytes:
-        """All bytes of a file."""
+        """All bytes of a file.
+
+        >>> client.files.content(client.files.upload(b"{}").id)
+        b'{}'
+        """
         return self._cloud.run(fetching(file_id))
 
     def lines(self, file_id: str) -> Iterator[str]:
-        """The lines of a file as they arrive; a large one never sits in memory."""
+        """The lines of a file as they arrive; a large one never sits in memory.
+
+        >>> list(client.files.lines(client.files.upload(b"one\\ntwo").id))
+        ['one', 'two']
+        """
         return self._cloud.lines(content(file_id))
 
     def save(self, file_id: str, path: str | os.PathLike[str]) -> Path:
-        """Write a file to ``path``; returns it."""
+        """Write a file to ``path``; returns it.
+
+        >>> client.files.save(client.files.upload(b"{}").id, "copy.jsonl").read_text()
+        '{}\\n'
+        """
         target = Path(path)
         with target.open("w", encoding="utf-8") as out:
             for line in self.lines(file_id):
@@ -112,7 +138,10 @@ class Files:
         return target
 
     def delete(self, file_id: str) -> None:
-        """Delete a file; raises `Conflict` while a batch reads it."""
+        """Delete a file; raises `Conflict` while a batch reads it.
+
+        >>> client.files.delete(client.files.upload(b"{}").id)
+        """
         self._cloud.run(deleting(file_id))
 
 

@@ -57,34 +57,34 @@ class JobSteps(Generic[P]):
         """The state last heard of, without asking again."""
         return self.details.status
 
-    def refreshing(self) -> Steps[None]:
+    def _refreshing(self) -> Steps[None]:
         """Ask for the state."""
         self.details = yield from fetch(self.id)
 
-    def knowing(self) -> Steps[bool]:
+    def _knowing(self) -> Steps[bool]:
         """Whether it has ended; asks unless known."""
         if not self.status.is_terminal:
-            yield from self.refreshing()
+            yield from self._refreshing()
         return self.status.is_terminal
 
-    def cancelling(self) -> Steps[None]:
+    def _cancelling(self) -> Steps[None]:
         """Tell the cloud to stop it."""
         path = f"{under(PATH, self.id)}/cancel"
         self.details = answers.read(JobAnswer, (yield post(path, safe=True)))
 
-    def retrying(self) -> Steps[JobAnswer]:
+    def _retrying(self) -> Steps[JobAnswer]:
         """Ask the same again; the new job."""
         return (yield from retry(self.id))
 
-    def waiting(self, timeout: float | None) -> Steps[None]:
+    def _waiting(self, timeout: float | None) -> Steps[None]:
         """Look again and again until it has ended."""
         wait = Wait(self._now, timeout)
         late = partial(self._outlasted, timeout or 0.0)
-        yield from wait.until(self.knowing, late)
+        yield from wait.until(self._knowing, late)
 
-    def answering(self, timeout: float | None) -> Steps[Result[P]]:
+    def _answering(self, timeout: float | None) -> Steps[Result[P]]:
         """Wait for the end, and read its result."""
-        yield from self.waiting(timeout)
+        yield from self._waiting(timeout)
         return cast(Result[P], result_of(self.details, self._schema))
 
     def _outlasted(self, timeout: float) -> JobTimeout:
@@ -96,7 +96,14 @@ class JobSteps(Generic[P]):
 
 
 class Job(JobSteps[P]):
-    """Submitted work. ``status`` is what was last heard; `refresh` asks again."""
+    """Submitted work. ``status`` is what was last heard; `refresh` asks again.
+
+    >>> job = client.submit("Summarise this.", persona="rollup")
+    >>> job.result().text
+    'Summarise this.'
+    >>> job.status.value
+    'completed'
+    """
 
     def __init__(
         self, cloud: Cloud, details: JobAnswer, schema: Schema | None = None
@@ -110,17 +117,30 @@ class Job(JobSteps[P]):
         return self._cloud
 
     def refresh(self) -> "Job[P]":
-        """Ask the cloud for the job's state now; returns this job."""
-        self._cloud.run(self.refreshing())
+        """Ask the cloud for the job's state now; returns this job.
+
+        >>> job = client.submit("Hello").wait()
+        >>> job.refresh().details.attempts
+        1
+        """
+        self._cloud.run(self._refreshing())
         return self
 
     def done(self) -> bool:
-        """True when nothing can change the job any more; asks unless known."""
-        return self._cloud.run(self.knowing())
+        """True when nothing can change the job any more; asks unless known.
+
+        >>> client.submit("Hello").wait().done()
+        True
+        """
+        return self._cloud.run(self._knowing())
 
     def cancel(self) -> "Job[P]":
-        """Stop the job; one that has ended stays as it is. Returns this job."""
-        self._cloud.run(self.cancelling())
+        """Stop the job; one that has ended stays as it is. Returns this job.
+
+        >>> client.submit("Hello " * 500).cancel().status.value
+        'cancelled'
+        """
+        self._cloud.run(self._cancelling())
         return self
 
     def retry(self) -> "Job[P]":
@@ -128,19 +148,34 @@ class Job(JobSteps[P]):
 
         Doing it twice gives the same new job. Raises `BadRequest` (code
         ``not_retryable``) when there is nothing to retry.
+
+        >>> cancelled = client.submit("Hello " * 500).cancel()
+        >>> again = cancelled.retry()
+        >>> again.details.retry_of == cancelled.id
+        True
         """
-        return Job(self._cloud, self._cloud.run(self.retrying()), self._schema)
+        return Job(self._cloud, self._cloud.run(self._retrying()), self._schema)
 
     def events(self) -> Iterator[JobEvent]:
         """What happens to the job, from its acceptance until it has ended.
 
         Goes on where it was when the connection breaks; a cloud that is away is
         waited for up to 120 s.
+
+        >>> [event.event for event in client.submit("Hello").events()]
+        ['accepted', 'routed', 'queued', 'started', 'first_token', 'completed']
         """
         return follow(self._cloud, self.id)
 
     def add_done_callback(self, tell: Callable[["Job[P]"], object]) -> None:
-        """Call ``tell`` with this job once it has ended, in a thread of its own."""
+        """Call ``tell`` with this job once it has ended, in a thread of its own.
+
+        >>> import queue
+        >>> ended = queue.Queue()
+        >>> client.submit("Hello").add_done_callback(ended.put)
+        >>> ended.get(timeout=60).result().text
+        'Hello'
+        """
         thread = Thread(target=lambda: tell(self.wait()), name=f"genie-{self.id}")
         thread.daemon = True  # a program may end before its jobs do
         thread.start()
@@ -151,16 +186,22 @@ class Job(JobSteps[P]):
         A cloud that is away is waited for up to 120 s: an accepted job is kept.
         Raises `JobTimeout` (code ``wait_timeout``) when the job outlasts ``timeout``;
         the job itself goes on.
+
+        >>> client.submit("Hello").wait(timeout=60).status.value
+        'completed'
         """
-        self._cloud.run(self.waiting(timeout))
+        self._cloud.run(self._waiting(timeout))
         return self
 
     def result(self, timeout: float | None = None) -> Result[P]:
         """The answer, waiting at most ``timeout`` seconds for it.
 
         Raises `JobFailed`, `JobCancelled` or `JobTimeout` when there is none.
+
+        >>> client.submit("Say hello.").result(timeout=60).text
+        'Say hello.'
         """
-        return self._cloud.run(self.answering(timeout))
+        return self._cloud.run(self._answering(timeout))
 
 
 class Follower:

@@ -81,7 +81,7 @@ class Row(Generic[J]):
             self._open.append((yield from self._submitting(prompt)))
         if not self._open:
             return None
-        return (yield from self._open.popleft().answering(None))
+        return (yield from self._open.popleft()._answering(None))
 
 
 def refuse_key(options: Options) -> None:

@@ -151,45 +151,85 @@ class ScheduleSteps:
         kind = type(self).__name__
         return f"{kind}(name={self.name!r}, cron={self.details.cron!r})"
 
-    def refreshing(self) -> Steps[None]:
+    def _refreshing(self) -> Steps[None]:
         """Ask how it is."""
         self.details = yield from finding(self.id)
 
-    def changing(self, verb: str) -> Steps[None]:
+    def _changing(self, verb: str) -> Steps[None]:
         """``pause`` or ``resume``."""
         self.details = yield from changing(self._path, verb)
 
 
 class Schedule(ScheduleSteps):
-    """A question asked again and again; ``details`` is what was last heard of it."""
+    """A question asked again and again; ``details`` is what was last heard of it.
+
+    >>> report = client.schedule("Report of {{date}}?", cron="@daily", name="report")
+    >>> report.details.timezone, len(report.details.next_runs)
+    ('UTC', 3)
+    >>> report.remove()
+    """
 
     def __init__(self, cloud: Cloud, details: ScheduleAnswer) -> None:
         super().__init__(details)
         self._cloud = cloud
 
     def refresh(self) -> "Schedule":
-        """Ask the cloud how it is now; returns this schedule."""
-        self._cloud.run(self.refreshing())
+        """Ask the cloud how it is now; returns this schedule.
+
+        >>> report = client.schedule("Report?", cron="@daily", name="refreshed")
+        >>> report.refresh().details.paused
+        False
+        >>> report.remove()
+        """
+        self._cloud.run(self._refreshing())
         return self
 
     def runs(self) -> tuple[RunAnswer, ...]:
-        """Its newest runs, newest first."""
+        """Its newest runs, newest first.
+
+        >>> report = client.schedule("Report?", cron="@daily", name="with runs")
+        >>> run = report.run()
+        >>> [one.trigger for one in report.runs()]
+        ['manual']
+        >>> report.remove()
+        """
         return self.refresh().details.runs
 
     def run(self) -> RunAnswer:
-        """Ask at once, whatever the clock says; `Client.job` finds its ``job_id``."""
+        """Ask at once, whatever the clock says; `Client.job` finds its ``job_id``.
+
+        >>> report = client.schedule("Report?", cron="@daily", name="at once")
+        >>> client.job(report.run().job_id).result().text
+        'Report?'
+        >>> report.remove()
+        """
         return self._cloud.run(running(self._path))
 
     def pause(self) -> "Schedule":
-        """Start nothing until it is resumed; returns this schedule."""
-        self._cloud.run(self.changing("pause"))
+        """Start nothing until it is resumed; returns this schedule.
+
+        >>> report = client.schedule("Report?", cron="@daily", name="paused")
+        >>> report.pause().details.paused
+        True
+        >>> report.remove()
+        """
+        self._cloud.run(self._changing("pause"))
         return self
 
     def resume(self) -> "Schedule":
-        """Go on with the next run from now; returns this schedule."""
-        self._cloud.run(self.changing("resume"))
+        """Go on with the next run from now; returns this schedule.
+
+        >>> report = client.schedule("Report?", cron="@daily", name="resumed").pause()
+        >>> report.resume().details.paused
+        False
+        >>> report.remove()
+        """
+        self._cloud.run(self._changing("resume"))
         return self
 
     def remove(self) -> None:
-        """Delete it; its jobs stay."""
+        """Delete it; its jobs stay.
+
+        >>> client.schedule("Report?", cron="@daily", name="gone").remove()
+        """
         self._cloud.run(removing(self._path))

@@ -16,7 +16,11 @@ DONE = "[DONE]"
 
 
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):
-    """The request has not started: its place in the queue and the seconds expected."""
+    """The request has not started: its place in the queue and the seconds expected.
+
+    >>> genie.Waiting(position=2, eta_s=1.5).position
+    2
+    """
 
     position: int | None = None
     eta_s: float | None = None
@@ -55,11 +59,11 @@ class Reading:
         raise RuntimeError("the stream is not at its end; read all pieces first")
 
     @property
-    def is_read(self) -> bool:
+    def _is_read(self) -> bool:
         """True once the whole answer is there."""
         return self._result is not None
 
-    def take(self, line: str) -> str:
+    def _take(self, line: str) -> str:
         """The text that a line brings, "" for none. Raises the error it carries."""
         event = self._events.feed(line)
         if isinstance(event, Waiting):
@@ -71,9 +75,9 @@ class Reading:
             return self._answer.add(read(Completion, event))
         return ""
 
-    def check(self) -> None:
+    def _check(self) -> None:
         """Raise `CloudUnreachable` when the lines ended before the answer did."""
-        if not self._is_closed and not self.is_read:
+        if not self._is_closed and not self._is_read:
             raise CloudUnreachable(
                 "the connection ended in the middle of the answer; ask again"
             )
@@ -94,6 +98,12 @@ class Stream(Reading):
 
     ``result`` holds the whole answer once the last piece was read. Leaving early
     with `close` (or a ``with`` block) cancels the job.
+
+    >>> story = client.stream("Tell a short story.")
+    >>> "".join(story)
+    'Tell a short story.'
+    >>> story.result.finish_reason
+    'stop'
     """
 
     def __init__(
@@ -121,18 +131,24 @@ class Stream(Reading):
         self.close()
 
     def close(self) -> None:
-        """End the stream; before its end this cancels the job."""
+        """End the stream; before its end this cancels the job.
+
+        >>> story = client.stream("Tell a long story. " * 100)
+        >>> next(story)[:4]
+        'Tell'
+        >>> story.close()
+        """
         self._is_closed = True
         self._source.close()
 
     def _read(self) -> Iterator[str]:
         try:
             for line in self._source.lines():
-                if piece := self.take(line):
+                if piece := self._take(line):
                     yield piece
-                if self.is_read:
+                if self._is_read:
                     return
-            self.check()
+            self._check()
         finally:
             self.close()
 

@@ -113,7 +113,7 @@ class Work:
         ...     timezone="Europe/Berlin",
         ... )
         >>> news.details.in_words
-        'At 07:30 from Monday through Friday'
+        'At 07:30 on Monday through Friday (Europe/Berlin)'
         >>> news.remove()
         """
         made = self._cloud.run(scheduling.creating(prompt, cron, options))
@@ -133,22 +133,38 @@ class Work:
 
         >>> made = client.schedule("News?", cron="@daily", name="daily news")
         >>> client.find_schedule("daily news").details.cron
-        '@daily'
+        '0 0 * * *'
         >>> made.remove()
         """
         return Schedule(self._cloud, self._cloud.run(scheduling.finding(name_or_id)))
 
     def change_schedule(self, name_or_id: str, verb: str) -> ScheduleAnswer:
-        """A schedule after ``pause`` or ``resume``, as data; see `Schedule.pause`."""
+        """A schedule after ``pause`` or ``resume``, as data.
+
+        >>> made = client.schedule("News?", cron="@daily", name="changed")
+        >>> client.change_schedule("changed", "pause").paused
+        True
+        >>> client.remove_schedule("changed")
+        """
         path = scheduling.path_of(name_or_id)
         return self._cloud.run(scheduling.changing(path, verb))
 
     def run_schedule(self, name_or_id: str) -> RunAnswer:
-        """Start a run of a schedule at once; see `Schedule.run`."""
+        """Start a run of a schedule at once.
+
+        >>> made = client.schedule("News?", cron="@daily", name="run now")
+        >>> client.run_schedule("run now").status
+        'started'
+        >>> client.remove_schedule("run now")
+        """
         return self._cloud.run(scheduling.running(scheduling.path_of(name_or_id)))
 
     def remove_schedule(self, name_or_id: str) -> None:
-        """Delete a schedule; its jobs stay. See `Schedule.remove`."""
+        """Delete a schedule; its jobs stay.
+
+        >>> made = client.schedule("News?", cron="@daily", name="removed")
+        >>> client.remove_schedule("removed")
+        """
         self._cloud.run(scheduling.removing(scheduling.path_of(name_or_id)))
 
     def deliveries(

@@ -26,16 +26,16 @@ class AsyncBatch(BatchSteps):
 
     async def refresh(self) -> "AsyncBatch":
         """Ask the cloud for the batch's state now; see `Batch.refresh`."""
-        await self._cloud.run(self.refreshing())
+        await self._cloud.run(self._refreshing())
         return self
 
     async def done(self) -> bool:
         """True when nothing can change the batch any more; see `Batch.done`."""
-        return await self._cloud.run(self.knowing())
+        return await self._cloud.run(self._knowing())
 
     async def cancel(self) -> "AsyncBatch":
         """Stop the batch; the answers it has are kept. See `Batch.cancel`."""
-        await self._cloud.run(self.cancelling())
+        await self._cloud.run(self._cancelling())
         return self
 
     async def wait(
@@ -46,7 +46,7 @@ class AsyncBatch(BatchSteps):
     ) -> "AsyncBatch":
         """Wait until the batch has ended; see `Batch.wait`."""
         with bar("requests", None, progress) as shown:
-            await self._cloud.run(self.waiting(timeout, shown))
+            await self._cloud.run(self._waiting(timeout, shown))
         return self
 
     async def results(
@@ -54,7 +54,7 @@ class AsyncBatch(BatchSteps):
     ) -> AsyncIterator[BatchResult]:
         """Every request with its answer or error; see `Batch.results`."""
         await self.wait(progress=progress)
-        for file_id in self.files():
+        for file_id in self._files():
             async for line in self._cloud.lines(content(file_id)):
                 yield result_of(line)
 

@@ -58,21 +58,21 @@ class AsyncJob(JobSteps[P]):
 
     async def refresh(self) -> "AsyncJob[P]":
         """Ask the cloud for the job's state now; see `Job.refresh`."""
-        await self._cloud.run(self.refreshing())
+        await self._cloud.run(self._refreshing())
         return self
 
     async def done(self) -> bool:
         """True when nothing can change the job any more; see `Job.done`."""
-        return await self._cloud.run(self.knowing())
+        return await self._cloud.run(self._knowing())
 
     async def cancel(self) -> "AsyncJob[P]":
         """Stop the job; see `Job.cancel`."""
-        await self._cloud.run(self.cancelling())
+        await self._cloud.run(self._cancelling())
         return self
 
     async def retry(self) -> "AsyncJob[P]":
         """Submit a job that did not complete again; see `Job.retry`."""
-        made = await self._cloud.run(self.retrying())
+        made = await self._cloud.run(self._retrying())
         return AsyncJob(self._cloud, made, self._schema)
 
     def events(self) -> AsyncIterator[JobEvent]:
@@ -91,12 +91,12 @@ class AsyncJob(JobSteps[P]):
 
     async def wait(self, timeout: float | None = None) -> "AsyncJob[P]":
         """Wait until the job has ended; see `Job.wait`."""
-        await self._cloud.run(self.waiting(timeout))
+        await self._cloud.run(self._waiting(timeout))
         return self
 
     async def result(self, timeout: float | None = None) -> Result[P]:
         """The answer, waited for; see `Job.result`."""
-        return await self._cloud.run(self.answering(timeout))
+        return await self._cloud.run(self._answering(timeout))
 
     async def _tell(self, tell: Callable[["AsyncJob[P]"], object]) -> None:
         said = tell(await self.wait())

@@ -14,7 +14,7 @@ class AsyncSchedule(ScheduleSteps):
 
     async def refresh(self) -> "AsyncSchedule":
         """Ask the cloud how it is now; see `Schedule.refresh`."""
-        await self._cloud.run(self.refreshing())
+        await self._cloud.run(self._refreshing())
         return self
 
     async def runs(self) -> tuple[RunAnswer, ...]:
@@ -27,12 +27,12 @@ class AsyncSchedule(ScheduleSteps):
 
     async def pause(self) -> "AsyncSchedule":
         """Start nothing until it is resumed; see `Schedule.pause`."""
-        await self._cloud.run(self.changing("pause"))
+        await self._cloud.run(self._changing("pause"))
         return self
 
     async def resume(self) -> "AsyncSchedule":
         """Go on with the next run from now; see `Schedule.resume`."""
-        await self._cloud.run(self.changing("resume"))
+        await self._cloud.run(self._changing("resume"))
         return self
 
     async def remove(self) -> None:

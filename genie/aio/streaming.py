@@ -52,17 +52,17 @@ class AsyncStream(Reading):
         await self.close()
 
     async def close(self) -> None:
-        """End the stream; before its end this cancels the job."""
+        """End the stream; see `Stream.close`."""
         self._is_closed = True
         await self._source.aclose()
 
     async def _read(self) -> AsyncIterator[str]:
         try:
             async for line in self._source.lines():
-                if piece := self.take(line):
+                if piece := self._take(line):
                     yield piece
-                if self.is_read:
+                if self._is_read:
                     return
-            self.check()
+            self._check()
         finally:
             await self.close()

@@ -56,7 +56,7 @@ class EchoOptions:
 
     ``slots`` caps the slots asked for; ``load_s`` is how long loading takes;
     ``fail`` makes loading fail with that reason; a prompt that contains
-    ``crash_on`` kills the engine.
+    ``crash_on`` kills the engine; ``once`` ends an answer with the prompt's last word.
     """
 
     ms_per_token: float = 0.0
@@ -64,6 +64,7 @@ class EchoOptions:
     load_s: float = 0.0
     fail: str | None = None
     crash_on: str | None = None
+    once: bool = False
 
     @classmethod
     def read(cls, source: str) -> "EchoOptions":
@@ -89,6 +90,7 @@ class EchoOptions:
             load_s=float(said.get("load_s", 0)),
             fail=said.get("fail"),
             crash_on=said.get("crash_on") or None,
+            once=bool(int(said.get("once", 0))),
         )
 
     def load(self) -> None:
@@ -122,7 +124,7 @@ class EchoBackend(Backend):
         crash: Callable[[], NoReturn] = die,
     ) -> None:
         super().__init__(room, clock)
-        self._crash_on = options.crash_on
+        self._crash_on, self._once = options.crash_on, options.once
         self._crash = crash
         self.pace_s = options.ms_per_token / 1000
         self._next_tick = 0.0
@@ -189,7 +191,8 @@ class EchoBackend(Backend):
         word = words[number % len(words)]
         said = word if number == 0 else f" {word}"
         asked = self._answers[sequence.id].request.sampling.max_tokens
-        is_last = asked is None and number + 1 >= len(words) + 2
+        is_last = self._once and number + 1 >= len(words)
+        is_last = is_last or (asked is None and number + 1 >= len(words) + 2)
         self.produce(
             sequence, said, choice=self._choice(sequence, said), is_end=is_last
         )

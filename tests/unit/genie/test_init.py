@@ -35,6 +35,23 @@ def test_importing_genie_loads_no_library() -> None:
     assert modules_after("import genie").isdisjoint(HEAVY)
 
 
+@pytest.mark.parametrize(
+    ("code", "most"),
+    [
+        ("import genie", 40),
+        ("import genie; genie.Client", 260),
+        ("import genie; genie.AsyncClient", 330),
+    ],
+)
+def test_what_is_imported_is_counted(code: str, most: int) -> None:
+    script = f"import sys; print(len(sys.modules))\n{code}\nprint(len(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    before, after = map(int, done.stdout.split())
+    assert after - before <= most
+
+
 def test_the_client_loads_http_and_nothing_of_a_server() -> None:
     loaded = modules_after("import genie; genie.Client")
     assert "httpx2" in loaded

@@ -226,11 +226,24 @@ def test_a_wrong_option_is_named(source: str, named: str) -> None:
 
 
 def test_all_options_are_read() -> None:
-    source = "echo:?ms_per_token=1.5&slots=3&load_s=0.25&fail=no%20disk&crash_on=x"
+    source = (
+        "echo:?ms_per_token=1.5&slots=3&load_s=0.25&fail=no%20disk&crash_on=x&once=1"
+    )
     assert EchoOptions.read(source) == EchoOptions(
-        ms_per_token=1.5, slots=3, load_s=0.25, fail="no disk", crash_on="x"
+        ms_per_token=1.5, slots=3, load_s=0.25, fail="no disk", crash_on="x", once=True
     )
     assert EchoOptions.read("echo:") == EchoOptions()
+
+
+def test_once_ends_with_the_last_word_of_the_prompt(request_for: Make) -> None:
+    room = Room(model="e", slots=1, context=99, waiting=9, budget=999)
+    backend = EchoBackend(room, EchoOptions(once=True))
+    backend.submit(request_for("a", chat="one two three"))
+    events: list[object] = []
+    while backend.is_busy:
+        events += backend.step()
+    (end,) = [one for one in events if isinstance(one, Finish)]
+    assert (end.reason, end.usage.completion_tokens) == (FinishReason.STOP, 3)
 
 
 def test_like_texts_have_like_vectors() -> None:
