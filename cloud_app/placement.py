@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 from sqlmodel import Session
 
 from cloud_app import registry, store
-from cloud_app.brain import planner, router
+from cloud_app.brain import liveness, planner, router
 from cloud_app.brain.planner import Plan
-from cloud_app.brain.views import DemandView, FleetView, PlacementView
+from cloud_app.brain.views import DemandView, FleetView, Liveness, PlacementView
 from cloud_app.context import Context
 from cloud_app.store.records import Backlog, PlacementRecord
 from genie import logs
@@ -27,9 +27,10 @@ def place(ctx: Context) -> Plan:
     Two brains that plan at once take turns, so the second one sees what the first one
     wrote and finds nothing to do.
     """
+    gone = _gone(ctx)
     with ctx.db.session() as session:
         store.placements.lock(session)
-        fleet = registry.look(ctx, session)
+        fleet = liveness.without(registry.look(ctx, session), gone)
         demanded = _demand(ctx, session, fleet)
         plan = planner.plan(fleet, demanded, ctx.catalog, fleet.as_of)
         changes = _changes(fleet, plan)
@@ -43,8 +44,9 @@ def place(ctx: Context) -> Plan:
 
 def preview(ctx: Context) -> Plan:
     """What `place` would do now; writes and tells nothing."""
+    gone = _gone(ctx)
     with ctx.db.reading() as session:
-        fleet = registry.look(ctx, session)
+        fleet = liveness.without(registry.look(ctx, session), gone)
         demanded = _demand(ctx, session, fleet)
     return planner.plan(fleet, demanded, ctx.catalog, fleet.as_of)
 
@@ -54,6 +56,19 @@ def demand(ctx: Context) -> tuple[DemandView, ...]:
     fleet = registry.view(ctx)
     with ctx.db.reading() as session:
         return _demand(ctx, session, fleet)
+
+
+def _gone(ctx: Context) -> frozenset[str]:
+    """Late workers that hold no connection to the broker either: most likely dead.
+
+    Asked before the transaction, which holds up other brains.
+    """
+    late = (w.id for w in registry.view(ctx).workers if w.liveness is Liveness.LATE)
+    try:
+        return frozenset(one for one in late if not ctx.bus.is_listening(one))
+    except BrokerDown as error:
+        log.warning("late_workers_unknown", error=str(error))
+        return frozenset()
 
 
 Difference = tuple[tuple[PlacementView, ...], tuple[str, ...]]

@@ -1,5 +1,8 @@
 """Who is alive: from the age of the last heartbeat, by the cloud's own clock."""
 
+from collections.abc import Collection
+from dataclasses import replace
+
 from cloud_app.brain.views import HEARTBEAT_S, FleetView, Liveness, WorkerView
 
 LATE_BEATS = 1.5
@@ -28,6 +31,20 @@ def liveness(age_s: float, heartbeat_s: float = HEARTBEAT_S) -> Liveness:
     if missed > LATE_BEATS:
         return Liveness.LATE
     return Liveness.ONLINE
+
+
+def without(fleet: FleetView, gone: Collection[str]) -> FleetView:
+    """The fleet with late workers as offline whose connection is ``gone`` as well.
+
+    A late heartbeat alone may be a slow network; the broker's word alone a restart.
+    """
+    workers = (
+        replace(worker, liveness=Liveness.OFFLINE)
+        if worker.id in gone and worker.liveness is Liveness.LATE
+        else worker
+        for worker in fleet.workers
+    )
+    return replace(fleet, workers=tuple(workers))
 
 
 def is_recent(worker: WorkerView, fleet: FleetView) -> bool:
@@ -65,4 +82,4 @@ def _most_together(ages: list[float], window_s: float) -> int:
     return most
 
 
-__all__ = ["Liveness", "is_mass_silence", "is_recent", "liveness"]
+__all__ = ["Liveness", "is_mass_silence", "is_recent", "liveness", "without"]

@@ -96,6 +96,21 @@ class Bus:
         """Ready messages and consumers of each (queue, model, class), asked now."""
         return tuple(self._depth(*wanted) for wanted in queues)
 
+    def is_listening(self, worker_id: str) -> bool:
+        """Whether a worker's connection is up: only it consumes its control queue.
+
+        In memory, where a worker is a part of this process, always.
+        """
+        if broker.is_memory(self._url):
+            return True
+
+        def ask(channel: "StdChannel") -> bool:
+            broker.control_queue(worker_id)(channel).declare()
+            name = topology.control_queue(worker_id)
+            return bool(channel.queue_declare(queue=name, passive=True).consumer_count)
+
+        return self._with_channel(ask)
+
     def ping(self) -> None:
         """Raises `BrokerDown` unless the broker answers."""
         self._with_channel(lambda channel: None)

@@ -13,6 +13,7 @@ import kombu
 import pytest
 
 from cloud_app.bus import Bus, OutcomeConsumer, Replies
+from fixtures.fleet import wait_until
 from fixtures.nodes import RabbitNode
 from genie import codec, topology
 from genie.contracts.inference import (
@@ -297,6 +298,19 @@ def _outcomes(
     consumer = OutcomeConsumer(url, record)
     consumer.start()
     return consumer, seen
+
+
+def test_a_worker_listens_while_its_connection_is_up(rabbitmq_url: str) -> None:
+    bus = Bus(rabbitmq_url)
+    assert not bus.is_listening("ann")
+    queue = broker.control_queue("ann")
+    with broker.connection(rabbitmq_url, name="ann") as connection:
+        channel = connection.default_channel
+        queue(channel).declare()
+        channel.basic_consume(queue.name, callback=print, consumer_tag="ann")
+        assert bus.is_listening("ann")
+    wait_until(lambda: not bus.is_listening("ann"), 5, "its end is known")
+    bus.close()
 
 
 def test_a_broker_that_is_down_refuses_within_a_second(

@@ -123,3 +123,38 @@ def _rows(cloud: Cloud) -> list[tuple[str, str]]:
     with cloud.ctx.db.reading() as session:
         records = store.placements.everything(session)
     return [(record.worker_id, record.model) for record in records]
+
+
+@pytest.mark.parametrize(
+    ("is_gone", "is_moved"), [(True, True), (False, False)], ids=["gone", "there"]
+)
+def test_work_does_not_wait_for_a_late_worker_the_broker_has_lost_too(
+    cloud: Cloud, is_gone: bool, is_moved: bool
+) -> None:
+    one, two, three = (cloud.join(name) for name in ("one", "two", "three"))
+    cloud.job(model="echo:large")
+    placement.place(cloud.ctx)
+    holder = next(worker for worker, model in _rows(cloud) if model == "echo:large")
+    cloud.clock.forward(60)  # late, not yet offline
+    for worker in (one, two, three):
+        if worker.id != holder:
+            cloud.beat(worker, 1)
+    cloud.bus.gone = {holder} if is_gone else set()
+    placement.place(cloud.ctx)
+    holders = {worker for worker, model in _rows(cloud) if model == "echo:large"}
+    assert (len(holders) == 2) is is_moved
+    assert holder in holders  # its placements stay until it is lost
+
+
+def test_a_broker_that_is_away_makes_nobody_dead(cloud: Cloud) -> None:
+    one, two, three = (cloud.join(name) for name in ("one", "two", "three"))
+    cloud.job(model="echo:large")
+    placement.place(cloud.ctx)
+    before = _rows(cloud)
+    cloud.clock.forward(60)
+    for worker in (one, two, three):
+        if (worker.id, "echo:large") not in before:
+            cloud.beat(worker, 1)
+    cloud.bus.fails = BrokerDown("away")
+    placement.place(cloud.ctx)
+    assert _rows(cloud) == before
