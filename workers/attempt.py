@@ -24,6 +24,7 @@ from genie.contracts.inference import (
 from genie.errors import CodecError
 from genie.messaging import envelope
 from workers.engine.protocol import Engine, EngineRequest, Finish, Piece
+from workers.engine.scheduler import YIELDING
 from workers.writing import Due, Writing, begun, extras, together
 
 
@@ -132,6 +133,11 @@ class Attempt:
             queue_s=self.queue_s,
             resume=answers,
         )
+
+    @property
+    def yields(self) -> bool:
+        """True if the engine lets it wait for more urgent work in the middle."""
+        return self.task.work_class in YIELDING and not self.task.inputs
 
     @property
     def written(self) -> tuple[Written, ...]:

@@ -3,7 +3,8 @@
 A credit is one prefetch-1 consumer of one (queue, model, class). It opens when the
 engine could start a request now and closes on delivery. Background work gets what
 interactive work leaves over: its credits open only while every interactive credit of
-the model has stayed open long enough to show that nothing waits there.
+the model has stayed open long enough to show that nothing waits there. Batch requests
+count as room for all others, since an engine lets them yield their slots.
 """
 
 import math
@@ -22,7 +23,8 @@ OCTAVE = 6
 REBID = 2 * OCTAVE
 """An open credit is opened anew only for a change larger than dither and load make."""
 
-BACKGROUND = (WorkClass.JOB, WorkClass.BATCH)
+RANKS = (WorkClass.INTERACTIVE, WorkClass.JOB, WorkClass.BATCH)
+"""Who is asked for first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,11 +46,15 @@ class Held:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """A ready model: its slots, what it has in hand, and its bid for one more."""
+    """A ready model: its slots, what it has in hand, and its bid for one more.
+
+    ``yielding`` of the requests in flight give their slots to more urgent ones.
+    """
 
     model: str
     slots: int
     in_flight: int
+    yielding: int = 0
     bid: int = 0
     prefill_queued_s: float = 0.0
 
@@ -56,6 +62,11 @@ class Load:
     def free(self) -> int:
         """Slots nothing runs in."""
         return max(0, self.slots - self.in_flight)
+
+    @property
+    def room(self) -> int:
+        """Slots that an urgent request can have, taken by one that yields or free."""
+        return max(0, self.slots - self.in_flight + self.yielding)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +96,8 @@ def decide(
 ) -> tuple[CreditChange, ...]:
     """The changes that turn the open credits into the right ones, closes first.
 
-    ``leave_free`` slots of an engine with more than one are never given to background
-    classes, so that an interactive request always finds room.
+    ``leave_free`` slots of an engine with more than one are never given to jobs, so
+    that an interactive request finds room; batch work fills them, and yields.
     """
     wanted: dict[Credit, int] = {}
     for load in loads:
@@ -105,17 +116,21 @@ def decide(
 def _wanted(
     load: Load, queues: Sequence[str], held: Mapping[Credit, Held], leave_free: int
 ) -> Iterator[Credit]:
-    if load.free == 0 or load.prefill_queued_s >= PREFILL_MOST_S:
+    if load.room == 0 or load.prefill_queued_s >= PREFILL_MOST_S:
         return
-    above = list(_credits(load.model, queues, WorkClass.INTERACTIVE))
-    yield from above
-    if load.slots > 1 and load.free <= leave_free:
-        return
-    for work_class in BACKGROUND:
-        if not all(_is_quiet(held.get(credit), load.bid) for credit in above):
+    kept = leave_free if load.slots > 1 else 0
+    room = {
+        WorkClass.INTERACTIVE: load.room,
+        WorkClass.JOB: load.room - kept,
+        WorkClass.BATCH: load.free,
+    }
+    for work_class in RANKS:
+        if room[work_class] <= 0:
+            continue  # who waits there could not be started: less urgent work may be
+        asked = list(_credits(load.model, queues, work_class))
+        yield from asked
+        if not all(_is_quiet(held.get(credit), load.bid) for credit in asked):
             return
-        above = list(_credits(load.model, queues, work_class))
-        yield from above
 
 
 def _credits(

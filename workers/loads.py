@@ -13,10 +13,12 @@ from workers.speeds import Speeds
 class _InHand:
     """One engine's requests, by id with the time it got them, and its prompts.
 
+    ``yielding`` are those that may have to wait for others in the middle.
     ``is_shut``: a prompt came after which no other was asked for.
     """
 
     begun: dict[str, float] = field(default_factory=dict)
+    yielding: set[str] = field(default_factory=set)
     reading: Reading = field(default_factory=Reading)
     is_shut: bool = False
 
@@ -36,11 +38,18 @@ class Loads:
         self._speeds = Speeds()
         self._lock = Lock()
 
-    def begin(self, model: str, request: str, size: int, now: float) -> None:
-        """An engine gets a request; ``size`` is its message's, in bytes."""
+    def begin(
+        self, model: str, request: str, size: int, now: float, *, yields: bool = False
+    ) -> None:
+        """An engine gets a request; ``size`` is its message's, in bytes.
+
+        ``yields`` says that the engine stops it for more urgent ones.
+        """
         with self._lock:
             here = self._models.setdefault(model, _InHand())
             here.begun[request] = now
+            if yields:
+                here.yielding.add(request)
             here.reading.begin(request, size, now)
             here.is_shut = here.is_shut or here.is_full(now)
 
@@ -60,7 +69,10 @@ class Loads:
             here = self._models[model]
             first_at = here.begun.get(request, now) + finish.first_token_s
             here.reading.end(request, first_at if finish.first_token_s else now)
-        self._speeds.note(model, finish)
+            yields = request in here.yielding
+        # The pauses of one that yielded say nothing of this machine's speed.
+        if not yields or self._speeds.of(model) is None:
+            self._speeds.note(model, finish)
         self.end(model, request)
 
     def end(self, model: str, request: str) -> None:
@@ -69,6 +81,7 @@ class Loads:
             here = self._models.get(model)
             if here is not None:
                 here.begun.pop(request, None)
+                here.yielding.discard(request)
                 here.reading.drop(request)
 
     def of(self, model: str, *, slots: int, now: float, dither: float) -> Load:
@@ -76,6 +89,7 @@ class Loads:
         with self._lock:
             here = self._models.get(model) or _InHand()
             in_flight, left_s = len(here.begun), here.reading.left_s(now)
+            yielding = len(here.yielding)
         offer = bid(
             self._speeds.of(model), in_flight=in_flight, slots=slots, dither=dither
         )
@@ -83,6 +97,7 @@ class Loads:
             model=model,
             slots=slots,
             in_flight=in_flight,
+            yielding=yielding,
             bid=offer,
             prefill_queued_s=left_s,
         )

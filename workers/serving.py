@@ -365,7 +365,13 @@ class Serving:
         with self._lock:
             self._running[attempt.task.job_id] = attempt
             for engine_id in attempt.in_engine:
-                self._loads.begin(attempt.task.model, engine_id, size, self._clock())
+                self._loads.begin(
+                    attempt.task.model,
+                    engine_id,
+                    size,
+                    self._clock(),
+                    yields=attempt.yields,
+                )
                 size = 0  # one of several reads the prompt for all
 
     def _free(self, attempt: Attempt) -> None:

@@ -13,7 +13,7 @@ from workers.engine.protocol import (
     EngineStats,
     Finish,
 )
-from workers.engine.scheduler import Full, Scheduler, Sequence, Step
+from workers.engine.scheduler import YIELDING, Full, Scheduler, Sequence, Step
 
 Clock = Callable[[], float]
 """Seconds that only grow."""
@@ -77,6 +77,9 @@ class Backend(ABC):
 
     Used by one thread. Every submitted request ends with exactly one `Finish`.
     """
+
+    yields = True
+    """Whether requests of `YIELDING` can be computed anew from their tokens."""
 
     pace_s = 0.0
     """The least time a step takes: what a paced engine's speed is measured by."""
@@ -222,6 +225,7 @@ class Backend(ABC):
             deadline=started + request.deadline_s,
             scope=request.scope,
             tokens=prompt.ids,
+            can_yield=self.yields and request.work_class in YIELDING,
         )
         try:
             self.scheduler.add(sequence)

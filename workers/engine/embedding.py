@@ -101,6 +101,8 @@ def _mean(states: Tensor, mask: Tensor) -> Tensor:
 class EmbeddingBackend(Backend):
     """Serves an encoder; ``room.context`` is the most tokens one input may have."""
 
+    yields = False  # a request is a few steps long, and its vectors are no tokens
+
     def __init__(self, room: Room, clock: Clock, encoder: Encoder) -> None:
         # The scheduler counts inputs, and of those a request may have any number.
         counted = replace(room, context=UNLIMITED, budget=STEP_INPUTS)

@@ -1,7 +1,8 @@
 """Which tokens of which requests the next step computes: deques and integers.
 
-A sequence owns a slot of the KV cache from admission to its end. Every step takes
-one token of each decoding sequence, then prompt chunks up to a token budget.
+A sequence owns a slot of the KV cache from admission to its end, unless it is of a
+class that yields and more urgent work needs the slot. Every step takes one token of
+each decoding sequence, then prompt chunks up to a token budget.
 """
 
 from collections import deque
@@ -13,8 +14,12 @@ from workers.engine.slots import Copy, Sequence, Slots, waits
 RANKS = (WorkClass.INTERACTIVE, WorkClass.JOB, WorkClass.BATCH)
 """Who is admitted first when slots are scarce."""
 
+YIELDING = (WorkClass.BATCH,)
+"""Who gives its slot to the others when all are taken, and is computed anew later."""
+
 FAIR_TURN = 8
-"""Every eighth admission takes whoever waits longest, so that no class starves."""
+"""Every eighth admission takes whoever waits longest, so that no class starves. It
+keeps its slot: who yields again and again would never end."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -77,8 +82,19 @@ class _Waiting:
         self.admissions += 1
         waiting = [queue for queue in self.queues.values() if queue]
         if self.admissions % FAIR_TURN == 0:
-            return min(waiting, key=lambda queue: queue[0].turn).popleft()
+            oldest = min(waiting, key=lambda queue: queue[0].turn).popleft()
+            oldest.can_yield = False
+            return oldest
         return waiting[0].popleft()
+
+    def put_back(self, sequence: Sequence) -> None:
+        """It had a slot and lost it: the first of its class again."""
+        self.queues[sequence.work_class].appendleft(sequence)
+
+    @property
+    def has_urgent(self) -> bool:
+        """True while someone waits whom others yield to."""
+        return any(self.queues[rank] for rank in RANKS if rank not in YIELDING)
 
     def discard(self, sequence: Sequence) -> None:
         self.queues[sequence.work_class].remove(sequence)
@@ -149,10 +165,25 @@ class Scheduler:
             chunk.sequence.computed += chunk.length
 
     def _admit(self) -> None:
-        while self._slots.free and len(self._waiting):
+        while len(self._waiting) and (self._slots.free or self._make_room()):
             sequence = self._waiting.take()
             self._slots.give(sequence)
             self._running[sequence.id] = sequence
+
+    def _make_room(self) -> bool:
+        """Take a slot from whoever loses least by it, if more urgent work waits."""
+        if not self._waiting.has_urgent:
+            return False
+        loses = [one for one in self._running.values() if one.can_yield]
+        if not loses:
+            return False
+        one = min(loses, key=lambda one: one.computed)
+        del self._running[one.id]
+        # Its tokens are about to be overwritten: nobody may build on them.
+        self._slots.release(one, keep=False)
+        one.rewind()
+        self._waiting.put_back(one)
+        return True
 
     def _chunks(self, room: int, copies: list[Copy]) -> list[Chunk]:
         """Prompt chunks in order of admission; adds what to copy before them."""

@@ -19,6 +19,8 @@ class Sequence:
 
     ``deadline`` is on the engine's clock. ``computed`` of ``tokens``, prompt first,
     are in the KV cache; ``reused`` of them came from another request of ``scope``.
+    ``can_yield`` says that it may lose its slot to more urgent work; ``yielded`` is
+    how often it has.
     """
 
     id: str
@@ -33,6 +35,8 @@ class Sequence:
     reused: int = 0
     slot: int = -1
     turn: int = 0
+    can_yield: bool = False
+    yielded: int = 0
     has_begun: bool = False
     leader: "Leader | None" = None
 
@@ -41,6 +45,18 @@ class Sequence:
         """True when the whole prompt is in the cache."""
         return self.computed >= self.prompt
 
+    def rewind(self) -> None:
+        """Nothing of it is in the cache any more: what it has said is prompt now."""
+        self.prompt = max(self.prompt, self.computed + 1)
+        self.computed, self.has_begun = 0, False
+        self.yielded += 1
+
+    def starts_from(self, shared: int) -> None:
+        """So many of its tokens are in its slot, from another request."""
+        self.computed = shared
+        if not self.yielded:  # what is computed again was never saved
+            self.reused = shared
+
 
 @dataclass(slots=True, frozen=True)
 class Leader:
@@ -48,11 +64,17 @@ class Leader:
 
     sequence: Sequence
     shared: int
+    run: int
+
+    @property
+    def is_running(self) -> bool:
+        """False once it has ended or lost its slot, even if it got another since."""
+        return self.sequence.slot >= 0 and self.sequence.yielded == self.run
 
     @property
     def is_under_way(self) -> bool:
         """True while it still computes what is shared."""
-        return self.sequence.slot >= 0 and self.sequence.computed < self.shared
+        return self.is_running and self.sequence.computed < self.shared
 
 
 @dataclass(slots=True, frozen=True)
@@ -94,7 +116,8 @@ class Slots:
             shared = 0
         self._free.remove(oldest)
         self._owners[oldest] = sequence
-        sequence.slot, sequence.computed, sequence.reused = oldest, shared, shared
+        sequence.slot = oldest
+        sequence.starts_from(shared)
 
     def release(self, sequence: Sequence, *, keep: bool) -> None:
         """The slot is free; without ``keep`` nobody may use what it holds."""
@@ -114,7 +137,7 @@ class Slots:
             return None
         if donor in self._free:
             self._touch(donor)
-        sequence.computed = sequence.reused = shared
+        sequence.starts_from(shared)
         return Copy(donor, sequence.slot, shared)
 
     def _donor(self, sequence: Sequence, among: set[int]) -> tuple[int | None, int]:
@@ -138,7 +161,7 @@ class Slots:
 def waits(sequence: Sequence, ahead: list[Sequence]) -> bool:
     """True while another prompt, ahead of this one, computes what both begin with."""
     leader = sequence.leader
-    if leader is None or (leader.sequence.slot < 0):
+    if leader is None or not leader.is_running:
         leader = sequence.leader = _leader(sequence, ahead)
     return leader is not None and leader.is_under_way
 
@@ -152,7 +175,7 @@ def _leader(sequence: Sequence, ahead: list[Sequence]) -> Leader | None:
         most = min(other.prompt, sequence.prompt - 1)
         shared = common(other.tokens, sequence.tokens, most)
         if shared > longest:
-            best, longest = Leader(other, shared), shared
+            best, longest = Leader(other, shared, other.yielded), shared
     return best
 
 

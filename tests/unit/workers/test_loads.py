@@ -46,6 +46,15 @@ def test_a_request_is_counted_from_the_moment_it_is_given() -> None:
     assert seen(loads) == seen(Loads())
 
 
+def test_what_yields_is_told_apart_and_its_pauses_are_no_speed() -> None:
+    loads = learnt()
+    before = seen(loads)
+    loads.begin(MODEL, "batch", 100, now=3.0, yields=True)
+    assert (seen(loads, now=9.0).in_flight, seen(loads, now=9.0).yielding) == (1, 1)
+    loads.finished(MODEL, "batch", finish(tokens=2), now=9.0)
+    assert seen(loads, now=9.0) == before
+
+
 def test_a_long_prompt_is_known_as_such_before_the_engine_has_looked_at_it() -> None:
     loads = learnt()
     loads.begin(MODEL, "long", 2000, now=5.0)

@@ -397,7 +397,7 @@ def test_interactive_work_is_admitted_before_batch_work(
 ) -> None:
     engine = bench("llama", slots=1)
     for name, rank in (
-        ("running", WorkClass.BATCH),
+        ("running", WorkClass.INTERACTIVE),
         ("batch", WorkClass.BATCH),
         ("job", WorkClass.JOB),
         ("person", WorkClass.INTERACTIVE),

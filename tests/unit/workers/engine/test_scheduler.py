@@ -136,6 +136,70 @@ def test_a_batch_request_is_served_while_interactive_ones_keep_coming() -> None:
     assert "batch" in ended
 
 
+def filled(*classes: WorkClass, limit: int = 9) -> Scheduler:
+    """A scheduler whose every slot is taken and decodes."""
+    scheduler = Scheduler(slots=len(classes), budget=100, waiting=9)
+    for index, work_class in enumerate(classes):
+        one = sequence(f"r{index}", limit=limit, work_class=work_class)
+        one.can_yield = work_class is WorkClass.BATCH
+        scheduler.add(one)
+        advance(scheduler)
+    return scheduler
+
+
+def test_a_batch_request_gives_its_slot_to_an_urgent_one_and_goes_on_later() -> None:
+    scheduler = filled(WorkClass.BATCH)
+    batch = scheduler.get("r0")
+    assert batch is not None
+    advance(scheduler)
+    said = batch.produced
+    scheduler.add(sequence("urgent", limit=2))
+    step, _ = advance(scheduler)
+    assert [chunk.sequence.id for chunk in step.chunks] == ["urgent"]
+    assert (batch.slot, batch.computed) == (-1, 0)
+    advance(scheduler)
+    step, _ = advance(scheduler)
+    # What it had said is computed again, as prompt; its next token is its own next.
+    assert [(it.sequence.id, it.length) for it in step.chunks] == [("r0", 4 + said)]
+    assert batch.produced == said + 1
+
+
+def test_whoever_has_computed_least_yields() -> None:
+    scheduler = filled(WorkClass.BATCH, WorkClass.BATCH, WorkClass.BATCH)
+    scheduler.add(sequence("urgent", work_class=WorkClass.JOB))
+    advance(scheduler)
+    assert [one.slot < 0 for one in map(scheduler.get, ("r0", "r1", "r2")) if one] == [
+        False,
+        False,
+        True,
+    ]
+
+
+@pytest.mark.parametrize("running", [WorkClass.INTERACTIVE, WorkClass.JOB])
+def test_only_batch_requests_yield(running: WorkClass) -> None:
+    scheduler = filled(running)
+    scheduler.add(sequence("urgent"))
+    step, _ = advance(scheduler)
+    assert [one.id for one in step.decodes] == ["r0"]
+
+
+def test_a_batch_request_does_not_yield_to_its_like() -> None:
+    scheduler = filled(WorkClass.BATCH)
+    scheduler.add(sequence("other", work_class=WorkClass.BATCH))
+    step, _ = advance(scheduler)
+    assert [one.id for one in step.decodes] == ["r0"]
+
+
+def test_batch_requests_end_while_urgent_ones_never_pause() -> None:
+    scheduler = filled(WorkClass.BATCH, WorkClass.BATCH, limit=20)
+    ended: list[str] = []
+    for turn in range(400):
+        if scheduler.waiting < 5:
+            scheduler.add(sequence(f"i{turn}", limit=1))
+        ended += advance(scheduler)[1]
+    assert {"r0", "r1"} <= set(ended)
+
+
 COMMANDS = st.lists(
     st.one_of(
         st.tuples(
@@ -239,6 +303,7 @@ def test_every_request_ends_once_and_builds_only_on_its_own_tokens(
                 name = f"r{len(rig.taken)}"
                 one = sequence(name, prompt=prompt, limit=limit, work_class=rank)
                 one.scope = scope
+                one.can_yield = rank is WorkClass.BATCH
                 one.tokens = [at if at < fork else at + 100 for at in range(prompt)]
                 rig.add(one)
             case ("cancel", int(index)):
@@ -247,7 +312,9 @@ def test_every_request_ends_once_and_builds_only_on_its_own_tokens(
                 rig.end(index, keep=False)
             case _:
                 rig.step()
-    for _ in range(sum(one.prompt + one.limit for one in rig.taken) + 1):
+    # Each admission of an urgent one makes at most one other begin again.
+    longest = max((one.prompt + one.limit for one in rig.taken), default=0)
+    for _ in range(2 * longest * len(rig.taken) + 1):
         if not rig.scheduler.active + rig.scheduler.waiting:
             break
         rig.step()
