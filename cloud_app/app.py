@@ -24,6 +24,7 @@ from cloud_app.web import (
     models_api,
     openai,
     ops,
+    overview_api,
     request,
     retention_api,
     schedules_api,
@@ -68,7 +69,7 @@ def create_app(ctx: Context | None = None) -> Flask:
     sessions.install(app, ctx.settings)
     ops.install(app, ctx)
     inference = (openai.api, embeddings.api, files_api.api, batches_api.api)
-    fleets = (fleet.api, fleet_api.api, dead_letters_api.api)
+    fleets = (fleet.api, fleet_api.api, overview_api.api, dead_letters_api.api)
     work = (jobs_api.api, schedules_api.api, webhooks_api.api, retention_api.api)
     for api in (*inference, *work, models_api.api, *fleets, ops.api):
         app.register_api(api)

@@ -12,6 +12,7 @@ from genie.answers import (
     WorkerAnswer,
 )
 from genie.jobs import Cloud
+from genie.overview import FleetAnswer
 from genie.steps import administration as steps
 
 
@@ -38,6 +39,14 @@ class Administration:
         {'genie'}
         """
         return self._cloud.run(steps.queues())
+
+    def fleet(self, *, jobs: int = 20) -> FleetAnswer:
+        """The whole fleet now, with so many jobs at most; needs an admin key.
+
+        >>> client.fleet().figures.failed_1h
+        0
+        """
+        return self._cloud.run(steps.fleet(jobs))
 
     def dead_letters(self) -> tuple[DeadLetterAnswer, ...]:
         """Messages of your org that no worker could serve; needs an admin key.

@@ -30,6 +30,7 @@ _TIMES = (
     col(Job.first_token_at),
     col(Job.finished_at),
     col(Job.usage),
+    col(Job.worker),
 )
 
 
@@ -46,6 +47,7 @@ class JobTimes:
     first_token_at: datetime | None
     finished_at: datetime | None
     tokens: int
+    worker: str | None = None
 
     @property
     def first_token_s(self) -> float | None:
@@ -85,6 +87,7 @@ def _times(row: Row[*tuple[Any, ...]]) -> JobTimes:
         first_token_at=row.first_token_at,
         finished_at=row.finished_at,
         tokens=row.usage.completion_tokens if row.usage else 0,
+        worker=row.worker,
     )
 
 

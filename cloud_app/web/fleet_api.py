@@ -33,8 +33,6 @@ from genie import codec, topology
 from genie.contracts.inference import WorkClass
 from genie.errors import Conflict
 
-CLASSES = (WorkClass.INTERACTIVE, WorkClass.JOB)
-
 api = APIBlueprint(
     "admin_api",
     __name__,
@@ -71,23 +69,13 @@ class KeyPath(BaseModel):
 @api.get("/workers")
 def list_workers() -> Workers:
     """Every worker of this org: state, GPUs, models, placements."""
-    ctx = context()
-    held = {view.id: view.placements for view in registry.view(ctx).workers}
-    known = registry.workers(ctx, key().org.slug)
-    data = [_worker(worker, held.get(worker.id, ())) for worker in known]
-    return {"object": "list", "data": data}
+    return {"object": "list", "data": workers_now()}
 
 
 @api.get("/queues")
 def list_queues() -> Queues:
     """What waits in each queue this org may use, by model and class of work."""
-    ctx = context()
-    names = {topology.SHARED, topology.org_queue(key().org.slug)}
-    demand = {(d.queue, d.model): d for d in placement.demand(ctx) if d.queue in names}
-    wanted = [(*pair, work_class) for pair in sorted(demand) for work_class in CLASSES]
-    depths = ctx.bus.depths(wanted)
-    data = [_queue(depth, demand[depth.queue, depth.model]) for depth in depths]
-    return {"object": "list", "data": data}
+    return {"object": "list", "data": queues_now()}
 
 
 @api.post("/join-tokens")
@@ -136,6 +124,24 @@ def revoke_key(path: KeyPath) -> KeyGone:
     """Revoke an API key, at once."""
     auth.revoke_key(context(), key().org.slug, path.key_id, actor=key().prefix)
     return {"object": "key", "id": path.key_id, "revoked": True}
+
+
+def workers_now() -> list[Worker]:
+    """Every worker of the org that asks."""
+    ctx = context()
+    held = {view.id: view.placements for view in registry.view(ctx).workers}
+    known = registry.workers(ctx, key().org.slug)
+    return [_worker(worker, held.get(worker.id, ())) for worker in known]
+
+
+def queues_now() -> list[Queue]:
+    """Every queue the org that asks may use."""
+    ctx = context()
+    names = {topology.SHARED, topology.org_queue(key().org.slug)}
+    demand = {(d.queue, d.model): d for d in placement.demand(ctx) if d.queue in names}
+    wanted = [(*pair, kind) for pair in sorted(demand) for kind in WorkClass]
+    depths = ctx.bus.depths(wanted)
+    return [_queue(depth, demand[depth.queue, depth.model]) for depth in depths]
 
 
 def _worker(worker: WorkerRecord, held: tuple[PlacementView, ...]) -> Worker:

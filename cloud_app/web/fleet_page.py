@@ -1,18 +1,19 @@
 """What the Fleet page shows, as values a template only has to write down."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from textwrap import shorten
 
-from cloud_app import endings, inference, placement, registry
+from cloud_app import placement, registry
 from cloud_app.brain import liveness
 from cloud_app.brain.views import DemandView
 from cloud_app.context import Context
 from cloud_app.store import pulse
 from cloud_app.store.records import KeyRecord, WorkerRecord
-from cloud_app.web import figures
-from cloud_app.web.figures import Share, Tile
+from cloud_app.web import figures, reasons
+from cloud_app.web.figures import Tile
+from cloud_app.web.reasons import Reason
 from genie import topology
 from genie.contracts.fleet import GpuStatus, Heartbeat, ModelState, ModelStatus
 
@@ -112,7 +113,7 @@ def look(ctx: Context, key: KeyRecord) -> Page:
         workers=tuple(
             worker_row(worker, now, ctx.settings.heartbeat_s) for worker in workers
         ),
-        reasons=_reasons(ctx, key, figures.shares(jobs, now)),
+        reasons=tuple(map(_reason, reasons.look(ctx, key, figures.shares(jobs, now)))),
         queues=_queues(ctx, key, workers),
     )
 
@@ -186,58 +187,15 @@ def _line(model: ModelStatus) -> ModelLine:
     return ModelLine(id=model.model, note=note, tone=tone, error=error)
 
 
-def _reasons(
-    ctx: Context, key: KeyRecord, shares: Sequence[Share]
-) -> tuple[ReasonRow, ...]:
-    """Last hour's work first, then where the other personas would go now."""
-    newest = [share.newest_job_id for share in shares]
-    why = pulse.reasons(ctx.db, key.org, newest)
-    asked = {share.persona for share in shares}
-    idle = [name for name in ctx.catalog.personas if name not in asked]
-    return (
-        *(_asked(share, why) for share in shares),
-        *_merged(_unasked(ctx, key, name) for name in idle),
-    )
-
-
-def _merged(rows: Iterable[ReasonRow]) -> tuple[ReasonRow, ...]:
-    """Personas that would go to the same model for the same reason, in one row."""
-    groups: dict[tuple[str, str], list[ReasonRow]] = {}
-    for row in rows:
-        groups.setdefault((row.model, row.why), []).append(row)
-    return tuple(
-        replace(group[0], persona=", ".join(row.persona for row in group))
-        for group in groups.values()
-    )
-
-
-def _asked(share: Share, why: Mapping[str, tuple[str, ...]]) -> ReasonRow:
+def _reason(found: Reason) -> ReasonRow:
+    share = "–" if found.share is None else f"{found.share:.0%}".replace("%", " %")
     return ReasonRow(
-        persona=share.persona or "by name",
-        model=share.model,
-        share=f"{share.share:.0%}".replace("%", " %"),
-        p95=figures.seconds(share.first_token_p95_s),
-        why=_sentence(why.get(share.newest_job_id)),
+        persona=", ".join(found.personas) or "by name",
+        model=found.model or "nowhere now",
+        share=share,
+        p95=figures.seconds(found.first_token_p95_s),
+        why=found.why,
     )
-
-
-def _unasked(ctx: Context, key: KeyRecord, persona: str) -> ReasonRow:
-    target = inference.resolve(ctx.catalog, None, persona)
-    decision = endings.explain(inference.decide(ctx, key, target))
-    reasons = [decision["message"]] if "refused" in decision else decision["reasons"]
-    return ReasonRow(
-        persona=persona,
-        model=str(decision.get("model") or "nowhere now"),
-        share="–",
-        p95="–",
-        why=_sentence(reasons),
-    )
-
-
-def _sentence(reasons: object) -> str:
-    """Reasons, as they come from a job's record or a decision, in one line."""
-    listed = reasons if isinstance(reasons, list | tuple) else ()
-    return "; ".join(str(reason) for reason in listed)
 
 
 def _queues(

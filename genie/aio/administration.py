@@ -12,6 +12,7 @@ from genie.answers import (
     QueueAnswer,
     WorkerAnswer,
 )
+from genie.overview import FleetAnswer
 from genie.steps import administration as steps
 
 
@@ -30,6 +31,10 @@ class AsyncAdministration:
     async def queues(self) -> tuple[QueueAnswer, ...]:
         """How deep each queue is; see `Client.queues`."""
         return await self._cloud.run(steps.queues())
+
+    async def fleet(self, *, jobs: int = 20) -> FleetAnswer:
+        """The whole fleet now; see `Client.fleet`."""
+        return await self._cloud.run(steps.fleet(jobs))
 
     async def dead_letters(self) -> tuple[DeadLetterAnswer, ...]:
         """Messages of your org that no worker could serve.

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from genie.cli.output import Session, as_json, show_json, show_table
-from genie.cli.values import Told, size, span, took
+from genie.cli.values import short, size, span, took
 from genie.contracts.fleet import ModelState
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def queues(session: Session, as_json: bool) -> None:
             queue.waiting,
             queue.consumers,
             took(queue.oldest_s),
-            promised(queue.sla_s),
+            None if queue.sla_s is None else short(queue.sla_s),
         )
         for queue in found
     ]
@@ -96,10 +96,3 @@ def ago(age_s: float | None) -> str:
     ('12 s ago', 'never')
     """
     return "never" if age_s is None else f"{span(age_s)} ago"
-
-
-def promised(value: float | None) -> Told | None:
-    """The longest wait that was promised: whole seconds."""
-    if value is None:
-        return None
-    return Told(person=span(value), script=f"{value:g}", is_number=True)

@@ -29,6 +29,7 @@ from genie.errors import GenieError
 COMMANDS: dict[str, tuple[str, str]] = {
     "up": ("genie.cli.up:up", "Start a whole fleet on this machine."),
     "demo": ("genie.cli.demo:demo", "Start a fleet and watch it work."),
+    "top": ("genie.cli.top:top", "Watch the fleet work, on one screen."),
     "ask": ("genie.cli.ask:ask", "Ask a question and print the answer."),
     "submit": ("genie.cli.ask:submit", "Submit a question as a job."),
     "jobs": ("genie.cli.jobs:jobs", "List, show, follow, retry and cancel jobs."),
@@ -144,6 +145,7 @@ class LazyGroup(click.Group):
             sys.exit(2)
         except OSError as error:
             what = f": {error.filename}" if error.filename else ""
+            _drop_output()
             _say(f"{error.strerror or error}{what}; mend that and try again")
             sys.exit(1)
         # without its standalone mode click returns what a command gave to ctx.exit()
@@ -185,9 +187,16 @@ def _ending_with_its_reader() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        # what is still buffered has no reader; without this Python complains at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         raise click.exceptions.Exit(READER_GONE) from None
+
+
+def _drop_output() -> None:
+    """Let go of what cannot be written; Python would complain of it at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _failed(

@@ -93,9 +93,9 @@ def widths(texts: Sequence[Sequence[str]], available: int) -> list[int] | None:
     return found
 
 
-def terminal_width() -> int:
+def terminal_width(elsewhere: int = 80) -> int:
     """Columns of the terminal; COLUMNS overrides what it says."""
-    return shutil.get_terminal_size().columns
+    return shutil.get_terminal_size((elsewhere, 24)).columns
 
 
 def _wide(text: str) -> int:

@@ -71,6 +71,12 @@ def span(seconds: float) -> str:
     return f"{seconds / DAY_S:.0f} d"
 
 
+def short(seconds: float) -> Told:
+    """A length of time, on the right in a table: `span` for people, seconds else."""
+    script = f"{round(seconds, 3):g}"
+    return Told(person=span(seconds), script=script, is_number=True)
+
+
 def moment(seconds: float) -> str:
     """Seconds since 1970 as local time, to the second."""
     local = datetime.fromtimestamp(seconds, UTC).astimezone()

@@ -14,6 +14,7 @@ from genie.answers import (
     read_list,
 )
 from genie.calls import Probe, Steps, delete, get, post, under
+from genie.overview import FleetAnswer
 
 LETTERS = "/v1/dead-letters"
 KEYS = "/v1/keys"
@@ -27,6 +28,11 @@ def workers() -> Steps[tuple[WorkerAnswer, ...]]:
 def queues() -> Steps[tuple[QueueAnswer, ...]]:
     """How deep each queue is."""
     return read_list(QueueAnswer, (yield get("/v1/queues")))
+
+
+def fleet(jobs: int) -> Steps[FleetAnswer]:
+    """The whole fleet now."""
+    return read(FleetAnswer, (yield get("/v1/fleet", {"jobs": str(jobs)})))
 
 
 def dead_letters() -> Steps[tuple[DeadLetterAnswer, ...]]:

@@ -4,6 +4,8 @@ from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
+from cloud_app.web.bodies.work import JobStatus
+
 
 class Held(TypedDict):
     """What a model is, and how many workers have it."""
@@ -130,6 +132,53 @@ class Queues(TypedDict):
 
     object: Literal["list"]
     data: list[Queue]
+
+
+class Figures(TypedDict):
+    """How the fleet does: the last minute's rate, jobs now, and the last hour."""
+
+    tokens_per_s: float
+    running: int
+    waiting: int
+    first_token_p95_s: float | None
+    failed_1h: int
+
+
+class JobLine(TypedDict):
+    """A job without any of its text."""
+
+    id: str
+    status: JobStatus
+    persona: str | None
+    model: str
+    worker: str | None
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    tokens: int
+
+
+class ReasonNow(TypedDict):
+    """Where the work of some personas goes; without a share, where it would go."""
+
+    personas: list[str]
+    model: str | None
+    share: float | None
+    first_token_p95_s: float | None
+    why: str
+
+
+class FleetNow(TypedDict):
+    """The fleet at one moment; jobs that run come first, then the newest."""
+
+    object: Literal["fleet"]
+    org: str
+    now: float
+    figures: Figures
+    workers: list[Worker]
+    queues: list[Queue]
+    jobs: list[JobLine]
+    routes: list[ReasonNow]
 
 
 class JoinToken(TypedDict):

@@ -1,0 +1,194 @@
+"""One frame of ``genie top``: the parts laid out for a size of terminal."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from rich.cells import cell_len
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from genie.cli import parts
+from genie.cli.parts import NOTHING, Part
+from genie.cli.tables import GAP, TONES
+from genie.cli.values import cell, is_number, took
+from genie.overview import FleetAnswer
+
+WIDE = 150
+"""Columns from which queues and routes stand beside the rest."""
+
+SIDE = 62
+HEAD_ROWS = 2
+FEWEST_ROWS = 2
+"""Rows every part keeps while another still has more."""
+
+ALL = (parts.workers, parts.models, parts.queues, parts.jobs, parts.routes)
+LEFT = (parts.workers, parts.models, parts.jobs)
+RIGHT = (parts.queues, parts.routes)
+
+
+def frame(
+    fleet: FleetAnswer,
+    *,
+    url: str,
+    width: int,
+    height: int | None = None,
+    hint: str = "",
+    trouble: str = "",
+) -> RenderableType:
+    """The fleet in ``width`` columns; all of it without a ``height``.
+
+    ``trouble`` takes the place of the figures, which are old then.
+    """
+    worry = Text(trouble, style="red", no_wrap=True, overflow="ellipsis")
+    head = (_title(fleet, url, width, hint), worry if trouble else _figures(fleet))
+    if width >= WIDE:
+        body = _beside(fleet, width, None if height is None else height - HEAD_ROWS)
+    else:
+        listed = [part(fleet) for part in ALL]
+        body = _stacked(listed, width, None if height is None else height - HEAD_ROWS)
+    return Group(*head, body)
+
+
+def shares(heights: Sequence[int], room: int) -> list[int]:
+    """How many rows each part gets of ``room``, given what each would like.
+
+    What is left goes to the parts in turn, so that none is starved by a long one.
+
+    >>> shares([3, 10, 2], 9)
+    [3, 4, 2]
+    >>> shares([3, 1], 9)
+    [3, 1]
+    """
+    given = [min(FEWEST_ROWS, height) for height in heights]
+    while sum(given) < min(room, sum(heights)):
+        least = min(
+            (n for n in range(len(given)) if given[n] < heights[n]),
+            key=lambda n: given[n],
+        )
+        given[least] += 1
+    return given
+
+
+def _stacked(listed: Sequence[Part], width: int, room: int | None) -> RenderableType:
+    heights = [part.height for part in listed]
+    # a blank line before each part, where there is room for it
+    spaced = room is None or room >= sum(heights) + len(listed)
+    left = None if room is None else room - (len(listed) if spaced else 0)
+    given = heights if left is None else shares(heights, max(left, 2 * len(listed)))
+    lines: list[RenderableType] = []
+    for part, rows in zip(listed, given, strict=True):
+        if spaced:
+            lines.append("")
+        lines.append(_drawn(part, width, rows - 1))
+    return Group(*lines)
+
+
+def _beside(fleet: FleetAnswer, width: int, room: int | None) -> RenderableType:
+    left = [part(fleet) for part in LEFT]
+    right = [part(fleet) for part in RIGHT]
+    grid = Table.grid(padding=(0, 3, 0, 0))
+    grid.add_column(width=width - SIDE - 3)
+    grid.add_column(width=SIDE)
+    grid.add_row(_stacked(left, width - SIDE - 3, room), _stacked(right, SIDE, room))
+    return grid
+
+
+def _drawn(part: Part, width: int, rows: int) -> RenderableType:
+    if not part.rows:
+        heading = Text("  ".join(part.columns), style="bold", no_wrap=True)
+        return Group(heading, Text(part.none, style="dim", overflow="ellipsis"))
+    shown = part.rows if len(part.rows) <= rows else part.rows[: max(0, rows - 1)]
+    kept = _kept(part, shown, width)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index, room in kept.items():
+        _add_column(table, part.columns[index], room, [row[index] for row in shown])
+    for row in shown:
+        table.add_row(*(_shown(row[index]) for index in kept))
+    if len(shown) == len(part.rows):
+        return table
+    more = f"… {len(part.rows) - len(shown)} more"
+    return Group(table, Text(more, style="dim"))
+
+
+def _add_column(table: Table, name: str, width: int, column: Sequence[object]) -> None:
+    values = [value for value in column if cell(_bare(value)) not in ("", NOTHING)]
+    numeric = bool(values) and all(map(is_number, values))
+    justify: Literal["left", "right"] = "right" if numeric else "left"
+    table.add_column(
+        name, justify=justify, width=width, no_wrap=True, overflow="ellipsis"
+    )
+
+
+def _kept(part: Part, rows: Sequence[Sequence[object]], width: int) -> dict[int, int]:
+    """The columns that fit, with their widths; all but the elastic one stay whole."""
+    found: dict[int, int] = {}
+    for left_out in range(len(part.spare) + 1):
+        gone = part.spare[:left_out]
+        names = enumerate(part.columns)
+        told = [n for n, name in names if name not in gone and _is_told(rows, n)]
+        found = {n: _width(part, n, rows) for n in told}
+        over = sum(found.values()) + GAP * (len(found) - 1) - width
+        elastic = part.columns.index(part.elastic)
+        if elastic in found:
+            shorter = max(part.least, found[elastic] - max(0, over))
+            over -= found[elastic] - min(shorter, found[elastic])
+            found[elastic] = min(shorter, found[elastic])
+        if over <= 0:
+            break
+    return found
+
+
+def _is_told(rows: Sequence[Sequence[object]], index: int) -> bool:
+    return any(cell(_bare(row[index])) for row in rows)
+
+
+def _width(part: Part, index: int, rows: Sequence[Sequence[object]]) -> int:
+    texts = [part.columns[index], *(cell(_bare(row[index])) for row in rows)]
+    return max(map(cell_len, texts))
+
+
+def _bare(value: object) -> object:
+    return value.plain if isinstance(value, Text) else value
+
+
+def _shown(value: object) -> Text:
+    if isinstance(value, Text):
+        return value
+    text = cell(value)
+    return Text(text, style=TONES.get(text, ""))
+
+
+def _title(fleet: FleetAnswer, url: str, width: int, hint: str) -> Text:
+    gpus = sum(len(worker.gpus) for worker in fleet.workers)
+    counts = f"{_count(len(fleet.workers), 'worker')} · {_count(gpus, 'GPU')}"
+    title = Text(no_wrap=True, overflow="ellipsis")
+    title.append("Genie Fleet", style="bold")
+    title.append(f" · {fleet.org} · {url} · {counts}")
+    room = width - cell_len(hint) - (GAP if hint else 0)
+    title.truncate(room, overflow="ellipsis", pad=bool(hint))
+    if hint:
+        title.append(f"{'':{GAP}}{hint}", style="dim")
+    return title
+
+
+def _figures(fleet: FleetAnswer) -> Text:
+    found = fleet.figures
+    p95 = took(found.first_token_p95_s)
+    pairs = (
+        (f"{found.tokens_per_s:.0f}", "tokens/s", ""),
+        (str(found.running), "running", "cyan" if found.running else ""),
+        (str(found.waiting), "waiting", "yellow" if found.waiting else ""),
+        (p95.person if p95 else NOTHING, "to first token", ""),
+        (str(found.failed_1h), "failed in 1 h", "red" if found.failed_1h else ""),
+    )
+    line = Text(no_wrap=True, overflow="ellipsis")
+    for number, (value, name, tone) in enumerate(pairs):
+        line.append("   " if number else "")
+        line.append(value, style=f"bold {tone}".strip())
+        line.append(f" {name}")
+    return line
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,150 @@
+"""The live screen of ``genie top``: looks again and again until a person leaves."""
+
+import os
+import select
+import sys
+import termios
+import threading
+import time
+import tty
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from genie.cli.frames import frame
+from genie.cli.values import span
+from genie.errors import GenieError, Unavailable
+from genie.overview import FleetAnswer
+
+if TYPE_CHECKING:
+    from genie.client import Client
+
+TICK_S = 0.1
+"""How soon a key or a changed size of the terminal is noticed."""
+
+LEAVE = frozenset("qQ\x03\x04")
+"""q, Ctrl-C and Ctrl-D."""
+
+
+class Watch:
+    """Looks at the fleet in a thread of its own, so that keys never wait for it."""
+
+    def __init__(self, client: "Client", *, jobs: int, every_s: float) -> None:
+        self.fleet: FleetAnswer | None = None
+        self.seen_at = time.monotonic()
+        self.away: Unavailable | None = None
+        self.fatal: GenieError | None = None
+        self._client, self._jobs, self._every_s = client, jobs, every_s
+        self._stop = threading.Event()
+
+    def start(self, first: FleetAnswer) -> None:
+        """Go on from a first look."""
+        self.fleet = first
+        # a daemon: leaving must not wait for an answer that hangs
+        threading.Thread(target=self._run, name="genie-top", daemon=True).start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stop.set()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._every_s) and self.fatal is None:
+            self._look()
+
+    def _look(self) -> None:
+        try:
+            self.fleet = self._client.fleet(jobs=self._jobs)
+        except Unavailable as error:  # it may come back; the last look stays
+            self.away = error
+        except GenieError as error:
+            self.fatal = error
+        else:
+            self.seen_at, self.away = time.monotonic(), None
+
+
+class Screen:
+    """The alternate screen of a terminal; the terminal is as before when it ends."""
+
+    def __init__(self, client: "Client", *, jobs: int, every_s: float) -> None:
+        self._url = client.url
+        self._watch = Watch(client, jobs=jobs, every_s=every_s)
+        self._console = Console(file=sys.stdout, highlight=False)
+
+    def run(self, first: FleetAnswer) -> None:
+        """Draw until a person leaves; raises what the cloud refuses for good."""
+        self._watch.start(first)
+        live = Live(console=self._console, screen=True, auto_refresh=False)
+        try:
+            with keys() as pressed, live:
+                self._draw_until(pressed, live)
+        except KeyboardInterrupt:
+            pass  # how people leave such a screen
+        finally:
+            self._watch.stop()
+        if self._watch.fatal is not None:
+            raise self._watch.fatal
+
+    def _draw_until(self, pressed: "Keys", live: Live) -> None:
+        shown: object = None
+        while self._watch.fatal is None:
+            now = (self._watch.fleet, self._console.size, self._age())
+            if now != shown:
+                live.update(self._frame(), refresh=True)
+                shown = now
+            if LEAVE.intersection(pressed.wait(TICK_S)):
+                return
+
+    def _frame(self) -> RenderableType:
+        fleet, (width, height) = self._watch.fleet, self._console.size
+        if fleet is None:
+            return Text("looking …")
+        away = self._watch.away
+        trouble = "" if away is None else f"as of {self._age()} ago: {away.message}"
+        return frame(
+            fleet,
+            url=self._url,
+            width=width,
+            height=height,
+            hint="q leaves",
+            trouble=trouble,
+        )
+
+    def _age(self) -> str:
+        return span(time.monotonic() - self._watch.seen_at)
+
+
+class Keys:
+    """What is typed, without Enter; nothing where there is no keyboard."""
+
+    def __init__(self, descriptor: int | None) -> None:
+        self._descriptor = descriptor
+
+    def wait(self, seconds: float) -> str:
+        """What was typed within ``seconds``; waits no longer once something was."""
+        if self._descriptor is None:
+            time.sleep(seconds)
+            return ""
+        ready, _, _ = select.select([self._descriptor], [], [], seconds)
+        if not ready:
+            return ""
+        # an empty read: the terminal is gone, and nobody looks any more
+        return os.read(self._descriptor, 64).decode(errors="replace") or "q"
+
+
+@contextmanager
+def keys() -> Iterator[Keys]:
+    """The keyboard, key by key; as it was before at the end."""
+    if not sys.stdin or not sys.stdin.isatty():
+        yield Keys(None)
+        return
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+    try:
+        tty.setcbreak(descriptor)
+        yield Keys(descriptor)
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
