@@ -58,6 +58,14 @@ def demand(ctx: Context) -> tuple[DemandView, ...]:
         return _demand(ctx, session, fleet)
 
 
+def waiting_s(ctx: Context) -> dict[store.backlog.Waiting, float]:
+    """How long the oldest job waits, by queue, model and class where one does."""
+    now = ctx.now()
+    with ctx.db.reading() as session:
+        oldest = store.backlog.oldest(session)
+    return {of: max(0.0, (now - at).total_seconds()) for of, at in oldest.items()}
+
+
 def _gone(ctx: Context) -> frozenset[str]:
     """Late workers that hold no connection to the broker either: most likely dead.
 

@@ -11,9 +11,18 @@ from cloud_app import tables
 from cloud_app.store.jobs import OPEN, kept_payload
 from cloud_app.store.records import Backlog
 from cloud_app.store.statements import changed
-from genie.contracts.inference import Fault, FinishReason, InferenceTask, JobState
+from genie.contracts.inference import (
+    Fault,
+    FinishReason,
+    InferenceTask,
+    JobState,
+    WorkClass,
+)
 
 Job = tables.Job
+
+Waiting = tuple[str, str, WorkClass]
+"""Where a job waits: logical queue, model and class."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +65,21 @@ def counts(session: Session, arrived_since: datetime) -> tuple[Backlog, ...]:
         )
         for queue, model, queued, running, arrived, oldest_at in rows
     )
+
+
+def oldest(session: Session) -> dict[Waiting, datetime]:
+    """When the oldest job that waits came, by queue, model and class."""
+    by = (col(Job.queue), col(Job.model), col(Job.work_class))
+    statement = (
+        select(*by, func.min(col(Job.created_at)))
+        .where(col(Job.state) == JobState.QUEUED.value)
+        .group_by(*by)
+    )
+    rows = session.connection().execute(statement)
+    return {
+        (queue, model, WorkClass(work_class)): at
+        for queue, model, work_class, at in rows
+    }
 
 
 def claim_unconfirmed(

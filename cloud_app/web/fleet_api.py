@@ -9,7 +9,7 @@ from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, Field
 
 from cloud_app import auth, placement, registry
-from cloud_app.brain.views import DemandView, PlacementView
+from cloud_app.brain.views import PlacementView
 from cloud_app.bus import Depth
 from cloud_app.settings import ALONE
 from cloud_app.store.records import KeyRecord, WorkerRecord
@@ -138,10 +138,13 @@ def queues_now() -> list[Queue]:
     """Every queue the org that asks may use."""
     ctx = context()
     names = {topology.SHARED, topology.org_queue(key().org.slug)}
-    demand = {(d.queue, d.model): d for d in placement.demand(ctx) if d.queue in names}
-    wanted = [(*pair, kind) for pair in sorted(demand) for kind in WorkClass]
-    depths = ctx.bus.depths(wanted)
-    return [_queue(depth, demand[depth.queue, depth.model]) for depth in depths]
+    used = {(d.queue, d.model) for d in placement.demand(ctx) if d.queue in names}
+    wanted = [(*pair, kind) for pair in sorted(used) for kind in WorkClass]
+    waiting_s = placement.waiting_s(ctx)
+    return [
+        _queue(depth, waiting_s.get((depth.queue, depth.model, depth.work_class)))
+        for depth in ctx.bus.depths(wanted)
+    ]
 
 
 def _worker(worker: WorkerRecord, held: tuple[PlacementView, ...]) -> Worker:
@@ -176,14 +179,14 @@ def _placement(held: PlacementView) -> Placement:
     }
 
 
-def _queue(depth: Depth, demand: DemandView) -> Queue:
+def _queue(depth: Depth, oldest_s: float | None) -> Queue:
     return {
         "queue": depth.queue,
         "model": depth.model,
         "class": depth.work_class.value,
         "waiting": depth.waiting,
         "consumers": depth.consumers,
-        "oldest_s": round(demand.oldest_s, 1) if depth.waiting else None,
+        "oldest_s": None if oldest_s is None else round(oldest_s, 1),
         "sla_s": fleet_page.sla_s(context(), depth.model),
     }
 

@@ -8,6 +8,7 @@ from cloud_app.brain.views import PlacementView
 from cloud_app.store.records import PlacementRecord
 from fixtures.clouds import Cloud, Statements
 from genie.contracts.fleet import ModelState, ModelStatus
+from genie.contracts.inference import WorkClass
 from genie.errors import BrokerDown
 
 FAILED = ModelStatus(
@@ -51,6 +52,20 @@ def test_work_that_waits_is_demand(cloud: Cloud) -> None:
     placement.place(cloud.ctx)
     assert ("echo:large") in [model for _, model in _rows(cloud)]
     jobs.cancel(cloud.ctx, "acme", first.id)
+
+
+def test_the_oldest_that_waits_is_known_by_class(cloud: Cloud) -> None:
+    cloud.join()
+    cloud.job(model="echo:small", work_class=WorkClass.INTERACTIVE)
+    cloud.clock.forward(5)
+    cloud.job(model="echo:small", work_class=WorkClass.INTERACTIVE)
+    cloud.job(model="echo:small", work_class=WorkClass.JOB)
+    cloud.start(cloud.job(model="echo:large"), "a1")
+    cloud.clock.forward(2)
+    assert placement.waiting_s(cloud.ctx) == {
+        ("genie", "echo:small", WorkClass.INTERACTIVE): 7.0,
+        ("genie", "echo:small", WorkClass.JOB): 2.0,
+    }
 
 
 def test_standing_personas_are_kept_on_every_queue_that_is_served(
