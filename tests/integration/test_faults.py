@@ -11,6 +11,7 @@ from cloud_app.bus import Bus
 from fixtures.fleet import wait_until
 from fixtures.nodes import RabbitNode
 from fixtures.proxy import Proxy
+from genie import topology
 from genie.contracts.inference import JobState, Started
 from genie.errors import BrokerDown
 from integration.test_worker_dataplane import task
@@ -153,6 +154,24 @@ def test_a_broker_in_alarm_refuses_soon_and_recovers(
         bus.close()
     with Rig(rabbitmq_url, "ann"):
         assert asker.outcome(asker.ask()).state is JobState.COMPLETED
+
+
+def test_what_ends_during_an_alarm_is_told_after_it(
+    rabbitmq_url: str, rabbitmq: RabbitNode, asker: Asker
+) -> None:
+    with Rig(rabbitmq_url, "ann", ms_per_token=50) as rig:
+        jobs = [asker.ask("a b c d " * 5) for _ in range(3)]
+        for job in jobs:
+            asker.started(job)
+        rabbitmq.ctl("set_vm_memory_high_watermark", "absolute", "1MB")
+        try:
+            wait_until(lambda: rig.engine.stats().active == 0, 20, "the engine is done")
+        finally:
+            rabbitmq.ctl("set_vm_memory_high_watermark", "0.4")
+        states = [asker.outcome(job, topology.OUTCOMES).state for job in jobs]
+        after = asker.outcome(asker.ask())
+    assert states == [JobState.COMPLETED] * 3
+    assert after.state is JobState.COMPLETED
 
 
 def is_published(bus: Bus, asker: Asker) -> bool:
