@@ -115,6 +115,13 @@ class CloudSettings:
         "most requests of one batch queued at once",
         default=1_000,
     )
+    webhook_ca_file: Path | None = env.variable(
+        "GENIE_WEBHOOK_CA_FILE",
+        env.path,
+        "PEM file of authorities that receivers of webhooks may be certified by, "
+        "besides this machine's own",
+        default=None,
+    )
     webhook_allow_private: bool = env.variable(
         "GENIE_WEBHOOK_ALLOW_PRIVATE",
         env.flag,

@@ -7,12 +7,15 @@ heard it before.
 import hashlib
 import hmac
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import lru_cache
 from ipaddress import ip_address
+from pathlib import Path
 from threading import Timer
 
 import httpx2
@@ -161,11 +164,12 @@ class _Sender:
         try:
             addresses = self._resolve(target.host, target.port)
             _refuse_private(self._ctx, addresses)
-            status = _post(target, addresses[0], _headers(due, body), body)
+            trust = _trust(self._ctx.settings.webhook_ca_file)
+            status = _post(target, addresses[0], _headers(due, body), body, trust)
         except BadRequest as error:
             return Answered(error=error.message)
         except (OSError, httpx2.HTTPError, UnicodeError) as error:
-            return Answered(error=f"nobody answered: {type(error).__name__}")
+            return Answered(error=_why(error))
         if 200 <= status < 300:
             return Answered(status=status)
         hint = "; redirects are not followed" if 300 <= status < 400 else ""
@@ -221,7 +225,28 @@ def _headers(due: DeliveryRecord, body: bytes) -> dict[str, str]:
     }
 
 
-def _post(target: Target, address: str, headers: dict[str, str], body: bytes) -> int:
+def _why(error: Exception) -> str:
+    """What went wrong on the way; a certificate's fault is worth its own words."""
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return f"its certificate was refused: {str(error).rpartition(': ')[2]}"
+    return f"nobody answered: {type(error).__name__}"
+
+
+@lru_cache(maxsize=2)
+def _trust(authorities: Path | None) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if authorities is not None:
+        context.load_verify_locations(cafile=authorities)
+    return context
+
+
+def _post(
+    target: Target,
+    address: str,
+    headers: dict[str, str],
+    body: bytes,
+    trust: ssl.SSLContext,
+) -> int:
     """The status of one POST to this very address, whatever the name says next.
 
     The certificate is still checked against the name.
@@ -229,7 +254,9 @@ def _post(target: Target, address: str, headers: dict[str, str], body: bytes) ->
     scheme = "https" if target.is_tls else "http"
     host = f"[{address}]" if ":" in address else address
     url = f"{scheme}://{host}:{target.port}{target.path}"
-    client = httpx2.Client(follow_redirects=False, trust_env=False, timeout=TIMEOUT_S)
+    client = httpx2.Client(
+        follow_redirects=False, trust_env=False, timeout=TIMEOUT_S, verify=trust
+    )
     with (
         _closed_in_time(client),
         client.stream(

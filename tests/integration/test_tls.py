@@ -3,42 +3,24 @@
 import contextlib
 import socket
 import ssl
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from fixtures import certificates
 from genie.messaging import broker
 
 SAID = b"AMQP\x00\x00\x09\x01"
 
 
-def openssl(folder: Path, *words: str) -> None:
-    subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
-
-
-def certificate(folder: Path, name: str) -> None:
-    """A key and a certificate for ``name`` by the authority of this folder."""
-    openssl(folder, *_request(name), "-keyout", f"{name}.key", "-out", f"{name}.csr")
-    (folder / f"{name}.ext").write_text(f"subjectAltName=DNS:{name}\n")
-    signing = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial")
-    paths = ("-in", f"{name}.csr", "-out", f"{name}.pem", "-extfile", f"{name}.ext")
-    openssl(folder, "x509", "-req", "-days", "2", *signing, *paths)
-
-
-def _request(name: str) -> tuple[str, ...]:
-    return ("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}")
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("tls")
-    authority = ("-x509", "-days", "2", "-keyout", "ca.key", "-out", "ca.pem")
-    openssl(made, *_request("test authority"), *authority)
-    certificate(made, "localhost")
-    certificate(made, "elsewhere.example")
+    certificates.authority(made)
+    for name in ("localhost", "elsewhere.example"):
+        certificates.certificate(made, name)
     return made
 
 

@@ -4,8 +4,10 @@ import hashlib
 import hmac
 import json
 import socket
+import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,6 +18,7 @@ from cloud_app import jobs, store, webhooks
 from cloud_app.store.records import JobRecord, Webhook
 from cloud_app.store.schedule_records import DeliveryRecord
 from cloud_app.web import shown
+from fixtures import certificates
 from fixtures.clouds import Cloud
 
 SECRET = "a secret between two"
@@ -30,8 +33,8 @@ class Receiver:
     url: str = ""
 
 
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
+@contextmanager
+def receiving(secure: ssl.SSLContext | None = None) -> Iterator[Receiver]:
     """A receiver on loopback; without statuses it answers 204."""
     made = Receiver()
 
@@ -51,13 +54,51 @@ def receiver() -> Iterator[Receiver]:
             """Nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    made.url = f"http://127.0.0.1:{server.server_port}"
+    if secure is not None:  # the handshake belongs to the thread of each connection
+        server.socket = secure.wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
+    scheme, host = ("https", "localhost") if secure else ("http", "127.0.0.1")
+    made.url = f"{scheme}://{host}:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield made
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A receiver without TLS."""
+    with receiving() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The certificate of an authority that no machine knows."""
+    return certificates.authority(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+def receiver_named(authority: Path) -> Iterator[Callable[[str], Receiver]]:
+    """Call it for a receiver over TLS that proves to be ``name``."""
+
+    with ExitStack() as stack:
+
+        def make(name: str) -> Receiver:
+            proof = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            proof.load_cert_chain(*certificates.certificate(authority.parent, name))
+            return stack.enter_context(receiving(proof))
+
+        yield make
+
+
+def trusting(cloud: Cloud, authority: Path) -> Cloud:
+    settings = replace(cloud.ctx.settings, webhook_ca_file=authority)
+    cloud.ctx = replace(cloud.ctx, settings=settings)
+    return cloud
 
 
 @pytest.fixture
@@ -126,6 +167,53 @@ def test_a_receiver_that_fails_is_told_again_under_the_same_id(
     ] * 3
     assert all(is_genuine(headers, body) for _, headers, body in receiver.told)
     assert (only(cloud).state, only(cloud).attempts) == ("delivered", 3)
+
+
+def test_over_tls_a_receiver_is_told_and_can_verify_it(
+    cloud: Cloud, authority: Path, receiver_named: Callable[[str], Receiver]
+) -> None:
+    receiver = receiver_named("localhost")
+    done(trusting(cloud, authority), f"{receiver.url}/hook")
+    assert deliver(cloud) == 1
+    ((path, headers, body),) = receiver.told
+    assert (path, headers["host"]) == ("/hook", receiver.url.removeprefix("https://"))
+    assert is_genuine(headers, body)
+
+
+def test_a_receiver_that_proves_to_be_somebody_else_is_told_nothing(
+    cloud: Cloud, authority: Path, receiver_named: Callable[[str], Receiver]
+) -> None:
+    receiver = receiver_named("elsewhere.example")
+    done(trusting(cloud, authority), receiver.url)
+    assert deliver(cloud) == 0
+    assert receiver.told == []
+    assert "certificate was refused" in (only(cloud).error or "")
+
+
+def test_a_receiver_by_an_authority_nobody_knows_is_told_nothing(
+    cloud: Cloud, receiver_named: Callable[[str], Receiver]
+) -> None:
+    receiver = receiver_named("localhost")
+    done(cloud, receiver.url)
+    assert deliver(cloud) == 0
+    assert receiver.told == []
+    assert "certificate was refused" in (only(cloud).error or "")
+
+
+def test_a_receiver_that_never_takes_it_is_told_four_times_and_given_up(
+    cloud: Cloud, receiver: Receiver
+) -> None:
+    receiver.statuses = [500] * 9
+    done(cloud, receiver.url)
+    sent_after = []
+    for second in range(400):
+        before = len(receiver.told)
+        deliver(cloud)
+        if len(receiver.told) > before:
+            sent_after.append(second)
+        cloud.clock.forward(1)
+    assert sent_after == [0, 5, 35, 335]
+    assert (only(cloud).state, only(cloud).attempts) == ("failed", 4)
 
 
 def test_a_redirect_is_not_followed(cloud: Cloud, receiver: Receiver) -> None:
