@@ -46,6 +46,7 @@ def explain(route: router.Route | router.Refusal) -> dict[str, object]:
         "class": route.work_class.value,
         "locality": route.locality.value,
         "ready": route.ready,
+        "waits": route.waits,
         "substituted": route.substituted,
         "reasons": list(route.reasons),
         "skipped": [{"model": s.model, "why": s.why} for s in route.skipped],

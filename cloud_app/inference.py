@@ -141,6 +141,8 @@ def decide(
     work_class: WorkClass = WorkClass.INTERACTIVE,
     needed: tuple[Capability, ...] = (),
     texts: Iterable[str] = (),
+    *,
+    may_wait: bool = False,
 ) -> router.Route | router.Refusal:
     """Which model and queue this would go to now, with reasons; runs nothing.
 
@@ -156,6 +158,7 @@ def decide(
         allowed_models=key.allowed_models,
         needed=needed,
         min_context=1 + sum(map(capacity.least_tokens, texts)),
+        may_wait=may_wait,
     )
     return router.route(request, registry.view(ctx), ctx.catalog)
 
@@ -166,7 +169,7 @@ def submit(ctx: Context, order: Order) -> Accepted:
     Raises `UnknownModel`, `BadRequest`, `Conflict`, `TooLarge`, `NoCapacity`,
     `BrokerDown` and `DatabaseDown`; after an error nothing runs.
     """
-    new = prepare(ctx, order)
+    new = prepare(ctx, order, may_wait=order.mode is Mode.ASYNC)
     task = new.task
     job, created = jobs.accept(ctx, new)
     if not created:
@@ -178,17 +181,20 @@ def submit(ctx: Context, order: Order) -> Accepted:
     return Accepted(job=job, replayed=False, inbox=inbox, repeats=repeats)
 
 
-def prepare(ctx: Context, order: Order) -> NewJob:
+def prepare(ctx: Context, order: Order, *, may_wait: bool = False) -> NewJob:
     """The job an order becomes, decided now; nothing is recorded or published.
 
-    Raises `UnknownModel`, `BadRequest` and `NoCapacity`.
+    ``may_wait``: a job that only an absent worker could serve waits for it. Raises
+    `UnknownModel`, `BadRequest` and `NoCapacity`.
     """
     if order.webhook is not None:
         webhooks.check(ctx, order.webhook)
     target = resolve(ctx.catalog, order.model, order.persona)
     work_class = _work_class(order, target)
     texts = [message.content for message in order.messages] + [order.prompt or ""]
-    route = decide(ctx, order.key, target, work_class, order.needed, texts)
+    route = decide(
+        ctx, order.key, target, work_class, order.needed, texts, may_wait=may_wait
+    )
     if isinstance(route, router.Refusal):
         raise endings.refused(route, "messages" if order.messages else "prompt")
     return _new_job(ctx, order, _task(ctx, order, target, route), route)

@@ -142,6 +142,8 @@ class RouteAnswer(Answer, frozen=True, rename={"work_class": "class"}):
     locality: str | None = None
     substituted: str | None = None
     ready: bool | None = None
+    waits: str | None = None
+    """What it waits for when no live worker can serve it and one may return."""
     refused: str | None = None
     message: str | None = None
     reasons: tuple[str, ...] = ()

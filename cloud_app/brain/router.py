@@ -1,11 +1,11 @@
 """Which model, on which logical queue, answers a request: a value with its reasons."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cloud_app.brain import rungs
 from cloud_app.brain.rungs import Criteria, Rung, Skipped
-from cloud_app.brain.views import FleetView
+from cloud_app.brain.views import FleetView, Liveness, WorkerView
 from genie.catalog import Catalog, Persona
 from genie.contracts.inference import Locality, WorkClass
 from genie.contracts.model import Capability, ModelSpec
@@ -18,6 +18,7 @@ class Request:
 
     ``queues`` are the logical queues the org may use, the preferred one first.
     ``min_context`` is the tokens the prompt and its answer need, as far as known.
+    ``may_wait``: nobody holds a connection open for it, so it may wait for a worker.
     """
 
     queues: tuple[str, ...]
@@ -28,11 +29,15 @@ class Request:
     allowed_models: tuple[str, ...] | None = None
     needed: tuple[Capability, ...] = ()
     min_context: int = 0
+    may_wait: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """The decision. ``substituted`` is the model wanted when a smaller one serves."""
+    """The decision. ``substituted`` is the model wanted when a smaller one serves.
+
+    ``waits`` says what for when no live worker can serve it and one may return.
+    """
 
     model: str
     queue: str
@@ -43,6 +48,7 @@ class Route:
     substituted: str | None = None
     ready: bool = False
     context: int = 0
+    waits: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +67,16 @@ def route(request: Request, fleet: FleetView, catalog: Catalog) -> Route | Refus
 
     An explicit model is served as asked or refused, never swapped for another. A
     persona's queues are tried for a rung at or above its floor first; only when none
-    has one does a smaller model serve, and the route says so.
+    has one does a smaller model serve, and the route says so. What may wait is refused
+    only when no known worker could serve it either, were all of them back.
     """
+    found = _now(request, fleet, catalog)
+    if isinstance(found, Refusal) and request.may_wait:
+        return _later(request, fleet, catalog, found) or found
+    return found
+
+
+def _now(request: Request, fleet: FleetView, catalog: Catalog) -> Route | Refusal:
     queues = [queue for queue in request.queues if rungs.serving(fleet, queue)]
     if not queues:
         return _nobody(request)
@@ -130,6 +144,33 @@ def _route(request: Request, queue: str, spec: ModelSpec, chosen: Rung) -> Route
         ready=chosen.ready,
         context=chosen.context,
     )
+
+
+def _later(
+    request: Request, fleet: FleetView, catalog: Catalog, refusal: Refusal
+) -> Route | None:
+    """Where it waits for workers to return; None when their return would not help."""
+    away = [worker for worker in fleet.workers if not worker.is_open]
+    if refusal.code != rungs.NO_CAPACITY or not away:
+        return None
+    back = replace(fleet, workers=tuple(map(_back, fleet.workers)))
+    found = _now(request, back, catalog)
+    if isinstance(found, Refusal):
+        return None
+    missed = [one for one in away if found.queue in one.queues]
+    names = ", ".join(f"{one.name} ({_why_away(one)})" for one in missed[:3])
+    waits = f"no live worker can serve it now; it waits for {names} to return"
+    return replace(found, ready=False, reasons=(waits,), waits=waits)
+
+
+def _back(worker: WorkerView) -> WorkerView:
+    return replace(worker, liveness=Liveness.ONLINE, draining=False, quarantined=False)
+
+
+def _why_away(worker: WorkerView) -> str:
+    if worker.quarantined:
+        return "quarantined"
+    return "draining" if worker.draining else worker.liveness.value
 
 
 def _nobody(request: Request) -> Refusal:

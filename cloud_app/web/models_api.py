@@ -74,10 +74,13 @@ def decide_route(body: RouteRequest) -> Route:
     target = inference.resolve(ctx.catalog, body.model, body.persona)
     persona = target.persona
     work_class = persona.work_class if persona else WorkClass.INTERACTIVE
-    if body.mode == "async":
+    is_async = body.mode == "async"
+    if is_async:
         work_class = WorkClass.JOB
     texts = (body.input or "",)
-    decision = inference.decide(ctx, key(), target, work_class, texts=texts)
+    decision = inference.decide(
+        ctx, key(), target, work_class, texts=texts, may_wait=is_async
+    )
     return {
         "object": "route",
         "asked": {"model": body.model, "persona": persona.name if persona else None},

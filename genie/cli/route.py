@@ -38,6 +38,7 @@ def route(
             ("model", found.model),
             ("instead of", found.substituted),
             ("ready", found.ready),
+            ("waits", found.waits),
             ("queue", found.queue),
             ("class", found.work_class),
             ("locality", found.locality),

@@ -239,3 +239,22 @@ def _running_worker(client: Client) -> str:
 
     wait_until(is_found, 20, "a job runs", every_s=0.05)
     return found[0]
+
+
+def test_a_job_waits_for_a_worker_that_is_away_and_runs_when_it_returns(
+    fleet: Fleet, client: Client, whole: Callable[[], None]
+) -> None:
+    def is_refused() -> bool:
+        return client.route(persona="chat").refused == "no_capacity"
+
+    for name in ("atlas", "borealis"):
+        fleet.kill(name)
+    wait_until(is_refused, 60, "nobody is believed to serve")
+    job = client.submit("while you were away", persona="chat", max_tokens=4)
+    assert job.refresh().status is JobState.QUEUED
+    assert job.details.route is not None
+    assert "to return" in (job.details.route.waits or "")
+    fleet.start_worker("borealis")
+    assert job.result(timeout=90).worker == "borealis"
+    fleet.start_worker("atlas")
+    whole()

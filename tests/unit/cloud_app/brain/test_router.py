@@ -45,6 +45,7 @@ def ask(
     min_context: int = 0,
     needed: tuple[Capability, ...] = (),
     catalog: Catalog = SHIPPED,
+    may_wait: bool = False,
 ) -> Route | Refusal:
     request = Request(
         queues=queues,
@@ -54,6 +55,7 @@ def ask(
         allowed_models=allowed,
         min_context=min_context,
         needed=needed,
+        may_wait=may_wait,
     )
     return router.route(request, view, catalog)
 
@@ -252,6 +254,55 @@ class TestQueues:
         answer = refused(ask(fleet(shut), "chat"))
         assert (answer.code, answer.retryable) == ("no_capacity", True)
         assert "`genie worker join`" in answer.message
+
+    @pytest.mark.parametrize(
+        ("shut", "why"),
+        [
+            (silent(worker(), 91), "offline"),
+            (silent(worker(), 400), "lost"),
+            (replace(worker(), draining=True), "draining"),
+            (replace(worker(), quarantined=True), "quarantined"),
+        ],
+    )
+    def test_what_may_wait_waits_for_the_worker_that_could_serve_it(
+        self, shut: WorkerView, why: str
+    ) -> None:
+        answer = routed(ask(fleet(shut), "chat", may_wait=True))
+        assert not answer.ready
+        assert f"{shut.name} ({why})" in (answer.waits or "")
+        assert answer.reasons == (answer.waits,)
+
+    def test_an_absent_machine_that_fits_is_waited_for_beside_one_that_does_not(
+        self,
+    ) -> None:
+        view = fleet(worker("small"), silent(gpu("big"), 400))
+        answer = routed(ask(view, model=CODER, may_wait=True))
+        assert "big (lost)" in (answer.waits or "")
+        assert isinstance(ask(view, model=CODER), Refusal)
+
+    @pytest.mark.parametrize(
+        ("view", "model", "code"),
+        [
+            (fleet(), SMALL, "no_capacity"),
+            (fleet(silent(worker(), 400)), "qwen3:32b", "no_capacity"),
+            (fleet(silent(worker(queues=("org.x",)), 400)), SMALL, "no_capacity"),
+            (fleet(silent(worker(), 400)), "no-such", "no_capacity"),
+            (fleet(worker(), silent(gpu("g"), 400)), "no-such", "model_not_found"),
+        ],
+    )
+    def test_what_no_known_worker_can_ever_serve_is_refused_at_once(
+        self, view: FleetView, model: str, code: str
+    ) -> None:
+        assert refused(ask(view, model=model, may_wait=True)).code == code
+
+    def test_what_a_key_may_not_use_does_not_wait(self) -> None:
+        view = fleet(worker(), silent(gpu("g"), 400))
+        answer = ask(view, model=CODER, allowed=(SMALL,), may_wait=True)
+        assert refused(answer).code == "permission_denied"
+
+    def test_what_is_served_now_does_not_wait(self) -> None:
+        view = fleet(worker(), silent(gpu("g"), 400))
+        assert routed(ask(view, model=SMALL, may_wait=True)).waits is None
 
     def test_while_the_whole_fleet_is_silent_its_workers_still_count(self) -> None:
         hosts = [silent(holding(worker(n), SMALL), 120) for n in ("a", "b")]

@@ -1,6 +1,6 @@
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from flask import Flask
@@ -87,6 +87,29 @@ def test_a_stream_ends_with_the_usage_for_those_who_ask(client: FlaskClient) -> 
     assert last.choices == []
     assert last.usage is not None
     assert last.usage.completion_tokens == 2
+
+
+def test_without_a_live_worker_only_what_nobody_waits_for_is_accepted(
+    client: FlaskClient, ctx: Context, bus: TwinBus
+) -> None:
+    bus.work = lambda _task: ()  # the worker is away
+    cast(web.Clock, ctx.now).pass_s(3600)
+
+    refused = client.post(CHAT, json=ask())
+    assert (refused.status_code, error(refused)["code"]) == (503, "no_capacity")
+
+    accepted = client.post(CHAT, json=ask(mode="async"))
+    assert accepted.status_code == 202
+    job = client.get(f"/v1/jobs/{accepted.get_json()['id']}").get_json()
+    assert job["status"] == "queued"
+    assert "atlas (lost) to return" in job["route"]["waits"]
+    assert [task.job_id for task in bus.published] == [job["id"]]
+
+    asked = {"persona": "chat", "mode": "async"}
+    shown = client.post("/v1/route", json=asked).get_json()["route"]
+    assert shown["waits"] == job["route"]["waits"]
+    refusal = client.post("/v1/route", json={"persona": "chat"}).get_json()["route"]
+    assert refusal["refused"] == "no_capacity"
 
 
 def test_an_async_request_is_accepted_with_a_place_to_ask(
