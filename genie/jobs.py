@@ -8,14 +8,16 @@ from typing import Generic, Protocol, TypeVar, cast
 
 from genie import answers
 from genie.answers import JobAnswer, JobEvent
-from genie.calls import READ_S, Call, Pause, Steps, get, post, under
+from genie.calls import READ_S, Call, Steps, get, post, under
 from genie.contracts.inference import JobState
 from genie.errors import CloudUnreachable, JobTimeout, Unavailable
 from genie.results import P, Result, bare, completed, result_of
 from genie.schemas import Schema
+from genie.streaming import Retold
 from genie.tries import Wait
 
 T = TypeVar("T")
+R = TypeVar("R", covariant=True)
 
 PATH = "/v1/jobs"
 
@@ -167,6 +169,17 @@ class Job(JobSteps[P]):
         """
         return follow(self._cloud, self.id)
 
+    def stream(self) -> Iterator[str]:
+        """The answer in pieces, from its start, as it is written.
+
+        Leaving it does not stop the job. Goes on where it was when the connection
+        breaks; a cloud that is away is waited for up to 120 s. Raises as `result`.
+
+        >>> "".join(client.submit("Tell a short story.").stream())
+        'Tell a short story.'
+        """
+        return through(self._cloud, Retold(f"{under(PATH, self.id)}/stream", self._now))
+
     def add_done_callback(self, tell: Callable[["Job[P]"], object]) -> None:
         """Call ``tell`` with this job once it has ended, in a thread of its own.
 
@@ -246,23 +259,46 @@ class Follower:
             raise CloudUnreachable("the connection ended before the job did")
 
     def resuming(self, error: Unavailable) -> Steps[None]:
-        """Pause before the next connection; raises ``error`` when it takes too long."""
-        self._wait.missed(error)
-        yield Pause(seconds=self._wait.pause() or 0.0)
+        """Pause before the next connection."""
+        return self._wait.again(error)
 
 
 def follow(cloud: Cloud, job_id: str) -> Iterator[JobEvent]:
     """What happens to a job, as it happens, until it has ended."""
-    follower = Follower(job_id, cloud.now)
-    while not follower.is_over:
+    return through(cloud, Follower(job_id, cloud.now))
+
+
+class Reader(Protocol[R]):
+    """What is read from as many connections as it takes, line by line."""
+
+    @property
+    def is_over(self) -> bool:
+        """True once all was read."""
+
+    def call(self) -> Call:
+        """The next connection."""
+
+    def take(self, line: str) -> R | None:
+        """What one line brings, if anything."""
+
+    def check(self) -> None:
+        """Raise `CloudUnreachable` when the lines ended too early."""
+
+    def resuming(self, error: Unavailable) -> Steps[None]:
+        """Pause before the next connection; raises ``error`` when it takes too long."""
+
+
+def through(cloud: Cloud, reader: Reader[R]) -> Iterator[R]:
+    """All that the reader finds, from one connection after the other."""
+    while not reader.is_over:
         try:
-            with closing(cloud.lines(follower.call())) as lines:
+            with closing(cloud.lines(reader.call())) as lines:
                 for line in lines:
-                    if (event := follower.take(line)) is not None:
-                        yield event
-            follower.check()
+                    if found := reader.take(line):
+                        yield found
+            reader.check()
         except Unavailable as error:
-            cloud.run(follower.resuming(error))
+            cloud.run(reader.resuming(error))
 
 
 def fetch(job_id: str) -> Steps[JobAnswer]:

@@ -7,10 +7,12 @@ from typing import Protocol
 import msgspec
 
 from genie.answers import CallAnswer, Choice, Completion, Content, read
-from genie.errors import CloudUnreachable, JobCancelled, JobFailed
+from genie.calls import Call, Steps, get
+from genie.errors import CloudUnreachable, JobCancelled, JobFailed, Unavailable
 from genie.responses import raised
 from genie.results import Result, completed
 from genie.schemas import Schema
+from genie.tries import Wait
 
 DONE = "[DONE]"
 
@@ -151,6 +153,42 @@ class Stream(Reading):
             self._check()
         finally:
             self.close()
+
+
+class Retold:
+    """The text of a job, from its start on each of as many connections as it takes."""
+
+    def __init__(self, path: str, now: Callable[[], float]) -> None:
+        self._path, self._wait = path, Wait(now)
+        self._reading = Reading()
+        self._given = self._skip = 0
+
+    @property
+    def is_over(self) -> bool:
+        """True once the whole answer was read."""
+        return self._reading._is_read
+
+    def call(self) -> Call:
+        """The next connection, which tells what is known again."""
+        self._reading, self._skip = Reading(), self._given
+        return get(self._path)
+
+    def take(self, line: str) -> str:
+        """The new text of a line. Raises the error it carries."""
+        piece = self._reading._take(line)
+        new = piece[self._skip :]
+        self._skip -= min(self._skip, len(piece))
+        self._given += len(new)
+        self._wait.heard()
+        return new
+
+    def check(self) -> None:
+        """Raise `CloudUnreachable` when the lines ended before the answer did."""
+        self._reading._check()
+
+    def resuming(self, error: Unavailable) -> Steps[None]:
+        """Pause before the next connection."""
+        return self._wait.again(error)
 
 
 class Assembly:

@@ -22,6 +22,7 @@ TASK_TELL = "webhooks.deliver"
 TASK_NUDGE = "worker.nudge"
 TASK_CANCEL = "worker.cancel"
 TASK_RESUME = "worker.resume"
+TASK_SAY = "worker.say"
 TASK_INFERENCE = "worker.infer"
 
 MAX_MESSAGE_BYTES = 1_048_576

@@ -93,6 +93,11 @@ class Wait:
         left = self._longest_s if self._until is None else self._until - self._now()
         return min(next(self._pauses), left) if left > 0 else None
 
+    def again(self, error: Unavailable) -> Steps[None]:
+        """Pause before the next try; raises ``error`` when it takes too long."""
+        self.missed(error)
+        yield Pause(seconds=self.pause() or 0.0)
+
     def until(
         self, done: Callable[[], Steps[bool]], late: Callable[[], GenieError]
     ) -> Steps[None]:

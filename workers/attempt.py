@@ -144,6 +144,20 @@ class Attempt:
         """The answers so far, with what earlier attempts have written of them."""
         return tuple(writing.written for writing in self._writings)
 
+    def so_far(self, name: str) -> tuple[Chunk, ...]:
+        """All that is written, for somebody who came later and calls the job so."""
+        return tuple(
+            Chunk(
+                job_id=name,
+                attempt_id=self.id,
+                seq=index,
+                text=one.text,
+                tokens=one.tokens,
+                index=index,
+            )
+            for index, one in enumerate(self.written)
+        )
+
     def ack(self) -> None:
         """Settle the message, by then perhaps a redelivery of the first one."""
         self.delivery.ack()

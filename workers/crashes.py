@@ -5,6 +5,8 @@ whose fault it was. So the count travels with the message; a job that was there 
 runs alone, and only one that ends an engine a third time is called poison.
 """
 
+from collections.abc import Iterable
+
 from msgspec.structs import replace
 
 from genie.contracts.inference import Fault, InferenceTask
@@ -37,3 +39,9 @@ def counted(task: InferenceTask) -> InferenceTask | None:
 def runs_alone(task: InferenceTask) -> bool:
     """True when nothing else may be in the engine while this runs."""
     return task.crashes >= ALONE_FROM
+
+
+def must_wait(task: InferenceTask, running: Iterable[InferenceTask]) -> bool:
+    """True while this job and one that runs may not be in one engine."""
+    others = [one for one in running if one.model == task.model]
+    return bool(others) if runs_alone(task) else any(map(runs_alone, others))

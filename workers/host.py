@@ -153,6 +153,10 @@ class WorkerHost:
         """Let a job that runs here go on after the text its asker has already."""
         self.serving.resume(job_id, answers)
 
+    def say(self, job_id: str, to: str, name: str) -> None:
+        """Tell what is written of a job that runs here."""
+        self.serving.say(job_id, to, name)
+
     def _publisher(self, line: str) -> Publisher:
         name = f"worker-{self.registered.name}.{line}"
         return Publisher(self.registered.broker_url, name=name)

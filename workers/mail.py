@@ -1,6 +1,6 @@
 """What serving says, and to whom: events to the cloud and the asker, in order."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import msgspec
@@ -68,6 +68,11 @@ class Mail:
     def chunk(self, task: InferenceTask, event: Chunk) -> None:
         """Some text, to the asker only."""
         self._reply(task, codec.encode(event))
+
+    def say(self, to: str, chunks: Iterable[Chunk]) -> None:
+        """What is written of a job, to somebody who did not ask for it first."""
+        for chunk in chunks:
+            self._replies.send(Letter(to=to, body=codec.encode(chunk)))
 
     def outcome(
         self, task: InferenceTask, event: Outcome, on_confirmed: Callable[[], None]

@@ -94,17 +94,12 @@ class Serving:
         """End a job here within one engine step, or before it starts."""
         with self._lock:
             self._cancels.add(job_id, self._clock())
-            attempt = self._running.get(job_id)
-        if attempt is not None:
+        if (attempt := self._find(job_id)) is not None:
             attempt.cancel()
 
     def resume(self, job_id: str, answers: tuple[Written, ...]) -> None:
-        """Go on after ``answers`` with a job that was begun anew here.
-
-        Nothing happens when it is not running here any more.
-        """
-        with self._lock:
-            old = self._running.get(job_id)
+        """Go on after ``answers`` with a job begun anew here, if it still runs."""
+        old = self._find(job_id)
         if old is None or (loaded := self._ready().get(old.task.model)) is None:
             return
         with self._border(old), old.lock:
@@ -118,6 +113,12 @@ class Serving:
             self._start(new, loaded)
         if self._cancels.has(job_id, self._clock()):  # it came in between
             new.cancel()
+
+    def say(self, job_id: str, to: str, name: str) -> None:
+        """Tell somebody who came later what is written of a job, if it still runs."""
+        if (attempt := self._find(job_id)) is not None:
+            with attempt.lock:
+                self._mail.say(to, attempt.so_far(name))
 
     def loads(self) -> tuple[Load, ...]:
         """Every ready model as the credit policy sees it."""
@@ -147,14 +148,13 @@ class Serving:
 
     def _attempt(self, task: InferenceTask, delivery: Delivery) -> Attempt:
         loaded = self._ready().get(task.model)
-        waited = (self._now() - task.created_at).total_seconds()
         return Attempt(
             me=self._me,
             task=task,
             delivery=delivery,
             fingerprint=loaded.fingerprint if loaded else None,
             taken_at=self._clock(),
-            queue_s=max(0.0, waited),
+            queue_s=max(0.0, (self._now() - task.created_at).total_seconds()),
             resume=task.resume,
         )
 
@@ -171,14 +171,8 @@ class Serving:
         with self._lock:
             if task.job_id in self._running:
                 return False
-            others = [
-                it.task
-                for it in self._running.values()
-                if it.task.model == task.model and not it.is_over
-            ]
-        if crashes.runs_alone(task):
-            return bool(others)
-        return any(map(crashes.runs_alone, others))
+            running = [it.task for it in self._running.values() if not it.is_over]
+        return crashes.must_wait(task, running)
 
     def _shut(self) -> set[str]:
         """Models that take nothing more while a suspect runs, or waits to, alone."""
@@ -193,17 +187,14 @@ class Serving:
         if (refusal := self._refusal(attempt)) is not None:
             self._refuse(attempt, *refusal)
             return
-        loaded = self._ready().get(attempt.task.model)
-        if loaded is None:
+        if (loaded := self._ready().get(attempt.task.model)) is None:
             self._requeue(attempt, "model_not_ready")
             return
         self._start(attempt, loaded)
 
     def _adopt(self, attempt: Attempt) -> bool:
         """A redelivery of what still runs here: that run settles the new message."""
-        with self._lock:
-            running = self._running.get(attempt.task.job_id)
-        if running is None:
+        if (running := self._find(attempt.task.job_id)) is None:
             return False
         with running.lock:
             if running.is_over:
@@ -391,6 +382,10 @@ class Serving:
             if self._running.get(attempt.task.job_id) is attempt:
                 del self._running[attempt.task.job_id]
             self._lock.notify_all()
+
+    def _find(self, job_id: str) -> Attempt | None:
+        with self._lock:
+            return self._running.get(job_id)
 
     def _holds(self, model: str | None) -> bool:
         here = (*self._running.values(), *self._parked)

@@ -1,4 +1,4 @@
-"""Control tasks of one worker: nudge, cancel and resume, on its own queue."""
+"""Control tasks of one worker: nudge, cancel, resume and say, on its own queue."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -37,3 +37,9 @@ def register(app: "Celery", host: "Callable[[], WorkerHost | None]") -> None:
         if (worker := host()) is not None:
             given = tuple(codec.convert(Written, one) for one in answers)
             worker.resume(job_id, given)
+
+    @app.task(name=topology.TASK_SAY, ignore_result=True)  # type: ignore[untyped-decorator]  # celery has no types
+    def say(job_id: str, to: str, name: str) -> None:
+        """Tell what is written of a job so far."""
+        if (worker := host()) is not None:
+            worker.say(job_id, to, name)

@@ -92,6 +92,11 @@ class Bus:
         kwargs = {"job_id": job_id, "answers": given}
         self._control(worker_id, topology.TASK_RESUME, kwargs)
 
+    def say(self, worker_id: str, job_id: str, to: str, name: str) -> None:
+        """Ask a worker to tell ``to``, under ``name``, what is written of a job."""
+        kwargs = {"job_id": job_id, "to": to, "name": name}
+        self._control(worker_id, topology.TASK_SAY, kwargs)
+
     def depths(self, queues: Iterable[tuple[str, str, WorkClass]]) -> tuple[Depth, ...]:
         """Ready messages and consumers of each (queue, model, class), asked now."""
         return tuple(self._depth(*wanted) for wanted in queues)

@@ -4,17 +4,20 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
-from flask import Response, request
+from flask import Response, g, request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, ConfigDict, Field
 
 from cloud_app import jobs, retries, store, timeline
+from cloud_app.listening import Listening
 from cloud_app.store.records import JobFilter, JobRecord
 from cloud_app.timeline import Entry
-from cloud_app.web import errors, sse
+from cloud_app.web import answers, errors, sse, streaming
+from cloud_app.web.bodies.inference import ChatChunk
 from cloud_app.web.bodies.work import Event, Job, Jobs, Retried
 from cloud_app.web.document import EVENTS, Says
+from cloud_app.web.errors import ErrorBody
 from cloud_app.web.request import context, key, require_key, seats, tell
 from cloud_app.web.seats import Seat
 from cloud_app.web.shape import Name, Shape
@@ -143,6 +146,29 @@ def follow_job(
     return Response(following, mimetype="text/event-stream", headers=sse.HEADERS)
 
 
+@api.get("/<job_id>/stream")
+def stream_job(
+    path: JobPath,
+) -> Annotated[Response, Says(ChatChunk | ErrorBody, media=EVENTS)]:
+    """The job's answer as server-sent events, while it is written; from its start.
+
+    Leaving does not stop the job.
+    """
+    job = jobs.get(context(), key().org.slug, path.job_id)
+    tell(job)
+    listening = Listening(context(), job)
+    plan = streaming.Plan(
+        dialect=answers.TEXT if job.route.get("is_plain") else answers.CHAT,
+        job=job,
+        includes_usage=True,
+        request_id=g.request_id,
+        n=listening.answers,
+    )
+    sse.bound(request.environ)
+    body = Told(plan, listening.items(), seats().take())
+    return Response(body, mimetype="text/event-stream", headers=sse.HEADERS)
+
+
 @api.post("/<job_id>/retry")
 def retry_job(path: JobPath) -> tuple[Job, Literal[202]]:
     """Submit a job that did not complete again; doing it twice is doing it once."""
@@ -170,6 +196,27 @@ def _delivered(job: JobRecord, shown: Job) -> Job:
     tell(job)
     jobs.delivered(context(), job)
     return shown
+
+
+class Told:
+    """The body of a job's answer; closing it leaves its seat, and the job as it is."""
+
+    def __init__(
+        self, plan: streaming.Plan, items: Iterator[streaming.Item], seat: Seat
+    ) -> None:
+        self._items, self._seat = items, seat
+        self._frames = streaming.frames(plan, items)
+
+    def __iter__(self) -> "Told":
+        return self
+
+    def __next__(self) -> bytes:
+        return next(self._frames)
+
+    def close(self) -> None:
+        """Stop."""
+        streaming.close(self._items)
+        self._seat.leave()
 
 
 class Following:

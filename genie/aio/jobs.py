@@ -7,13 +7,14 @@ from contextlib import aclosing
 from typing import Protocol, TypeVar
 
 from genie.answers import JobAnswer, JobEvent
-from genie.calls import Call, Steps
+from genie.calls import Call, Steps, under
 from genie.errors import Unavailable
-from genie.jobs import Follower, JobSteps
+from genie.jobs import PATH, Follower, JobSteps, Reader
 from genie.many import Watch
 from genie.progress import bar
 from genie.results import P, Result
 from genie.schemas import Schema
+from genie.streaming import Retold
 
 T = TypeVar("T")
 Q = TypeVar("Q")
@@ -79,6 +80,10 @@ class AsyncJob(JobSteps[P]):
         """What happens to the job until it has ended; see `Job.events`."""
         return follow(self._cloud, self.id)
 
+    def stream(self) -> AsyncIterator[str]:
+        """The answer in pieces, from its start, as it is written; see `Job.stream`."""
+        return through(self._cloud, Retold(f"{under(PATH, self.id)}/stream", self._now))
+
     def add_done_callback(self, tell: Callable[["AsyncJob[P]"], object]) -> None:
         """Call ``tell`` with this job once it has ended; see `Job.add_done_callback`.
 
@@ -104,18 +109,22 @@ class AsyncJob(JobSteps[P]):
             await said
 
 
-async def follow(cloud: AsyncCloud, job_id: str) -> AsyncIterator[JobEvent]:
+def follow(cloud: AsyncCloud, job_id: str) -> AsyncIterator[JobEvent]:
     """What happens to a job, as it happens, until it has ended."""
-    follower = Follower(job_id, cloud.now)
-    while not follower.is_over:
+    return through(cloud, Follower(job_id, cloud.now))
+
+
+async def through(cloud: AsyncCloud, reader: Reader[Q]) -> AsyncIterator[Q]:
+    """All that the reader finds; see `genie.jobs.through`."""
+    while not reader.is_over:
         try:
-            async with aclosing(cloud.lines(follower.call())) as lines:
+            async with aclosing(cloud.lines(reader.call())) as lines:
                 async for line in lines:
-                    if (event := follower.take(line)) is not None:
-                        yield event
-            follower.check()
+                    if found := reader.take(line):
+                        yield found
+            reader.check()
         except Unavailable as error:
-            await cloud.run(follower.resuming(error))
+            await cloud.run(reader.resuming(error))
 
 
 async def as_completed(

@@ -92,6 +92,23 @@ def test_a_stream_whose_worker_dies_goes_on_without_a_gap(
     whole()
 
 
+def test_a_listener_of_a_job_hears_the_worker_that_takes_over(
+    fleet: Fleet, client: Client, whole: Callable[[], None]
+) -> None:
+    job = client.submit("l i s t e n", **LONG)
+    victim, text = "", ""
+    for piece in job.stream():
+        text += piece
+        if not victim:
+            victim = worker_of(client, job.id)
+            fleet.kill(victim)
+    assert text == job.result().text
+    assert len(text.split()) == 150
+    assert job.result().worker == other(victim)
+    fleet.start_worker(victim)
+    whole()
+
+
 def test_a_job_completes_while_web_is_dead(fleet: Fleet, client: Client) -> None:
     job = client.submit("web dies", **LONG)
     worker_of(client, job.id)

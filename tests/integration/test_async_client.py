@@ -218,6 +218,27 @@ def test_a_follower_goes_on_where_the_connection_broke(cloud: Cloud) -> None:
     ]
 
 
+def test_a_job_is_read_on_where_the_connection_broke(cloud: Cloud) -> None:
+    def first(request: Request) -> None:
+        request.open_stream()
+        request.tell(chunk("Hel"))
+        request.cut()
+
+    def second(request: Request) -> None:
+        request.open_stream()
+        request.tell(chunk("He"))
+        request.tell(chunk("llo"))
+        request.tell(chunk("", "stop"))
+        request.tell("data: [DONE]")
+
+    async def main(client: AsyncClient) -> list[str]:
+        return [piece async for piece in (await client.job("01a")).stream()]
+
+    cloud.script["/v1/jobs/01a"] = [lambda r: r.say(200, JOB)]
+    cloud.script["/v1/jobs/01a/stream"] = [first, second]
+    assert run(cloud, main) == ["Hel", "lo"]
+
+
 def test_a_callback_is_called_and_awaited_at_the_end(cloud: Cloud) -> None:
     async def main(client: AsyncClient) -> str:
         told: asyncio.Queue[str] = asyncio.Queue()

@@ -61,6 +61,24 @@ def test_the_asker_hears_everything_in_order_and_the_cloud_no_chunks() -> None:
     assert [type(e) for e in stage.events.events] == [Started, Outcome]
 
 
+def test_somebody_who_comes_later_is_told_all_that_is_written() -> None:
+    stage = Stage()
+    stage.take(job_id="j1", reply_to=None)
+    stage.puppet.say("one")
+    stage.puppet.say(" two")
+    stage.serving.say("j1", "reply.web2", "j1.listener")
+    stage.serving.say("unknown", "reply.web2", "x")
+    (letter,) = stage.replies.letters
+    (told,) = stage.replies.events
+    assert letter.to == "reply.web2"
+    assert isinstance(told, Chunk)
+    assert (told.job_id, told.text, told.tokens) == ("j1.listener", "one two", 2)
+    stage.puppet.finish()
+    assert stage.outcome.text == "one two"
+    stage.serving.say("j1", "reply.web2", "j1.listener")
+    assert len(stage.replies.letters) == 1
+
+
 def test_the_outcome_carries_text_usage_timing_and_who_made_it() -> None:
     stage = Stage()
     stage.take()
