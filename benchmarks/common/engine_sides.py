@@ -13,8 +13,8 @@ from transformers.generation.configuration_utils import ContinuousBatchingConfig
 from genie.contracts.inference import Sampling, WorkClass
 from genie.contracts.model import ModelSpec
 from workers.engine import CPU_BUDGET, loading
-from workers.engine.attention import Layout
 from workers.engine.backend import Backend, Room
+from workers.engine.layout import Layout
 from workers.engine.packed import PackedBackend
 from workers.engine.protocol import EngineRequest, Piece
 from workers.engine.wire import Load
@@ -177,6 +177,7 @@ class Packed:
         for said in tuple(self._passes):
             layout: Layout = said["layout"]
             layout.masks.clear()
+            layout.parts.clear()
             self._model(**said)
 
     def _submit(self, ask: Ask, scope: str) -> str:

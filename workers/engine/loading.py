@@ -18,8 +18,9 @@ from genie.contracts.model import Capability, ModelSpec
 from genie.fingerprint import fingerprint
 from workers import files
 from workers.engine import quants
-from workers.engine.attention import NAME, SlotCache, Unreachable
+from workers.engine.attention import NAME, Unreachable
 from workers.engine.backend import Backend, Clock, Room
+from workers.engine.cache import SlotCache
 from workers.engine.errors import LoadFailed, load_failed
 from workers.engine.grammar import Grammars
 from workers.engine.linear import block_weights

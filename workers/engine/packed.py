@@ -15,10 +15,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from genie.contracts.inference import Choice, Fault, FinishReason
-from workers.engine.attention import SlotCache, lay_out
 from workers.engine.backend import Backend, Clock, Prompt, Room
+from workers.engine.cache import SlotCache
 from workers.engine.errors import Refused, refused
 from workers.engine.grammar import Grammars, guide_of
+from workers.engine.layout import lay_out
 from workers.engine.prompts import Prompts
 from workers.engine.protocol import EngineRequest
 from workers.engine.sampler import Sampler, log_odds, sampler_of

@@ -144,7 +144,7 @@ class Slots:
         best, longest = None, LEAST - 1
         for slot in sorted(among):
             owner = self._owners[slot]
-            if owner is None or owner.scope != sequence.scope:
+            if owner is None or not _is_like(owner, sequence):
                 continue
             # The prompt's last token is always computed: it yields the first answer.
             most = min(owner.computed, sequence.prompt - 1)
@@ -170,13 +170,19 @@ def _leader(sequence: Sequence, ahead: list[Sequence]) -> Leader | None:
     best: Leader | None = None
     longest = sequence.computed + LEAST - 1
     for other in ahead:
-        if other.scope != sequence.scope:
+        if not _is_like(other, sequence):
             continue
         most = min(other.prompt, sequence.prompt - 1)
         shared = common(other.tokens, sequence.tokens, most)
         if shared > longest:
             best, longest = Leader(other, shared, other.yielded), shared
     return best
+
+
+def _is_like(one: Sequence, other: Sequence) -> bool:
+    """True if two prompts of one scope begin with the `LEAST` same tokens: a quick
+    look, since most begin with others."""
+    return one.scope == other.scope and one.tokens[:LEAST] == other.tokens[:LEAST]
 
 
 def common(left: list[int], right: list[int], most: int) -> int:

@@ -16,6 +16,8 @@ class StopFilter:
 
     def feed(self, text: str) -> str:
         """Text that can be shown now; the start of a possible stop is held back."""
+        if not self._stops:
+            return text
         if self.hit:
             return ""
         self._held += text

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fixtures.tiny import EXTRAS, MORE
 from genie.contracts.inference import FinishReason, Message, Sampling, WorkClass
+from workers.engine import layout, spans
 from workers.engine.protocol import Piece
 
 KINDS = [*EXTRAS, *MORE]
@@ -91,6 +92,41 @@ def test_cancels_and_arrivals_do_not_change_the_answers_of_others(
         else:
             prompt = PROMPTS[index % len(PROMPTS)]
             assert chosen[f"r{index}"] == expected(engine, prompt, 12)
+
+
+@pytest.mark.parametrize("call_keys", [0, 250])
+@pytest.mark.parametrize("kind", list(EXTRAS))
+def test_slots_read_apart_are_read_right(
+    bench: Make,
+    request_for: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    call_keys: int,
+) -> None:
+    seen: list[Any] = []
+
+    def cut(slots: Any, lengths: Any, _: int) -> Any:
+        seen.append(spans.spans(slots, lengths, call_keys))
+        return seen[-1]
+
+    monkeypatch.setattr(layout, "spans", cut)
+    engine = bench(kind, slots=6, budget=24)
+    chosen = capture(engine)
+    for index, prompt in enumerate(PROMPTS):
+        sampling = Sampling(max_tokens=9 + index)
+        engine.backend.submit(
+            request_for(f"r{index}", prompt=prompt, sampling=sampling)
+        )
+    engine.step()
+    engine.backend.cancel("r1")  # leaves a slot that does not decode between others
+    engine.run()
+    for index in (0, 2, 3, 4, 5):
+        wanted = expected(engine, PROMPTS[index], 9 + index)
+        assert chosen[f"r{index}"] == wanted
+    if call_keys:
+        assert any(span.has_gaps for one in seen for span in one)
+    else:
+        assert max(len(one) for one in seen) > 1
 
 
 @pytest.mark.parametrize("cut", [1, 5, 11])
