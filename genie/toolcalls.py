@@ -220,7 +220,9 @@ def _read(value: object) -> tuple[str, str] | None:
     """The name and the arguments, as JSON text, of one call."""
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         return None
-    arguments = value.get("arguments", value.get("parameters", {}))
+    arguments = value.get("arguments", value.get("parameters"))
+    if arguments is None:
+        arguments = {}
     if isinstance(arguments, str):
         return (value["name"], arguments) if _is_object(arguments) else None
     if not isinstance(arguments, dict):

@@ -55,12 +55,16 @@ class Grammars:
 
     def __init__(self, tokenizer: Any, *, vocabulary: int, ends: Iterable[int]) -> None:
         self._vocabulary = vocabulary
-        self._tokenizer: LLTokenizer
+        self._tokenizer: LLTokenizer | None = None
+        self._why_not = ""
 
         def read() -> None:
-            self._tokenizer = llguidance.hf.from_tokenizer(
-                tokenizer, n_vocab=vocabulary, eos_token=sorted(ends)
-            )
+            try:
+                self._tokenizer = llguidance.hf.from_tokenizer(
+                    tokenizer, n_vocab=vocabulary, eos_token=sorted(ends)
+                )
+            except ValueError as error:  # such as more tokens than the model has
+                self._why_not = str(error)
 
         # About a second for 50,000 tokens: the first answers need not wait for it.
         self._reading = threading.Thread(target=read, name="grammars", daemon=True)
@@ -84,6 +88,11 @@ class Grammars:
 
     def _guide(self, grammar: str, param: str) -> Guide:
         self._reading.join()
+        if self._tokenizer is None:
+            message = (
+                f"this model's vocabulary cannot be held to a shape: {self._why_not}"
+            )
+            raise refused("invalid_request", message, param)
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0)
         if matcher.is_error():
             message = (

@@ -62,6 +62,7 @@ def load(
     prompts.guard()
     if load.spec.tool_format is not None:
         prompts.guard_tools()
+        prompts.guard_calls()
     runner = self_tested(model, prompts, room, load.spec.id)
     progress(1.0)
     ends = end_tokens(model, prompts)

@@ -5,6 +5,7 @@ message are encoded as ordinary text, so a prompt cannot pose as another role.
 """
 
 from functools import cache
+from itertools import groupby
 from typing import cast
 
 from jinja2 import TemplateError
@@ -13,9 +14,10 @@ from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerBase
 
 from genie import toolcalls
-from genie.contracts.inference import Message, Odds, Tool
+from genie.contracts.inference import Message, Odds, Tool, ToolCall
+from workers.engine import rendering
 from workers.engine import tools as toolbox
-from workers.engine.errors import load_failed, refused
+from workers.engine.errors import Refused, load_failed, refused
 from workers.engine.protocol import EngineRequest
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
@@ -58,6 +60,7 @@ class Prompts:
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, tool_format: str | None = None
     ) -> None:
+        rendering.install()
         self._tokenizer = tokenizer
         self._backend: Tokenizer = tokenizer.backend_tokenizer
         self.tool_format = tool_format
@@ -71,9 +74,14 @@ class Prompts:
 
     @property
     def template(self) -> str:
-        """The chat template, empty if the model has none."""
-        template = self._tokenizer.chat_template
-        return template if isinstance(template, str) else ""
+        """The chat template, empty if the model has none; of several, all of them."""
+        return "\n".join(self._templates())
+
+    def _templates(self) -> list[str]:
+        found: str | dict[str, str] | None = self._tokenizer.chat_template
+        if isinstance(found, dict):  # one for tools beside the default one
+            return [found[name] for name in sorted(found)]
+        return [found] if found else []
 
     def tokens(self, request: EngineRequest) -> list[int]:
         """The prompt's token ids; raises Refused for what has no tokens here."""
@@ -121,6 +129,8 @@ class Prompts:
         """Check that a message cannot write control tokens; raises LoadFailed."""
         if not self.template:
             return
+        for template in self._templates():
+            rendering.check(template)
         plain = self._chat((Message(role="user", content="a"),))
         controls = zip(
             self._tokenizer.all_special_tokens,
@@ -166,6 +176,41 @@ class Prompts:
                 message = f"this model's template lets a tool write {text!r}"
                 raise load_failed("unsafe_tokenizer", message)
 
+    def guard_calls(self) -> None:
+        """Check that calls written as the template writes them are read; raises
+        LoadFailed."""
+        call = ToolCall(id="abcdefghi", name="f", arguments='{"x": "y"}')
+        said = (
+            Message(role="user", content="a"),
+            Message(role="assistant", content="", tool_calls=(call,)),
+            Message(role="tool", content="b", tool_call_id=call.id, name="f"),
+        )
+        why = "its template writes calls of tools in another way"
+        try:
+            tokens = self._chat(said, (Tool(name="f", description="a"),))
+        except Refused as refusal:
+            tokens, why = [], refusal.fault.message
+        written = self.tool_format or ""
+        for text in self._between_controls(tokens):
+            _, calls = toolcalls.read(written, "", text)
+            if [(one.name, one.arguments) for one in calls] == [("f", '{"x": "y"}')]:
+                return
+        message = (
+            f"this model's tool_format is {written} in the catalog, and {why}; correct "
+            "it, or leave it and the capability tools out"
+        )
+        raise load_failed("wrong_tool_format", message)
+
+    def _between_controls(self, tokens: list[int]) -> list[str]:
+        """The texts between control tokens; marks of calls belong to the text."""
+        borders = {token for token, _ in self._controls()} - set(self.marks.values())
+        grouped = groupby(tokens, key=lambda token: token in borders)
+        return [
+            self._with_controls(list(group))
+            for is_border, group in grouped
+            if not is_border
+        ]
+
     def _controls(self) -> list[tuple[int, str]]:
         added = self._tokenizer.added_tokens_decoder.items()
         return [(int(token), str(one)) for token, one in added if one.special]
@@ -190,14 +235,19 @@ class Prompts:
                 message = f"{param} is {one.role[:40]!r}; it must be one of {known}"
                 raise refused("invalid_request", message, param)
         if tools and (self.tool_format is None or "tools" not in self.template):
-            message = "this model cannot call tools; name one that can"
+            message = (
+                "this model cannot call tools: how its family writes calls is not "
+                f"known here ({', '.join(toolcalls.FORMATS)} are); name one that can, "
+                "with the capability tools at /v1/models"
+            )
             raise refused("invalid_request", message, "tools")
         return self._rendered(messages, tools)
 
     def _rendered(
         self, messages: tuple[Message, ...], tools: tuple[Tool, ...]
     ) -> list[int]:
-        turns, offered = toolbox.turns(messages), toolbox.offered(tools)
+        turns = toolbox.turns(messages, self.tool_format)
+        offered = toolbox.offered(tools)
         controls = [text for _, text in self._controls()]
         toolbox.check_keys(turns, controls, "messages")
         toolbox.check_keys(offered, controls, "tools")

@@ -1,8 +1,12 @@
 """Tools in a prompt: rendered by the model's template, forced by a grammar."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import takewhile
 from typing import Any
+
+from msgspec.structs import replace
 
 from genie import toolcalls
 from genie.contracts.inference import ANY_TOOL, Message, Tool
@@ -10,14 +14,36 @@ from workers.engine.errors import refused
 from workers.engine.protocol import EngineRequest
 
 CALLS_MAX = 8
-"""How many calls an answer that must call some tool may hold."""
+"""How many calls an answer that must call some tool may hold; of Llama's one."""
 
 Turn = dict[str, Any]
 
 
-def turns(messages: Iterable[Message]) -> list[Turn]:
-    """Messages as chat templates read them."""
-    return [_turn(one) for one in messages]
+def turns(messages: Iterable[Message], format: str | None = None) -> list[Turn]:
+    """Messages as the chat templates of a format read them."""
+    said = tuple(messages)
+    if format == toolcalls.LLAMA3:  # its templates refuse several calls in one turn
+        said = tuple(one_by_one(said))
+    return [_turn(one) for one in said]
+
+
+def one_by_one(messages: Iterable[Message]) -> Iterator[Message]:
+    """The same with one call a turn, each followed by its own result."""
+    left = deque(messages)
+    while left:
+        message = left.popleft()
+        if len(message.tool_calls) < 2:
+            yield message
+            continue
+        results = [left.popleft() for _ in takewhile(_is_result, tuple(left))]
+        for call in message.tool_calls:
+            yield replace(message, tool_calls=(call,))
+            message = replace(message, content="")
+            yield from (one for one in results if one.tool_call_id == call.id)
+
+
+def _is_result(message: Message) -> bool:
+    return message.role == "tool"
 
 
 def _turn(message: Message) -> Turn:
@@ -117,7 +143,7 @@ def _start(format: str, marks: Mapping[str, int], *, most: int) -> str:
         mark = _mark(toolcalls.MISTRAL_MARK, marks)
         return f'start: {mark} " "? "[" {_repeated("call", ", ", most)} "]"'
     if format == toolcalls.LLAMA3:
-        return f"start: {_repeated('call', '; ', most)}"
+        return "start: call"
     begin, end = _mark(toolcalls.OPEN, marks), _mark(toolcalls.CLOSE, marks)
     one = f'one: {begin} "\\n" call "\\n" {end}'
     return f"start: {_repeated('one', chr(10), most)}\n{one}"

@@ -7,8 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from fixtures import tiny as tiny_models
 from genie.contracts.inference import FinishReason, Sampling
-from workers.engine.grammar import Grammars
+from workers.engine.errors import Refused
+from workers.engine.grammar import SCHEMA_PARAM, Grammars
 from workers.engine.protocol import EngineRequest
 
 PERSON = {
@@ -173,3 +175,10 @@ def test_a_model_without_grammars_refuses_a_schema(
 ) -> None:
     _, finish = bench("llama").answer(held("r", PERSON))
     assert finish.fault.param == "response_format"
+
+
+def test_a_vocabulary_that_cannot_be_read_is_the_refusals_reason() -> None:
+    grammars = Grammars(tiny_models.byte_tokenizer(), vocabulary=200, ends=[199])
+    with pytest.raises(Refused, match="vocab size too small") as refused:
+        grammars.of_schema('{"type": "object"}')
+    assert refused.value.fault.param == SCHEMA_PARAM

@@ -23,6 +23,35 @@ from workers.engine.prompts import Prompts
 from workers.engine.protocol import EngineRequest
 
 HERMES = tiny_models.CHATML_TOOLS
+LLAMA = (
+    "{% for m in messages %}{% if 'tool_calls' in m %}"
+    "{% if m.tool_calls | length != 1 %}{{ raise_exception('one call at once') }}"
+    "{% endif %}{% set call = m.tool_calls[0].function %}"
+    "<|im_start|>assistant<|end_header|>\n\n"
+    '{"name": "{{ call.name }}", "parameters": {{ call.arguments | tojson }}}'
+    "<|im_end|>{% else %}"
+    "<|im_start|>{{ 'ipython' if m.role == 'tool' else m.role }}<|end_header|>\n\n"
+    "{% if tools and loop.first %}{% for t in tools %}{{ t | tojson(indent=4) }}"
+    "{% endfor %}{% endif %}{{ m.content }}<|im_end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant<|end_header|>\n\n{% endif %}"
+)
+"""Refuses several calls in one turn; a call is all of the turn's text."""
+MISTRAL = (
+    "{% set users = messages | selectattr('role', 'equalto', 'user') | list %}"
+    "{% for m in messages %}{% if m.role == 'user' %}{% if tools and m == users[-1] %}"
+    "[AVAILABLE_TOOLS]{{ tools | tojson }}[/AVAILABLE_TOOLS]{% endif %}"
+    "[INST]{{ m.content }}[/INST]"
+    "{% elif m.tool_calls is defined and m.tool_calls is not none %}[TOOL_CALLS] ["
+    "{% for call in m.tool_calls %}{{ (call.function | tojson)[:-1] }}"
+    "{% if call.id | length != 9 %}{{ raise_exception('nine letters') }}{% endif %}"
+    ', "id": "{{ call.id }}"}{{ "" if loop.last else ", " }}{% endfor %}]<|im_end|>'
+    "{% elif m.role == 'tool' %}{% if m.tool_call_id | length != 9 %}"
+    "{{ raise_exception('nine letters') }}{% endif %}"
+    '[TOOL_RESULTS]{"content": {{ m.content }}, "call_id": "{{ m.tool_call_id }}"}'
+    "[/TOOL_RESULTS]{% else %}{{ m.content }}<|im_end|>{% endif %}{% endfor %}"
+)
+"""Takes ids of nine letters only; its mark of calls is a control token."""
+THINKING = HERMES.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
 PLAIN = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
 WEATHER = Tool(
     name="get_weather",
@@ -48,13 +77,19 @@ NOW = Tool(
 )
 
 
-def prompts(template: str = HERMES, format: str | None = "hermes") -> Prompts:
+def prompts(
+    template: str | dict[str, str] = HERMES, format: str | None = "hermes"
+) -> Prompts:
     tokenizer = tiny_models.byte_tokenizer()
     tokenizer.chat_template = template
-    if format == "mistral":
-        tokenizer.add_special_tokens(
-            {"additional_special_tokens": [toolcalls.MISTRAL_MARK]}
-        )
+    more = {
+        "hermes": [],
+        "llama3": ["<|end_header|>"],
+        "mistral": [toolcalls.MISTRAL_MARK, "[INST]", "[/INST]", "[TOOL_RESULTS]"],
+    }
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": more.get(format or "", [])}
+    )
     return Prompts(tokenizer, format)
 
 
@@ -87,6 +122,69 @@ def test_tools_reach_the_template() -> None:
     assert '"name": "get_weather"' in text
     assert '"description": "The weather now."' in text
     assert text.endswith("<|im_start|>assistant\n")
+
+
+FAMILIES = [
+    (HERMES, "hermes"),
+    (THINKING, "hermes"),
+    (LLAMA, "llama3"),
+    (MISTRAL, "mistral"),
+]
+
+
+@pytest.mark.parametrize(("template", "format"), FAMILIES)
+def test_a_template_whose_calls_read_back_is_served(template: str, format: str) -> None:
+    made = prompts(template, format)
+    made.guard()
+    made.guard_tools()
+    made.guard_calls()
+
+
+@pytest.mark.parametrize(
+    ("template", "format"),
+    [(HERMES, "llama3"), (LLAMA, "hermes"), (MISTRAL, "hermes"), (PLAIN, "hermes")],
+)
+def test_a_template_that_writes_calls_in_another_way_is_not(
+    template: str, format: str
+) -> None:
+    with pytest.raises(LoadFailed, match="tool_format is") as failed:
+        prompts(template, format).guard_calls()
+    assert failed.value.fault.code == "wrong_tool_format"
+
+
+@pytest.mark.parametrize(("template", "format"), FAMILIES)
+def test_calls_given_back_with_their_results_are_rendered_by_every_family(
+    template: str, format: str
+) -> None:
+    first, second = (
+        ToolCall(id=f"call_{n}", name="now", arguments=f'{{"zone": "z{n}"}}')
+        for n in (1, 2)
+    )
+    text = shown(
+        prompts(template, format),
+        request(
+            Message(role="user", content="when?"),
+            Message(role="assistant", content="", tool_calls=(first, second)),
+            Message(role="tool", content="noon", tool_call_id="call_1"),
+            Message(role="tool", content="dusk", tool_call_id="call_2"),
+            Message(role="assistant", content="now"),
+            Message(role="user", content="thanks"),
+        ),
+    )
+    said = ['"zone": "z1"', '"zone": "z2"', "noon", "dusk", "thanks"]
+    places = [text.index(one) for one in said]
+    if format == "llama3":  # a call, its result, the next call, its result
+        places[1], places[2] = places[2], places[1]
+    assert places == sorted(places)
+
+
+def test_of_two_templates_the_one_for_tools_is_used_with_tools() -> None:
+    made = prompts({"default": PLAIN, "tool_use": HERMES})
+    made.guard()
+    made.guard_calls()
+    assert "get_weather" in shown(made, request())
+    assert shown(made, request(tools=())) == "<|im_start|>hi<|im_end|>"
+    assert prompts(HERMES).template in made.template
 
 
 def test_earlier_calls_and_their_results_are_rendered() -> None:
@@ -159,7 +257,7 @@ def caller(bench: Callable[..., Any]) -> Callable[[str], Any]:
     def make(format: str) -> Any:
         made = bench("llama", context=3000, slots=4)
         backend = made.backend
-        backend._prompts = prompts(HERMES, None if format == "mistral" else format)
+        backend._prompts = prompts(HERMES, "hermes")
         backend._prompts.tool_format = format
         backend._grammars = Grammars(
             backend._prompts.tokenizer,
@@ -188,7 +286,8 @@ def test_a_forced_call_is_made_and_reads_back(
         assert made.finish(f"r{seed}").reason is FinishReason.STOP
         text, calls = toolcalls.read(format, "job", made.text(f"r{seed}"))
         assert text == ""
-        assert 1 <= len(calls) <= (8 if force == ANY_TOOL else 1)
+        several = force == ANY_TOOL and format != "llama3"
+        assert 1 <= len(calls) <= (8 if several else 1)
         for call in calls:
             found = json.loads(call.arguments)
             if call.name == "now":
