@@ -4,6 +4,8 @@ Delivered at least once: a receiver that sees an ``X-Genie-Delivery`` it knows h
 heard it before.
 """
 
+import base64
+import binascii
 import hashlib
 import hmac
 import socket
@@ -12,7 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
@@ -80,6 +82,31 @@ def signature(secret: str, body: bytes) -> str:
     """
     digest = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
     return f"sha256={digest}"
+
+
+def standard(secret: str, name: str, at: datetime, body: bytes) -> dict[str, str]:
+    """The same said as Standard Webhooks has it, which OpenAI's clients verify.
+
+    The moment is signed too, so that what was overheard cannot be sent again later.
+    """
+    moment = str(int(at.timestamp()))
+    signed = b".".join((name.encode(), moment.encode(), body))
+    digest = hmac.new(_standard_key(secret), signed, hashlib.sha256).digest()
+    return {
+        "webhook-id": name,
+        "webhook-timestamp": moment,
+        "webhook-signature": f"v1,{base64.b64encode(digest).decode()}",
+    }
+
+
+def _standard_key(secret: str) -> bytes:
+    """A secret that begins with ``whsec_`` is base64, any other its own bytes."""
+    try:
+        if secret.startswith("whsec_"):
+            return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    except binascii.Error:
+        pass
+    return secret.encode()
 
 
 def deliver(ctx: Context, render: Render, resolve: Resolve | None = None) -> int:
@@ -165,7 +192,7 @@ class _Sender:
             addresses = self._resolve(target.host, target.port)
             _refuse_private(self._ctx, addresses)
             trust = _trust(self._ctx.settings.webhook_ca_file)
-            status = _post(target, addresses[0], _headers(due, body), body, trust)
+            status = _post(target, addresses[0], self._headers(due, body), body, trust)
         except BadRequest as error:
             return Answered(error=error.message)
         except (OSError, httpx2.HTTPError, UnicodeError) as error:
@@ -174,6 +201,16 @@ class _Sender:
             return Answered(status=status)
         hint = "; redirects are not followed" if 300 <= status < 400 else ""
         return Answered(status=status, error=f"it answered {status}{hint}")
+
+    def _headers(self, due: DeliveryRecord, body: bytes) -> dict[str, str]:
+        return {
+            "content-type": "application/json",
+            "user-agent": f"genie-fleet/{__version__}",
+            "x-genie-event": due.event or "event",
+            "x-genie-delivery": due.id,
+            "x-genie-signature": signature(due.secret, body),
+            **standard(due.secret, due.id, self._ctx.now(), body),
+        }
 
     def _note(
         self, due: DeliveryRecord, job: JobRecord | None, answered: Answered
@@ -213,16 +250,6 @@ def _refuse_private(ctx: Context, addresses: tuple[str, ...]) -> None:
             "whoever runs the cloud can allow it with GENIE_WEBHOOK_ALLOW_PRIVATE=1",
             param="webhook.url",
         )
-
-
-def _headers(due: DeliveryRecord, body: bytes) -> dict[str, str]:
-    return {
-        "content-type": "application/json",
-        "user-agent": f"genie-fleet/{__version__}",
-        "x-genie-event": due.event or "event",
-        "x-genie-delivery": due.id,
-        "x-genie-signature": signature(due.secret, body),
-    }
 
 
 def _why(error: Exception) -> str:

@@ -7,9 +7,8 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,52 +19,9 @@ from cloud_app.store.schedule_records import DeliveryRecord
 from cloud_app.web import shown
 from fixtures import certificates
 from fixtures.clouds import Cloud
+from fixtures.receiver import Receiver, receiving
 
 SECRET = "a secret between two"
-
-
-@dataclass
-class Receiver:
-    """An HTTP server that notes every POST and answers with the next status."""
-
-    statuses: list[int] = field(default_factory=list)
-    told: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
-    url: str = ""
-
-
-@contextmanager
-def receiving(secure: ssl.SSLContext | None = None) -> Iterator[Receiver]:
-    """A receiver on loopback; without statuses it answers 204."""
-    made = Receiver()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            made.told.append((self.path, headers, body))
-            status = made.statuses.pop(0) if made.statuses else 204
-            self.send_response(status)
-            if 300 <= status < 400:
-                self.send_header("location", f"{made.url}/elsewhere")
-            self.send_header("content-length", "0")
-            self.end_headers()
-
-        def log_message(self, *_args: object) -> None:
-            """Nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    if secure is not None:  # the handshake belongs to the thread of each connection
-        server.socket = secure.wrap_socket(
-            server.socket, server_side=True, do_handshake_on_connect=False
-        )
-    scheme, host = ("https", "localhost") if secure else ("http", "127.0.0.1")
-    made.url = f"{scheme}://{host}:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield made
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 @pytest.fixture

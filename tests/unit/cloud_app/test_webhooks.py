@@ -1,8 +1,13 @@
 """Webhooks as rows: when they are tried, where they may not go, what is kept."""
 
+import base64
+import hashlib
+import hmac
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from openai import InvalidWebhookSignatureError, OpenAI
 
 from cloud_app import jobs, store, webhooks
 from cloud_app.store.records import JobRecord, Webhook
@@ -143,3 +148,29 @@ def test_a_secret_is_in_no_representation_and_no_log(
     printed = capsys.readouterr()
     assert HOOK.secret not in f"{HOOK} {one} {printed.out} {printed.err}"
     assert "webhook_not_delivered" in printed.out
+
+
+@pytest.mark.parametrize(
+    "secret", ["a plain secret", "whsec_" + base64.b64encode(b"k" * 24).decode()]
+)
+def test_standard_headers_are_what_the_official_client_verifies(secret: str) -> None:
+    body, now = b'{"type":"job.completed"}', datetime.now(UTC)
+    headers = webhooks.standard(secret, "delivery-1", now, body)
+    verify = OpenAI(api_key="none").webhooks.verify_signature
+    verify(body, headers, secret=secret)
+    for other in (
+        webhooks.standard("another secret", "delivery-1", now, body),
+        webhooks.standard(secret, "delivery-1", now - timedelta(hours=1), body),
+        headers | {"webhook-id": "delivery-2"},
+    ):
+        with pytest.raises(InvalidWebhookSignatureError):
+            verify(body, other, secret=secret)
+
+
+def test_a_secret_that_only_looks_like_base64_signs_with_its_own_bytes() -> None:
+    headers = webhooks.standard("whsec_no base64!", "d", datetime.now(UTC), b"{}")
+    moment = headers["webhook-timestamp"]
+    mac = hmac.new(b"whsec_no base64!", f"d.{moment}.{{}}".encode(), hashlib.sha256)
+    assert (
+        headers["webhook-signature"] == f"v1,{base64.b64encode(mac.digest()).decode()}"
+    )
