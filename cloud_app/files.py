@@ -1,6 +1,7 @@
 """Files: uploaded or written by a batch, read, forgotten. Each belongs to one org."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 
 from cloud_app import storage, store
@@ -39,8 +40,12 @@ def upload(
     filename: str,
     purpose: str,
     pieces: Iterable[bytes],
+    keep_s: float | None = None,
 ) -> FileRecord:
-    """Store a file piece by piece; raises `TooLarge` and `Unavailable`."""
+    """Store a file piece by piece; raises `TooLarge` and `Unavailable`.
+
+    ``keep_s`` is how long its owner wants it; never longer than this cloud keeps files.
+    """
     file_id = store.ids.new_id(ctx.now())
     path = f"{key.org.id}/files/{file_id}"
     stored = of(ctx).write(path, _limited(pieces, ctx.settings.max_file_bytes))
@@ -54,6 +59,9 @@ def upload(
         filename=filename.replace("\0", "")[:_MAX_NAME] or "upload.jsonl",
         path=path,
     )
+    if keep_s is not None:
+        end = file.created_at + timedelta(seconds=keep_s)
+        file = replace(file, expires_at=min(file.expires_at, end))
     with ctx.db.session() as session:
         store.files.insert(session, file)
     return file
@@ -88,12 +96,18 @@ def find(
     limit: int = 100,
     after: str | None = None,
     purpose: str | None = None,
+    oldest_first: bool = False,
 ) -> tuple[FileRecord, ...]:
-    """Files of the key's org, newest first; ``after`` is the last id seen."""
+    """Files of the key's org, newest first or oldest; ``after`` is the last id seen."""
     last = bare(after) if after else None
     with ctx.db.reading() as session:
         return store.files.find(
-            session, key.org.id, limit=limit, after=last, purpose=purpose
+            session,
+            key.org.id,
+            limit=limit,
+            after=last,
+            purpose=purpose,
+            oldest_first=oldest_first,
         )
 
 

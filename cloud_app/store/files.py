@@ -35,15 +35,18 @@ def find(
     limit: int,
     after: str | None = None,
     purpose: str | None = None,
+    oldest_first: bool = False,
 ) -> tuple[FileRecord, ...]:
-    """Files of an org, newest first; ``after`` is the last id seen."""
+    """Files of an org, newest first or oldest; ``after`` is the last id seen."""
     file_id = col(StoredFile.id)
     statement = select(StoredFile).where(StoredFile.org_id == org_id)
     if purpose is not None:
         statement = statement.where(StoredFile.purpose == purpose)
     if after is not None:
-        statement = statement.where(file_id < after)
-    rows = session.exec(statement.order_by(file_id.desc()).limit(limit))
+        is_next = file_id > after if oldest_first else file_id < after
+        statement = statement.where(is_next)
+    ordered = file_id.asc() if oldest_first else file_id.desc()
+    rows = session.exec(statement.order_by(ordered).limit(limit))
     return tuple(_record(row) for row in rows)
 
 

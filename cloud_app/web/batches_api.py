@@ -21,7 +21,7 @@ from cloud_app.web.bodies.work import (
 )
 from cloud_app.web.request import context, key, require_key
 from cloud_app.web.shape import Name, Shape
-from cloud_app.web.shapes import Metadata
+from cloud_app.web.shapes import Metadata, Unsupported
 
 PAGE_MAX = 100
 
@@ -42,9 +42,13 @@ class BatchRequest(Shape):
     input_file_id: Name = Field(max_length=64, description="A file of purpose batch.")
     endpoint: Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings"]
     completion_window: str = Field(
-        max_length=20, description="How long it may take: 24h or less, like 1h or 30m."
+        max_length=20,
+        pattern="^[1-9][0-9]{0,3}[mh]$",
+        description="How long it may take: 24h or less, like 1h or 30m.",
+        examples=["24h"],
     )
     metadata: Metadata | None = None
+    output_expires_after: Unsupported = None
 
 
 class BatchPath(BaseModel):

@@ -206,7 +206,16 @@ def _schemas(kinds: list[Any]) -> tuple[Schemas, Json]:
         wire, ref_template=REF.format("{name}")
     )
     found = [(kind, ref) for (kind, _mode), ref in refs.items()]
+    for schema in made["$defs"].values():
+        _forget_null_defaults(schema)
     return dict([*found, *zip(wire, of_wire, strict=True)]), made["$defs"] | parts
+
+
+def _forget_null_defaults(schema: Json) -> None:
+    """Leaving a field out is what people do; nobody sends the null it stands for."""
+    for field in schema.get("properties", {}).values():
+        if field.get("default", ...) is None:
+            del field["default"]
 
 
 def _is_contract(kind: Any) -> bool:

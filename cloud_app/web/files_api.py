@@ -50,17 +50,26 @@ class FileForm(BaseModel):
 
     file: FileStorage = Field(description="The file, JSON lines for a batch.")
     purpose: Literal["batch"]
+    anchor: Literal["created_at"] = Field("created_at", alias="expires_after[anchor]")
+    seconds: int | None = Field(
+        None,
+        alias="expires_after[seconds]",
+        ge=3600,
+        le=2_592_000,
+        description="Keep it for so long; at most as long as the cloud keeps files.",
+        examples=[86_400],
+    )
 
 
 class FilesQuery(BaseModel):
-    """Which files; newest first."""
+    """Which files; newest first unless ``order`` is asc."""
 
     model_config = ConfigDict(extra="ignore")
 
     purpose: str | None = Field(None, max_length=24)
     limit: int = Field(PAGE_MAX, ge=1, le=10_000)
     after: str | None = Field(None, max_length=64, description="The last id seen.")
-    order: Literal["desc"] = "desc"
+    order: Literal["asc", "desc"] = "desc"
 
 
 @api.post("")
@@ -75,6 +84,7 @@ def upload_file(form: FileForm) -> File:
         key(),
         filename=given.filename or "",
         purpose=form.purpose,
+        keep_s=form.seconds,
         pieces=pieces,
     )
     return file_json(stored)
@@ -82,10 +92,15 @@ def upload_file(form: FileForm) -> File:
 
 @api.get("")
 def list_files(query: FilesQuery) -> Files:
-    """List this org's files, newest first."""
+    """List this org's files, newest first or oldest first."""
     limit = min(query.limit, PAGE_MAX)
     found = files.find(
-        context(), key(), limit=limit + 1, after=query.after, purpose=query.purpose
+        context(),
+        key(),
+        limit=limit + 1,
+        after=query.after,
+        purpose=query.purpose,
+        oldest_first=query.order == "asc",
     )
     page = [file_json(file) for file in found[:limit]]
     return {
@@ -135,6 +150,5 @@ def file_json(file: FileRecord) -> File:
         "filename": file.filename,
         "purpose": file.purpose,
         "status": "processed",
-        "status_details": None,
         "sha256": file.sha256,
     }

@@ -21,7 +21,10 @@ class WebhookShape(Shape):
     """Where to tell that the work has ended, and what signs the telling."""
 
     url: Annotated[str, AfterValidator(_target)] = Field(
-        max_length=2048, description="http or https, without a user or password."
+        max_length=2048,
+        pattern="^https?://",
+        description="http or https, without a user or password.",
+        examples=["https://example.com/hook"],
     )
     secret: str = Field(
         min_length=8,

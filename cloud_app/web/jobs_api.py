@@ -54,7 +54,10 @@ class JobsQuery(BaseModel):
     worker: str | None = Field(None, description="A worker's name or id.")
     since: float | None = Field(None, ge=0, le=2**33, description="Unix seconds.")
     ids: str | None = Field(
-        None, max_length=7_000, description="Only these, with commas between them."
+        None,
+        max_length=PAGE_MAX * 28,
+        pattern=r"^[A-Za-z0-9_,-]*$",
+        description="Only these, with commas between them.",
     )
     limit: int = Field(20, ge=1, le=PAGE_MAX)
     after: str | None = Field(None, max_length=64, description="The last id seen.")

@@ -68,17 +68,34 @@ def _word(kind: type[Overlap] | type[CatchUp]) -> BeforeValidator:
 class ScheduleRequest(Shape):
     """A schedule to make."""
 
-    name: str = Field(max_length=80, description="How you call it; unique in the org.")
+    name: str = Field(
+        min_length=1,
+        max_length=80,
+        description="How you call it; unique in the org.",
+        examples=["news"],
+    )
     cron: str = Field(
         max_length=200,
         description="minute hour day month weekday, or @hourly @daily @weekly "
         "@monthly @yearly.",
+        examples=["30 7 * * 1-5"],
     )
-    timezone: str = Field("UTC", max_length=60, description="Like Europe/Berlin.")
+    timezone: str = Field(
+        "UTC",
+        max_length=60,
+        description="Like Europe/Berlin.",
+        examples=["Europe/Berlin"],
+    )
     request: dict[str, Any] = Field(
         description="A body of /v1/chat/completions. Texts in it may hold {{date}} "
         "{{time}} {{weekday}} {{week}} {{month}} {{year}} {{yesterday}} {{tomorrow}} "
         "{{fire_at}} {{now}} {{schedule}}.",
+        examples=[
+            {
+                "model": "chat",
+                "messages": [{"role": "user", "content": "News of {{date}}?"}],
+            }
+        ],
     )
     webhook: WebhookShape | None = None
     overlap: Annotated[Overlap, _word(Overlap)] = Field(

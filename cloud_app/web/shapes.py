@@ -6,6 +6,7 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     WithJsonSchema,
     model_validator,
@@ -91,7 +92,8 @@ Content = Annotated[
 ]
 StopText = Annotated[str, Field(min_length=1)]
 Stop = Annotated[
-    list[StopText], BeforeValidator(_listed, json_schema_input_type=str | list[str])
+    list[StopText],
+    BeforeValidator(_listed, json_schema_input_type=StopText | list[StopText]),
 ]
 TokenId = Annotated[str, Field(pattern=r"^\d{1,9}$")]
 Bias = Annotated[float, Field(ge=-100, le=100)]
@@ -132,14 +134,14 @@ class SamplingShape(Shape):
 
     max_tokens: int | None = Field(None, ge=1, le=10_000_000)
     temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
+    top_p: float | None = Field(None, ge=0, le=1)
     top_k: int | None = Field(None, ge=0)
     min_p: float | None = Field(None, ge=0, le=1)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stop: Stop | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    repetition_penalty: float | None = Field(None, ge=0.01, le=10)
     logit_bias: dict[TokenId, Bias] | None = None
     ignore_eos: bool | None = None
     min_tokens: int | None = Field(None, ge=0, le=10_000_000)
@@ -151,17 +153,37 @@ class SamplingShape(Shape):
         return {name: value for name, value in given.items() if value is not None}
 
 
+def _named(schema: dict[str, Any]) -> None:
+    """Say in the API's description what `_named` of the shapes checks."""
+    text = {"type": "string", "minLength": 1}
+    schema["anyOf"] = [
+        {"required": [name], "properties": {name: text}}
+        for name in ("model", "persona")
+    ]
+
+
+NAMED = ConfigDict(json_schema_extra=_named)
+
+
 class OrderShape(SamplingShape):
     """What chat and plain completions have in common."""
 
+    model_config = NAMED
+
     model: str | None = Field(
-        None, description="A catalog id, a tier (lite … heavy) or a persona."
+        None,
+        description="A catalog id, a tier (lite … heavy) or a persona.",
+        examples=["chat"],
     )
-    persona: str | None = Field(None, description="A persona: Genie picks the model.")
+    persona: str | None = Field(
+        None, description="A persona: Genie picks the model.", examples=["chat"]
+    )
     mode: Literal["sync", "stream", "async"] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    deadline_s: float | None = Field(None, gt=0, le=86_400, description="Seconds.")
+    deadline_s: float | None = Field(
+        None, gt=0, le=86_400, description="Seconds.", examples=[60.0]
+    )
     metadata: Metadata | None = None
     retain: int | None = Field(
         None,
@@ -203,7 +225,9 @@ class OrderShape(SamplingShape):
 class ChatRequest(OrderShape):
     """The body of a chat completion."""
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(
+        min_length=1, examples=[[{"role": "user", "content": "Say hello."}]]
+    )
     max_completion_tokens: int | None = Field(None, ge=1, le=10_000_000)
     tools: list[ToolShape] | None = Field(None, max_length=128)
     tool_choice: ToolChoice = None
@@ -211,7 +235,9 @@ class ChatRequest(OrderShape):
     functions: Unsupported = None
     function_call: Annotated[Any, _only("none")] = None
     response_format: ResponseFormat | None = None
-    logprobs: bool | None = Field(None, description="How likely each token was.")
+    logprobs: bool | None = Field(
+        None, description="How likely each token was.", examples=[True]
+    )
     top_logprobs: int | None = Field(
         None, ge=0, le=20, description="Of so many likeliest tokens too."
     )
@@ -265,10 +291,34 @@ class ChatRequest(OrderShape):
         return forced(self.tool_choice)
 
 
+def _only_prompt(value: object) -> object:
+    """The one prompt; many, or token ids, are refused with the way out."""
+    if not isinstance(value, list):
+        return value
+    if any(isinstance(one, int | list) for one in value):
+        raise unsupported_tokens()
+    if len(value) != 1:
+        raise wrong(
+            "must be one text; send a request for each, or a batch", kind="unsupported"
+        )
+    return value[0]
+
+
+OneText = Annotated[str, Field(min_length=1)]
+Prompt = Annotated[
+    OneText,
+    BeforeValidator(
+        _only_prompt,
+        json_schema_input_type=OneText
+        | Annotated[list[OneText], Field(min_length=1, max_length=1)],
+    ),
+]
+
+
 class CompletionRequest(OrderShape):
     """The body of a plain completion: one prompt, continued."""
 
-    prompt: Annotated[str, Field(min_length=1)]
+    prompt: Prompt = Field(examples=["Once upon a time"])
     suffix: Unsupported = None
     echo: Unsupported = None
     logprobs: int | None = Field(
@@ -296,11 +346,6 @@ def _texts(value: object) -> object:
         raise wrong("must be a text or an array of texts")
     if any(isinstance(one, int | list) for one in value):
         raise unsupported_tokens()
-    if len(value) > MAX_INPUTS:
-        raise wrong(
-            f"has {len(value)} texts; send at most {MAX_INPUTS} in one request, with "
-            f"LangChain by chunk_size={MAX_INPUTS}"
-        )
     return value
 
 
@@ -314,19 +359,30 @@ def unsupported_tokens() -> PydanticCustomError:
     )
 
 
+Texts = Annotated[list[OneText], Field(min_length=1, max_length=MAX_INPUTS)]
+
+
 class EmbeddingRequest(Shape):
     """The body of an embeddings request."""
 
+    model_config = NAMED
+
     input: Annotated[
-        list[Annotated[str, Field(min_length=1)]],
+        list[OneText],
         Field(min_length=1, max_length=MAX_INPUTS),
-        BeforeValidator(_texts, json_schema_input_type=str | list[str]),
-    ] = Field(description="A text or an array of texts.")
-    model: str | None = Field(None, description="A catalog id or a persona.")
-    persona: str | None = None
+        BeforeValidator(_texts, json_schema_input_type=OneText | Texts),
+    ] = Field(
+        description="A text or an array of texts.", examples=[["One text.", "Two."]]
+    )
+    model: str | None = Field(
+        None, description="A catalog id or a persona.", examples=["embed"]
+    )
+    persona: str | None = Field(None, examples=["embed"])
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(None, ge=1, description="Only the model's own.")
-    deadline_s: float | None = Field(None, gt=0, le=86_400, description="Seconds.")
+    deadline_s: float | None = Field(
+        None, gt=0, le=86_400, description="Seconds.", examples=[60.0]
+    )
     metadata: Metadata | None = None
     user: str | None = None
 
@@ -345,8 +401,10 @@ class EmbeddingRequest(Shape):
 class RouteRequest(Shape):
     """What to decide a route for, without running anything."""
 
-    model: str | None = None
-    persona: str | None = None
+    model_config = NAMED
+
+    model: str | None = Field(None, examples=["chat"])
+    persona: str | None = Field(None, examples=["chat"])
     input: str | None = Field(None, description="The text, to see whether it fits.")
     mode: Literal["sync", "stream", "async"] = "sync"
 

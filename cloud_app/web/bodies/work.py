@@ -228,7 +228,6 @@ class File(TypedDict):
     filename: str
     purpose: str
     status: Literal["processed"]
-    status_details: None
     sha256: str
 
 

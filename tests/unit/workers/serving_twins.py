@@ -8,7 +8,6 @@ from typing import Any
 from genie import codec, topology
 from genie.contracts.inference import (
     Event,
-    Extras,
     Fault,
     FinishReason,
     InferenceTask,
@@ -91,7 +90,6 @@ class Puppet:
         *,
         number: int = -1,
         cached: int = 0,
-        extras: Extras | None = None,
     ) -> None:
         usage = Usage(prompt_tokens=9, completion_tokens=11, cached_tokens=cached)
         self.sink(
@@ -100,7 +98,6 @@ class Puppet:
                 reason=reason,
                 usage=usage,
                 fault=fault,
-                extras=extras,
                 first_token_s=1.0,
                 total_s=2.0,
             )

@@ -138,3 +138,37 @@ def test_files_past_their_time_are_forgotten(client: FlaskClient, ctx: Context) 
     assert files.find(ctx, key) == ()
     assert files.of(ctx).names(f"{key.org.id}/files") == ()
     assert file.purpose == batches.PURPOSE
+
+
+def test_files_are_listed_oldest_first_when_asked(client: FlaskClient) -> None:
+    sent = sorted(send(client).get_json()["id"] for _ in range(3))
+    page = client.get("/v1/files?order=asc&limit=2").get_json()
+    assert [one["id"] for one in page["data"]] == sent[:2]
+    after = client.get(f"/v1/files?order=asc&after={page['last_id']}").get_json()
+    assert [one["id"] for one in after["data"]] == sent[2:]
+
+
+@pytest.mark.parametrize(("seconds", "kept_s"), [(3600, 3600), (2_592_000, None)])
+def test_a_file_goes_when_its_owner_says_but_no_later_than_the_cloud_says(
+    client: FlaskClient, ctx: Context, seconds: int, kept_s: int | None
+) -> None:
+    form = {
+        "file": (io.BytesIO(DATA), "work.jsonl"),
+        "purpose": "batch",
+        "expires_after[anchor]": "created_at",
+        "expires_after[seconds]": str(seconds),
+    }
+    file = client.post("/v1/files", data=form).get_json()
+    most_s = ctx.settings.files_retain_h * 3600
+    assert file["expires_at"] - file["created_at"] == min(kept_s or most_s, most_s)
+
+
+def test_an_expiry_that_is_too_short_names_its_field(client: FlaskClient) -> None:
+    form = {
+        "file": (io.BytesIO(DATA), "work.jsonl"),
+        "purpose": "batch",
+        "expires_after[seconds]": "60",
+    }
+    answer = client.post("/v1/files", data=form)
+    assert answer.status_code == 400
+    assert answer.get_json()["error"]["param"] == "expires_after[seconds]"

@@ -193,7 +193,7 @@ def test_sampling_reaches_the_worker_and_what_is_not_said_is_the_personas(
         ),
         (ask(temperature=2.1), "temperature"),
         (ask(temperature="hot"), "temperature"),
-        (ask(top_p=0), "top_p"),
+        (ask(top_p=-0.1), "top_p"),
         (ask(max_tokens=0), "max_tokens"),
         (ask(seed=1.5), "seed"),
         (ask(stop=[""]), "stop[0]"),
@@ -301,7 +301,7 @@ def test_what_is_no_model_tier_or_persona_is_404_with_suggestions(
     ("field", "value"),
     [
         ("temperature", "2.0001"),
-        ("top_p", "0"),
+        ("top_p", "-0.1"),
         ("max_tokens", "1" + "0" * 30),
         ("max_tokens", "1.5"),
         ("seed", str(2**63)),

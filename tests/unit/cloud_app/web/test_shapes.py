@@ -82,3 +82,23 @@ def test_stream_true_is_the_same_as_mode_stream(
     fields: dict[str, object], way: str
 ) -> None:
     assert ChatRequest.model_validate({**BODY, **fields}).way == way
+
+
+def test_one_prompt_may_come_in_a_list() -> None:
+    body = {"model": "m", "prompt": ["once"]}
+    assert CompletionRequest.model_validate(body).prompt == "once"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"), [(["a", "b"], "one text"), ([1, 2], "token ids"), ([], "one")]
+)
+def test_many_prompts_and_token_ids_are_refused_with_the_way_out(
+    prompt: object, said: str
+) -> None:
+    with pytest.raises(ValidationError, match=said):
+        CompletionRequest.model_validate({"model": "m", "prompt": prompt})
+
+
+def test_the_smallest_nucleus_is_taken() -> None:
+    shape = ChatRequest.model_validate({**BODY, "top_p": 0})
+    assert shape.sampling() == {"top_p": 0}
