@@ -22,7 +22,7 @@ PINS := setup.cfg pyproject.toml constraints.txt
 CODE := genie workers cloud_app migrations tests benchmarks scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-broker4 chaos soak check static lint docs bench constraints clean
+.PHONY: help setup demo test test-broker4 chaos soak conformance check static lint docs bench constraints clean
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,11 @@ chaos: $(VENV)/.setup ## Break a fleet for half an hour: SEEDS="1 2 3" CHAOS_S=1
 soak: $(VENV)/.setup ## Count what a busy fleet holds while it lives: SOAK_S=600
 	@scripts/install-servers
 	@GENIE_SOAK_S="$(SOAK_S)" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak -rP $(ARGS)
+
+conformance: $(VENV)/.setup ## Hold a fleet to its own and OpenAI's description, at length
+	@scripts/install-servers
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "thorough or not thorough" \
+	  tests/conformance $(ARGS)
 
 check: static ## Lint, types, architecture and unit tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/unit

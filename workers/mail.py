@@ -108,15 +108,10 @@ def _fitting(event: Outcome) -> bytes:
 
 
 def _too_large(event: Outcome) -> Outcome:
-    what, param = "ask for fewer tokens", "max_tokens"
-    if event.extras is not None and event.extras.vectors:
-        what, param = "send fewer texts", "input"
-    elif event.extras is not None:
-        what = "ask for fewer tokens, answers or log probabilities"
     fault = Fault(
         code=TooLarge.code,
-        message=f"the answer is larger than a message may be; {what}",
-        param=param,
+        message="the answer is larger than a message may be; ask for fewer tokens",
+        param="max_tokens",
     )
     return msgspec.structs.replace(
         event,

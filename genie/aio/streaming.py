@@ -20,11 +20,10 @@ class AsyncSource(Protocol):
 class AsyncStream(Reading):
     """The pieces of one answer, as text; iterate it once. See `Stream`.
 
-    >>> async def main() -> str:
-    ...     async with genie.AsyncClient() as client:
-    ...         story = await client.stream("Tell a short story.")
+    >>> async def main(client: genie.AsyncClient) -> str:
+    ...     async with await client.stream("Tell a short story.") as story:
     ...         return "".join([piece async for piece in story])
-    >>> asyncio.run(main())
+    >>> wait_for(main)
     'Tell a short story.'
     """
 

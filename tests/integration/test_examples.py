@@ -11,9 +11,10 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 
 import pytest
 
@@ -23,6 +24,8 @@ from genie import catalog, logs
 from genie.batches import Batches
 from genie.cli.embedded import EmbeddedFleet, Options
 from genie.files import Files
+
+T = TypeVar("T")
 
 ROOT = Path(__file__).parents[2]
 SEES = re.compile(r"[Ss]ee `([\w.]+)`")
@@ -105,7 +108,15 @@ def test_the_examples_of_a_module_run(
 
 def names_of(client: genie.Client) -> dict[str, object]:
     """What examples may use without saying where it came from."""
-    return {"asyncio": asyncio, "client": client, "genie": genie}
+
+    def wait_for(main: Callable[[genie.AsyncClient], Awaitable[T]]) -> T:
+        async def run() -> T:
+            async with genie.AsyncClient() as awaited:
+                return await main(awaited)
+
+        return asyncio.run(run())
+
+    return {"asyncio": asyncio, "client": client, "genie": genie, "wait_for": wait_for}
 
 
 @pytest.mark.parametrize("name", [*FUNCTIONS, *[k.__name__ for k in KINDS], *METHODS])
