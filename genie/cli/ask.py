@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar, Unpack, cast
 import click
 
 from genie.chat import Options
+from genie.cli import hints
 from genie.cli.output import Session, as_json, detaching, note, show_json
 
 if TYPE_CHECKING:
@@ -17,8 +18,15 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., object])
 
 OPTIONS = (
-    click.option("-p", "--persona", help="Kind of work, e.g. review."),
-    click.option("-m", "--model", help="This very model, or a tier."),
+    click.option(
+        "-p",
+        "--persona",
+        shell_complete=hints.persona,
+        help="Kind of work, e.g. review.",
+    ),
+    click.option(
+        "-m", "--model", shell_complete=hints.model, help="This very model, or a tier."
+    ),
     click.option("-s", "--system", help="System message."),
     click.option("--max-tokens", type=click.IntRange(min=1), help="Longest answer."),
     click.option("--temperature", type=click.FloatRange(0, 2), help="0 to 2."),

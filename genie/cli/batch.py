@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Unpack
 
 import click
 
+from genie.cli import hints
 from genie.cli.groups import Listing
 from genie.cli.output import (
     Session,
@@ -35,8 +36,18 @@ def batch() -> None:
 @batch.command()
 @click.argument("path", metavar="FILE", type=click.Path(exists=True, dir_okay=False))
 @click.option("--prompts", is_flag=True, help="Each line of FILE is a prompt.")
-@click.option("-p", "--persona", help="Kind of work of the prompts, e.g. review.")
-@click.option("-m", "--model", help="This very model, or a tier, for the prompts.")
+@click.option(
+    "-p",
+    "--persona",
+    shell_complete=hints.persona,
+    help="Kind of work of the prompts, e.g. review.",
+)
+@click.option(
+    "-m",
+    "--model",
+    shell_complete=hints.model,
+    help="This very model, or a tier, for the prompts.",
+)
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Longest answer.")
 @click.option("--window", default="24h", show_default=True, help="24h or less: 30m.")
 @click.option("--endpoint", help="What the lines are for; chat completions if not set.")
@@ -69,7 +80,12 @@ def submit(
 @click.option(
     "--limit", type=PAGE, default=20, show_default=True, help="So many at most."
 )
-@click.option("--after", metavar="BATCH", help="Go on after this batch.")
+@click.option(
+    "--after",
+    metavar="BATCH",
+    shell_complete=hints.batch,
+    help="Go on after this batch.",
+)
 @as_json
 @click.pass_obj
 def list_batches(
@@ -85,7 +101,7 @@ def list_batches(
 
 
 @batch.command()
-@click.argument("batch_id", metavar="BATCH")
+@click.argument("batch_id", metavar="BATCH", shell_complete=hints.batch)
 @as_json
 @click.pass_obj
 def show(session: Session, batch_id: str, as_json: bool) -> None:
@@ -98,7 +114,7 @@ def show(session: Session, batch_id: str, as_json: bool) -> None:
 
 
 @batch.command()
-@click.argument("batch_id", metavar="BATCH")
+@click.argument("batch_id", metavar="BATCH", shell_complete=hints.batch)
 @click.option("--timeout", type=click.FloatRange(min=0), help="Seconds, at most.")
 @as_json
 @click.pass_obj
@@ -116,7 +132,7 @@ def wait(session: Session, batch_id: str, timeout: float | None, as_json: bool) 
 
 
 @batch.command()
-@click.argument("batch_id", metavar="BATCH")
+@click.argument("batch_id", metavar="BATCH", shell_complete=hints.batch)
 @as_json
 @click.pass_obj
 def results(session: Session, batch_id: str, as_json: bool) -> None:
@@ -133,7 +149,9 @@ def results(session: Session, batch_id: str, as_json: bool) -> None:
 
 
 @batch.command()
-@click.argument("batch_ids", metavar="BATCH...", nargs=-1, required=True)
+@click.argument(
+    "batch_ids", metavar="BATCH...", shell_complete=hints.batch, nargs=-1, required=True
+)
 @as_json
 @click.pass_obj
 def cancel(session: Session, batch_ids: tuple[str, ...], as_json: bool) -> None:

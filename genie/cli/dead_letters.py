@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from genie.cli import hints
 from genie.cli.groups import Listing
 from genie.cli.output import (
     Session,
@@ -53,7 +54,7 @@ def list_letters(session: Session, as_json: bool) -> None:
 
 
 @dead_letters.command()
-@click.argument("letter_id", metavar="LETTER")
+@click.argument("letter_id", metavar="LETTER", shell_complete=hints.letter)
 @click.option("--text", is_flag=True, help="With its prompt; that is written down.")
 @as_json
 @click.pass_obj
@@ -71,7 +72,13 @@ def show(session: Session, letter_id: str, text: bool, as_json: bool) -> None:
 
 
 @dead_letters.command()
-@click.argument("letter_ids", metavar="LETTER...", nargs=-1, required=True)
+@click.argument(
+    "letter_ids",
+    metavar="LETTER...",
+    shell_complete=hints.letter,
+    nargs=-1,
+    required=True,
+)
 @as_json
 @click.pass_obj
 def replay(session: Session, letter_ids: tuple[str, ...], as_json: bool) -> None:
@@ -83,7 +90,13 @@ def replay(session: Session, letter_ids: tuple[str, ...], as_json: bool) -> None
 
 
 @dead_letters.command()
-@click.argument("letter_ids", metavar="LETTER...", nargs=-1, required=True)
+@click.argument(
+    "letter_ids",
+    metavar="LETTER...",
+    shell_complete=hints.letter,
+    nargs=-1,
+    required=True,
+)
 @as_json
 @click.pass_obj
 def discard(session: Session, letter_ids: tuple[str, ...], as_json: bool) -> None:

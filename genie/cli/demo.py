@@ -15,13 +15,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from genie import catalog, env, logs
-from genie.cli.embedded import EmbeddedFleet, Options
 from genie.cli.up import port as port_option
 from genie.cli.up import stop_on_signals
 from genie.errors import GenieError, JobTimeout
 
 if TYPE_CHECKING:
     from genie.answers import WorkerAnswer
+    from genie.cli.embedded import EmbeddedFleet
     from genie.client import Client
     from genie.jobs import Job, Result
 
@@ -78,6 +78,8 @@ def demo(leave: bool, as_json: bool, port: int, echo: bool, verbose: bool) -> No
     The worker joins empty; the planner places the model. Everything runs here: no
     prompt leaves this machine.
     """
+    from genie.cli.embedded import EmbeddedFleet, Options
+
     began = time.monotonic()
     logs.configure(level="INFO" if verbose else "ERROR")
     stop = stop_on_signals()
@@ -288,7 +290,7 @@ def _model_state(worker: "WorkerAnswer", index: int) -> str:
     return f"{worker.name}: [bold]{model.model}[/] is {model.state.value}{done}{error}"
 
 
-def _farewell(console: Console, fleet: EmbeddedFleet) -> None:
+def _farewell(console: Console, fleet: "EmbeddedFleet") -> None:
     snippets = (
         ("Python", _python()),
         ("openai", _openai(fleet.url, fleet.api_key)),

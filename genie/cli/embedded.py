@@ -27,6 +27,7 @@ from cloud_app import auth, context, jobs, schedule, store
 from cloud_app.bus import OutcomeConsumer
 from cloud_app.settings import CloudSettings
 from genie import catalog, credentials, env
+from genie.cli.up import DEFAULT_PORT
 from genie.client import Client
 from genie.credentials import Credentials
 from genie.errors import SettingsError, Unauthorized
@@ -37,7 +38,6 @@ from workers.cloud import Cloud
 from workers.host import WorkerHost
 from workers.settings import WorkerSettings
 
-DEFAULT_PORT = 8470
 ORG = "local"
 BROKER_URL = "memory://"
 THREADS = 64

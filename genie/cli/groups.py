@@ -1,6 +1,7 @@
 """Groups of commands: one that lists when no verb is given."""
 
 import click
+from click.shell_completion import CompletionItem
 
 
 class Listing(click.Group):
@@ -11,9 +12,24 @@ class Listing(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """The arguments, with ``list`` put first where no verb stands."""
-        if not ctx.resilient_parsing and _names_no_verb(args):
+        # a shell that completes the first word wants the verbs too
+        is_first_word = ctx.resilient_parsing and not args
+        if _names_no_verb(args) and not is_first_word:
             args = ["list", *args]
         return super().parse_args(ctx, args)
+
+    def shell_complete(
+        self, ctx: click.Context, incomplete: str
+    ) -> list[CompletionItem]:
+        """Verbs, and the options of ``list``."""
+        found = super().shell_complete(ctx, incomplete)
+        listing = self.get_command(ctx, "list")
+        if listing is None or not incomplete.startswith("-"):
+            return found
+        sub = click.Context(listing, parent=ctx, info_name="list")
+        known = {item.value for item in found}
+        options = listing.shell_complete(sub, incomplete)
+        return [*found, *(item for item in options if item.value not in known)]
 
 
 def _names_no_verb(args: list[str]) -> bool:

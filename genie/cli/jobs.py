@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Unpack
 import click
 
 from genie.answers import JobAnswer
+from genie.cli import hints
 from genie.cli.ask import show_result
 from genie.cli.groups import Listing
 from genie.cli.output import (
@@ -77,12 +78,21 @@ def jobs() -> None:
 
 @jobs.command("list")
 @click.option("--state", type=STATES, help="Only jobs in this state.")
-@click.option("-p", "--persona", help="Only this kind of work.")
-@click.option("-m", "--model", help="Only this model.")
-@click.option("-w", "--worker", help="Only this worker, by name or id.")
+@click.option(
+    "-p", "--persona", shell_complete=hints.persona, help="Only this kind of work."
+)
+@click.option("-m", "--model", shell_complete=hints.model, help="Only this model.")
+@click.option(
+    "-w",
+    "--worker",
+    shell_complete=hints.worker,
+    help="Only this worker, by name or id.",
+)
 @click.option("--since", type=Since(), help="Only newer: 30m, 2h, 7d or a date.")
 @click.option("--limit", type=PAGE, default=20, show_default=True, help=MOST)
-@click.option("--after", metavar="JOB", help="Go on after this job.")
+@click.option(
+    "--after", metavar="JOB", shell_complete=hints.job, help="Go on after this job."
+)
 @as_json
 @click.pass_obj
 def list_jobs(session: Session, as_json: bool, **filters: Unpack["Filters"]) -> None:
@@ -96,7 +106,7 @@ def list_jobs(session: Session, as_json: bool, **filters: Unpack["Filters"]) -> 
 
 
 @jobs.command()
-@click.argument("job_id", metavar="JOB")
+@click.argument("job_id", metavar="JOB", shell_complete=hints.job)
 @click.option("--timeline", is_flag=True, help="Also what happened when.")
 @as_json
 @click.pass_obj
@@ -119,7 +129,7 @@ def show(session: Session, job_id: str, timeline: bool, as_json: bool) -> None:
 
 
 @jobs.command()
-@click.argument("job_id", metavar="JOB")
+@click.argument("job_id", metavar="JOB", shell_complete=hints.job)
 @click.option("--timeout", type=click.FloatRange(min=0), help="Seconds, at most.")
 @as_json
 @click.pass_obj
@@ -134,7 +144,9 @@ def wait(session: Session, job_id: str, timeout: float | None, as_json: bool) ->
 
 
 @jobs.command()
-@click.argument("job_ids", metavar="JOB...", nargs=-1, required=True)
+@click.argument(
+    "job_ids", metavar="JOB...", shell_complete=hints.job, nargs=-1, required=True
+)
 @as_json
 @click.pass_obj
 def cancel(session: Session, job_ids: tuple[str, ...], as_json: bool) -> None:
@@ -146,7 +158,7 @@ def cancel(session: Session, job_ids: tuple[str, ...], as_json: bool) -> None:
 
 
 @jobs.command()
-@click.argument("job_id", metavar="JOB")
+@click.argument("job_id", metavar="JOB", shell_complete=hints.job)
 @as_json
 @click.pass_obj
 def events(session: Session, job_id: str, as_json: bool) -> None:
@@ -162,14 +174,21 @@ def events(session: Session, job_id: str, as_json: bool) -> None:
 
 
 @jobs.command()
-@click.argument("job_ids", metavar="[JOB...]", nargs=-1)
+@click.argument("job_ids", metavar="[JOB...]", shell_complete=hints.job, nargs=-1)
 @click.option("--all", "is_all", is_flag=True, help="All that match the options.")
 @click.option(
     "--state", type=RETRIED, help="With --all: failed and timeout if not set."
 )
-@click.option("-p", "--persona", help="Only this kind of work.")
-@click.option("-m", "--model", help="Only this model.")
-@click.option("-w", "--worker", help="Only this worker, by name or id.")
+@click.option(
+    "-p", "--persona", shell_complete=hints.persona, help="Only this kind of work."
+)
+@click.option("-m", "--model", shell_complete=hints.model, help="Only this model.")
+@click.option(
+    "-w",
+    "--worker",
+    shell_complete=hints.worker,
+    help="Only this worker, by name or id.",
+)
 @click.option("--since", type=Since(), help="Only newer: 30m, 2h, 7d or a date.")
 @click.option("--limit", type=PAGE, default=100, show_default=True, help=MOST)
 @as_json

@@ -2,6 +2,7 @@
 
 import click
 
+from genie.cli import hints
 from genie.cli.groups import Listing
 from genie.cli.output import (
     Session,
@@ -48,7 +49,13 @@ def list_keys(session: Session, as_json: bool) -> None:
 @keys.command()
 @click.argument("name")
 @click.option("--admin", is_flag=True, help="May see workers, keys and join tokens.")
-@click.option("--model", "models", multiple=True, help="Only this model; repeatable.")
+@click.option(
+    "--model",
+    "models",
+    shell_complete=hints.model,
+    multiple=True,
+    help="Only this model; repeatable.",
+)
 @as_json
 @click.pass_obj
 def create(
@@ -64,7 +71,7 @@ def create(
 
 
 @keys.command()
-@click.argument("key")
+@click.argument("key", shell_complete=hints.key)
 @as_json
 @click.pass_obj
 def revoke(session: Session, key: str, as_json: bool) -> None:

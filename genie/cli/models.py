@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from genie.cli import hints
 from genie.cli.output import (
     Session,
     as_json,
@@ -58,7 +59,7 @@ def models(ctx: click.Context, as_json: bool) -> None:
 
 
 @models.command()
-@click.argument("model")
+@click.argument("model", shell_complete=hints.shipped)
 @click.option("--catalog", type=click.Path(exists=True), help="Another catalog file.")
 @as_json
 @click.pass_obj
@@ -112,7 +113,7 @@ def ls(session: Session, as_json: bool) -> None:
 
 
 @models.command()
-@click.argument("model")
+@click.argument("model", shell_complete=hints.shipped)
 @click.option("--catalog", type=click.Path(exists=True), help="Another catalog file.")
 @click.option("--context", type=click.IntRange(min=2), help="Tokens of one request.")
 @click.option("--fleet", is_flag=True, help="The fleet's workers, not this machine.")
@@ -160,7 +161,9 @@ def fit(
 
 
 @models.command()
-@click.argument("models", metavar="MODEL...", nargs=-1, required=True)
+@click.argument(
+    "models", metavar="MODEL...", shell_complete=hints.shipped, nargs=-1, required=True
+)
 @as_json
 @click.pass_obj
 def rm(session: Session, models: tuple[str, ...], as_json: bool) -> None:

@@ -21,6 +21,7 @@ from typing import Any, NoReturn, cast
 
 import click
 from click.exceptions import NoArgsIsHelpError
+from click.shell_completion import CompletionItem
 
 from genie import __version__, errors
 from genie.cli.output import Session, note
@@ -47,6 +48,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "worker": ("genie.cli.worker:worker", "Add this machine to a fleet."),
     "keys": ("genie.cli.keys:keys", "List, create and revoke API keys."),
     "db": ("genie.cli.db:db", "Look after the cloud's database schema."),
+    "completion": (
+        "genie.cli.completion:completion",
+        "Let your shell complete commands, models and ids.",
+    ),
     "doctor": ("genie.cli.doctor:doctor", "Check this machine and the cloud."),
 }
 """Each command's place and its one line of help, so that help imports none of them."""
@@ -102,9 +107,22 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command of ``args``; a name that does not exist gets a suggestion."""
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+        is_name = bool(args) and not args[0].startswith("-")
+        if is_name and args[0] not in COMMANDS and not ctx.resilient_parsing:
             ctx.fail(f"there is no command {args[0]!r}{_suggestion(args[0])}")
         return super().resolve_command(ctx, args)
+
+    def shell_complete(
+        self, ctx: click.Context, incomplete: str
+    ) -> list[CompletionItem]:
+        """Commands and options that begin so, importing none of the commands."""
+        listed = [
+            CompletionItem(name, help=text)
+            for name, (_, text) in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        # a group's own would import every command to look at it
+        return [*listed, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def make_context(
         self,

@@ -2,6 +2,7 @@
 
 import click
 
+from genie.cli import hints
 from genie.cli.ask import piped
 from genie.cli.output import Session, as_json, show_card, show_json
 
@@ -10,8 +11,12 @@ NO_CAPACITY = 3
 
 @click.command()
 @click.argument("prompt", required=False)
-@click.option("-p", "--persona", help="Kind of work, e.g. review.")
-@click.option("-m", "--model", help="This very model, or a tier.")
+@click.option(
+    "-p", "--persona", shell_complete=hints.persona, help="Kind of work, e.g. review."
+)
+@click.option(
+    "-m", "--model", shell_complete=hints.model, help="This very model, or a tier."
+)
 @as_json
 @click.pass_context
 def route(

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Unpack, cast
 
 import click
 
+from genie.cli import hints
 from genie.cli.ask import asking, joined
 from genie.cli.groups import Listing
 from genie.cli.output import (
@@ -80,7 +81,7 @@ def list_schedules(session: Session, as_json: bool) -> None:
 
 
 @schedule.command()
-@click.argument("name")
+@click.argument("name", shell_complete=hints.schedule)
 @as_json
 @click.pass_obj
 def show(session: Session, name: str, as_json: bool) -> None:
@@ -89,7 +90,7 @@ def show(session: Session, name: str, as_json: bool) -> None:
 
 
 @schedule.command()
-@click.argument("name")
+@click.argument("name", shell_complete=hints.schedule)
 @as_json
 @click.pass_obj
 def run(session: Session, name: str, as_json: bool) -> None:
@@ -99,7 +100,7 @@ def run(session: Session, name: str, as_json: bool) -> None:
 
 
 @schedule.command()
-@click.argument("name")
+@click.argument("name", shell_complete=hints.schedule)
 @as_json
 @click.pass_obj
 def pause(session: Session, name: str, as_json: bool) -> None:
@@ -109,7 +110,7 @@ def pause(session: Session, name: str, as_json: bool) -> None:
 
 
 @schedule.command()
-@click.argument("name")
+@click.argument("name", shell_complete=hints.schedule)
 @as_json
 @click.pass_obj
 def resume(session: Session, name: str, as_json: bool) -> None:
@@ -119,7 +120,9 @@ def resume(session: Session, name: str, as_json: bool) -> None:
 
 
 @schedule.command()
-@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@click.argument(
+    "names", metavar="NAME...", shell_complete=hints.schedule, nargs=-1, required=True
+)
 @as_json
 @click.pass_obj
 def rm(session: Session, names: tuple[str, ...], as_json: bool) -> None:

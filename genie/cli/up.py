@@ -8,9 +8,9 @@ from types import FrameType
 import click
 
 from genie import catalog, env, logs
-from genie.cli.embedded import DEFAULT_PORT, EmbeddedFleet, Options
 from genie.cli.output import note
 
+DEFAULT_PORT = 8470
 PORTS = click.IntRange(1, 65_535)
 
 port = click.option(
@@ -43,6 +43,8 @@ def up(
     SQLite and an in-memory queue: nothing to install. Other machines cannot join this
     fleet; production runs the same parts as processes (see the README).
     """
+    from genie.cli.embedded import EmbeddedFleet, Options
+
     logs.configure(level="INFO" if verbose else "WARNING")
     stop = stop_on_signals()
     options = Options(

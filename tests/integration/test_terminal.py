@@ -254,3 +254,56 @@ def test_top_prints_one_plain_frame_into_a_pipe(environ: Environ) -> None:
     assert done.returncode == 0
     assert "\x1b" not in done.stdout
     assert "echo:small" in done.stdout
+
+
+COMPLETE = """
+eval "$(python -m genie completion bash)"
+compopt() { :; }
+COMP_LINE=$1 COMP_POINT=${#1}
+_genie_completion genie
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+def completed(environ: Environ, line: str) -> set[str]:
+    """What bash would offer; asked again while a busy machine is too slow to say."""
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        done = subprocess.run(
+            ["bash", "--norc", "-c", COMPLETE, "bash", line],
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+        assert done.stderr == ""
+        if done.stdout.strip() or time.monotonic() > until:
+            return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("genie jobs sh", {"show"}),
+        ("genie ask -p rev", {"review"}),
+        ("genie ask --persona=rev", {"review"}),
+        ("genie ask 'two words' -p rev", {"review"}),
+        ("genie ask -m echo:sm", {"small"}),
+        ("genie jobs --state comp", {"completed"}),
+    ],
+)
+def test_bash_completes_a_word(environ: Environ, line: str, offered: set[str]) -> None:
+    assert completed(environ, line) == offered
+
+
+def test_bash_at_a_terminal_completes_the_name_of_a_model(environ: Environ) -> None:
+    with Terminal(["bash", "--norc", "-i"], environ, 80, 24) as terminal:
+        terminal.type("PS1='> '; eval \"$(genie completion bash)\"; echo rea'dy'\n")
+        terminal.read_until(b"\r\nready")
+        terminal.type("echo | genie route -m echo:sma\t")
+        terminal.read_until(b"echo:small ")
+        terminal.type("\n")
+        terminal.read_until(b"because")
+        terminal.type("exit\n")
+        assert terminal.end() == 0

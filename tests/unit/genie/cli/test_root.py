@@ -119,6 +119,7 @@ def test_ctrl_c_ends_with_130_and_says_that_the_question_is_dropped(
 
 def test_every_command_that_prints_takes_json() -> None:
     silent = {
+        "genie completion": "prints a script for a shell",
         "genie up": "serves until it is stopped",
         "genie worker start": "serves until it is stopped",
     }
