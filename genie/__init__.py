@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from genie.client import Client
     from genie.jobs import Job
     from genie.many import as_completed, gather
-    from genie.results import Result
+    from genie.results import Alternative, Result
     from genie.scheduling import Schedule
     from genie.shortcuts import (
         ask,
@@ -53,6 +53,7 @@ _HOMES = {
     "BatchResult": "genie.batches",
     "Client": "genie.client",
     "Job": "genie.jobs",
+    "Alternative": "genie.results",
     "Result": "genie.results",
     "Schedule": "genie.scheduling",
     "Stream": "genie.streaming",
@@ -77,6 +78,7 @@ _HOMES = {
 """Where each public name lives."""
 
 __all__ = [
+    "Alternative",
     "AsyncClient",
     "AsyncJob",
     "AsyncStream",

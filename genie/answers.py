@@ -69,9 +69,31 @@ class Content(Answer, frozen=True):
     tool_calls: tuple[CallAnswer, ...] | None = None
 
 
+class TokenOdds(Answer, frozen=True):
+    """A token and its log probability; ``bytes`` where it is no whole character."""
+
+    token: str
+    logprob: float
+    bytes: tuple[int, ...] | None = None
+
+
+class TokenLogprob(TokenOdds, frozen=True):
+    """A token that came, with the likeliest ones at its place."""
+
+    top_logprobs: tuple[TokenOdds, ...] = ()
+
+
+class Logprobs(Answer, frozen=True):
+    """How likely each token of an answer was."""
+
+    content: tuple[TokenLogprob, ...] | None = None
+
+
 class Choice(Answer, frozen=True):
     """One answer: ``message`` in a chat, ``text`` for a prompt, ``delta`` streamed."""
 
+    index: int = 0
+    logprobs: Logprobs | None = None
     message: Content | None = None
     text: str | None = None
     delta: Content | None = None

@@ -28,8 +28,23 @@ class Options(TypedDict, total=False):
     max_tokens: int | None
     temperature: float | None
     top_p: float | None
+    top_k: int | None
+    min_p: float | None
     stop: str | Sequence[str] | None
     seed: int | None
+    """The same seed and question give the same answer."""
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    repetition_penalty: float | None
+    logit_bias: Mapping[int, float] | None
+    """By token id, from -100 to 100."""
+    ignore_eos: bool | None
+    min_tokens: int | None
+    """Neither the end nor a stop text comes before so many."""
+    n: int | None
+    """How many answers, at most 8: `Result.alternatives`. A stream gives one."""
+    logprobs: int | None
+    """Tell how likely each token was, and so many rivals: `Result.logprobs`."""
     timeout: float | None
     """Seconds the whole job may take; what the cloud allows unless given."""
     metadata: Mapping[str, str] | None
@@ -49,7 +64,7 @@ def chat_body(prompt: str | None, options: Options, *, mode: str) -> dict[str, o
     check(options, Options)
     chat: dict[str, object] = {"messages": turns(prompt, options), "mode": mode}
     chat.update(_target(options))
-    chat.update(_numbers(options))
+    chat.update(_numbers(options, mode))
     if (metadata := options.get("metadata")) is not None:
         chat["metadata"] = dict(metadata)
     if tools := options.get("tools"):
@@ -94,15 +109,26 @@ def _turn(message: Message | Mapping[str, object]) -> dict[str, object]:
     return {"role": message.role, "content": message.content, **named}
 
 
-def _numbers(options: Options) -> dict[str, object]:
-    named = {
-        "max_tokens": options.get("max_tokens"),
-        "temperature": options.get("temperature"),
-        "top_p": options.get("top_p"),
-        "seed": options.get("seed"),
-        "deadline_s": options.get("timeout"),
-    }
-    return {name: value for name, value in named.items() if value is not None}
+PLAIN = (
+    *("max_tokens", "min_tokens", "ignore_eos", "n", "seed"),
+    *("temperature", "top_p", "top_k", "min_p"),
+    *("presence_penalty", "frequency_penalty", "repetition_penalty"),
+)
+"""Options that are fields of the same name."""
+
+
+def _numbers(options: Options, mode: str) -> dict[str, object]:
+    given: Mapping[str, object] = {**options}
+    numbers = {name: given[name] for name in PLAIN if given.get(name) is not None}
+    if mode == "stream" and numbers.get("n", 1) != 1:
+        raise TypeError("a stream gives one answer; use ask or submit for n of them")
+    if (bias := options.get("logit_bias")) is not None:
+        numbers["logit_bias"] = {str(token): value for token, value in bias.items()}
+    if (rivals := options.get("logprobs")) is not None:
+        numbers |= {"logprobs": True, "top_logprobs": rivals}
+    if (timeout := options.get("timeout")) is not None:
+        numbers["deadline_s"] = timeout
+    return numbers
 
 
 def _target(options: Options) -> dict[str, str]:

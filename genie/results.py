@@ -6,7 +6,15 @@ from typing import Generic
 from typing_extensions import TypeVar
 
 from genie import schemas
-from genie.answers import Choice, Completion, Delivery, JobAnswer, Times, TokenUsage
+from genie.answers import (
+    Choice,
+    Completion,
+    Delivery,
+    JobAnswer,
+    Times,
+    TokenLogprob,
+    TokenUsage,
+)
 from genie.contracts.inference import JobState, Locality, Timing, ToolCall, Usage
 from genie.errors import CodecError, GenieError, JobCancelled, JobFailed, JobTimeout
 from genie.responses import raised
@@ -17,9 +25,24 @@ P = TypeVar("P", covariant=True, default=object)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Alternative:
+    """One of several answers to the same question; ``str(alternative)`` is its text."""
+
+    text: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    finish_reason: str | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Result(Generic[P]):
     """An answer and how it came about; ``str(result)`` is the text.
 
+    ``alternatives`` are all answers of a question with ``n``, this one first.
+    ``logprobs`` say how likely each token was, if that was asked for.
     ``parsed`` is the answer as a value of the ``schema`` that was asked for, else None.
     ``substituted`` is the model that was wanted when a smaller one had to answer, else
     None. Times are in seconds.
@@ -44,6 +67,8 @@ class Result(Generic[P]):
     finish_reason: str | None
     fingerprint: str | None
     tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    alternatives: tuple[Alternative, ...] = ()
     parsed: P | None = None
 
     def __str__(self) -> str:
@@ -93,15 +118,17 @@ def completed(
     """A completion as a result; what it leaves out is taken from the job."""
     if not answer.choices:
         raise CodecError("the cloud's completion has no choices; report this")
-    choice, delivery = answer.choices[0], answer.genie or Delivery()
+    alternatives, delivery = _alternatives(answer), answer.genie or Delivery()
+    first = alternatives[0]
     job = details or JobAnswer(id=answer.id or "", status=JobState.COMPLETED)
     usage = _usage(answer.usage or job.usage or TokenUsage())
     timing = _timing(delivery, job.timing)
-    text, calls = _said(choice)
     return Result(
-        text=text,
-        tool_calls=calls,
-        parsed=_parsed(schema, text, calls),
+        text=first.text,
+        tool_calls=first.tool_calls,
+        logprobs=first.logprobs,
+        alternatives=alternatives,
+        parsed=_parsed(schema, first.text, first.tool_calls),
         model=answer.model or job.model or "",
         job_id=bare(delivery.job_id or job.id),
         worker=delivery.worker or job.worker,
@@ -111,18 +138,29 @@ def completed(
         timing=timing,
         substituted=answer.model_substituted or job.model_substituted,
         tokens_per_s=delivery.tokens_per_s or _speed(usage, timing),
-        finish_reason=choice.finish_reason,
+        finish_reason=first.finish_reason,
         fingerprint=answer.system_fingerprint,
     )
 
 
-def _said(choice: Choice) -> tuple[str, tuple[ToolCall, ...]]:
+def _alternatives(answer: Completion) -> tuple[Alternative, ...]:
+    in_order = sorted(answer.choices, key=lambda choice: choice.index)
+    return tuple(_alternative(choice) for choice in in_order)
+
+
+def _alternative(choice: Choice) -> Alternative:
     message = choice.message
-    text = (message and message.content) or choice.text or ""
     calls = (message and message.tool_calls) or ()
-    return text, tuple(
-        ToolCall(id=one.id, name=one.function.name, arguments=one.function.arguments)
-        for one in calls
+    return Alternative(
+        text=(message and message.content) or choice.text or "",
+        tool_calls=tuple(
+            ToolCall(
+                id=one.id, name=one.function.name, arguments=one.function.arguments
+            )
+            for one in calls
+        ),
+        finish_reason=choice.finish_reason,
+        logprobs=(choice.logprobs and choice.logprobs.content) or (),
     )
 
 

@@ -6,7 +6,15 @@ from typing import Protocol
 
 import msgspec
 
-from genie.answers import CallAnswer, Choice, Completion, Content, read
+from genie.answers import (
+    CallAnswer,
+    Choice,
+    Completion,
+    Content,
+    Logprobs,
+    TokenLogprob,
+    read,
+)
 from genie.calls import Call, Steps, get
 from genie.errors import CloudUnreachable, JobCancelled, JobFailed, Unavailable
 from genie.responses import raised
@@ -197,6 +205,7 @@ class Assembly:
     def __init__(self) -> None:
         self._pieces: list[str] = []
         self._calls: list[CallAnswer] = []
+        self._tokens: list[TokenLogprob] = []
         self._last = Completion()
         self._finish_reason: str | None = None
 
@@ -205,12 +214,14 @@ class Assembly:
         if chunk.error is not None:
             raise raised(chunk.error, JobFailed)
         self._last = merged(self._last, chunk)
-        choice = chunk.choices[0] if chunk.choices else Choice()
+        # A job followed later may have several answers: this is the first.
+        choice = next((one for one in chunk.choices if one.index == 0), Choice())
         self._finish_reason = choice.finish_reason or self._finish_reason
         delta = choice.delta or Content()
         piece = delta.content or ""
         self._pieces.append(piece)
         self._calls.extend(delta.tool_calls or ())
+        self._tokens.extend((choice.logprobs and choice.logprobs.content) or ())
         return piece
 
     def result(self, schema: Schema | None = None) -> Result:
@@ -219,7 +230,11 @@ class Assembly:
             raise JobFailed("the worker could not finish the answer; ask again")
         text, calls = "".join(self._pieces), tuple(self._calls)
         message = Content(content=text, tool_calls=calls)
-        choice = Choice(message=message, finish_reason=self._finish_reason)
+        choice = Choice(
+            message=message,
+            finish_reason=self._finish_reason,
+            logprobs=Logprobs(content=tuple(self._tokens)),
+        )
         whole = msgspec.structs.replace(self._last, choices=(choice,))
         return completed(whole, schema=schema)
 

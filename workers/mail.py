@@ -108,10 +108,15 @@ def _fitting(event: Outcome) -> bytes:
 
 
 def _too_large(event: Outcome) -> Outcome:
+    what, param = "ask for fewer tokens", "max_tokens"
+    if event.extras is not None and event.extras.vectors:
+        what, param = "send fewer texts", "input"
+    elif event.extras is not None:
+        what = "ask for fewer tokens, answers or log probabilities"
     fault = Fault(
         code=TooLarge.code,
-        message="the answer is larger than a message may be; ask for fewer tokens",
-        param="max_tokens",
+        message=f"the answer is larger than a message may be; {what}",
+        param=param,
     )
     return msgspec.structs.replace(
         event,

@@ -346,6 +346,11 @@ def _texts(value: object) -> object:
         raise wrong("must be a text or an array of texts")
     if any(isinstance(one, int | list) for one in value):
         raise unsupported_tokens()
+    if len(value) > MAX_INPUTS:
+        raise wrong(
+            f"has {len(value)} texts; send at most {MAX_INPUTS} in one request, with "
+            f"LangChain by chunk_size={MAX_INPUTS}"
+        )
     return value
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from genie import codec, topology
 from genie.contracts.inference import (
     Event,
+    Extras,
     Fault,
     FinishReason,
     InferenceTask,
@@ -90,6 +91,7 @@ class Puppet:
         *,
         number: int = -1,
         cached: int = 0,
+        extras: Extras | None = None,
     ) -> None:
         usage = Usage(prompt_tokens=9, completion_tokens=11, cached_tokens=cached)
         self.sink(
@@ -98,6 +100,7 @@ class Puppet:
                 reason=reason,
                 usage=usage,
                 fault=fault,
+                extras=extras,
                 first_token_s=1.0,
                 total_s=2.0,
             )

@@ -9,6 +9,7 @@ import pytest
 from genie import topology
 from genie.contracts.inference import (
     Chunk,
+    Extras,
     Fault,
     FinishReason,
     GivenBack,
@@ -461,3 +462,26 @@ def test_long_work_is_handed_on_with_what_is_written() -> None:
     stage.puppet.say(" three")
     stage.puppet.finish()
     assert stage.outcome.text == "one two three"
+
+
+@pytest.mark.parametrize(
+    ("extras", "param"),
+    [
+        (None, "max_tokens"),
+        (Extras(others=(Written(text="y"),)), "max_tokens"),
+        (Extras(vectors=("v",)), "input"),
+    ],
+)
+def test_an_answer_no_message_can_carry_fails_with_what_to_ask_less_of(
+    extras: Extras | None, param: str
+) -> None:
+    stage = Stage()
+    stage.take()
+    stage.puppet.say("x" * topology.MAX_MESSAGE_BYTES)
+    stage.puppet.finish(extras=extras)
+    outcome = stage.outcome
+    assert outcome.state is JobState.FAILED
+    assert outcome.fault is not None
+    assert (outcome.fault.code, outcome.fault.param) == ("message_too_large", param)
+    assert (outcome.text, outcome.extras) == ("", None)
+    assert stage.settled == ["ack"]

@@ -9,12 +9,15 @@ from typing import Any, cast
 import msgspec
 import pytest
 from flask.testing import FlaskClient
+from openai import BadRequestError
 from openai.types import CreateEmbeddingResponse
 
 from cloud_app.context import Context
 from fixtures import web
+from fixtures.doors import Door
 from fixtures.web import TwinBus
 from genie.contracts.inference import Event, Extras, InferenceTask
+from workers.engine.echo import EchoEngine
 
 MODEL = "echo:embed"
 
@@ -93,7 +96,7 @@ def test_more_texts_than_one_request_may_hold_are_refused(client: FlaskClient) -
     body = {"model": "embed", "input": ["a"] * 257}
     said = error(client.post("/v1/embeddings", json=body))
     assert said["param"] == "input"
-    assert "256" in said["message"]
+    assert "chunk_size=256" in said["message"]
 
 
 def test_only_the_model_s_own_dimensions_can_be_asked_for(client: FlaskClient) -> None:
@@ -141,3 +144,28 @@ def test_the_lite_tier_stays_one_that_talks(ctx: Context) -> None:
     tier = ctx.catalog.tier("lite")
     assert tier is not None
     assert tier.name == "chat"
+
+
+def test_the_official_client_gets_its_vectors_both_ways(
+    ctx: Context, secret: str
+) -> None:
+    engine = EchoEngine()
+    door = Door(ctx, engine)
+    with door.openai(secret, is_strict=False) as lax:  # its own type knows no base64
+        packed = lax.embeddings.create(model="embed", input=["a b", "c"])
+    with door.openai(secret) as openai:
+        plain = openai.embeddings.create(
+            model="embed", input=["a b", "c"], encoding_format="float", dimensions=16
+        )
+        with pytest.raises(BadRequestError) as refused:
+            openai.embeddings.create(model="embed", input="a", dimensions=17)
+        assert refused.value.param == "dimensions"
+        with pytest.raises(BadRequestError, match="check_embedding_ctx_length") as ids:
+            openai.embeddings.create(model="embed", input=[1, 2])
+        assert ids.value.param == "input"
+    engine.close()
+    for one, other in zip(packed.data, plain.data, strict=True):
+        assert len(one.embedding) == 16
+        assert one.embedding == pytest.approx(other.embedding)
+        assert sum(value * value for value in one.embedding) == pytest.approx(1.0)
+    assert packed.usage.total_tokens == packed.usage.prompt_tokens > 0

@@ -14,6 +14,7 @@ from openai.types.completion import Completion
 from cloud_app.context import Context
 from fixtures.doors import Door
 from fixtures.web import TwinBus, outcome
+from genie import Client
 from genie.contracts.inference import (
     Choice,
     Chunk,
@@ -21,6 +22,7 @@ from genie.contracts.inference import (
     Extras,
     InferenceTask,
     Outcome,
+    Sampling,
     Written,
 )
 from unit.cloud_app.web.test_openai import ask, events
@@ -50,6 +52,73 @@ def lax(door: Door, secret: str) -> Iterator[OpenAI]:
     """The same without checks: its own type knows no piece without finish_reason."""
     with door.openai(secret, is_strict=False) as client:
         yield client
+
+
+@pytest.fixture
+def sdk(door: Door, secret: str) -> Iterator[Client]:
+    """Our own client at that door."""
+    with door.sdk(secret) as client:
+        yield client
+
+
+def test_the_sdk_has_all_answers_and_their_tokens(sdk: Client, door: Door) -> None:
+    result = sdk.ask("one two", n=2, logprobs=1, max_tokens=2, seed=3)
+    assert [str(one) for one in result.alternatives] == ["one two", "one two"]
+    assert {one.finish_reason for one in result.alternatives} == {"length"}
+    assert result.usage.completion_tokens == 4
+    assert [(one.token, one.logprob) for one in result.logprobs] == [
+        ("one", 0.0),
+        (" two", 0.0),
+    ]
+    assert [one.token for one in result.logprobs[0].top_logprobs] == ["one"]
+    assert [one.sampling.seed for one in door.engine.requests] == [3, 4]
+    job = sdk.submit("one two", n=3, max_tokens=1)
+    assert [one.text for one in job.result().alternatives] == ["one"] * 3
+
+
+def test_the_sdk_streams_one_answer_with_its_tokens(sdk: Client) -> None:
+    with sdk.stream("one two", logprobs=0, max_tokens=2) as stream:
+        assert "".join(stream) == "one two"
+    assert [one.token for one in stream.result.logprobs] == ["one", " two"]
+    with pytest.raises(TypeError, match="one answer"):
+        sdk.stream("one two", n=2)
+
+
+def test_every_option_of_the_sdk_reaches_the_engine(sdk: Client, door: Door) -> None:
+    wanted = Sampling(
+        max_tokens=3,
+        min_tokens=2,
+        ignore_eos=True,
+        seed=4,
+        temperature=0.5,
+        top_p=0.9,
+        top_k=5,
+        min_p=0.1,
+        presence_penalty=1.0,
+        frequency_penalty=-1.0,
+        repetition_penalty=1.5,
+        logit_bias={"7": 2.0},
+        stop=("x",),
+        logprobs=0,
+    )
+    sdk.ask(
+        "one",
+        max_tokens=3,
+        min_tokens=2,
+        ignore_eos=True,
+        seed=4,
+        temperature=0.5,
+        top_p=0.9,
+        top_k=5,
+        min_p=0.1,
+        presence_penalty=1.0,
+        frequency_penalty=-1.0,
+        repetition_penalty=1.5,
+        logit_bias={7: 2.0},
+        stop="x",
+        logprobs=0,
+    )
+    assert door.engine.requests[-1].sampling == wanted
 
 
 def test_several_answers_come_as_choices_with_one_usage(
