@@ -1,20 +1,27 @@
-"""Write docs/reference/settings.md and cli.md from the code they describe.
+"""Write docs/reference/settings.md, cli.md and sdk.md from the code they describe.
 
 python scripts/reference.py          write both pages
 python scripts/reference.py --check  end with status 1 if a page is not current
 """
 
+import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
 
 import click
 
+import genie as sdk
 from cloud_app.settings import CloudSettings
+from genie.batches import Batches, BatchOptions
+from genie.chat import Options
 from genie.cli.root import COMMANDS, EPILOG, genie
 from genie.env import ClientSettings
+from genie.files import Files
+from genie.scheduling import ScheduleOptions
+from genie.work import Filters
 from workers.settings import WorkerSettings
 
 PAGES = Path(__file__).parents[1] / "docs" / "reference"
@@ -45,6 +52,50 @@ waiting command and not the job, and says which command follows it; only `genie 
 its job are one. Messages go to stderr; an error is one sentence that ends with the next
 step. Colours follow `NO_COLOR`, widths `COLUMNS`.
 """
+
+SDK_HEAD = """\
+# The Python SDK
+
+<!-- Made by scripts/reference.py from the code; change it there. -->
+
+`pip install genie-fleet`, then `import genie`. The functions of the package use one
+client by the settings of now: `GENIE_URL` and `GENIE_API_KEY`, else what `genie up`
+saved on this machine. `Client` is one cloud and key of your choice, `AsyncClient` the
+same to await: its methods are those of `Client`, by the same names. Every example on
+this page runs as it stands in a test, on a fleet that answers with the words it was
+asked; `client` is `genie.Client()`.
+
+Errors are classes of `genie.errors`; each message ends with the next step, and
+`request_id` is what the cloud's logs know it by. The package is typed: `ask` and
+`submit` with a `schema` give a result whose `parsed` is of that type.
+"""
+
+SDK_SAME = """\
+These do what the methods of `Client` of the same name do:
+{}."""
+
+SDK_CLASSES: tuple[tuple[str, type], ...] = (
+    ("Client", sdk.Client),
+    ("Job", sdk.Job),
+    ("Result", sdk.Result),
+    ("Stream", sdk.Stream),
+    ("Schedule", sdk.Schedule),
+    ("Batch", sdk.Batch),
+    ("BatchResult", sdk.BatchResult),
+    ("Batches", Batches),
+    ("Files", Files),
+    ("AsyncClient", sdk.AsyncClient),
+    ("AsyncJob", sdk.AsyncJob),
+    ("AsyncStream", sdk.AsyncStream),
+)
+"""`AsyncClient` and its kin follow the others, so their methods are not said again."""
+
+SDK_OPTIONS: tuple[tuple[str, type], ...] = (
+    ("a question", Options),
+    ("a schedule, besides", ScheduleOptions),
+    ("a batch, besides", BatchOptions),
+    ("Client.jobs", Filters),
+)
 
 PARTS: tuple[tuple[str, str, type], ...] = (
     ("The cloud", "web, brain and beat; the same values for all three", CloudSettings),
@@ -106,9 +157,68 @@ def command_parts(command: click.Command, context: click.Context) -> Iterator[st
             yield from command_parts(child, click.Context(child, context, name))
 
 
+def sdk_page() -> str:
+    """The whole page of the SDK."""
+    parts = [SDK_HEAD, "\n## Options\n\n| of | |\n|---|---|\n"]
+    parts += [options_row(*one) for one in SDK_OPTIONS]
+    parts.append("\n## Functions\n")
+    made = {name: getattr(sdk, name) for name in sorted(sdk.__all__)}
+    functions = {name: one for name, one in made.items() if inspect.isfunction(one)}
+    same = [name for name, one in functions.items() if hasattr(one, "__wrapped__")]
+    parts.append(f"\n{SDK_SAME.format(' '.join(f'`{name}`' for name in same))}\n")
+    parts += [entry(f"genie.{n}", f) for n, f in functions.items() if n not in same]
+    for name, kind in SDK_CLASSES:
+        parts.append(f"\n## {name}\n\n{markdown(inspect.getdoc(kind) or '')}\n")
+        if not name.startswith("Async"):
+            parts += [entry(f"{name}.{verb}", one) for verb, one in verbs(kind)]
+    return "".join(parts)
+
+
+def options_row(title: str, options: type) -> str:
+    """One line of names; what a TypedDict inherits is said elsewhere."""
+    known = set() if options in (Options, Filters) else set(Options.__annotations__)
+    names = [f"`{name}`" for name in options.__annotations__ if name not in known]
+    return f"| {title} | {' '.join(names)} |\n"
+
+
+def verbs(kind: type) -> Iterator[tuple[str, Callable[..., object]]]:
+    """The public methods of a class, by name."""
+    for name, one in inspect.getmembers(kind, inspect.isroutine):
+        if not name.startswith("_"):
+            yield name, one
+
+
+def entry(name: str, function: Callable[..., object]) -> str:
+    """A heading with how it is called, and its text."""
+    given = inspect.signature(function).parameters.values()
+    words = [bare_parameter(one) for one in given if one.name != "self"]
+    stars = [one.kind is inspect.Parameter.KEYWORD_ONLY for one in given]
+    if any(stars):
+        words.insert(stars.index(True) - (len(stars) - len(words)), "*")
+    text = markdown(inspect.getdoc(function) or "")
+    return f"\n### {name}({', '.join(words)})\n\n{text}\n"
+
+
+def bare_parameter(one: inspect.Parameter) -> str:
+    """A parameter without its type."""
+    return str(one.replace(annotation=inspect.Parameter.empty))
+
+
+def markdown(text: str) -> str:
+    """A docstring as markdown: its examples fenced, its names in code."""
+    parts = text.replace("``", "`").split("\n\n")
+    return "\n\n".join(
+        f"```pycon\n{one}\n```" if ">>>" in one else one for one in parts
+    )
+
+
 def main(arguments: list[str]) -> int:
     """Write the pages, or tell which are not current."""
-    pages = {"settings.md": settings_page(), "cli.md": cli_page()}
+    pages = {
+        "settings.md": settings_page(),
+        "cli.md": cli_page(),
+        "sdk.md": sdk_page(),
+    }
     stale = [name for name, text in pages.items() if current(name) != text]
     if "--check" in arguments:
         for name in stale:

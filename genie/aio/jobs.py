@@ -39,10 +39,11 @@ class AsyncCloud(Protocol):
 class AsyncJob(JobSteps[P]):
     """Submitted work; `Job` for programs that await.
 
-    >>> async def main(client: genie.AsyncClient) -> str:
-    ...     job = await client.submit("Summarise this.", persona="rollup")
-    ...     return (await job.result()).text
-    >>> wait_for(main)
+    >>> async def main() -> str:
+    ...     async with genie.AsyncClient() as client:
+    ...         job = await client.submit("Summarise this.", persona="rollup")
+    ...         return (await job.result()).text
+    >>> asyncio.run(main())
     'Summarise this.'
     """
 

@@ -20,10 +20,11 @@ class AsyncSource(Protocol):
 class AsyncStream(Reading):
     """The pieces of one answer, as text; iterate it once. See `Stream`.
 
-    >>> async def main(client: genie.AsyncClient) -> str:
-    ...     async with await client.stream("Tell a short story.") as story:
+    >>> async def main() -> str:
+    ...     async with genie.AsyncClient() as client:
+    ...         story = await client.stream("Tell a short story.")
     ...         return "".join([piece async for piece in story])
-    >>> wait_for(main)
+    >>> asyncio.run(main())
     'Tell a short story.'
     """
 

@@ -11,10 +11,9 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
 
 import pytest
 
@@ -24,8 +23,6 @@ from genie import catalog, logs
 from genie.batches import Batches
 from genie.cli.embedded import EmbeddedFleet, Options
 from genie.files import Files
-
-T = TypeVar("T")
 
 ROOT = Path(__file__).parents[2]
 SEES = re.compile(r"[Ss]ee `([\w.]+)`")
@@ -108,15 +105,7 @@ def test_the_examples_of_a_module_run(
 
 def names_of(client: genie.Client) -> dict[str, object]:
     """What examples may use without saying where it came from."""
-
-    def wait_for(main: Callable[[genie.AsyncClient], Awaitable[T]]) -> T:
-        async def run() -> T:
-            async with genie.AsyncClient() as awaited:
-                return await main(awaited)
-
-        return asyncio.run(run())
-
-    return {"asyncio": asyncio, "client": client, "genie": genie, "wait_for": wait_for}
+    return {"asyncio": asyncio, "client": client, "genie": genie}
 
 
 @pytest.mark.parametrize("name", [*FUNCTIONS, *[k.__name__ for k in KINDS], *METHODS])
