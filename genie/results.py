@@ -26,7 +26,12 @@ P = TypeVar("P", covariant=True, default=object)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alternative:
-    """One of several answers to the same question; ``str(alternative)`` is its text."""
+    """One of several answers to the same question; ``str(alternative)`` is its text.
+
+    >>> result = genie.ask("Name a colour.", n=2)
+    >>> [str(one) for one in result.alternatives]
+    ['Name a colour.', 'Name a colour.']
+    """
 
     text: str
     tool_calls: tuple[ToolCall, ...] = ()

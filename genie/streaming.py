@@ -218,7 +218,7 @@ class Assembly:
         choice = next((one for one in chunk.choices if one.index == 0), Choice())
         self._finish_reason = choice.finish_reason or self._finish_reason
         delta = choice.delta or Content()
-        piece = delta.content or ""
+        piece = delta.content or choice.text or ""  # text: of a plain prompt
         self._pieces.append(piece)
         self._calls.extend(delta.tool_calls or ())
         self._tokens.extend((choice.logprobs and choice.logprobs.content) or ())

@@ -78,6 +78,7 @@ SDK_CLASSES: tuple[tuple[str, type], ...] = (
     ("Client", sdk.Client),
     ("Job", sdk.Job),
     ("Result", sdk.Result),
+    ("Alternative", sdk.Alternative),
     ("Stream", sdk.Stream),
     ("Schedule", sdk.Schedule),
     ("Batch", sdk.Batch),
