@@ -28,6 +28,7 @@ def test_a_field_of_a_later_release_is_ignored(kind: type[Answer]) -> None:
         "state": "ready",
         "queue": "q",
         "token": "t",
+        "logprob": -0.5,
         "event": "queued",
         "at": 0.0,
         "route": {},
