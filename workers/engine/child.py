@@ -26,6 +26,7 @@ from workers.engine.echo import EchoBackend, EchoOptions, echo_fingerprint
 from workers.engine.errors import LoadFailed
 from workers.engine.loop import Inbox, Loop
 from workers.engine.nest import WARM
+from workers.engine.verification import Verification
 
 PR_SET_PDEATHSIG = 1
 """The prctl option of Linux that names the signal a child gets at its parent's end."""
@@ -146,14 +147,28 @@ def _build(load: wire.Load, progress: Callable[[float], None]) -> BackendAndIden
         options.load()
         identity = echo_fingerprint(load.spec, load.quant)
         return EchoBackend(room(load), options), identity
-    # Torch is imported here, in this process only, after the pipe is served.
+    # Files are digested while torch is imported: here, in this process only, after
+    # the pipe is served.
+    verification = Verification(load)
     if Capability.EMBED in load.spec.capabilities:
         from workers.engine import embedding
 
-        return embedding.load(load, room(load), progress, clock=time.monotonic)
+        return embedding.load(
+            load,
+            room(load),
+            progress,
+            clock=time.monotonic,
+            verification=verification,
+        )
     from workers.engine import loading
 
-    return loading.load(load, room(load), progress, clock=time.monotonic)
+    return loading.load(
+        load,
+        room(load),
+        progress,
+        clock=time.monotonic,
+        verification=verification,
+    )
 
 
 def room(load: wire.Load) -> Room:

@@ -28,6 +28,7 @@ from workers.engine.footprint import peak_bytes
 from workers.engine.protocol import EngineRequest, EngineStats, Finish
 from workers.engine.scheduler import Sequence as Running
 from workers.engine.scheduler import Step
+from workers.engine.verification import Verification
 from workers.engine.wire import Load
 
 STEP_INPUTS = 32
@@ -244,7 +245,12 @@ def packed(vector: Tensor) -> str:
 
 
 def load(
-    load: Load, room: Room, progress: Callable[[float], None], *, clock: Clock
+    load: Load,
+    room: Room,
+    progress: Callable[[float], None],
+    *,
+    clock: Clock,
+    verification: Verification | None = None,
 ) -> tuple[Backend, str]:
     """Load, check and self-test an encoder; raises LoadFailed with the reason."""
     torch.set_num_threads(load.threads)
@@ -252,7 +258,7 @@ def load(
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     path = Path(load.path or "")
-    sources = loading.verified(load, path)
+    sources = (verification or Verification(load)).files()
     progress(0.3)
     encoder = load_encoder(load, path)
     progress(0.9)

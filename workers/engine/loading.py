@@ -16,17 +16,17 @@ from transformers.utils import logging
 from genie.contracts.inference import WorkClass
 from genie.contracts.model import Capability, ModelSpec
 from genie.fingerprint import fingerprint
-from workers import files
 from workers.engine import quants
 from workers.engine.attention import NAME, Unreachable
 from workers.engine.backend import Backend, Clock, Room
 from workers.engine.cache import SlotCache
-from workers.engine.errors import LoadFailed, load_failed
+from workers.engine.errors import load_failed
 from workers.engine.grammar import Grammars
 from workers.engine.linear import block_weights
 from workers.engine.packed import PackedBackend, Runner
 from workers.engine.prompts import Prompts
 from workers.engine.scheduler import Chunk, Sequence, Step
+from workers.engine.verification import Verification
 from workers.engine.wire import Load
 
 Report = Mapping[str, Iterable[object]]
@@ -34,6 +34,8 @@ Report = Mapping[str, Iterable[object]]
 
 SELF_TEST = "Hello! Please count from one to ten, and then say goodbye."
 SELF_TEST_TOKENS = 4
+"""After so many of its last tokens the two are compared."""
+
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.25}
 """How far apart two kernels' logits may be and still agree."""
 
@@ -45,15 +47,23 @@ def engine_name() -> str:
 
 
 def load(
-    load: Load, room: Room, progress: Callable[[float], None], *, clock: Clock
+    load: Load,
+    room: Room,
+    progress: Callable[[float], None],
+    *,
+    clock: Clock,
+    verification: Verification | None = None,
 ) -> tuple[Backend, str]:
-    """Load, check and self-test a model; raises LoadFailed with the reason."""
+    """Load, check and self-test a model; raises LoadFailed with the reason.
+
+    ``verification`` of its files may have begun before this could be imported.
+    """
     torch.set_num_threads(load.threads)
     torch.set_grad_enabled(False)
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     path = Path(load.path or "")
-    sources = verified(load, path)
+    sources = (verification or Verification(load)).files()
     progress(0.2)
     model = load_model(load, path)
     progress(0.8)
@@ -198,7 +208,7 @@ def self_tested(
     model: PreTrainedModel, prompts: Prompts, room: Room, model_id: str
 ) -> Runner:
     """A runner that agrees with the model's plain forward; raises LoadFailed."""
-    tokens = prompts.plain(SELF_TEST)[: max(1, room.context - SELF_TEST_TOKENS)]
+    tokens = prompts.plain(SELF_TEST)[: room.context]
     expected = _plainly(model, tokens, model_id)
     model.set_attn_implementation(NAME)
     # After the plain forward: the self-test compares what serves with what was read.
@@ -223,33 +233,27 @@ def self_tested(
 
 @torch.no_grad()
 def _plainly(model: PreTrainedModel, tokens: list[int], model_id: str) -> list[Tensor]:
-    """Logits of the next tokens by the model's own forward; extends ``tokens``."""
-    device = model.device
-    found = []
-    for _ in range(SELF_TEST_TOKENS):
-        output = model(input_ids=torch.tensor([tokens], device=device), use_cache=False)
-        logits = output.logits[0, -1].float()
-        if not bool(torch.isfinite(logits).all()):
-            message = f"{model_id} computes values that are not finite; pull it again"
-            raise load_failed("bad_weights", message)
-        found.append(logits)
-        tokens.append(int(logits.argmax()))
-    return found
+    """Logits after each of the last tokens, by the model's own forward in one pass."""
+    ids = torch.tensor([tokens], device=model.device)
+    logits = model(input_ids=ids, use_cache=False).logits[0].float()
+    if not bool(torch.isfinite(logits).all()):
+        message = f"{model_id} computes values that are not finite; pull it again"
+        raise load_failed("bad_weights", message)
+    return list(logits[-SELF_TEST_TOKENS:])
 
 
 def _packed(runner: Runner, tokens: list[int]) -> list[Tensor]:
-    """The same logits by the engine: the prompt in two chunks, then decoding."""
-    prompt = len(tokens) - SELF_TEST_TOKENS
+    """The same logits by the engine: the prompt in two chunks, then one by one."""
     one = Sequence(
         id="self-test",
         work_class=WorkClass.INTERACTIVE,
-        prompt=prompt,
+        prompt=max(1, len(tokens) - SELF_TEST_TOKENS + 1),
         limit=SELF_TEST_TOKENS,
         deadline=0.0,
         slot=0,
     )
     found: list[Tensor] = []
-    while len(found) < SELF_TEST_TOKENS:
+    while one.computed < len(tokens):
         step = _next(one)
         logits = runner.forward(step, lambda _: tokens)
         one.computed += step.tokens
@@ -262,11 +266,3 @@ def _next(one: Sequence) -> Step:
         return Step(decodes=(one,))
     length = max(1, one.prompt // 2) if one.computed == 0 else one.prompt - one.computed
     return Step(chunks=(Chunk(one, one.computed, length),))
-
-
-def verified(load: Load, path: Path) -> tuple[files.ModelFile, ...]:
-    """The source files of a model, digested now; raises LoadFailed."""
-    try:
-        return files.verify(path, load.spec)
-    except files.PullFailed as failure:
-        raise LoadFailed(failure.fault) from failure

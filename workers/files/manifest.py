@@ -2,8 +2,11 @@
 
 import hashlib
 import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -12,6 +15,12 @@ from genie.contracts.model import ModelFile, ModelSpec
 from workers.files.errors import corrupt, pull_failed
 
 NAME = "manifest.json"
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+READERS = 4
+"""Files digested at once."""
+
 SERVED = (
     "*.safetensors",
     "*.safetensors.index.json",
@@ -84,7 +93,7 @@ def record(source: str, fetched: Fetched) -> Manifest:
     return Manifest(
         source=source,
         files=fetched.files,
-        served=tuple(_served(at) for at in served_in(fetched.folder)),
+        served=_side_by_side(_served, served_in(fetched.folder)),
         target=str(fetched.folder) if fetched.is_foreign else None,
     )
 
@@ -122,7 +131,9 @@ def recheck(folder: Path, model_id: str, manifest: Manifest) -> Manifest:
 
     The manifest with fresh times; raises PullFailed for a missing or changed file.
     """
-    served = tuple(_rechecked(folder, model_id, one) for one in manifest.served)
+    served = _side_by_side(
+        lambda one: _rechecked(folder, model_id, one), manifest.served
+    )
     return msgspec.structs.replace(manifest, served=served)
 
 
@@ -136,8 +147,7 @@ def verify(path: Path, spec: ModelSpec) -> tuple[ModelFile, ...]:
         files = foreign_files(path, spec)
         compare(spec, files)
         return files
-    for one in manifest.served:
-        _check(path, spec.id, one)
+    _side_by_side(lambda one: _check(path, spec.id, one), manifest.served)
     compare(spec, manifest.files)
     return manifest.files
 
@@ -152,7 +162,15 @@ def foreign_files(folder: Path, spec: ModelSpec) -> tuple[ModelFile, ...]:
     if not served_in(folder):
         message = f"{folder}, where {spec.id} should be, has no model files"
         raise pull_failed("not_found", message)
-    return tuple(source_file(at) for at in present)
+    return _side_by_side(source_file, present)
+
+
+def _side_by_side(
+    digest: Callable[[Item], Result], items: Sequence[Item]
+) -> tuple[Result, ...]:
+    # Digesting leaves Python's lock alone, and a large model has many large files.
+    with ThreadPoolExecutor(READERS) as pool:
+        return tuple(pool.map(digest, items))
 
 
 def _served(path: Path) -> Served:
