@@ -16,12 +16,24 @@ from genie.contracts.inference import WorkClass
 PREFILL_MOST_S = 0.05
 """With more prefill than this queued, a request starts sooner elsewhere."""
 
-BID_MOST = 100
-OCTAVE = 6
-"""Points for each doubling of speed: 16 doublings and the load fit in 0..100."""
+BID_MOST = 255
+OCTAVE = 8
+"""Points for each doubling of speed: 30 doublings, dither and load fit in 0..255."""
+
+DITHER = OCTAVE // 2
+"""Points of a bid that chance decides: among equal machines, all of it."""
+
+EASE = 4
+"""Points for an idle engine; half of them while most of its slots are free."""
+
+OCTAVES_MOST = (BID_MOST - DITHER - EASE) / OCTAVE
 
 REBID = 2 * OCTAVE
 """An open credit is opened anew only for a change larger than dither and load make."""
+
+RENEW_S = 10.0
+"""An interactive credit unanswered for this long draws its dither again, or the machine
+that drew worst would stay last for as long as the others can serve all."""
 
 RANKS = (WorkClass.INTERACTIVE, WorkClass.JOB, WorkClass.BATCH)
 """Who is asked for first."""
@@ -38,10 +50,14 @@ class Credit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """An open credit; ``is_settled`` when it has stayed unanswered for a while."""
+    """An open credit; ``is_settled`` when it has stayed unanswered for a while.
+
+    ``is_old`` when its bid was drawn `RENEW_S` ago.
+    """
 
     priority: int
     is_settled: bool = False
+    is_old: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +100,15 @@ class Open:
     priority: int
 
 
-CreditChange = Close | Open
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renew:
+    """Subscribe anew with this priority; that nothing waits there is still known."""
+
+    credit: Credit
+    priority: int
+
+
+CreditChange = Close | Open | Renew
 
 
 def decide(
@@ -107,9 +131,15 @@ def decide(
         credit for credit, open_ in held.items() if _is_stale(credit, open_, wanted)
     ]
     opens = [credit for credit in wanted if credit not in held or credit in closes]
+    renews = [credit for credit in held if _is_due(credit, held) and credit in wanted]
     return (
         *(Close(credit=credit) for credit in closes),
         *(Open(credit=credit, priority=wanted[credit]) for credit in opens),
+        *(
+            Renew(credit=credit, priority=wanted[credit])
+            for credit in renews
+            if credit not in closes
+        ),
     )
 
 
@@ -148,30 +178,34 @@ def _is_stale(credit: Credit, held: Held, wanted: Mapping[Credit, int]) -> bool:
     return credit not in wanted or _is_off(held, wanted[credit])
 
 
+def _is_due(credit: Credit, held: Mapping[Credit, Held]) -> bool:
+    # Background queues are quorum queues: a consumer opened there is a Raft command.
+    return credit.work_class is WorkClass.INTERACTIVE and held[credit].is_old
+
+
 def _is_off(held: Held, bid: int) -> bool:
     return abs(bid - held.priority) > REBID
 
 
 def bid(speed: float | None, *, in_flight: int, slots: int, dither: float) -> int:
-    """How fast one more request would be served here, as a priority from 0 to 100.
+    """How soon one more request would be served here, as a priority from 0 to 255.
 
-    ``speed`` is the measured tokens/s of one request, None before the first: an
+    ``speed`` is the measured bytes/s of reading prompts, None before the first: an
     unmeasured engine bids highest, so that it gets measured. ``dither`` is random in
-    [0, 1): equal machines share evenly at every speed, a twice faster one wins.
+    [0, 1): equal machines share evenly, a twice faster one is never outbid.
 
-    >>> bid(40.0, in_flight=0, slots=4, dither=0.0)
-    34
-    >>> bid(80.0, in_flight=3, slots=4, dither=0.0)
-    36
+    >>> bid(4000.0, in_flight=0, slots=4, dither=0.0)
+    99
+    >>> bid(8000.0, in_flight=3, slots=4, dither=0.0)
+    103
     """
     if speed is None:
         return BID_MOST
-    octaves = math.floor(math.log2(max(1.0, speed)) + dither)
-    points = OCTAVE * min(octaves, (BID_MOST - 4) // OCTAVE)
-    return points + _ease(in_flight, slots)
+    octaves = min(math.log2(max(1.0, speed)), OCTAVES_MOST)
+    return math.floor(OCTAVE * octaves + DITHER * dither) + _ease(in_flight, slots)
 
 
 def _ease(in_flight: int, slots: int) -> int:
     if in_flight == 0:
-        return 4
-    return 2 if in_flight * 2 < slots else 0
+        return EASE
+    return EASE // 2 if in_flight * 2 < slots else 0

@@ -8,6 +8,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from genie import logs
 from genie.messaging import broker
 from genie.messaging.pump import Pump
 from workers.attempt import Delivery
-from workers.credits import Close, Credit, Held, Open, decide
+from workers.credits import RENEW_S, Credit, CreditChange, Held, Open, Renew, decide
 from workers.serving import Serving
 from workers.watchdog import Seen, Watchdog
 
@@ -32,6 +33,24 @@ SOON_S = 0.04
 """While a credit has not settled, background work may be due any moment."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Consumer:
+    """An open credit's: unanswered since ``opened_at``, its bid drawn at ``bid_at``."""
+
+    tag: str
+    priority: int
+    opened_at: float
+    bid_at: float
+
+    def held(self, now: float) -> Held:
+        """The same as the policy sees it."""
+        return Held(
+            priority=self.priority,
+            is_settled=now - self.opened_at >= SETTLE_S,
+            is_old=now - self.bid_at >= RENEW_S,
+        )
+
+
 class DataPlane:
     """Holds one prefetch-1 consumer for each open credit."""
 
@@ -43,7 +62,7 @@ class DataPlane:
         self._name = name
         self._tags = itertools.count()
         self._declared: dict[Credit, str] = {}
-        self._open: dict[Credit, tuple[str, int, float]] = {}
+        self._open: dict[Credit, _Consumer] = {}
         self._is_settling = self._again = False
         self._is_closed = False
         self._watchdog = Watchdog()
@@ -96,8 +115,10 @@ class DataPlane:
 
     def _is_unsettled(self) -> bool:
         now = time.monotonic()
-        opened = (at for _tag, _priority, at in tuple(self._open.values()))
-        return any(now - at < SETTLE_S + SOON_S for at in opened)
+        return any(
+            now - one.opened_at < SETTLE_S + SOON_S
+            for one in tuple(self._open.values())
+        )
 
     def _connect(self, channel: "StdChannel") -> None:
         self._open.clear()
@@ -129,10 +150,7 @@ class DataPlane:
 
     def _change(self, channel: "StdChannel") -> None:
         now = time.monotonic()
-        held = {
-            credit: Held(priority=priority, is_settled=now - at >= SETTLE_S)
-            for credit, (_tag, priority, at) in self._open.items()
-        }
+        held = {credit: one.held(now) for credit, one in self._open.items()}
         self._guard(channel, now)
         self._serving.tend()
         loads = () if self._is_closed else self._serving.loads()
@@ -143,7 +161,7 @@ class DataPlane:
         """Ask the broker about credits nobody answered; start anew if it is deaf."""
         if self._is_memory:
             return
-        opened = {credit: at for credit, (_tag, _priority, at) in self._open.items()}
+        opened = {credit: one.opened_at for credit, one in self._open.items()}
         seen: dict[Credit, Seen] = {}
         for credit in self._watchdog.doubted(opened, now):
             found = channel.queue_declare(self._declared[credit], passive=True)
@@ -157,19 +175,29 @@ class DataPlane:
             log.error("not_consuming", queues=[self._declared[one] for one in seen])
             raise ConnectionResetError("the broker does not know of our consumers")
 
-    def _apply(self, channel: "StdChannel", change: Close | Open) -> None:
+    def _apply(self, channel: "StdChannel", change: CreditChange) -> None:
         if isinstance(change, Open):
-            self._subscribe(channel, change)
+            self._subscribe(channel, change, time.monotonic())
             return
         taken = self._open.pop(change.credit, None)
-        if taken is not None:
-            # Waits for the broker's word: a message under way is taken, not bounced.
-            channel.basic_cancel(taken[0])
+        if taken is None:
+            return
+        # Waits for the broker's word: a message under way is taken, not bounced.
+        channel.basic_cancel(taken.tag)
+        if isinstance(change, Renew) and not self._again:  # else look before asking
+            self._subscribe(channel, change, taken.opened_at)
 
-    def _subscribe(self, channel: "StdChannel", change: Open) -> None:
+    def _subscribe(
+        self, channel: "StdChannel", change: Open | Renew, opened_at: float
+    ) -> None:
         credit, tag = change.credit, f"{self._name}.{next(self._tags)}"
         queue = self._queue(channel, credit)
-        self._open[credit] = (tag, change.priority, time.monotonic())
+        self._open[credit] = _Consumer(
+            tag=tag,
+            priority=change.priority,
+            opened_at=opened_at,
+            bid_at=time.monotonic(),
+        )
         channel.basic_consume(
             queue,
             no_ack=False,
@@ -195,7 +223,8 @@ class DataPlane:
         tag: str,
         message: Any,  # amqp's message or the in-memory one: they share no type
     ) -> None:
-        if self._open.get(credit, ("",))[0] == tag:
+        taken = self._open.get(credit)
+        if taken is not None and taken.tag == tag:
             del self._open[credit]
             self._hang_up(channel, tag)
         delivery = self._delivery(channel, credit, message)

@@ -6,7 +6,6 @@ from threading import Lock
 from workers.credits import PREFILL_MOST_S, Load, bid
 from workers.engine.protocol import Finish
 from workers.reading import Reading
-from workers.speeds import Speeds
 
 
 @dataclass(slots=True)
@@ -26,6 +25,10 @@ class _InHand:
         """True while another prompt would be read sooner elsewhere."""
         return self.reading.left_s(now) >= PREFILL_MOST_S
 
+    def pauses(self, request: str) -> bool:
+        """True if it may have had to wait for more urgent ones while it was read."""
+        return request in self.yielding and len(self.begun) > len(self.yielding)
+
 
 class Loads:
     """The requests in hand of every model, from any thread; times are monotonic.
@@ -35,7 +38,6 @@ class Loads:
 
     def __init__(self) -> None:
         self._models: dict[str, _InHand] = {}
-        self._speeds = Speeds()
         self._lock = Lock()
 
     def begin(
@@ -58,7 +60,7 @@ class Loads:
         that could not before."""
         with self._lock:
             here = self._models[model]
-            here.reading.end(request, now)
+            here.reading.end(request, now, learns=not here.pauses(request))
             opens = here.is_shut and not here.is_full(now)
             here.is_shut = here.is_shut and not opens
             return opens
@@ -68,11 +70,8 @@ class Loads:
         with self._lock:
             here = self._models[model]
             first_at = here.begun.get(request, now) + finish.first_token_s
-            here.reading.end(request, first_at if finish.first_token_s else now)
-            yields = request in here.yielding
-        # The pauses of one that yielded say nothing of this machine's speed.
-        if not yields or self._speeds.of(model) is None:
-            self._speeds.note(model, finish)
+            read_at = first_at if finish.first_token_s else now
+            here.reading.end(request, read_at, learns=not here.pauses(request))
         self.end(model, request)
 
     def end(self, model: str, request: str) -> None:
@@ -89,10 +88,8 @@ class Loads:
         with self._lock:
             here = self._models.get(model) or _InHand()
             in_flight, left_s = len(here.begun), here.reading.left_s(now)
-            yielding = len(here.yielding)
-        offer = bid(
-            self._speeds.of(model), in_flight=in_flight, slots=slots, dither=dither
-        )
+            yielding, speed = len(here.yielding), here.reading.speed()
+        offer = bid(speed, in_flight=in_flight, slots=slots, dither=dither)
         return Load(
             model=model,
             slots=slots,

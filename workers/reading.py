@@ -38,18 +38,29 @@ class Reading:
         """The engine has this prompt now."""
         self._prompts[request] = (max(1, size), now)
 
-    def end(self, request: str, now: float) -> None:
-        """It is read: its first token came. Of an unknown one that is no news."""
+    def end(self, request: str, now: float, *, learns: bool = True) -> None:
+        """It is read: its first token came. Of an unknown one that is no news.
+
+        Not ``learns``: its time may hold pauses, and says something only if nothing
+        was read before.
+        """
         prompt = self._prompts.pop(request, None)
         if prompt is None:
             return
         size, begun_at = prompt
-        self._learn(size, max(0.0, now - max(begun_at, self._ended_at)))
+        if learns or not self._bytes:
+            self._learn(size, max(0.0, now - max(begun_at, self._ended_at)))
         self._ended_at = max(self._ended_at, now)
 
     def drop(self, request: str) -> None:
         """It ended before it was read: nothing is learnt from it."""
         self._prompts.pop(request, None)
+
+    def speed(self) -> float | None:
+        """Bytes/s lately; None before anything was read."""
+        if not self._bytes:
+            return None
+        return self._bytes / self._seconds if self._seconds else math.inf
 
     def left_s(self, now: float) -> float:
         """Seconds until all prompts in hand are read; 0 with none."""

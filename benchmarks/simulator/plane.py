@@ -6,13 +6,24 @@ the same wakings, the same settling, around the same `Loads` and `decide`.
 
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 from benchmarks.simulator.broker import Consumer, Queue
 from benchmarks.simulator.clock import Clock
 from benchmarks.simulator.worker import Request, Worker
 from genie.contracts.inference import FinishReason, Usage, WorkClass
-from workers.credits import Credit, CreditChange, Held, Load, Open, decide
+from workers.credits import (
+    RENEW_S,
+    Close,
+    Credit,
+    CreditChange,
+    Held,
+    Load,
+    Open,
+    Renew,
+    decide,
+)
 from workers.dataplane import SETTLE_S, SOON_S, TICK_S
 from workers.engine.protocol import Finish
 from workers.loads import Loads
@@ -30,6 +41,23 @@ def product(load: Load, held: dict[Credit, Held]) -> tuple[CreditChange, ...]:
     return decide([load], [SHARED], held)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Opened:
+    """An open credit: unanswered since ``opened_at``, its bid drawn at ``bid_at``."""
+
+    consumer: Consumer
+    opened_at: float
+    bid_at: float
+
+    def held(self, now: float) -> Held:
+        """The same as the policy sees it."""
+        return Held(
+            priority=self.consumer.priority,
+            is_settled=now - self.opened_at >= SETTLE_S,
+            is_old=now - self.bid_at >= RENEW_S,
+        )
+
+
 class Plane:
     """The consumers of one worker. ``queues`` has one for each class of work."""
 
@@ -43,7 +71,7 @@ class Plane:
     ) -> None:
         self._clock, self._worker, self._queues = clock, worker, queues
         self._chance, self._decide = chance, policy
-        self._open: dict[Credit, tuple[Consumer, float]] = {}
+        self._open: dict[Credit, _Opened] = {}
         self._loads = Loads()
         worker.on_first.append(self._heard)
         worker.on_done.append(self._freed)
@@ -52,8 +80,9 @@ class Plane:
 
     def _tick(self) -> None:
         self._settle()
-        opened = (at for _, at in self._open.values())
-        is_young = any(self._clock.now - at < SETTLE_S + SOON_S for at in opened)
+        young_s = SETTLE_S + SOON_S
+        opened = self._open.values()
+        is_young = any(self._clock.now - one.opened_at < young_s for one in opened)
         self._clock.after(SOON_S if is_young else TICK_S, self._tick)
 
     def _heard(self, _worker: Worker, request: Request) -> None:
@@ -66,16 +95,18 @@ class Plane:
 
     def _settle(self) -> None:
         now = self._clock.now
-        held = {
-            credit: Held(priority=one.priority, is_settled=now - at >= SETTLE_S)
-            for credit, (one, at) in self._open.items()
-        }
+        held = {credit: one.held(now) for credit, one in self._open.items()}
         for change in self._decide(self._load(), held):
-            if isinstance(change, Open):
-                self._subscribe(change)
-            else:
-                consumer, _ = self._open.pop(change.credit)
-                self._queues[change.credit.work_class].cancel(consumer)
+            self._apply(change, now)
+
+    def _apply(self, change: CreditChange, now: float) -> None:
+        if isinstance(change, Open):
+            self._subscribe(change, now)
+            return
+        taken = self._open.pop(change.credit)
+        self._queues[change.credit.work_class].cancel(taken.consumer)
+        if not isinstance(change, Close):
+            self._subscribe(change, taken.opened_at)
 
     def _load(self) -> Load:
         return self._loads.of(
@@ -85,17 +116,19 @@ class Plane:
             dither=self._chance.random(),
         )
 
-    def _subscribe(self, change: Open) -> None:
+    def _subscribe(self, change: Open | Renew, opened_at: float) -> None:
         take = partial(self._delivered, change.credit)
         consumer = Consumer(deliver=take, priority=change.priority)
-        self._open[change.credit] = (consumer, self._clock.now)
+        self._open[change.credit] = _Opened(
+            consumer=consumer, opened_at=opened_at, bid_at=self._clock.now
+        )
         self._queues[change.credit.work_class].consume(consumer)
 
     def _delivered(self, credit: Credit, request: Request) -> None:
         taken = self._open.get(credit)
-        if taken is not None and taken[0].credit == 0:
+        if taken is not None and taken.consumer.credit == 0:
             del self._open[credit]
-            self._queues[credit.work_class].cancel(taken[0])
+            self._queues[credit.work_class].cancel(taken.consumer)
         now = self._clock.now
         self._loads.begin(MODEL, request.id, self._size(request), now)
         request.given_at = now

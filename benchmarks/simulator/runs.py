@@ -1,6 +1,7 @@
 """One run: a fleet, a policy, a list of arrivals; what every request experienced."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,12 +18,16 @@ SATURATING = 2000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What the requests of a run experienced, in seconds."""
+    """What the requests of a run experienced, in seconds.
+
+    ``least`` is what the least used worker served, as a share of the mean.
+    """
 
     ttft_p50_s: float
     ttft_p99_s: float
     e2e_p99_s: float
     ended: int
+    least: float
 
 
 def run(
@@ -49,11 +54,12 @@ def run(
         request = Request(arrival=arrival, number=number)
         clock.at(arrival.at, partial(policy.arrive, request))
     clock.run()
-    return result(done)
+    return result(done, [one.name for one in workers])
 
 
-def result(done: Sequence[Request]) -> Result:
-    """The quantiles of a run."""
+def result(done: Sequence[Request], workers: Sequence[str]) -> Result:
+    """The quantiles of a run, and how evenly these workers shared it."""
+    served = Counter(one.worker for one in done)
     ttft = sorted(one.ttft_s for one in done)
     e2e = sorted(one.e2e_s for one in done)
     return Result(
@@ -61,6 +67,7 @@ def result(done: Sequence[Request]) -> Result:
         ttft_p99_s=quantile(ttft, 0.99),
         e2e_p99_s=quantile(e2e, 0.99),
         ended=len(done),
+        least=min(served[one] for one in workers) * len(workers) / len(done),
     )
 
 

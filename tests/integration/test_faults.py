@@ -111,8 +111,8 @@ def test_a_worker_that_is_connected_and_hears_nothing_starts_anew(
         deaf = threading.Event()
 
         def silently_gone(channel: object) -> None:
-            for tag, _priority, _at in tuple(rig.plane._open.values()):
-                channel.basic_cancel(tag, nowait=True)  # type: ignore[attr-defined]  # amqp's channel
+            for one in tuple(rig.plane._open.values()):
+                channel.basic_cancel(one.tag, nowait=True)  # type: ignore[attr-defined]  # amqp's channel
             deaf.set()
 
         rig.plane._pump.call(silently_gone)

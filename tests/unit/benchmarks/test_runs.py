@@ -40,6 +40,15 @@ def test_workers_that_ask_beat_routers_that_guess() -> None:
     assert 5 * ours < played("stale least-loaded").ttft_p99_s
 
 
+@pytest.mark.parametrize("load", [0.3, 0.7])
+def test_equal_machines_share_evenly_when_they_ask(load: float) -> None:
+    fleet = [GPUS["a100"]] * 6
+    asked = arrivals.drawn(SHAPES["conversation"], 1500, seed=5)
+    rate = load * 6 * runs.capacity(fleet[0], ROOM, asked)
+    result = runs.run(fleet, ROOM, arrivals.at_rate(asked, rate), Credits)
+    assert result.least > 0.75
+
+
 def test_a_faster_gpu_ends_more_requests() -> None:
     asked = arrivals.drawn(SHAPES["conversation"], 200, seed=5)
     ends = [runs.capacity(GPUS[gpu], ROOM, asked) for gpu in step_times.GPUS]

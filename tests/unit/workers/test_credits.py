@@ -7,12 +7,14 @@ from hypothesis import strategies as st
 from genie.contracts.inference import WorkClass
 from workers.credits import (
     BID_MOST,
+    DITHER,
     REBID,
     Close,
     Credit,
     Held,
     Load,
     Open,
+    Renew,
     bid,
     decide,
 )
@@ -119,6 +121,22 @@ def test_what_is_opened_anew_must_settle_again_before_background_work() -> None:
     )
 
 
+def test_an_old_bid_is_drawn_anew_for_interactive_work_alone() -> None:
+    open_ = {
+        credit(it): Held(priority=10, is_settled=True, is_old=True) for it in (FAST, J)
+    }
+    assert decide([load()], ["genie"], open_) == (
+        Open(credit=credit(B), priority=10),
+        Renew(credit=credit(FAST), priority=10),
+    )
+
+
+def test_an_old_credit_that_is_not_wanted_any_more_is_only_closed() -> None:
+    open_ = {credit(FAST): Held(priority=10, is_settled=True, is_old=True)}
+    full = load(in_flight=4)
+    assert decide([full], ["genie"], open_) == (Close(credit=credit(FAST)),)
+
+
 speeds = st.one_of(st.none(), st.floats(min_value=0, max_value=1e9))
 
 
@@ -130,13 +148,22 @@ def test_a_bid_is_a_priority_the_broker_takes(
     assert 0 <= value <= BID_MOST
 
 
-@given(st.floats(1, 10_000), st.floats(0, 0.999), st.integers(0, 8), st.integers(0, 8))
-def test_an_engine_four_times_as_fast_outbids_whatever_runs_on_it(
+@given(st.floats(1, 1e7), st.floats(0, 0.999), st.integers(0, 8), st.integers(0, 8))
+def test_an_engine_twice_as_fast_is_never_outbid_whatever_runs_on_it(
     speed: float, dither: float, mine: int, theirs: int
 ) -> None:
-    fast = bid(4 * speed, in_flight=mine, slots=8, dither=0.0)
+    fast = bid(2 * speed, in_flight=mine, slots=8, dither=0.0)
     slow = bid(speed, in_flight=theirs, slots=8, dither=dither)
     assert fast >= slow
+
+
+@given(st.floats(1, 1e7), st.integers(0, 8))
+def test_chance_alone_orders_equal_engines(speed: float, in_flight: int) -> None:
+    drawn = {
+        bid(speed, in_flight=in_flight, slots=8, dither=number / 16)
+        for number in range(16)
+    }
+    assert len(drawn) >= DITHER
 
 
 loads = st.lists(
@@ -148,7 +175,7 @@ loads = st.lists(
         slots=st.integers(0, 8),
         in_flight=st.integers(0, 10),
         yielding=st.integers(0, 4),
-        bid=st.integers(0, 100),
+        bid=st.integers(0, BID_MOST),
         prefill_queued_s=st.sampled_from([0.0, 0.01, 0.05, 3.0]),
     ),
     unique_by=lambda it: it.model,
@@ -160,7 +187,12 @@ opens = st.dictionaries(
         model=st.sampled_from(["a", "b", "c", "gone"]),
         work_class=st.sampled_from(list(WorkClass)),
     ),
-    st.builds(Held, priority=st.integers(0, 100), is_settled=st.booleans()),
+    st.builds(
+        Held,
+        priority=st.integers(0, BID_MOST),
+        is_settled=st.booleans(),
+        is_old=st.booleans(),
+    ),
 )
 
 
@@ -196,7 +228,8 @@ def applied(loads: list[Load], open_: dict[Credit, Held]) -> dict[Credit, Held]:
     for change in decide(loads, QUEUES, open_):
         if isinstance(change, Close):
             del after[change.credit]
-        else:
-            assert change.credit not in after
-            after[change.credit] = Held(priority=change.priority)
+            continue
+        settled = isinstance(change, Renew) and after.pop(change.credit).is_settled
+        assert change.credit not in after
+        after[change.credit] = Held(priority=change.priority, is_settled=settled)
     return after

