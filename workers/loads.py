@@ -88,7 +88,7 @@ class Loads:
         with self._lock:
             here = self._models.get(model) or _InHand()
             in_flight, left_s = len(here.begun), here.reading.left_s(now)
-            yielding, speed = len(here.yielding), here.reading.speed()
+            yielding, speed = len(here.yielding), here.reading.speed(now)
         offer = bid(speed, in_flight=in_flight, slots=slots, dither=dither)
         return Load(
             model=model,

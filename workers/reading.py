@@ -11,6 +11,12 @@ WEIGHT = 0.2
 """Of the latest prompt, in the smoothed time of a byte."""
 
 
+DOUBT_S = 60.0
+"""A machine that once looked slower than its equals must get work to be measured by."""
+
+LEAST_S = 1e-6
+
+
 class Reading:
     """The prompts one engine reads, first come first served.
 
@@ -30,7 +36,7 @@ class Reading:
 
     def __init__(self) -> None:
         self._prompts: dict[str, tuple[int, float]] = {}
-        self._ended_at = -math.inf
+        self._ended_at = self._learnt_at = -math.inf
         self._seconds = 0.0
         self._bytes = 0.0  # 0: nothing was ever read
 
@@ -50,17 +56,22 @@ class Reading:
         size, begun_at = prompt
         if learns or not self._bytes:
             self._learn(size, max(0.0, now - max(begun_at, self._ended_at)))
+            self._learnt_at = now
         self._ended_at = max(self._ended_at, now)
 
     def drop(self, request: str) -> None:
         """It ended before it was read: nothing is learnt from it."""
         self._prompts.pop(request, None)
 
-    def speed(self) -> float | None:
-        """Bytes/s lately; None before anything was read."""
+    def speed(self, now: float) -> float | None:
+        """Bytes/s lately; None before anything was read.
+
+        The longer ago, the better it may have become: in `DOUBT_S` up to twice.
+        """
         if not self._bytes:
             return None
-        return self._bytes / self._seconds if self._seconds else math.inf
+        doubt = min(1.0, max(0.0, now - self._learnt_at) / DOUBT_S)
+        return 2.0**doubt * self._bytes / max(self._seconds, LEAST_S)
 
     def left_s(self, now: float) -> float:
         """Seconds until all prompts in hand are read; 0 with none."""

@@ -6,9 +6,11 @@ classic queues, on loopback.
 """
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from benchmarks.simulator.clock import Clock
 from benchmarks.simulator.worker import Request
@@ -39,9 +41,20 @@ class Queue:
         self._consumers: list[Consumer] = []
         self._turns = itertools.count()
 
-    def publish(self, request: Request) -> None:
-        """Add a request; it is in the queue a little later."""
+    def publish(
+        self,
+        request: Request,
+        wait_s: float = math.inf,
+        dead: Callable[[Request], None] | None = None,
+    ) -> None:
+        """Add a request; it is in the queue a little later.
+
+        One that nobody took for ``wait_s`` leaves the queue and is given to ``dead``.
+        """
         self._clock.after(PUSH_S, lambda: self._arrive(request))
+        if dead is not None:
+            late = partial(self._expire, request, dead)
+            self._clock.after(PUSH_S + wait_s, late)
 
     def consume(self, consumer: Consumer) -> None:
         """Open a consumer; it counts a little later."""
@@ -58,6 +71,11 @@ class Queue:
     def _arrive(self, request: Request) -> None:
         self.ready.append(request)
         self._match()
+
+    def _expire(self, request: Request, dead: Callable[[Request], None]) -> None:
+        if request in self.ready:
+            self.ready.remove(request)
+            dead(request)
 
     def _open(self, consumer: Consumer) -> None:
         consumer.turn = next(self._turns)

@@ -5,7 +5,7 @@ the same wakings, the same settling, around the same `Loads` and `decide`.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -28,17 +28,23 @@ from workers.dataplane import SETTLE_S, SOON_S, TICK_S
 from workers.engine.protocol import Finish
 from workers.loads import Loads
 
-MODEL, SHARED = "llama2:7b", "genie"
+MODEL, SHARED, OWN = "llama2:7b", "genie", "own"
 
 ENVELOPE_BYTES, BYTES_A_TOKEN, SIZE_SIGMA = 700, 4.0, 0.2
 """What a message's size says about its tokens: a mean, and how far it is off."""
 
+Queues = Mapping[tuple[str, WorkClass], Queue]
 Decide = Callable[[Load, dict[Credit, Held]], tuple[CreditChange, ...]]
 
 
 def product(load: Load, held: dict[Credit, Held]) -> tuple[CreditChange, ...]:
     """The policy as the worker runs it, for one model and the shared queue."""
     return decide([load], [SHARED], held)
+
+
+def hinted(load: Load, held: dict[Credit, Held]) -> tuple[CreditChange, ...]:
+    """The same with a queue of the worker's own beside the shared one."""
+    return decide([load], [OWN, SHARED], held)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,13 +65,13 @@ class _Opened:
 
 
 class Plane:
-    """The consumers of one worker. ``queues`` has one for each class of work."""
+    """The consumers of one worker; ``queues`` by logical queue and class of work."""
 
     def __init__(
         self,
         clock: Clock,
         worker: Worker,
-        queues: dict[WorkClass, Queue],
+        queues: Queues,
         chance: random.Random,
         policy: Decide = product,
     ) -> None:
@@ -104,9 +110,12 @@ class Plane:
             self._subscribe(change, now)
             return
         taken = self._open.pop(change.credit)
-        self._queues[change.credit.work_class].cancel(taken.consumer)
+        self._queue(change.credit).cancel(taken.consumer)
         if not isinstance(change, Close):
             self._subscribe(change, taken.opened_at)
+
+    def _queue(self, credit: Credit) -> Queue:
+        return self._queues[credit.queue, credit.work_class]
 
     def _load(self) -> Load:
         return self._loads.of(
@@ -122,13 +131,13 @@ class Plane:
         self._open[change.credit] = _Opened(
             consumer=consumer, opened_at=opened_at, bid_at=self._clock.now
         )
-        self._queues[change.credit.work_class].consume(consumer)
+        self._queue(change.credit).consume(consumer)
 
     def _delivered(self, credit: Credit, request: Request) -> None:
         taken = self._open.get(credit)
         if taken is not None and taken.consumer.credit == 0:
             del self._open[credit]
-            self._queues[credit.work_class].cancel(taken.consumer)
+            self._queue(credit).cancel(taken.consumer)
         now = self._clock.now
         self._loads.begin(MODEL, request.id, self._size(request), now)
         request.given_at = now

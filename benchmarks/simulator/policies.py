@@ -11,7 +11,7 @@ from functools import partial
 
 from benchmarks.simulator.broker import PUSH_S, Consumer, Queue
 from benchmarks.simulator.clock import Clock
-from benchmarks.simulator.plane import Decide, Plane, product
+from benchmarks.simulator.plane import SHARED, Plane
 from benchmarks.simulator.worker import Request, Worker
 from genie.contracts.inference import WorkClass
 
@@ -156,16 +156,17 @@ class Prefetch(Policy):
 class Credits(Policy):
     """The product: workers ask for one request at a time, and the broker matches."""
 
-    def __init__(self, fleet: Fleet, policy: Decide = product) -> None:
-        self._queues = {kind: Queue(fleet.clock) for kind in WorkClass}
-        self._planes = [
-            Plane(fleet.clock, worker, self._queues, fleet.chance, policy)
-            for worker in fleet.workers
-        ]
+    def __init__(self, fleet: Fleet) -> None:
+        self.queues = {(SHARED, kind): Queue(fleet.clock) for kind in WorkClass}
+        self._planes = [self.plane(fleet, worker) for worker in fleet.workers]
+
+    def plane(self, fleet: Fleet, worker: Worker) -> Plane:
+        """The consumers of one worker."""
+        return Plane(fleet.clock, worker, self.queues, fleet.chance)
 
     def arrive(self, request: Request) -> None:
         """Queue it as interactive work."""
-        self._queues[WorkClass.INTERACTIVE].publish(request)
+        self.queues[SHARED, WorkClass.INTERACTIVE].publish(request)
 
 
 BASELINES: dict[str, Make] = {

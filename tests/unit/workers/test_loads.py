@@ -48,22 +48,22 @@ def test_a_request_is_counted_from_the_moment_it_is_given() -> None:
 
 def test_what_yields_is_told_apart_and_its_pauses_are_no_speed() -> None:
     loads = learnt()
-    before = seen(loads)
     loads.begin(MODEL, "batch", 100, now=3.0, yields=True)
     assert (seen(loads, now=9.0).in_flight, seen(loads, now=9.0).yielding) == (1, 1)
     loads.begin(MODEL, "urgent", 100, now=3.0)
-    loads.finished(MODEL, "batch", finish(tokens=2), now=9.0)
+    loads.heard(MODEL, "batch", now=9.0)  # the urgent one would have been read first
+    loads.end(MODEL, "batch")
     loads.end(MODEL, "urgent")
-    assert seen(loads, now=9.0) == before
+    assert seen(loads, now=1.0).bid == bid(1000.0, in_flight=0, slots=4, dither=0.0)
 
 
 def test_batch_work_alone_tells_the_speed_too() -> None:
     loads = learnt()
-    before = seen(loads).bid
+    before = seen(loads, now=2.0).bid
     loads.begin(MODEL, "batch", 8000, now=3.0, yields=True)
     loads.heard(MODEL, "batch", now=3.1)
     loads.end(MODEL, "batch")
-    assert seen(loads).bid > before
+    assert seen(loads, now=3.1).bid > before
 
 
 def test_a_long_prompt_is_known_as_such_before_the_engine_has_looked_at_it() -> None:
@@ -93,11 +93,12 @@ def test_an_answer_that_came_in_one_piece_teaches_as_much() -> None:
 
 def test_the_bid_is_of_the_measured_speed_of_reading() -> None:
     loads = learnt()
-    assert seen(loads).bid == bid(1000.0, in_flight=0, slots=4, dither=0.0) < BID_MOST
+    before = bid(1000.0, in_flight=0, slots=4, dither=0.0)
+    assert seen(loads, now=1.0).bid == before < BID_MOST
     loads.begin(MODEL, "a", 4000, now=5.0)
     loads.heard(MODEL, "a", now=5.1)
     loads.end(MODEL, "a")
-    assert seen(loads).bid > bid(1000.0, in_flight=0, slots=4, dither=0.0)
+    assert seen(loads, now=5.1).bid > before
 
 
 def test_the_first_word_of_a_request_that_has_left_changes_nothing() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.reading import Reading
+from workers.reading import DOUBT_S, Reading
 
 
 def learnt(size: int = 1000, seconds: float = 1.0) -> Reading:
@@ -90,3 +90,29 @@ def test_what_is_left_is_never_negative_and_nothing_when_nothing_is_in_hand(
         assert reading.left_s(now) >= 0.0
         if not here:
             assert reading.left_s(now) == 0.0
+
+
+def test_a_speed_is_measured_and_an_old_one_doubted_up_to_twice() -> None:
+    reading = Reading()
+    assert reading.speed(now=0.0) is None
+    reading.begin("a", 1000, now=0.0)
+    reading.end("a", now=2.0)
+    speeds = [reading.speed(2.0 + DOUBT_S * share) for share in (0.0, 0.5, 1.0, 9.0)]
+    assert speeds == [500.0, pytest.approx(707.1, abs=0.1), 1000.0, 1000.0]
+
+
+def test_a_reading_with_pauses_counts_only_where_nothing_was_read() -> None:
+    reading = Reading()
+    reading.begin("a", 1000, now=0.0)
+    reading.end("a", now=2.0, learns=False)
+    assert reading.speed(now=2.0) == 500.0
+    reading.begin("b", 1000, now=2.0)
+    reading.end("b", now=9.0, learns=False)
+    assert reading.speed(now=2.0) == 500.0
+
+
+def test_what_took_no_time_is_fast_and_not_an_error() -> None:
+    reading = Reading()
+    reading.begin("a", 1000, now=1.0)
+    reading.end("a", now=1.0)
+    assert 1e6 < (reading.speed(now=1.0) or 0) < float("inf")
