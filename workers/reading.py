@@ -71,7 +71,7 @@ class Reading:
         if not self._bytes:
             return None
         doubt = min(1.0, max(0.0, now - self._learnt_at) / DOUBT_S)
-        return 2.0**doubt * self._bytes / max(self._seconds, LEAST_S)
+        return math.exp2(doubt) * self._bytes / max(self._seconds, LEAST_S)
 
     def left_s(self, now: float) -> float:
         """Seconds until all prompts in hand are read; 0 with none."""

@@ -53,7 +53,8 @@ def test_a_request_nobody_took_in_time_goes_where_it_was_to_go_then() -> None:
     queue.publish(Request(arrival=turn(0)), 0.5, lambda _: late.append(clock.now))
     clock.after(1.0, lambda: queue.consume(Consumer(deliver=taken.append)))
     clock.run()
-    assert (late, taken) == ([pytest.approx(0.5, abs=0.01)], [])
+    assert late == [pytest.approx(0.5, abs=0.01)]
+    assert not taken
 
 
 def test_a_request_taken_in_time_does_not_come_twice() -> None:
