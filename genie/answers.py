@@ -12,6 +12,7 @@ import msgspec
 from genie.contracts.fleet import ModelState
 from genie.contracts.inference import JobState, Locality
 from genie.errors import CodecError
+from genie.odds import Logprobs
 
 A = TypeVar("A")
 
@@ -67,26 +68,6 @@ class Content(Answer, frozen=True):
 
     content: str | None = None
     tool_calls: tuple[CallAnswer, ...] | None = None
-
-
-class TokenOdds(Answer, frozen=True):
-    """A token and its log probability; ``bytes`` where it is no whole character."""
-
-    token: str
-    logprob: float
-    bytes: tuple[int, ...] | None = None
-
-
-class TokenLogprob(TokenOdds, frozen=True):
-    """A token that came, with the likeliest ones at its place."""
-
-    top_logprobs: tuple[TokenOdds, ...] = ()
-
-
-class Logprobs(Answer, frozen=True):
-    """How likely each token of an answer was."""
-
-    content: tuple[TokenLogprob, ...] | None = None
 
 
 class Choice(Answer, frozen=True):

@@ -12,11 +12,11 @@ from genie.answers import (
     Delivery,
     JobAnswer,
     Times,
-    TokenLogprob,
     TokenUsage,
 )
 from genie.contracts.inference import JobState, Locality, Timing, ToolCall, Usage
 from genie.errors import CodecError, GenieError, JobCancelled, JobFailed, JobTimeout
+from genie.odds import TokenLogprob
 from genie.responses import raised
 from genie.schemas import Schema
 

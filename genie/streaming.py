@@ -11,12 +11,11 @@ from genie.answers import (
     Choice,
     Completion,
     Content,
-    Logprobs,
-    TokenLogprob,
     read,
 )
 from genie.calls import Call, Steps, get
 from genie.errors import CloudUnreachable, JobCancelled, JobFailed, Unavailable
+from genie.odds import Logprobs, TokenLogprob
 from genie.responses import raised
 from genie.results import Result, completed
 from genie.schemas import Schema

@@ -12,7 +12,8 @@ from cloud_app.inference import Mode, Order
 from cloud_app.store.batch_records import BatchRecord
 from cloud_app.store.records import JobRecord, KeyRecord
 from cloud_app.web import answers, errors, json, orders
-from cloud_app.web.shapes import ChatRequest, CompletionRequest, EmbeddingRequest
+from cloud_app.web.embedding_shape import EmbeddingRequest
+from cloud_app.web.shapes import ChatRequest, CompletionRequest
 from genie.errors import BadRequest
 
 CHUNK_LINES = 200

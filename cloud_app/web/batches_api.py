@@ -20,8 +20,8 @@ from cloud_app.web.bodies.work import (
     BatchUsage,
 )
 from cloud_app.web.request import context, key, require_key
-from cloud_app.web.shape import Name, Shape
-from cloud_app.web.shapes import Metadata, Unsupported
+from cloud_app.web.shape import Metadata, Name, Shape
+from cloud_app.web.shapes import Unsupported
 
 PAGE_MAX = 100
 

@@ -12,8 +12,8 @@ from cloud_app.inference import Answer, Order
 from cloud_app.web import answers, errors, orders
 from cloud_app.web.bodies.inference import Embeddings
 from cloud_app.web.document import Says
+from cloud_app.web.embedding_shape import EmbeddingRequest
 from cloud_app.web.request import context, key, metrics, require_key, seats, tell
-from cloud_app.web.shapes import EmbeddingRequest
 from genie.contracts.inference import Outcome
 from genie.errors import BadRequest
 

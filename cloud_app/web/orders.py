@@ -8,12 +8,12 @@ from pydantic import ValidationError
 from cloud_app.inference import Mode, Order
 from cloud_app.store.records import KeyRecord
 from cloud_app.web import errors
+from cloud_app.web.embedding_shape import EmbeddingRequest
 from cloud_app.web.json import dumps
 from cloud_app.web.shapes import (
     ChatMessage,
     ChatRequest,
     CompletionRequest,
-    EmbeddingRequest,
     OrderShape,
 )
 from genie.contracts.inference import Message

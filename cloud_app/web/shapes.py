@@ -6,12 +6,10 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     WithJsonSchema,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
 from cloud_app.web.formats import (
     ResponseFormat,
@@ -21,15 +19,19 @@ from cloud_app.web.formats import (
     forced,
 )
 from cloud_app.web.hook_shape import WebhookShape
+from cloud_app.web.shape import (
+    NAMED,
+    Metadata,
+    OneText,
+    unsupported,
+    unsupported_tokens,
+    wrong,
+)
 from cloud_app.web.shape import Shape as Shape
-from cloud_app.web.shape import unsupported, wrong
 from genie.contracts.inference import ANY_TOOL, Tool
 
 MOST_ANSWERS = 8
 """Answers of one request: each takes a slot of one engine."""
-
-MAX_INPUTS = 256
-"""Texts of one embeddings request."""
 
 EMPTY: tuple[object, ...] = (None, False, "", [], {}, 0)
 
@@ -98,7 +100,6 @@ Stop = Annotated[
 TokenId = Annotated[str, Field(pattern=r"^\d{1,9}$")]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
-Metadata = Annotated[dict[str, str], Field(max_length=16)]
 
 
 class ChatMessage(Shape):
@@ -151,18 +152,6 @@ class SamplingShape(Shape):
         names = SamplingShape.model_fields
         given = {name: getattr(self, name) for name in names}
         return {name: value for name, value in given.items() if value is not None}
-
-
-def _named(schema: dict[str, Any]) -> None:
-    """Say in the API's description what `_named` of the shapes checks."""
-    text = {"type": "string", "minLength": 1}
-    schema["anyOf"] = [
-        {"required": [name], "properties": {name: text}}
-        for name in ("model", "persona")
-    ]
-
-
-NAMED = ConfigDict(json_schema_extra=_named)
 
 
 class OrderShape(SamplingShape):
@@ -304,7 +293,6 @@ def _only_prompt(value: object) -> object:
     return value[0]
 
 
-OneText = Annotated[str, Field(min_length=1)]
 Prompt = Annotated[
     OneText,
     BeforeValidator(
@@ -336,71 +324,6 @@ class CompletionRequest(OrderShape):
         if self.best_of not in (None, self.n or 1):
             raise unsupported("anything but n", "best_of")
         return self
-
-
-def _texts(value: object) -> object:
-    """The input as a list of texts; token ids are refused with the way out."""
-    if isinstance(value, str):
-        return [value]
-    if not isinstance(value, list):
-        raise wrong("must be a text or an array of texts")
-    if any(isinstance(one, int | list) for one in value):
-        raise unsupported_tokens()
-    if len(value) > MAX_INPUTS:
-        raise wrong(
-            f"has {len(value)} texts; send at most {MAX_INPUTS} in one request, with "
-            f"LangChain by chunk_size={MAX_INPUTS}"
-        )
-    return value
-
-
-def unsupported_tokens() -> PydanticCustomError:
-    """The refusal of token ids: another tokenizer made them than the model's."""
-    return wrong(
-        "must be texts; token ids are of another model's tokenizer. With LangChain "
-        "set check_embedding_ctx_length=False, with other clients turn off their own "
-        "tokenising",
-        kind="unsupported",
-    )
-
-
-Texts = Annotated[list[OneText], Field(min_length=1, max_length=MAX_INPUTS)]
-
-
-class EmbeddingRequest(Shape):
-    """The body of an embeddings request."""
-
-    model_config = NAMED
-
-    input: Annotated[
-        list[OneText],
-        Field(min_length=1, max_length=MAX_INPUTS),
-        BeforeValidator(_texts, json_schema_input_type=OneText | Texts),
-    ] = Field(
-        description="A text or an array of texts.", examples=[["One text.", "Two."]]
-    )
-    model: str | None = Field(
-        None, description="A catalog id or a persona.", examples=["embed"]
-    )
-    persona: str | None = Field(None, examples=["embed"])
-    encoding_format: Literal["float", "base64"] = "float"
-    dimensions: int | None = Field(None, ge=1, description="Only the model's own.")
-    deadline_s: float | None = Field(
-        None, gt=0, le=86_400, description="Seconds.", examples=[60.0]
-    )
-    metadata: Metadata | None = None
-    user: str | None = None
-
-    @model_validator(mode="after")
-    def _named(self) -> "EmbeddingRequest":
-        if not (self.model or self.persona):
-            raise wrong("name a model or a persona; see /v1/models", "model")
-        return self
-
-    def labels(self) -> dict[str, str]:
-        """The caller's own labels: ``metadata``, and ``user`` as one of them."""
-        user = {"user": self.user} if self.user else {}
-        return {**user, **(self.metadata or {})}
 
 
 class RouteRequest(Shape):
