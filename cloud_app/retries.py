@@ -79,7 +79,7 @@ def _matching(
 
 def _again(ctx: Context, key: KeyRecord, job: JobRecord) -> NewJob:
     task = _kept(job)
-    new = inference.prepare(ctx, _order(ctx, key, job, task))
+    new = inference.prepare(ctx, _order(ctx, key, job, task), may_wait=True)
     decided = {
         name: getattr(new.task, name)
         for name in (

@@ -163,7 +163,9 @@ class Client(Work, Administration):
     ) -> Stream:
         """The answer in pieces, while it is written.
 
-        ``on_wait`` is told the place in the queue as long as nothing has started.
+        ``on_wait`` is told the place in the queue as long as nothing has started. The
+        answer ends with its connection; one that must outlive it is
+        ``submit(…).stream()``, which goes on where it was.
 
         >>> with client.stream("Tell a short story.") as story:
         ...     print("".join(story))

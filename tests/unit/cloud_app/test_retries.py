@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from sqlalchemy import delete
 
-from cloud_app import inference, jobs, retries, store
+from cloud_app import inference, jobs, registry, retries, store, tables
 from cloud_app.context import Context
 from cloud_app.inference import Mode, Order
 from cloud_app.store.records import JobRecord, KeyRecord, Webhook
@@ -128,8 +129,20 @@ def test_many_are_retried_by_a_filter_and_the_rest_is_explained(rig: Rig) -> Non
     assert retries.retry_all(rig.ctx, rig.key, limit=9, persona="x").jobs == ()
 
 
-def test_a_fleet_that_cannot_serve_refuses_to_retry(rig: Rig) -> None:
-    rig.submit()
+def test_a_retry_waits_for_a_worker_that_is_away(rig: Rig) -> None:
+    old = rig.submit()
     rig.clock.pass_s(3600)
+    rig.bus.work = lambda _task: ()
+    new = rig.retry(old)
+    assert new.state is JobState.QUEUED
+    assert "atlas (lost) to return" in new.route["waits"]
+
+
+def test_a_fleet_that_can_never_serve_refuses_to_retry(rig: Rig) -> None:
+    old = rig.submit()
+    with rig.ctx.db.session() as session:
+        session.exec(delete(tables.Worker))
+    registry.forget(rig.ctx)
     with pytest.raises(NoCapacity):
         retries.retry_all(rig.ctx, rig.key, limit=10)
+    assert jobs.get(rig.ctx, "acme", old.id).state is JobState.FAILED
