@@ -266,13 +266,15 @@ class HostAnswer(Answer, frozen=True):
 
 
 class HeldModel(Answer, frozen=True):
-    """One model on one worker, as last reported; ``progress`` from 0 to 1."""
+    """One model on one worker, as last reported; ``progress`` from 0 to 1, ``stage``
+    while it loads: verifying, reading, testing."""
 
     model: str
     state: ModelState
     quant: str | None = None
     fingerprint: str | None = None
     progress: float | None = None
+    stage: str | None = None
     slots: int = 0
     context: int = 0
     in_flight: int = 0

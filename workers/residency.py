@@ -14,6 +14,7 @@ from genie.contracts.fleet import (
     DesiredModel,
     GpuStatus,
     HostStatus,
+    LoadStage,
     ModelState,
     ModelStatus,
 )
@@ -265,7 +266,7 @@ class Residency:
             device=place.device,
             threads=self._room.threads,
             on_exit=lambda fault: self._died(item, fault),
-            on_progress=lambda share: self._progress(item, share),
+            on_progress=lambda share, stage: self._progress(item, share, stage),
         )
         self._peaks[key] = loaded.peak_bytes
         self._greet(item, loaded)
@@ -286,7 +287,7 @@ class Residency:
         with self._wake:
             if item.death is not None:  # it died before we looked: `_next` buries it
                 return
-            item.state, item.progress = ModelState.READY, None
+            item.state, item.progress, item.stage = ModelState.READY, None, None
         self._on_change()
         log.info("ready", model=item.model, fingerprint=loaded.fingerprint)
 
@@ -332,11 +333,14 @@ class Residency:
 
     def _set(self, item: Resident, state: ModelState) -> None:
         with self._wake:
-            item.state, item.progress = state, None
+            item.state, item.progress, item.stage = state, None, None
         self._on_change()
 
-    def _progress(self, item: Resident, share: float) -> None:
-        if share - (item.progress or 0.0) < PROGRESS_STEP and share < 1.0:
+    def _progress(
+        self, item: Resident, share: float, stage: LoadStage | None = None
+    ) -> None:
+        is_small = share - (item.progress or 0.0) < PROGRESS_STEP and share < 1.0
+        if is_small and stage is item.stage:
             return
-        item.progress = share
+        item.progress, item.stage = share, stage
         self._on_change()

@@ -8,11 +8,16 @@ from typing import Protocol
 
 import msgspec
 
-from genie.contracts.fleet import DesiredModel, ModelState, ModelStatus
+from genie.contracts.fleet import (
+    DesiredModel,
+    LoadStage,
+    ModelState,
+    ModelStatus,
+)
 from genie.contracts.inference import Fault
 from genie.contracts.model import ModelFile, ModelSpec, Quant
 from genie.sizing import Need, need
-from workers.engine.protocol import Engine, EngineStats
+from workers.engine.protocol import Engine, EngineStats, Progressed
 from workers.retries import Failures
 
 
@@ -63,7 +68,7 @@ class StartEngine(Protocol):
         device: str,
         threads: int,
         on_exit: Callable[[Fault], None],
-        on_progress: Progress | None = None,
+        on_progress: Progressed | None = None,
     ) -> Loaded:
         """Wait until it serves; raises LoadFailed."""
 
@@ -75,6 +80,7 @@ class Resident:
     desired: DesiredModel
     state: ModelState = ModelState.ABSENT
     progress: float | None = None
+    stage: LoadStage | None = None
     pulled: Pulled | None = None
     loaded: Loaded | None = None
     failures: Failures = field(default_factory=Failures)
@@ -102,6 +108,7 @@ class Resident:
             state=self.state,
             fingerprint=loaded.fingerprint if loaded else None,
             progress=self.progress,
+            stage=self.stage,
             slots=self.desired.slots,
             context=self.desired.context,
             in_flight=stats.active + stats.waiting,

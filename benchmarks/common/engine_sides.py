@@ -197,7 +197,7 @@ class Packed:
 
 def _loaded(load: Load, room: Room) -> PackedBackend:
     backend: Backend
-    backend, _ = loading.load(load, room, lambda _: None, clock=time.monotonic)
+    backend, _ = loading.load(load, room, lambda *_: None, clock=time.monotonic)
     if not isinstance(backend, PackedBackend):
         raise SystemExit(f"{room.model} is not served by the packed engine")
     return backend

@@ -182,6 +182,8 @@ def _line(model: ModelStatus) -> ModelLine:
     note = STATE_WORDS.get(model.state, "")
     if model.progress is not None and model.state is not ModelState.READY:
         note = f"{note} {model.progress:.0%}"
+    if model.stage is not None:
+        note = f"{note}, {model.stage.value}"
     tone = "bad" if model.state is ModelState.FAILED else "quiet"
     error = shorten(model.error or "", ERROR_SHOWN, placeholder=" …")
     return ModelLine(id=model.model, note=note, tone=tone, error=error)

@@ -287,7 +287,9 @@ def _model_state(worker: "WorkerAnswer", index: int) -> str:
     model = worker.models[index]
     done = "" if model.progress is None else f" {model.progress * 100:.0f} %"
     error = f": [red]{model.error}[/]" if model.error else ""
-    return f"{worker.name}: [bold]{model.model}[/] is {model.state.value}{done}{error}"
+    stage = "" if model.stage is None else f", {model.stage}"
+    state = f"{model.state.value}{done}{stage}"
+    return f"{worker.name}: [bold]{model.model}[/] is {state}{error}"
 
 
 def _farewell(console: Console, fleet: "EmbeddedFleet") -> None:

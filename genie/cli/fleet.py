@@ -85,7 +85,8 @@ def held(worker: "WorkerAnswer") -> str:
             listed.append(model.model)
             continue
         share = f" {model.progress:.0%}" if model.progress is not None else ""
-        listed.append(f"{model.model} ({model.state.value}{share})")
+        stage = "" if model.stage is None else f", {model.stage}"
+        listed.append(f"{model.model} ({model.state.value}{share}{stage})")
     return ", ".join(listed)
 
 

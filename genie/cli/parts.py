@@ -155,6 +155,8 @@ def _model(worker: WorkerAnswer, model: HeldModel) -> tuple[object, ...]:
     state = model.state.value
     if model.progress is not None and model.state is not ModelState.READY:
         state = f"{state} {model.progress:.0%}"
+    if model.stage is not None:
+        state = f"{state}, {model.stage}"
     ready = model.state is ModelState.READY
     slots: object = NOTHING
     if ready and model.slots:

@@ -19,6 +19,14 @@ class ModelState(StrEnum):
     FAILED = "failed"
 
 
+class LoadStage(StrEnum):
+    """What a loading model's process is at: its files, its weights, its self-test."""
+
+    VERIFYING = "verifying"
+    READING = "reading"
+    TESTING = "testing"
+
+
 class DirectiveKind(StrEnum):
     """What the cloud can ask of a worker."""
 
@@ -60,6 +68,7 @@ class ModelStatus(Contract, frozen=True, kw_only=True):
     state: ModelState
     fingerprint: str | None = None
     progress: float | None = None
+    stage: LoadStage | None = None
     slots: Count = 0
     context: Count = 0
     in_flight: Count = 0

@@ -113,7 +113,7 @@ def door(ctx: Context) -> Iterator[Door]:
         threads=1,
     )
     backend, _ = loading.load(
-        wanted, child.room(wanted), lambda _share: None, clock=time.monotonic
+        wanted, child.room(wanted), lambda *_: None, clock=time.monotonic
     )
     engine = Threaded(backend)
     yield Door(ctx, engine)

@@ -14,7 +14,7 @@ from workers.engine.echo import WHOLE_PROMPTS, EchoOptions
 from workers.engine.errors import load_failed
 from workers.engine.nest import Nest, Site
 from workers.engine.process import Bounds, EngineProcess
-from workers.engine.protocol import Engine
+from workers.engine.protocol import Engine, Progressed
 from workers.engine.wire import Load
 
 CPU_BUDGET = 128
@@ -41,7 +41,7 @@ def start(  # noqa: PLR0913 - the one door: each is a fact only the caller knows
     device: str,
     threads: int,
     on_exit: Callable[[Fault], None],
-    on_progress: Callable[[float], None] | None = None,
+    on_progress: Progressed | None = None,
     bounds: Bounds | None = None,
     nest: Nest | None = None,
 ) -> Loaded:

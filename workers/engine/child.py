@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from genie.contracts.fleet import LoadStage
 from genie.contracts.inference import Fault
 from genie.contracts.model import Capability
 from workers.engine import wire
@@ -26,6 +27,7 @@ from workers.engine.echo import EchoBackend, EchoOptions, echo_fingerprint
 from workers.engine.errors import LoadFailed
 from workers.engine.loop import Inbox, Loop
 from workers.engine.nest import WARM
+from workers.engine.protocol import Progressed
 from workers.engine.verification import Verification
 
 PR_SET_PDEATHSIG = 1
@@ -124,8 +126,8 @@ def _read(
 def _ready(
     load: wire.Load, send: Callable[[Sequence[wire.Report]], None]
 ) -> Backend | None:
-    def progress(share: float) -> None:
-        send([wire.Progress(share=share)])
+    def progress(share: float, stage: LoadStage) -> None:
+        send([wire.Progress(share=share, stage=stage)])
 
     try:
         backend, identity = _build(load, progress)
@@ -141,7 +143,7 @@ def _ready(
     return backend
 
 
-def _build(load: wire.Load, progress: Callable[[float], None]) -> BackendAndIdentity:
+def _build(load: wire.Load, progress: Progressed) -> BackendAndIdentity:
     if load.spec.engine == "echo":
         options = EchoOptions.read(load.spec.source)
         options.load()
@@ -150,6 +152,7 @@ def _build(load: wire.Load, progress: Callable[[float], None]) -> BackendAndIden
     # Files are digested while torch is imported: here, in this process only, after
     # the pipe is served.
     verification = Verification(load)
+    progress(0.0, LoadStage.VERIFYING)
     if Capability.EMBED in load.spec.capabilities:
         from workers.engine import embedding
 

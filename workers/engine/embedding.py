@@ -19,13 +19,14 @@ from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
+from genie.contracts.fleet import LoadStage
 from genie.contracts.inference import Extras, Fault, FinishReason, Usage
 from genie.fingerprint import fingerprint
 from workers.engine import loading, quants
 from workers.engine.backend import Backend, Clock, Prompt, Room
 from workers.engine.errors import load_failed, refused
 from workers.engine.footprint import peak_bytes
-from workers.engine.protocol import EngineRequest, EngineStats, Finish
+from workers.engine.protocol import EngineRequest, EngineStats, Finish, Progressed
 from workers.engine.scheduler import Sequence as Running
 from workers.engine.scheduler import Step
 from workers.engine.verification import Verification
@@ -247,7 +248,7 @@ def packed(vector: Tensor) -> str:
 def load(
     load: Load,
     room: Room,
-    progress: Callable[[float], None],
+    progress: Progressed,
     *,
     clock: Clock,
     verification: Verification | None = None,
@@ -259,11 +260,11 @@ def load(
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     path = Path(load.path or "")
     sources = (verification or Verification(load)).files()
-    progress(0.3)
+    progress(0.3, LoadStage.READING)
     encoder = load_encoder(load, path)
-    progress(0.9)
+    progress(0.9, LoadStage.TESTING)
     self_test(encoder, load.spec.id, load.context)
-    progress(1.0)
+    progress(1.0, LoadStage.TESTING)
     identity = fingerprint(
         sources, load.quant, chat_template="", engine=loading.engine_name()
     )

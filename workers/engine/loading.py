@@ -3,7 +3,7 @@
 Every guard here stands for a model that loaded silently and answered wrongly.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
+from genie.contracts.fleet import LoadStage
 from genie.contracts.inference import WorkClass
 from genie.contracts.model import Capability, ModelSpec
 from genie.fingerprint import fingerprint
@@ -25,6 +26,7 @@ from workers.engine.grammar import Grammars
 from workers.engine.linear import block_weights
 from workers.engine.packed import PackedBackend, Runner
 from workers.engine.prompts import Prompts
+from workers.engine.protocol import Progressed
 from workers.engine.scheduler import Chunk, Sequence, Step
 from workers.engine.verification import Verification
 from workers.engine.wire import Load
@@ -49,7 +51,7 @@ def engine_name() -> str:
 def load(
     load: Load,
     room: Room,
-    progress: Callable[[float], None],
+    progress: Progressed,
     *,
     clock: Clock,
     verification: Verification | None = None,
@@ -64,9 +66,9 @@ def load(
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     path = Path(load.path or "")
     sources = (verification or Verification(load)).files()
-    progress(0.2)
+    progress(0.2, LoadStage.READING)
     model = load_model(load, path)
-    progress(0.8)
+    progress(0.8, LoadStage.TESTING)
     tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     prompts = Prompts(tokenizer, load.spec.tool_format)
     prompts.guard()
@@ -74,7 +76,7 @@ def load(
         prompts.guard_tools()
         prompts.guard_calls()
     runner = self_tested(model, prompts, room, load.spec.id)
-    progress(1.0)
+    progress(1.0, LoadStage.TESTING)
     ends = end_tokens(model, prompts)
     backend = PackedBackend(
         room,

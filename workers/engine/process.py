@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from genie.contracts.inference import Fault
 from workers.engine.errors import EngineGone, LoadFailed
 from workers.engine.nest import Nest
-from workers.engine.protocol import EngineRequest, EngineStats, Sink
+from workers.engine.protocol import EngineRequest, EngineStats, Progressed, Sink
 from workers.engine.sinks import Sinks
 from workers.engine.wire import (
     Cancel,
@@ -33,7 +33,6 @@ from workers.engine.wire import (
 )
 
 Exited = Callable[[Fault], None]
-Progressed = Callable[[float], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +187,7 @@ class EngineProcess:
             self._latest = report
         elif isinstance(report, Progress):
             if self._on_progress is not None:
-                self._on_progress(report.share)
+                self._on_progress(report.share, report.stage)
         elif isinstance(report, Ready | Failed):
             self._verdict = report
             self._settled.set()

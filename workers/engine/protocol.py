@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from genie.contracts.base import Contract, Count, Seconds
+from genie.contracts.fleet import LoadStage
 from genie.contracts.inference import (
     Choice,
     Extras,
@@ -66,6 +67,10 @@ class Finish(Contract, frozen=True, kw_only=True, tag_field="kind", tag="finish"
 EngineEvent = Piece | Finish
 Sink = Callable[[EngineEvent], None]
 """Called from the engine's own thread; must return at once and never raise."""
+
+
+Progressed = Callable[[float, LoadStage], None]
+"""Hears how far a load has come, 0 to 1, and what comes next."""
 
 
 class EngineStats(Contract, frozen=True, kw_only=True, tag_field="kind", tag="stats"):

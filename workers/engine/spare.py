@@ -15,6 +15,7 @@ from genie.contracts.inference import Fault
 from genie.contracts.model import ModelSpec, Quant
 from workers import engine
 from workers.engine.nest import Nest, Site
+from workers.engine.protocol import Progressed
 
 LEAST_BYTES = 2 * 1024**3
 """With less memory available no child is kept: a model may need the room any time."""
@@ -42,7 +43,7 @@ class Starter:
         device: str,
         threads: int,
         on_exit: Callable[[Fault], None],
-        on_progress: Callable[[float], None] | None = None,
+        on_progress: Progressed | None = None,
     ) -> engine.Loaded:
         """As `workers.engine.start`; afterwards a child for the next model warms up."""
         site = engine.site_of(device, threads)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import msgspec
 
 from genie.contracts.base import Contract, Count
+from genie.contracts.fleet import LoadStage
 from genie.contracts.inference import Fault, FinishReason, Usage
 from genie.contracts.model import ModelSpec, Quant
 from workers.engine.protocol import EngineRequest, EngineStats, Finish, Piece
@@ -48,9 +49,10 @@ class Stop(Contract, frozen=True, kw_only=True, tag_field="kind", tag="stop"):
 
 
 class Progress(Contract, frozen=True, kw_only=True, tag_field="kind", tag="progress"):
-    """How far loading has come, 0 to 1."""
+    """How far loading has come, 0 to 1, and what comes next."""
 
     share: float
+    stage: LoadStage
 
 
 class Ready(Contract, frozen=True, kw_only=True, tag_field="kind", tag="ready"):

@@ -10,7 +10,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from genie.contracts.fleet import DesiredModel, HostStatus, ModelState, ModelStatus
+from genie.contracts.fleet import (
+    DesiredModel,
+    HostStatus,
+    LoadStage,
+    ModelState,
+    ModelStatus,
+)
 from genie.contracts.inference import Fault
 from genie.contracts.model import ModelFile, ModelSpec, Quant
 from workers.engine.echo import EchoEngine
@@ -24,7 +30,7 @@ GIB = 1024**3
 START = datetime(2026, 1, 1, tzinfo=UTC)
 BOUND_S = 10.0
 FILES = (ModelFile(name="model.safetensors", sha256="ab" * 32, size_bytes=1),)
-STATES = ModelState
+STATES, STAGES = ModelState, LoadStage
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ class Stage:
         self.fetched: list[str] = []
         self.engines: dict[str, EchoEngine] = {}
         self.seen: list[tuple[str, ModelState]] = []
+        self.stages: list[tuple[ModelState, LoadStage]] = []
         self.waited: list[str] = []
         self._news = threading.Condition()
         machine = Machine(
@@ -117,6 +124,8 @@ class Stage:
 
     def _start(self, spec: ModelSpec, quant: Quant, **given: Any) -> Loaded:
         self.started.append({"model": spec.id, "quant": quant.name, **given})
+        for share, stage in ((0.0, STAGES.VERIFYING), (0.01, STAGES.READING)):
+            given["on_progress"](share, stage)
         if self.fails:
             raise self.fails.pop(0)
         engine = EchoEngine(
@@ -143,6 +152,8 @@ class Stage:
             for status in self.residency.statuses():
                 if (status.model, status.state) not in self.seen[-1:]:
                     self.seen.append((status.model, status.state))
+                if status.stage is not None:
+                    self.stages.append((status.state, status.stage))
             self._news.notify_all()
 
 
@@ -177,6 +188,11 @@ def test_a_desired_model_is_fetched_loaded_and_ready_with_what_was_measured() ->
         STATES.ON_DISK,
         STATES.LOADING,
         STATES.READY,
+    ]
+    # However little the share has grown, and gone again when it is ready.
+    assert stage.stages == [
+        (STATES.LOADING, STAGES.VERIFYING),
+        (STATES.LOADING, STAGES.READING),
     ]
     assert stage.started[0]["device"] == "cpu"
 

@@ -60,6 +60,7 @@ HELD = [
     {"model": "smollm2:135m", "quant": "f32", "state": "ready"},
     {"model": "qwen3:4b", "quant": "bf16", "state": "fetching", "progress": 0.4},
     {"model": "qwen3:8b", "quant": "bf16", "state": "failed"},
+    {"model": "m", "state": "loading", "progress": 0.2, "stage": "reading"},
 ]
 WORKER = {
     "id": "w1",
@@ -282,6 +283,7 @@ def test_a_worker_shows_its_memory_and_each_models_state(
     first, second = run("workers").stdout.splitlines()
     assert "CPU 32.0 GiB" in first
     assert "smollm2:135m, qwen3:4b (fetching 40%), qwen3:8b (failed)" in first
+    assert "m (loading 20%, reading)" in first
     assert "12 s ago" in first
     assert "RTX 4090 24.0 GiB" in second
     assert "never" in second

@@ -270,7 +270,7 @@ def test_a_whole_load_reports_progress_and_an_identity(folder: Path) -> None:
     room = Room(model="tiny-bert", slots=4, context=WINDOW, waiting=16, budget=128)
     shares: list[float] = []
     loaded, identity = embedding.load(
-        load(folder), room, shares.append, clock=lambda: 0.0
+        load(folder), room, lambda share, _: shares.append(share), clock=lambda: 0.0
     )
     assert shares == sorted(shares)
     assert shares[-1] == 1.0

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fixtures import tiny as tiny_models
+from genie.contracts.fleet import LoadStage
 from genie.contracts.model import ModelFile
 from workers.engine import loading
 from workers.engine.backend import Room
@@ -33,9 +34,12 @@ def copy(tiny: Make, tmp_path: Path) -> Any:
 
 def load(tiny: Any, **said: object) -> tuple[Any, str]:
     request = msgspec.structs.replace(tiny.load(slots=2, context=64), **said)
-    shares: list[float] = []
-    loaded = loading.load(request, ROOM, shares.append, clock=lambda: 0.0)
-    assert shares == sorted(shares)
+    heard: list[tuple[float, LoadStage]] = []
+    loaded = loading.load(
+        request, ROOM, lambda *said: heard.append(said), clock=lambda: 0.0
+    )
+    assert heard == sorted(heard, key=lambda said: said[0])
+    assert [stage for _, stage in heard[:2]] == [LoadStage.READING, LoadStage.TESTING]
     return loaded
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from genie.contracts.fleet import LoadStage
 from genie.contracts.inference import FinishReason, Usage
 from workers.engine import wire
 from workers.engine.protocol import EngineStats, Finish, Piece
@@ -27,7 +28,7 @@ def test_reports_arrive_as_they_were_sent() -> None:
         Piece(id="r", text="☕", tokens=2),
         Finish(id="r", reason=FinishReason.STOP, usage=Usage()),
         EngineStats(slots=4),
-        wire.Progress(share=0.5),
+        wire.Progress(share=0.5, stage=LoadStage.READING),
         wire.Ready(fingerprint="gf1-x", peak_bytes=9),
     )
     assert wire.decode_reports(wire.encode(batch)) == batch
