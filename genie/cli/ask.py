@@ -1,10 +1,13 @@
 """``genie ask`` and ``genie submit``."""
 
+import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar, Unpack, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
 
 import click
+import msgspec
 
 from genie.chat import Options
 from genie.cli import hints
@@ -37,6 +40,34 @@ OPTIONS = (
 )
 
 
+class SchemaFile(click.Path):
+    """A file with a JSON schema, read."""
+
+    def __init__(self) -> None:
+        super().__init__(exists=True, dir_okay=False)
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Any:  # click.Path says str, and a command gets what this returns
+        """The schema as a mapping."""
+        path = str(super().convert(value, param, ctx))
+        try:
+            return msgspec.json.decode(Path(path).read_bytes(), type=dict[str, object])
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            self.fail(f"{path} is no JSON schema: {error}", param, ctx)
+
+
+schema = click.option(
+    "--schema",
+    type=SchemaFile(),
+    metavar="FILE",
+    help="A JSON schema the answer is held to.",
+)
+
+
 def asking(command: F) -> F:
     """Give a command the prompt and the options of `genie.chat.Options`."""
     decorated = command
@@ -47,12 +78,14 @@ def asking(command: F) -> F:
 
 @click.command()
 @asking
+@schema
 @click.option("--stream/--no-stream", default=None, help="Print text as it is written.")
 @as_json
 @click.pass_obj
 def ask(
     session: Session,
     prompt: str | None,
+    schema: dict[str, object] | None,
     stream: bool | None,
     as_json: bool,
     **options: Unpack[Options],
@@ -67,9 +100,10 @@ def ask(
     client = session.connect()
     try:
         if as_json or not is_streamed:
-            show_result(session, client.ask(question, **given(options)), as_json)
+            result = client.ask(question, schema=schema, **given(options))
+            show_result(session, result, as_json)
             return
-        _sum_up(session, _streamed(client, question, given(options)))
+        _sum_up(session, _streamed(client, question, schema, given(options)))
     except KeyboardInterrupt:
         note("\ngenie: stopped, and so is its job; `genie submit` goes on without you")
         raise click.Abort from None
@@ -77,12 +111,14 @@ def ask(
 
 @click.command()
 @asking
+@schema
 @click.option("--wait", is_flag=True, help="Wait for the answer and print it.")
 @as_json
 @click.pass_obj
 def submit(
     session: Session,
     prompt: str | None,
+    schema: dict[str, object] | None,
     wait: bool,
     as_json: bool,
     **options: Unpack[Options],
@@ -92,7 +128,7 @@ def submit(
     Prints the job's id; `genie jobs wait ID` waits for its answer. With --wait Ctrl-C
     stops the waiting, not the job.
     """
-    job = session.connect().submit(joined(prompt), **given(options))
+    job = session.connect().submit(joined(prompt), schema=schema, **given(options))
     if not wait:
         show_json(job.details) if as_json else click.echo(job.id)
         return
@@ -134,8 +170,13 @@ def given(options: Options) -> Options:
     return cast(Options, kept)
 
 
-def _streamed(client: "Client", question: str, options: Options) -> "Result":
-    with client.stream(question, on_wait=_waiting, **options) as answer:
+def _streamed(
+    client: "Client",
+    question: str,
+    schema: dict[str, object] | None,
+    options: Options,
+) -> "Result":
+    with client.stream(question, schema=schema, on_wait=_waiting, **options) as answer:
         for piece in answer:
             click.echo(piece, nl=False)
             sys.stdout.flush()

@@ -33,7 +33,10 @@ def db() -> None:
 @db.command()
 @as_json
 def check(as_json: bool) -> None:
-    """Say whether the schema is the one this release needs; ends with 2 if not."""
+    """Say whether the schema is what this release needs.
+
+    Ends with 2 if not.
+    """
     from cloud_app.store import schema
 
     with database() as found:

@@ -13,6 +13,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from genie import catalog, env, logs
 from genie.cli.up import port as port_option
@@ -184,7 +185,7 @@ class Show:
                 self._say(f"[red]{task.persona}[/]: {error.message}")
                 raise
             self._console.print(f"\n[bold]{task.persona}[/] · {task.title}")
-            self._console.out(result.text.strip(), style="cyan")
+            self._console.print(Text(result.text.strip(), style="cyan"))
             self._tell(result)
         self._table()
 

@@ -10,6 +10,10 @@ class Listing(click.Group):
     `genie jobs --state failed` is `genie jobs list --state failed`.
     """
 
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """What follows the name in the usage: here the verb is optional."""
+        return ["[OPTIONS]", "[COMMAND]", "[ARGS]..."]
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """The arguments, with ``list`` put first where no verb stands."""
         # a shell that completes the first word wants the verbs too

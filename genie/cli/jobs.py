@@ -19,7 +19,7 @@ from genie.cli.output import (
     show_json,
     show_table,
 )
-from genie.cli.values import Told, age, took, when
+from genie.cli.values import Told, age, cell, took, when
 from genie.contracts.inference import JobState
 from genie.jobs import bare
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from genie.jobs import Job
     from genie.work import Filters, RetryFilters
 
-EVENT_COLUMNS = ("when", "event", "attempt", "where", "why")
+EVENT_COLUMNS = ("when", "after", "event", "attempt", "where", "why")
 COLUMNS = ("job", "status", "persona", "model", "worker", "age", "took")
 NONE = 'no jobs; `genie submit "…"` makes one'
 
@@ -73,7 +73,10 @@ def since(text: str, now: datetime) -> float:
 
 @click.group(cls=Listing)
 def jobs() -> None:
-    """List, show, follow, retry and cancel jobs; without a verb, list them."""
+    """List, show, follow, retry and cancel jobs; without a verb, list them.
+
+    The options of `list` need no verb either: `genie jobs --state failed`.
+    """
 
 
 @jobs.command("list")
@@ -122,7 +125,8 @@ def show(session: Session, job_id: str, timeline: bool, as_json: bool) -> None:
     show_card(session, _card(job))
     if timeline:
         click.echo()
-        show_table(session, EVENT_COLUMNS, [_event(event) for event in events])
+        rows = [_event(event, events[0].at) for event in events]
+        show_table(session, EVENT_COLUMNS, rows, spare=("when",))
     choices = job.details.result.choices if job.details.result else ()
     for choice in choices:
         click.echo(f"\n{choice.message.content if choice.message else choice.text}")
@@ -134,9 +138,9 @@ def show(session: Session, job_id: str, timeline: bool, as_json: bool) -> None:
 @as_json
 @click.pass_obj
 def wait(session: Session, job_id: str, timeout: float | None, as_json: bool) -> None:
-    """Wait for a job and print its answer; exit code 1 when there is none.
+    """Wait for a job and print its answer.
 
-    Ctrl-C stops the waiting, not the job.
+    Ends with 1 when there is none. Ctrl-C stops the waiting, not the job.
     """
     job = session.connect().job(job_id)
     with detaching(f"job {job.id}", f"genie jobs wait {job.id}"):
@@ -167,8 +171,10 @@ def events(session: Session, job_id: str, as_json: bool) -> None:
     Ctrl-C stops the following, not the job.
     """
     with detaching(f"job {job_id}", f"genie jobs events {job_id}"):
+        began: float | None = None
         for event in session.connect().follow_job(job_id):
-            row = _event(event)
+            began = event.at if began is None else began
+            row = _event(event, began)
             shown = _aligned(row) if session.is_terminal() else row
             show_done(session, as_json, event, shown)
 
@@ -220,10 +226,10 @@ def retry(
 @as_json
 @click.pass_obj
 def retention(session: Session, hours: str | None, as_json: bool) -> None:
-    """Show or set for how many HOURS texts are kept after a job's end.
+    """Show or set for how many HOURS texts are kept.
 
-    0 keeps nothing past its delivery; `default` keeps them as the cloud does. Needs
-    an admin key.
+    They count from a job's end. 0 keeps nothing past its delivery; `default` keeps
+    them as the cloud does. Needs an admin key.
     """
     if hours is not None and hours != "default" and not hours.isdecimal():
         raise click.UsageError("hours is a whole number, or default")
@@ -249,16 +255,17 @@ def _retry_all(
 
 def _aligned(row: tuple[object, ...]) -> tuple[object, ...]:
     """An event for a person: one line at a time, so columns have their width before."""
-    at, event, attempt, *told = row
+    at, after, event, attempt, *told = row
     nth = f"#{attempt}" if attempt else ""
-    return (at, f"{event:<11}", f"{nth:<2}", *told)
+    return (at, f"{cell(after):>7}", f"{cell(event):<11}", f"{nth:<2}", *told)
 
 
-def _event(event: "JobEvent") -> tuple[object, ...]:
+def _event(event: "JobEvent", began: float) -> tuple[object, ...]:
     told = [*event.reasons, event.error and event.error.message]
     return (
         when(event.at),
-        event.event,
+        took(max(0.0, event.at - began)),
+        Told(person=event.event.replace("_", " "), script=event.event),
         event.attempt or event.attempts,
         event.worker or event.model or event.queue,
         "; ".join(part for part in told if part),

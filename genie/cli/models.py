@@ -127,9 +127,10 @@ def fit(
     fleet: bool,
     as_json: bool,
 ) -> None:
-    """Show how many requests at once fit where: weights + KV cache + overhead.
+    """Show how many requests at once fit where.
 
-    A slot is room for one request; its context is prompt and answer together.
+    Memory is weights + KV cache + overhead. A slot is room for one request; its
+    context is prompt and answer together.
     """
     from genie import fitting
 
@@ -167,7 +168,10 @@ def fit(
 @as_json
 @click.pass_obj
 def rm(session: Session, models: tuple[str, ...], as_json: bool) -> None:
-    """Delete models from this machine's disk; a worker that needs one pulls it anew."""
+    """Delete models from this machine's disk.
+
+    A worker that needs one pulls it anew.
+    """
     from genie.errors import NotFound
     from workers.files import Models
 

@@ -85,7 +85,7 @@ def list_schedules(session: Session, as_json: bool) -> None:
 @as_json
 @click.pass_obj
 def show(session: Session, name: str, as_json: bool) -> None:
-    """Show a schedule: when it runs, in words, and what became of its runs."""
+    """Show when a schedule runs, in words, and what came of it."""
     _show(session, session.connect().find_schedule(name), as_json)
 
 

@@ -40,9 +40,10 @@ def worker() -> None:
 def join(
     session: Session, url: str, token: str | None, name: str | None, as_json: bool
 ) -> None:
-    """Join the fleet of the cloud at URL, with a token of `genie worker token`.
+    """Join the fleet of the cloud at URL.
 
-    The credentials are saved for this user, readable by nobody else.
+    Needs a token, which `genie worker token` makes where an admin key is. The
+    credentials are saved for this user, readable by nobody else.
     """
     from workers.join import join as join_fleet
 

@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx2
+import pytest
 from click.testing import Result
 
 from fixtures.twin_cloud import TwinCloud
@@ -122,3 +124,31 @@ def test_waiting_for_a_job_that_fails_ends_with_1(run: Run, cloud: TwinCloud) ->
     done = run("submit", "hi", "--wait")
     assert done.exit_code == 1
     assert "died" in done.stderr
+
+
+def test_an_answer_can_be_held_to_a_schema(
+    run: Run, cloud: TwinCloud, tmp_path: Path
+) -> None:
+    schema = tmp_path / "city.json"
+    schema.write_text('{"type": "object"}')
+    shaped = {"message": {"content": '{"name": "Bonn"}'}, "finish_reason": "stop"}
+    cloud.replies[CHAT] = {**ANSWER, "choices": [shaped]}
+    done = run("ask", "hi", "--schema", str(schema))
+    assert done.stdout == '{"name": "Bonn"}\n'
+    wanted = cloud.sent["response_format"]
+    assert isinstance(wanted, dict)
+    assert wanted["json_schema"]["schema"] == {"type": "object"}
+    found = json.loads(run("ask", "hi", "--schema", str(schema), "--json").stdout)
+    assert found["parsed"] == {"name": "Bonn"}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "no"])
+def test_a_schema_that_is_none_is_wrong_usage(
+    run: Run, tmp_path: Path, text: str
+) -> None:
+    schema = tmp_path / "city.json"
+    schema.write_text(text)
+    done = run("submit", "hi", "--schema", str(schema))
+    assert done.exit_code == 2
+    assert "city.json is no JSON schema" in done.stderr
+    assert run("ask", "hi", "--schema", "/nowhere").exit_code == 2

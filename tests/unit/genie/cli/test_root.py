@@ -139,6 +139,17 @@ def test_every_command_explains_itself_and_each_of_its_options() -> None:
                 assert option.help, (path, option.name)
 
 
+@pytest.mark.parametrize(
+    "args", [*((name,) for name in COMMANDS), ("completion", "bash")]
+)
+def test_no_help_is_cut_on_a_terminal_of_80_columns(
+    run: Run, args: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = run(*args, "--help").stdout.replace("[ARGS]...", "")
+    assert "...\n" not in text
+
+
 def every_command() -> Iterator[tuple[str, click.Command]]:
     """Every command that does something, by what a person types."""
     pending: list[tuple[str, click.Command | None]] = [("genie", genie)]

@@ -103,7 +103,7 @@ def test_a_job_is_shown_with_its_timeline(run: Run, cloud: TwinCloud) -> None:
     job = {"id": "01a", "status": "running", "timeline": [EVENT]}
     cloud.replies = {"GET /v1/jobs/01a": job}
     last = run("jobs", "show", "01a", "--timeline").stdout.splitlines()[-1]
-    assert last.split("\t")[1:4] == ["started", "2", "atlas"]
+    assert last.split("\t")[1:5] == ["0", "started", "2", "atlas"]
     shown = json.loads(run("jobs", "show", "01a", "--timeline", "--json").stdout)
     assert shown["timeline"][0]["worker"] == "atlas"
     assert "started" not in run("jobs", "show", "01a").stdout
@@ -115,7 +115,11 @@ def test_a_job_is_followed_to_its_end(run: Run, cloud: TwinCloud) -> None:
     told += f"id: completed\ndata: {json.dumps(end)}\n\n"
     cloud.replies = {"GET /v1/jobs/01a/events": httpx2.Response(200, text=told)}
     lines = run("jobs", "events", "01a").stdout.splitlines()
-    assert [line.split("\t")[1] for line in lines] == ["started", "completed"]
+    shown = [line.split("\t")[1:3] for line in lines]
+    assert shown == [["0", "started"], ["1", "completed"]]
+    (first, last) = run("jobs", "events", "01a", terminal=True).stdout.splitlines()
+    assert first.index("started") == last.index("completed")
+    assert "1.0 s" in last
 
 
 def test_retention_is_shown_and_set(run: Run, cloud: TwinCloud) -> None:
