@@ -10,6 +10,8 @@ SEEDS ?= 1 2 3
 CHAOS_S ?= 150
 # How long `make soak` lasts, in seconds.
 SOAK_S ?= 600
+# How many requests `make fuzz` makes up.
+FUZZ ?= 10000
 
 # What `make test-broker4` runs: all that speaks to a broker, and what kills it.
 BROKER_TESTS := tests/integration tests/acceptance/test_faults.py \
@@ -22,7 +24,7 @@ PINS := setup.cfg pyproject.toml constraints.txt
 CODE := genie workers cloud_app migrations tests benchmarks scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-broker4 chaos soak conformance check static lint docs bench constraints clean
+.PHONY: help setup demo test test-broker4 chaos soak fuzz conformance check static lint docs bench constraints clean
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +51,10 @@ chaos: $(VENV)/.setup ## Break a fleet for half an hour: SEEDS="1 2 3" CHAOS_S=1
 soak: $(VENV)/.setup ## Count what a busy fleet holds while it lives: SOAK_S=600
 	@scripts/install-servers
 	@GENIE_SOAK_S="$(SOAK_S)" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak -rP $(ARGS)
+
+fuzz: $(VENV)/.setup ## Submit FUZZ=10000 odd requests to an engine, which must live
+	@GENIE_FUZZ="$(FUZZ)" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rP \
+	  tests/integration/test_engine_child.py -k no_submission $(ARGS)
 
 conformance: $(VENV)/.setup ## Hold a fleet to its own and OpenAI's description, at length
 	@scripts/install-servers

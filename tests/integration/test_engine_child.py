@@ -29,7 +29,7 @@ from workers.residency import Machine, Residency, Room
 pytestmark = pytest.mark.timeout(600)
 
 FUZZED = int(os.environ.get("GENIE_FUZZ", "300"))
-"""Submissions of the fuzz test; `GENIE_FUZZ=10000` is the long form."""
+"""Submissions of the fuzz test; `make fuzz` makes ten thousand."""
 
 LIVE = 16
 BYTES = 64 * 1024**2

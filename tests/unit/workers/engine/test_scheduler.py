@@ -210,7 +210,10 @@ COMMANDS = st.lists(
             st.sampled_from(["acme", "globex"]),
             # Two families of prompts that part at some token: most begin alike.
             st.integers(0, 60),
+            # Seconds it may take.
+            st.integers(1, 40),
         ),
+        st.tuples(st.just("pass"), st.integers(1, 20)),
         st.tuples(st.just("cancel"), st.integers(0, 30)),
         st.tuples(st.just("fail"), st.integers(0, 30)),
         st.tuples(st.just("step")),
@@ -228,8 +231,13 @@ class Rig:
         self.taken: list[Sequence] = []
         self.ended: list[str] = []
         self.computed = self.reused = 0
+        self.now = 0.0
+        self.patience: dict[str, int] = {}
 
     def add(self, one: Sequence) -> None:
+        # Every eighth admission takes the oldest: so many admissions may pass it by.
+        turns = FAIR_TURN * (self.scheduler.waiting + 1)
+        self.patience[one.id] = self._admissions + turns
         try:
             self.scheduler.add(one)
         except Full:
@@ -242,6 +250,21 @@ class Rig:
         known = index < len(self.taken) and self.scheduler.get(self.taken[index].id)
         if known:
             self._remove(known, keep=keep)
+
+    def wait(self, seconds: int) -> None:
+        """Time passes; who is overdue ends, as an engine ends them."""
+        self.now += seconds
+        late = self.scheduler.overdue(self.now)
+        for one in late:
+            self._remove(one, keep=False)
+        for one in self.taken:
+            is_late = one.deadline <= self.now
+            assert not (is_late and self.scheduler.get(one.id))
+            assert is_late or one not in late
+
+    @property
+    def _admissions(self) -> int:
+        return self.scheduler._waiting.admissions
 
     def step(self) -> None:
         step = self.scheduler.plan()
@@ -288,6 +311,11 @@ class Rig:
         assert sorted([*running, *free]) == list(range(self.scheduler.slots))
         # Whoever runs makes the step do something: nobody waits for ever.
         assert not (running and step.is_empty)
+        decoding = [it for it in self.scheduler._running.values() if it.is_decoding]
+        assert {one.id for one in step.decodes} == {one.id for one in decoding}
+        for one in self.taken:
+            is_waiting = self.scheduler.get(one.id) is not None and one.slot < 0
+            assert not is_waiting or self._admissions < self.patience[one.id]
 
 
 @settings(max_examples=300, deadline=None)
@@ -298,10 +326,15 @@ def test_every_request_ends_once_and_builds_only_on_its_own_tokens(
     rig = Rig(Scheduler(slots=slots, budget=budget, waiting=waiting))
     for command in commands:
         match command:
-            case ("add", int(prompt), int(limit), rank, str(scope), int(fork)):
+            case ("add", int(prompt), int(limit), rank, str(scope), int(fork), int(s)):
                 assert isinstance(rank, WorkClass)
-                name = f"r{len(rig.taken)}"
-                one = sequence(name, prompt=prompt, limit=limit, work_class=rank)
+                one = sequence(
+                    f"r{len(rig.taken)}",
+                    prompt=prompt,
+                    limit=limit,
+                    work_class=rank,
+                    deadline=rig.now + s,
+                )
                 one.scope = scope
                 one.can_yield = rank is WorkClass.BATCH
                 one.tokens = [at if at < fork else at + 100 for at in range(prompt)]
@@ -310,6 +343,8 @@ def test_every_request_ends_once_and_builds_only_on_its_own_tokens(
                 rig.end(index, keep=True)
             case ("fail", int(index)):
                 rig.end(index, keep=False)
+            case ("pass", int(seconds)):
+                rig.wait(seconds)
             case _:
                 rig.step()
     # Each admission of an urgent one makes at most one other begin again.
@@ -336,3 +371,24 @@ def test_tokens_are_conserved_when_nobody_leaves_early() -> None:
     assert rig.computed + rig.reused == owed
     # All but the first found the thirty tokens they begin with.
     assert rig.reused == 29 * 30
+
+
+@given(
+    st.lists(
+        st.sampled_from([*[WorkClass.INTERACTIVE] * 4, WorkClass.JOB, WorkClass.BATCH]),
+        min_size=40,
+        max_size=80,
+    )
+)
+def test_nobody_is_passed_by_for_longer_than_their_turn(
+    arrivals: list[WorkClass],
+) -> None:
+    rig = Rig(Scheduler(slots=1, budget=8, waiting=200))
+    backlog = [WorkClass.BATCH, *[WorkClass.INTERACTIVE] * 9]
+    for number, rank in enumerate([*backlog, *arrivals]):
+        one = sequence(f"r{number}", prompt=1, limit=1, work_class=rank)
+        one.tokens = [number]
+        rig.add(one)
+        if number >= len(backlog):
+            rig.step()  # looks at everyone's patience
+    assert len(rig.ended) == len(arrivals)
