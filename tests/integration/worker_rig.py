@@ -63,9 +63,16 @@ class Rig:
         slots: int = 4,
         ms_per_token: float = 0.0,
         queues: tuple[str, ...] = (topology.SHARED,),
+        models: tuple[str, ...] = (MODEL,),
     ) -> None:
-        self.engine = EchoEngine(model=MODEL, slots=slots, ms_per_token=ms_per_token)
-        self._ready: dict[str, Loaded] = {MODEL: Resting(engine=self.engine)}
+        self._engines = {
+            model: EchoEngine(model=model, slots=slots, ms_per_token=ms_per_token)
+            for model in models
+        }
+        self.engine = self._engines[models[0]]
+        self._ready: dict[str, Loaded] = {
+            model: Resting(engine=engine) for model, engine in self._engines.items()
+        }
         self._events = Publisher(url, name=f"{name}.events")
         self._replies = Publisher(url, name=f"{name}.replies")
         self.serving = Serving(
@@ -92,7 +99,8 @@ class Rig:
     ) -> None:
         self.plane.close_credits()
         self.serving.wait_idle(None, 5.0)
-        self.engine.close()
+        for engine in self._engines.values():
+            engine.close()
         self._replies.stop()
         self._events.stop()
         self.plane.stop()
@@ -106,7 +114,7 @@ class Asker:
 
     def __init__(self, url: str) -> None:
         self.id = uuid.uuid4().hex[:8]
-        self._url = url
+        self.url = url
         self._heard: list[tuple[float, str, Event]] = []
         self._news = threading.Condition()
         self._connection = broker.connection(url, name="asker")
