@@ -17,7 +17,10 @@ from genie.overview import FleetAnswer
 WIDE = 150
 """Columns from which queues and routes stand beside the rest."""
 
-SIDE = 62
+SIDE, MAIN, BETWEEN = 62, 103, 3
+"""Columns of the right at least, of the left at most, and between the two."""
+
+NARROWEST = 6
 HEAD_ROWS = 2
 FEWEST_ROWS = 2
 """Rows every part keeps while another still has more."""
@@ -42,12 +45,11 @@ def frame(
     """
     worry = Text(trouble, style="red", no_wrap=True, overflow="ellipsis")
     head = (_title(fleet, url, width, hint), worry if trouble else _figures(fleet))
+    room = None if height is None else height - HEAD_ROWS
     if width >= WIDE:
-        body = _beside(fleet, width, None if height is None else height - HEAD_ROWS)
-    else:
-        listed = [part(fleet) for part in ALL]
-        body = _stacked(listed, width, None if height is None else height - HEAD_ROWS)
-    return Group(*head, body)
+        return Group(*head, _beside(fleet, width, room))
+    listed = [part(fleet) for part in ALL]
+    return Group(*head, _stacked(listed, width, room, _is_airy(listed, room)))
 
 
 def shares(heights: Sequence[int], room: int) -> list[int]:
@@ -70,12 +72,17 @@ def shares(heights: Sequence[int], room: int) -> list[int]:
     return given
 
 
-def _stacked(listed: Sequence[Part], width: int, room: int | None) -> RenderableType:
+def _is_airy(listed: Sequence[Part], room: int | None) -> bool:
+    """True when there is room for a blank line before each part."""
+    return room is None or room >= sum(part.height + 1 for part in listed)
+
+
+def _stacked(
+    listed: Sequence[Part], width: int, room: int | None, spaced: bool
+) -> RenderableType:
     heights = [part.height for part in listed]
-    # a blank line before each part, where there is room for it
-    spaced = room is None or room >= sum(heights) + len(listed)
-    left = None if room is None else room - (len(listed) if spaced else 0)
-    given = heights if left is None else shares(heights, max(left, 2 * len(listed)))
+    left = sum(heights) if room is None else room - spaced * len(listed)
+    given = shares(heights, max(left, FEWEST_ROWS * len(listed)))
     lines: list[RenderableType] = []
     for part, rows in zip(listed, given, strict=True):
         if spaced:
@@ -87,10 +94,15 @@ def _stacked(listed: Sequence[Part], width: int, room: int | None) -> Renderable
 def _beside(fleet: FleetAnswer, width: int, room: int | None) -> RenderableType:
     left = [part(fleet) for part in LEFT]
     right = [part(fleet) for part in RIGHT]
-    grid = Table.grid(padding=(0, 3, 0, 0))
-    grid.add_column(width=width - SIDE - 3)
-    grid.add_column(width=SIDE)
-    grid.add_row(_stacked(left, width - SIDE - 3, room), _stacked(right, SIDE, room))
+    spaced = _is_airy(left, room) and _is_airy(right, room)
+    side = max(SIDE, width - MAIN)
+    main = width - side - BETWEEN
+    grid = Table.grid(padding=(0, BETWEEN, 0, 0))
+    grid.add_column(width=main)
+    grid.add_column(width=side)
+    grid.add_row(
+        _stacked(left, main, room, spaced), _stacked(right, side, room, spaced)
+    )
     return grid
 
 
@@ -128,15 +140,20 @@ def _kept(part: Part, rows: Sequence[Sequence[object]], width: int) -> dict[int,
         names = enumerate(part.columns)
         told = [n for n, name in names if name not in gone and _is_told(rows, n)]
         found = {n: _width(part, n, rows) for n in told}
-        over = sum(found.values()) + GAP * (len(found) - 1) - width
-        elastic = part.columns.index(part.elastic)
-        if elastic in found:
-            shorter = max(part.least, found[elastic] - max(0, over))
-            over -= found[elastic] - min(shorter, found[elastic])
-            found[elastic] = min(shorter, found[elastic])
-        if over <= 0:
-            break
+        if not _shorten(found, part, width, part.least):
+            return found
+    _shorten(found, part, width, NARROWEST)
     return found
+
+
+def _shorten(found: dict[int, int], part: Part, width: int, least: int) -> int:
+    """Shorten the elastic column so that all fit; the characters still too many."""
+    over = max(0, sum(found.values()) + GAP * (len(found) - 1) - width)
+    elastic = part.columns.index(part.elastic)
+    less = min(over, max(0, found.get(elastic, 0) - least))
+    if less:
+        found[elastic] -= less
+    return over - less
 
 
 def _is_told(rows: Sequence[Sequence[object]], index: int) -> bool:

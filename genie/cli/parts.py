@@ -43,7 +43,7 @@ def workers(fleet: FleetAnswer) -> Part:
         columns=("worker", "state", "memory", "load", "running", "heard"),
         rows=tuple(row for worker in found for row in _worker(worker)),
         elastic="worker",
-        spare=("heard",),
+        spare=("heard", "load", "running", "memory"),
         none="no workers; `genie worker token` makes a token to join with",
     )
 
@@ -61,6 +61,7 @@ def models(fleet: FleetAnswer) -> Part:
         columns=("model", "on", "state", "slots", "waiting", "tokens/s", "error"),
         rows=tuple(_model(worker, model) for worker, model in held),
         elastic="on",
+        spare=("error", "waiting", "on", "state"),
         none="no models loaded; the planner loads what is asked for",
     )
 
@@ -75,6 +76,7 @@ def queues(fleet: FleetAnswer) -> Part:
         columns=("queue", "model", *map(str, WorkClass), "oldest", "SLA"),
         rows=tuple(_queue(group) for group in found),
         elastic="queue",
+        spare=("SLA", "queue", "job", "oldest"),
         none="no queues yet",
     )
 
@@ -85,7 +87,7 @@ def jobs(fleet: FleetAnswer) -> Part:
         columns=("job", "status", "persona", "model", "worker", "age", "took"),
         rows=tuple(_job(job, fleet.now) for job in fleet.jobs),
         elastic="worker",
-        spare=("took", "worker", "persona"),
+        spare=("took", "worker", "persona", "age", "model", "status"),
         none="no jobs in the last hour",
     )
 
@@ -97,7 +99,7 @@ def routes(fleet: FleetAnswer) -> Part:
         rows=tuple(_route(found) for found in fleet.routes),
         elastic="because",
         least=30,
-        spare=("TTFT p95", "share"),
+        spare=("TTFT p95", "share", "because"),
         none="no personas",
     )
 

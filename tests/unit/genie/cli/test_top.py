@@ -1,8 +1,11 @@
 """`genie top`: the snapshot, one frame of any size, and what each part says."""
 
 import json
+import time
 from collections.abc import Callable
+from itertools import chain, repeat
 
+import httpx2
 import msgspec
 import pytest
 from click.testing import Result
@@ -11,8 +14,10 @@ from rich.console import Console
 from fixtures.twin_cloud import TwinCloud
 from genie.answers import GpuAnswer, HeldModel, QueueAnswer, WorkerAnswer
 from genie.cli import frames
+from genie.cli.live import Watch
 from genie.contracts.fleet import ModelState
 from genie.contracts.inference import JobState
+from genie.errors import Unauthorized
 from genie.overview import FiguresAnswer, FleetAnswer, JobLine, ReasonAnswer
 
 Run = Callable[..., Result]
@@ -142,7 +147,18 @@ CROWD = msgspec.structs.replace(
 
 @pytest.mark.parametrize("fleet", [FLEET, CROWD])
 @pytest.mark.parametrize(
-    ("width", "height"), [(80, 24), (100, 30), (120, 40), (200, 50)]
+    ("width", "height"),
+    [
+        (30, 24),
+        (40, 24),
+        (60, 24),
+        (80, 24),
+        (100, 30),
+        (120, 40),
+        (150, 24),
+        (170, 45),
+        (220, 60),
+    ],
 )
 def test_a_frame_fits_its_terminal_and_cuts_no_id(
     fleet: FleetAnswer, width: int, height: int
@@ -153,7 +169,7 @@ def test_a_frame_fits_its_terminal_and_cuts_no_id(
     assert lines[0].endswith("q leaves")
     text = "\n".join(lines)
     assert fleet.jobs[0].id in text
-    for heading in ("worker  ", "model  ", "queue  ", "job  ", "persona  "):
+    for heading in ("worker", "model", "interactive", "job", "persona"):
         assert heading in text
 
 
@@ -195,3 +211,33 @@ def test_json_is_the_snapshot(run: Run, cloud: TwinCloud) -> None:
     assert found["figures"]["running"] == 3
     assert found["workers"][0]["name"] == "gpu-1"
     assert found["queues"][0]["class"] == "interactive"
+
+
+def test_a_cloud_that_comes_back_is_seen_again(cloud: TwinCloud) -> None:
+    away = httpx2.ConnectError("refused")
+    seen = msgspec.to_builtins(FLEET)
+    cloud.replies["GET /v1/fleet"] = chain([away, away], repeat(seen))
+    watch = Watch(cloud.client(), jobs=5, every_s=0.001)
+    watch.start(FLEET)
+    until(lambda: watch.away is not None or watch.fleet is not FLEET)
+    until(lambda: watch.fleet is not FLEET)
+    assert watch.away is None
+    watch.stop()
+    assert cloud.requests[-1].url.params["jobs"] == "5"
+
+
+def test_a_key_that_is_revoked_ends_the_watch(cloud: TwinCloud) -> None:
+    gone = {"error": {"message": "revoked; make a new key", "code": "invalid_api_key"}}
+    cloud.replies["GET /v1/fleet"] = httpx2.Response(401, json=gone)
+    watch = Watch(cloud.client(), jobs=5, every_s=0.001)
+    watch.start(FLEET)
+    until(lambda: watch.fatal is not None)
+    assert isinstance(watch.fatal, Unauthorized)
+    assert watch.fleet is FLEET
+
+
+def until(done: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.001)
