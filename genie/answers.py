@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
+from genie import codec
 from genie.contracts.fleet import ModelState
 from genie.contracts.inference import JobState, Locality
 from genie.errors import CodecError
@@ -369,7 +370,7 @@ class Page(Answer, frozen=True):
 def read(kind: type[A], body: bytes | str) -> A:
     """A JSON body as one answer; raises `CodecError` naming the field."""
     try:
-        return msgspec.json.decode(body, type=kind)
+        return codec.decoder(kind).decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         name = getattr(kind, "__name__", "answer")
         raise CodecError(
@@ -384,7 +385,7 @@ def read_list(kind: type[A], body: bytes | str) -> tuple[A, ...]:
     is_array = text[:1] in (b"[", "[")
     items = body if is_array else bytes(read(Page, body).data)
     try:
-        return msgspec.json.decode(items, type=tuple[kind, ...])  # type: ignore[valid-type]  # kind is a value here
+        return codec.decoder(tuple[kind, ...]).decode(items)  # type: ignore[valid-type]  # kind is a value here
     except msgspec.DecodeError as error:
         raise CodecError(
             f"the cloud's list of {kind.__name__} cannot be read: {error}; "

@@ -1,6 +1,6 @@
 """Contracts <-> JSON, strictly: an error names the unknown or missing field."""
 
-from functools import cache
+from threading import Lock
 from typing import Any, TypeVar
 
 import msgspec
@@ -10,6 +10,7 @@ from genie.contracts.inference import Event
 from genie.errors import CodecError, TooLarge
 
 C = TypeVar("C", bound=Contract)
+T = TypeVar("T")
 
 _encoder = msgspec.json.Encoder()
 _events: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
@@ -18,9 +19,21 @@ _events: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-@cache
-def _decoder(contract: type[Contract]) -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(contract)
+_decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
+_building = Lock()
+
+
+def decoder(kind: type[T]) -> msgspec.json.Decoder[T]:
+    """The decoder of a type; every use of msgspec with a type of ours begins here.
+
+    msgspec notes what it learns of a type while it learns it. Two threads that need a
+    type for the first time end the process (SIGSEGV, seen with 0.22), so one builds.
+    """
+    found = _decoders.get(kind)
+    if found is None:
+        with _building:
+            found = _decoders.setdefault(kind, msgspec.json.Decoder(kind))
+    return found
 
 
 def encode(value: Contract, *, limit_bytes: int | None = None) -> bytes:
@@ -56,12 +69,9 @@ def decode(contract: type[C], data: bytes | str) -> C:
     genie.errors.CodecError: Message: Object missing required field `content`
     """
     try:
-        value = _decoder(contract).decode(data)
+        return decoder(contract).decode(data)
     except _UNREADABLE as error:
         raise CodecError(f"{contract.__name__}: {error}", param=field(error)) from error
-    if not isinstance(value, contract):  # the decoder is built for this contract
-        raise CodecError(f"{contract.__name__}: decoded to {type(value).__name__}")
-    return value
 
 
 def decode_event(data: bytes | str) -> Event:
@@ -79,6 +89,7 @@ def builtins(value: Contract) -> Any:
 
 def convert(contract: type[C], data: object) -> C:
     """Plain dicts and lists as one contract; raises `CodecError` naming the field."""
+    decoder(contract)  # convert needs what the decoder learns of the type
     try:
         return msgspec.convert(data, contract)
     except msgspec.ValidationError as error:

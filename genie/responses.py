@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from genie import errors
+from genie import codec, errors
 from genie.answers import Answer, Trouble
 from genie.errors import GenieError
 
@@ -111,7 +111,7 @@ def _tree(kind: type[GenieError]) -> Iterator[type[GenieError]]:
 
 def _trouble(body: bytes) -> Trouble | None:
     try:
-        return msgspec.json.decode(body, type=_Body).error
+        return codec.decoder(_Body).decode(body).error
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
 

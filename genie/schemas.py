@@ -9,6 +9,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 import msgspec
 
+from genie import codec
 from genie.errors import AnswerMismatch
 
 Schema = type | Mapping[str, object]
@@ -72,4 +73,4 @@ def _reader(schema: Schema) -> Callable[[str], object]:
     if isinstance(schema, _Pydantic):
         return schema.model_validate_json
     wanted: Any = schema  # msgspec's types know classes, not values that are some
-    return lambda text: msgspec.json.decode(text, type=wanted)
+    return lambda text: codec.decoder(wanted).decode(text)

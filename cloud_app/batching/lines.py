@@ -14,6 +14,7 @@ from cloud_app.store.records import JobRecord, KeyRecord
 from cloud_app.web import answers, errors, json, orders
 from cloud_app.web.embedding_shape import EmbeddingRequest
 from cloud_app.web.shapes import ChatRequest, CompletionRequest
+from genie import codec
 from genie.errors import BadRequest
 
 CHUNK_LINES = 200
@@ -126,15 +127,15 @@ def order(request: Request, batch: BatchRecord, key: KeyRecord, left_s: float) -
 
 def custom_id(line: Line) -> str:
     """The name a checked line goes by."""
-    return msgspec.json.decode(line.data, type=_Named).custom_id
+    return codec.decoder(_Named).decode(line.data).custom_id
 
 
 def answer(line: Line, endpoint: str, job: JobRecord) -> Mapping[str, object]:
     """The answer of a completed job, in the shape of the endpoint."""
     outcome = asking.outcome_of(job)
     if endpoint == EMBEDDINGS:
-        body = msgspec.json.decode(line.data, type=_Named).body
-        wanted = msgspec.json.decode(body, type=_Encoded)
+        body = codec.decoder(_Named).decode(line.data).body
+        wanted = codec.decoder(_Encoded).decode(body)
         return answers.vectors(job, outcome, wanted.encoding_format)
     dialect = answers.CHAT if endpoint == CHAT else answers.TEXT
     return answers.whole(dialect, job, outcome)
@@ -142,7 +143,7 @@ def answer(line: Line, endpoint: str, job: JobRecord) -> Mapping[str, object]:
 
 def _envelope(data: bytes) -> _Envelope:
     try:
-        return msgspec.json.decode(data, type=_Envelope)
+        return codec.decoder(_Envelope).decode(data)
     except (msgspec.ValidationError, RecursionError) as error:
         raise BadLine(str(error), code="invalid_request") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

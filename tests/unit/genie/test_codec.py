@@ -1,4 +1,6 @@
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
@@ -209,3 +211,23 @@ def test_defaults_may_be_left_out() -> None:
 )
 def test_the_field_is_read_off_the_message(said: str, name: str | None) -> None:
     assert codec.field(ValueError(said)) == name
+
+
+def test_one_thread_at_a_time_learns_a_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    builders, most = 0, 0
+
+    def build(kind: type[object]) -> "msgspec.json.Decoder[object]":
+        nonlocal builders, most
+        builders += 1
+        most = max(most, builders)
+        time.sleep(0.01)
+        builders -= 1
+        return real(kind)
+
+    real = msgspec.json.Decoder
+    kinds = [msgspec.defstruct(f"Kind{n}", [("name", str)]) for n in range(4)]
+    monkeypatch.setattr(msgspec.json, "Decoder", build)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(codec.decoder, kinds * 8))
+    assert most == 1
+    assert found[:4] == found[4:8]
