@@ -33,7 +33,7 @@ MAX_ATTEMPTS = 3
 
 RELAY_AFTER = timedelta(seconds=5)
 RELAY_AGAIN_AFTER = timedelta(seconds=15)
-RELAY_LIMIT = 100
+RELAY_LIMIT, RELAY_ROUNDS = 100, 20
 GRACE = timedelta(seconds=30)
 SWEEP_LIMIT = 500
 _MAX_KEY = 255
@@ -212,7 +212,21 @@ def delivered(ctx: Context, job: JobRecord) -> None:
 
 
 def relay(ctx: Context) -> int:
-    """Publish async jobs that were committed and never confirmed; how many went out."""
+    """Publish async jobs that were committed and never confirmed; how many went out.
+
+    Round after round while they go: a broker that was away for a minute leaves more
+    than one round, and what is accepted meanwhile must not come faster than it goes.
+    """
+    published = 0
+    for _ in range(RELAY_ROUNDS):
+        sent = _relay_round(ctx)
+        published += sent
+        if sent < RELAY_LIMIT:
+            break
+    return published
+
+
+def _relay_round(ctx: Context) -> int:
     now = ctx.now()
     with ctx.db.session() as session:
         tasks = store.backlog.claim_unconfirmed(

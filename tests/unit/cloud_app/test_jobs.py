@@ -332,6 +332,17 @@ def test_what_the_broker_did_not_take_is_relayed_when_it_is_back(cloud: Cloud) -
     assert cloud.reread(job).confirmed_at is not None
 
 
+def test_all_that_waits_is_relayed_at_once_in_rounds(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "RELAY_LIMIT", 2)
+    for _ in range(5):
+        cloud.job()
+    cloud.clock.forward(6)
+    assert jobs.relay(cloud.ctx) == 5
+    assert len(cloud.bus.published) == 5
+
+
 def test_a_task_no_broker_will_ever_take_fails(cloud: Cloud) -> None:
     job = cloud.job()
     cloud.clock.forward(6)
