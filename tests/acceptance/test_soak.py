@@ -24,6 +24,9 @@ CATALOG = Path(__file__).with_name("soak.toml")
 STREAMS, TOKENS = 64, 60
 """Six seconds of echo:small at 100 ms a token."""
 
+SPARE = 4
+"""Slots the streams leave to each worker: jobs get nothing while streams need all."""
+
 WEB_THREADS, WEB_OTHERS = STREAMS + 16, 8
 
 LONG_S = float(os.environ.get("GENIE_SOAK_S", "600"))
@@ -56,7 +59,7 @@ def fleet(
         started.start_worker("atlas")
         started.start_worker("borealis")
         started.wait_ready("echo:small", workers=2)
-        widen(started, postgres_url, "echo:small", STREAMS // 2)
+        widen(started, postgres_url, "echo:small", STREAMS // 2 + SPARE)
         yield started
 
 
