@@ -15,6 +15,7 @@ import click
 
 import genie as sdk
 from cloud_app.settings import CloudSettings
+from genie import errors
 from genie.batches import Batches, BatchOptions
 from genie.chat import Options
 from genie.cli.root import COMMANDS, EPILOG, genie
@@ -172,6 +173,7 @@ def sdk_page() -> str:
         parts.append(f"\n## {name}\n\n{markdown(inspect.getdoc(kind) or '')}\n")
         if not name.startswith("Async"):
             parts += [entry(f"{name}.{verb}", one) for verb, one in verbs(kind)]
+    parts.append(f"\n## Errors\n\n{markdown(inspect.cleandoc(errors.__doc__ or ''))}\n")
     return "".join(parts)
 
 
