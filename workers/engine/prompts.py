@@ -4,9 +4,10 @@ Only the chat template may write control tokens: the same characters inside a
 message are encoded as ordinary text, so a prompt cannot pose as another role.
 """
 
+from collections.abc import Callable
 from functools import cache
 from itertools import groupby
-from typing import cast
+from typing import Any, cast
 
 from jinja2 import TemplateError
 from tokenizers import Tokenizer
@@ -19,6 +20,9 @@ from workers.engine import rendering
 from workers.engine import tools as toolbox
 from workers.engine.errors import Refused, load_failed, refused
 from workers.engine.protocol import EngineRequest
+
+Python = Callable[..., Any]
+"""What transformers takes for a tool besides its JSON."""
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 """Templates paste the role between control tokens, so it cannot be free text."""
@@ -246,7 +250,7 @@ class Prompts:
     def _rendered(
         self, messages: tuple[Message, ...], tools: tuple[Tool, ...]
     ) -> list[int]:
-        turns = toolbox.turns(messages, self.tool_format)
+        turns = toolbox.turns(messages, self.tool_format, template=self.template)
         offered = toolbox.offered(tools)
         controls = [text for _, text in self._controls()]
         toolbox.check_keys(turns, controls, "messages")
@@ -254,10 +258,12 @@ class Prompts:
         try:
             encoded = self._tokenizer.apply_chat_template(
                 turns,
-                tools=offered or None,
+                tools=cast("list[dict[str, Any] | Callable[..., Any]]", offered)
+                or None,
                 add_generation_prompt=True,
                 sanitize_control_tokens=True,
                 return_dict=False,
+                **toolbox.variables(offered, self.template),
             )
         except TemplateError as error:
             message = f"this model's chat template refuses the messages: {error}"

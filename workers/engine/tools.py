@@ -2,7 +2,7 @@
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import takewhile
 from typing import Any
 
@@ -19,12 +19,28 @@ CALLS_MAX = 8
 Turn = dict[str, Any]
 
 
-def turns(messages: Iterable[Message], format: str | None = None) -> list[Turn]:
-    """Messages as the chat templates of a format read them."""
+def turns(
+    messages: Iterable[Message], format: str | None = None, *, template: str = ""
+) -> list[Turn]:
+    """Messages as the ``template`` of a model with a format of calls reads them."""
     said = tuple(messages)
     if format == toolcalls.LLAMA3:  # its templates refuse several calls in one turn
         said = tuple(one_by_one(said))
-    return [_turn(one) for one in said]
+    made = [_turn(one) for one in said]
+    if format == toolcalls.HERMES and "tool_calls" not in template:
+        # SmolLM 3's shows only the content of a turn.
+        made = [_with_calls(turn) for turn in made]
+    return made
+
+
+def _with_calls(turn: Turn) -> Turn:
+    calls = [call["function"] for call in turn.pop("tool_calls", ())]
+    written = [
+        f"{toolcalls.OPEN}\n{json.dumps(call, ensure_ascii=False)}\n{toolcalls.CLOSE}"
+        for call in calls
+    ]
+    said = [turn["content"]] if turn["content"] else []
+    return turn | {"content": "\n".join([*said, *written])}
 
 
 def one_by_one(messages: Iterable[Message]) -> Iterator[Message]:
@@ -74,7 +90,7 @@ def _short(identity: str) -> str:
     return toolcalls.call_id(identity)
 
 
-def offered(tools: Iterable[Tool]) -> list[Turn | Callable[..., Any]]:
+def offered(tools: Iterable[Tool]) -> list[Turn]:
     """Tools as chat templates read them."""
     return [
         {
@@ -87,6 +103,16 @@ def offered(tools: Iterable[Tool]) -> list[Turn | Callable[..., Any]]:
         }
         for tool in tools
     ]
+
+
+def variables(tools: Iterable[Turn], template: str) -> Turn:
+    """What a template is given besides the tools themselves.
+
+    SmolLM 3's knows them by another name, and writes what it finds there as it is.
+    """
+    if "xml_tools" not in template:
+        return {}
+    return {"xml_tools": [json.dumps(tool, ensure_ascii=False) for tool in tools]}
 
 
 def check_keys(value: object, controls: Iterable[str], param: str) -> None:

@@ -52,6 +52,15 @@ MISTRAL = (
 )
 """Takes ids of nine letters only; its mark of calls is a control token."""
 THINKING = HERMES.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
+SMOLLM = (
+    "{% if xml_tools %}<|im_start|>system\n<tools>\n{% for t in xml_tools[:] %}"
+    "{{ t | string }}\n{% endfor %}</tools><|im_end|>\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ 'user' if m.role == 'tool' else m.role }}\n"
+    "{% generation %}{{ m.content }}{% endgeneration %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n\n</think>\n"
+    "{% endif %}"
+)
+"""Knows tools by another name, and of a turn only its content."""
 PLAIN = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>{% endfor %}"
 WEATHER = Tool(
     name="get_weather",
@@ -127,6 +136,7 @@ def test_tools_reach_the_template() -> None:
 FAMILIES = [
     (HERMES, "hermes"),
     (THINKING, "hermes"),
+    (SMOLLM, "hermes"),
     (LLAMA, "llama3"),
     (MISTRAL, "mistral"),
 ]
@@ -176,6 +186,12 @@ def test_calls_given_back_with_their_results_are_rendered_by_every_family(
     if format == "llama3":  # a call, its result, the next call, its result
         places[1], places[2] = places[2], places[1]
     assert places == sorted(places)
+
+
+def test_tools_are_offered_to_a_template_that_has_another_name_for_them() -> None:
+    text = shown(prompts(SMOLLM), request())
+    assert '<tools>\n{"type": "function", "function": {"name": "get_weather"' in text
+    assert "<tools>" not in shown(prompts(SMOLLM), request(tools=()))
 
 
 def test_of_two_templates_the_one_for_tools_is_used_with_tools() -> None:
