@@ -48,7 +48,8 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes) -> GenieError
     else the status; ``request_id`` and ``retry_after_s`` come from the headers.
     """
     trouble = _trouble(body) or Trouble(
-        message=f"the cloud answered with HTTP {status}"
+        message=f"the cloud answered with HTTP {status} and not in its own words; "
+        "does GENIE_URL point to a Genie cloud, and to nothing before it?"
     )
     fallback = BY_STATUS.get(status, GenieError)
     if status == 504 and trouble.code:  # ours; a proxy's names no code

@@ -92,7 +92,9 @@ class Cloud:
             return Unauthorized(f"the cloud refused this worker: {said}")
         if 400 <= status < 500 and status not in (404, 408, 429):
             return BadRequest(f"the cloud rejected the request: {said}")
-        return CloudUnreachable(f"{self.url} answered {status}: {said}")
+        return CloudUnreachable(
+            f"{self.url} answered {status}: {said}; check GENIE_URL and `genie doctor`"
+        )
 
 
 def _message(response: "httpx2.Response") -> str:

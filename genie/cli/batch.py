@@ -124,11 +124,14 @@ def wait(session: Session, batch_id: str, timeout: float | None, as_json: bool) 
     Ctrl-C stops the waiting, not the batch.
     """
     found = session.connect().batches.get(batch_id)
-    with detaching(f"batch {batch_id}", f"genie batch wait {batch_id}"):
+    with detaching(batch_id, f"genie batch wait {batch_id}"):
         found.wait(timeout)
     show_done(session, as_json, found.details, (found.id, found.status.value))
     if found.status is not BatchState.COMPLETED:
-        raise JobFailed(f"{found.id} is {found.status.value}; `genie batch show` it")
+        raise JobFailed(
+            f"{found.id} is {found.status.value}; `genie batch show {found.id}` "
+            "says why"
+        )
 
 
 @batch.command()
@@ -141,7 +144,7 @@ def results(session: Session, batch_id: str, as_json: bool) -> None:
     Ctrl-C stops the waiting, not the batch.
     """
     found = session.connect().batches.get(batch_id)
-    with detaching(f"batch {batch_id}", f"genie batch results {batch_id}"):
+    with detaching(batch_id, f"genie batch results {batch_id}"):
         for one in found.results():
             said = one.result.text if one.result else f"error: {one.error}"
             row = (one.custom_id, " ".join(said.split()))

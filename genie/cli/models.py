@@ -158,7 +158,8 @@ def fit(
     show_table(session, FIT_COLUMNS, rows)
     if not found:
         kinds = sorted({kind for quant in spec.quants for kind in quant.devices})
-        note(f"{spec.id} runs on {' or '.join(kinds)} only, and none is here")
+        where = "in the fleet" if fleet else "here"
+        note(f"{spec.id} runs on {' or '.join(kinds)} only, and none is {where}")
 
 
 @models.command()

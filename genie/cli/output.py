@@ -12,6 +12,7 @@ import msgspec
 
 from genie.cli import tables
 from genie.cli.values import cell, plain
+from genie.errors import JobTimeout
 
 if TYPE_CHECKING:
     from genie.client import Client
@@ -107,12 +108,19 @@ def show_done(
 
 @contextmanager
 def detaching(what: str, follow: str) -> Iterator[None]:
-    """Ctrl-C leaves ``what`` alone and says which command follows it."""
+    """Ctrl-C, and too long a wait, leave ``what`` alone and say how to follow it."""
     try:
         yield
     except KeyboardInterrupt:
         note(f"\ngenie: {what} goes on; `{follow}` follows it")
         raise click.Abort from None
+    except JobTimeout as error:
+        if error.error_code != "wait_timeout":
+            raise
+        raise JobTimeout(
+            f"{what} has not ended yet and goes on; `{follow}` waits again",
+            code=error.error_code,
+        ) from error
 
 
 def quiet() -> None:

@@ -243,6 +243,16 @@ def test_waiting_for_a_job_prints_its_answer_and_nothing_else(
     assert json.loads(run("jobs", "wait", JOB_ID, "--json").stdout)["worker"] == "gpu-1"
 
 
+def test_a_wait_that_is_too_long_says_how_to_go_on(run: Run, cloud: TwinCloud) -> None:
+    cloud.replies["GET /v1/jobs/01a"] = {"id": "01a", "status": "running"}
+    done = run("jobs", "wait", "01a", "--timeout", "0")
+    assert done.exit_code == 1
+    assert done.stderr == (
+        "genie: job 01a has not ended yet and goes on; `genie jobs wait 01a` waits "
+        "again\n"
+    )
+
+
 def test_waiting_for_a_job_that_failed_ends_with_1(run: Run, cloud: TwinCloud) -> None:
     failed = {"id": "01a", "status": "failed", "error": {"message": "no; do that"}}
     cloud.replies["GET /v1/jobs/01a"] = failed

@@ -67,6 +67,19 @@ def test_each_way_of_failing_has_its_exit_code_and_its_line(
     assert done.stderr == "genie: no; do that (request req_7)\n"
 
 
+def test_a_server_that_is_no_cloud_is_told_with_the_next_step(
+    run: Run, cloud: TwinCloud
+) -> None:
+    cloud.replies["GET /v1/jobs"] = httpx2.Response(404, text="<h1>Not found</h1>")
+    done = run("jobs")
+    assert done.exit_code == 5
+    assert "does GENIE_URL point to a Genie cloud" in done.stderr
+    cloud.replies["GET /v1/jobs"] = httpx2.Response(200, text="<h1>Hello</h1>")
+    done = run("jobs")
+    assert done.exit_code == 1
+    assert "does GENIE_URL point to a Genie cloud" in done.stderr
+
+
 def test_a_cloud_that_is_not_there_ends_with_3(run: Run, cloud: TwinCloud) -> None:
     cloud.replies[CHAT] = httpx2.ConnectError("refused")
     done = run("ask", "hi")
