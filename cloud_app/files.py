@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import timedelta
+from itertools import islice
 
 from cloud_app import storage, store
 from cloud_app.context import Context
@@ -16,6 +17,9 @@ log = logs.logger("files")
 
 PREFIX = "file-"
 EXPIRE_LIMIT = 100
+UNNAMED_FOR = timedelta(days=1)
+"""No upload takes longer; what has no row after that never will."""
+
 _MAX_NAME = 255
 
 
@@ -147,6 +151,27 @@ def expire(ctx: Context) -> int:
     return len(old)
 
 
+def tidy(ctx: Context) -> int:
+    """Remove what killed uploads left, a day old and named by no row; how many."""
+    before = store.ids.first(ctx.now() - UNNAMED_FOR)
+    with ctx.db.reading() as session:
+        orgs = store.orgs.every_id(session)
+    return sum(_remove_unnamed(ctx, f"{org_id}/files", before) for org_id in orgs)
+
+
+def _remove_unnamed(ctx: Context, folder: str, before: str) -> int:
+    """A file is stored under its id, and ids sort by the time they were made."""
+    stored = (path.rsplit("/", 1)[-1] for path in of(ctx).names(folder))
+    old, removed = (name for name in stored if name < before), 0
+    while group := list(islice(old, EXPIRE_LIMIT)):
+        with ctx.db.reading() as session:
+            unnamed = set(group) - store.files.known(session, group)
+        for name in unnamed:
+            of(ctx).remove(f"{folder}/{name}")
+        removed += len(unnamed)
+    return removed
+
+
 def _limited(pieces: Iterable[bytes], most_bytes: int) -> Iterator[bytes]:
     size = 0
     for piece in pieces:
@@ -183,5 +208,6 @@ __all__ = [
     "get",
     "of",
     "record",
+    "tidy",
     "upload",
 ]

@@ -12,6 +12,7 @@ BURY_S = 10.0
 DRIVE_S = 1.0
 FIRE_S = 5.0
 TELL_S = 2.0
+TIDY_S = 3600.0
 
 
 class Entry(TypedDict):
@@ -37,6 +38,7 @@ def entries(settings: CloudSettings) -> dict[str, Entry]:
         topology.TASK_DRIVE: DRIVE_S,
         topology.TASK_FIRE: FIRE_S,
         topology.TASK_TELL: TELL_S,
+        topology.TASK_TIDY: TIDY_S,
     }
     return {name: _entry(name, seconds) for name, seconds in every.items()}
 

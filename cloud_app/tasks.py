@@ -42,6 +42,7 @@ def register(app: celery.Celery) -> None:
         topology.TASK_DRIVE: drive,
         topology.TASK_FIRE: fire,
         topology.TASK_TELL: tell,
+        topology.TASK_TIDY: tidy,
     }
     for name, run in tasks.items():
         app.task(_task(name, run), name=name, ignore_result=True, shared=False)
@@ -93,6 +94,11 @@ def fire(ctx: Context) -> dict[str, int]:
 def tell(ctx: Context) -> dict[str, int]:
     """Deliver the webhooks that are due."""
     return {"delivered": webhooks.deliver(ctx, shown.told)}
+
+
+def tidy(ctx: Context) -> dict[str, int]:
+    """Remove what uploads left behind that never came to an end."""
+    return {"removed": files.tidy(ctx)}
 
 
 def _task(name: str, run: Run) -> Callable[[], None]:

@@ -1,6 +1,5 @@
 """Reading a batch's whole input once, before any of it runs."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Lock
@@ -9,6 +8,7 @@ from typing import Any
 from cloud_app import files, inference
 from cloud_app.batching import lines
 from cloud_app.batching.lines import BadLine, Line, Request
+from cloud_app.batching.seen import Seen
 from cloud_app.context import Context
 from cloud_app.store.batch_records import BatchRecord, FileRecord
 from genie.errors import GenieError
@@ -37,7 +37,7 @@ def check(
 ) -> Checked | None:
     """Read every line; None while this process checks another batch.
 
-    Memory holds one line and eight bytes' worth of each custom_id, never the file.
+    Memory holds one line and at most 32 bytes of each custom_id, never the file.
     ``keep`` is called every few hundred lines.
     """
     if not _one_at_a_time.acquire(blocking=False):
@@ -53,7 +53,7 @@ class _Check:
 
     def __init__(self, ctx: Context, batch: BatchRecord) -> None:
         self._ctx, self._batch = ctx, batch
-        self._seen: set[int] = set()
+        self._seen = Seen()
         self._targets: set[tuple[str | None, str | None]] = set()
         self._errors: list[dict[str, Any]] = []
         self._model: str | None = None
@@ -83,17 +83,13 @@ class _Check:
             self._add(error, line.number)
 
     def _see(self, request: Request) -> None:
-        # 64 bits: a million ids collide by chance once in 40 million batches
-        digest = hashlib.blake2b(request.custom_id.encode(), digest_size=8).digest()
-        number = int.from_bytes(digest)
-        if number in self._seen:
+        if not self._seen.add(request.custom_id):
             raise BadLine(
                 f"custom_id {request.custom_id[:64]!r} was used before; each must be "
                 "unique",
                 code="duplicate_custom_id",
                 param="custom_id",
             )
-        self._seen.add(number)
         body: Any = request.body  # every shape names a model, a persona or both
         target = (body.model, body.persona)
         if target not in self._targets:

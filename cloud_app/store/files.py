@@ -59,6 +59,12 @@ def expired(session: Session, now: datetime, limit: int) -> tuple[FileRecord, ..
     return tuple(_record(row) for row in session.exec(statement))
 
 
+def known(session: Session, file_ids: Sequence[str]) -> set[str]:
+    """Those of these ids that belong to files of any org."""
+    statement = select(StoredFile.id).where(col(StoredFile.id).in_(file_ids))
+    return set(session.exec(statement))
+
+
 def drop(session: Session, file_ids: Sequence[str]) -> int:
     """Forget files; how many there were."""
     statement = delete(StoredFile).where(col(StoredFile.id).in_(file_ids))

@@ -17,6 +17,11 @@ def new_id(now: datetime | None = None) -> str:
     return encode(milliseconds << 80 | secrets.randbits(80))
 
 
+def first(moment: datetime) -> str:
+    """What sorts before every id made from that moment on."""
+    return encode(int(moment.timestamp() * 1000) << 80)
+
+
 def encode(value: int) -> str:
     """A 128-bit number as an id; larger numbers sort later.
 

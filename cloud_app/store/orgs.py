@@ -23,6 +23,11 @@ def by_slug(session: Session, slug: str) -> OrgRecord | None:
     return None if row is None else record(row)
 
 
+def every_id(session: Session) -> tuple[str, ...]:
+    """The id of every org."""
+    return tuple(session.exec(select(tables.Org.id).order_by(tables.Org.id)))
+
+
 def slugs(session: Session) -> tuple[str, ...]:
     """The slug of every org."""
     return tuple(session.exec(select(tables.Org.slug).order_by(tables.Org.slug)))

@@ -43,3 +43,8 @@ class JsonRequest(Request):
     def is_json(self) -> bool:
         """Always: curl sends form types unless told otherwise, and means JSON."""
         return True
+
+    def get_json(self, *args: Any, **kwargs: Any) -> Any:
+        """The body as plain values; a text, which would be read again, is none."""
+        value = super().get_json(*args, **kwargs)
+        return None if isinstance(value, str) else value

@@ -32,7 +32,7 @@ _QUIET = frozenset(
 def install(app: Flask) -> None:
     """Give every request an id, and every answer its headers and its log line."""
     app.before_request(_begin)
-    app.before_request(_check_url)
+    app.before_request(_check)
     app.after_request(_finish)
 
 
@@ -101,8 +101,17 @@ def _begin() -> None:
     g.began = time.perf_counter()
 
 
-def _check_url() -> None:
-    """No name or id holds a NUL, and no column of PostgreSQL takes one."""
+def _check() -> None:
+    """Refuse what would be read as something else, or cannot be looked up.
+
+    No name or id holds a NUL, and no column of PostgreSQL takes one.
+    """
+    encoding = request.headers.get("Content-Encoding", "identity")
+    if encoding.lower() != "identity":
+        raise BadRequest(
+            f"the body is encoded as {encoding[:20]}; send it as it is",
+            param="Content-Encoding",
+        )
     if "\0" in request.path or "%00" in request.query_string.decode("latin-1"):
         raise BadRequest("the URL holds a NUL character (%00); leave it out")
 

@@ -18,7 +18,7 @@ def run(
     shop: Shop,
     folder: Path,
     *,
-    phases: Iterable[str] = ("coverage", "fuzzing"),
+    phases: Iterable[str],
     examples: int,
     seed: int,
 ) -> str:
@@ -38,7 +38,9 @@ def run(
 def test_answers_have_the_shapes_openai_describes(
     specification: Path, stocked: Shop, tmp_path: Path
 ) -> None:
-    said = run(specification, stocked, tmp_path, examples=5, seed=20260101)
+    said = run(
+        specification, stocked, tmp_path, phases=["coverage"], examples=1, seed=20260101
+    )
     assert "No issues found" in said
 
 
@@ -47,5 +49,6 @@ def test_answers_have_the_shapes_openai_describes(
 def test_the_same_with_many_more_requests(
     specification: Path, stocked: Shop, tmp_path: Path
 ) -> None:
-    said = run(specification, stocked, tmp_path, examples=200, seed=1)
+    phases = ["coverage", "fuzzing"]
+    said = run(specification, stocked, tmp_path, phases=phases, examples=200, seed=1)
     assert "No issues found" in said

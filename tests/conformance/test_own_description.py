@@ -21,8 +21,8 @@ def test_a_running_cloud_does_what_its_description_says(
     plan = Plan(
         document=f"{stocked.url}/openapi",
         rules=RULES,
-        phases=("coverage", "fuzzing"),
-        examples=5,
+        phases=("coverage",),
+        examples=1,
         seed=20260101,
     )
     assert "No issues found" in hammer.run(plan, stocked, tmp_path)

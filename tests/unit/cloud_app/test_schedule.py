@@ -16,6 +16,7 @@ def test_every_task_runs_and_no_backlog_is_replayed(cloud: Cloud) -> None:
         topology.TASK_DRIVE: 1.0,
         topology.TASK_FIRE: 5.0,
         topology.TASK_TELL: 2.0,
+        topology.TASK_TIDY: 3600.0,
     }
     for entry in entries.values():
         assert entry["options"]["expires"] == entry["schedule"]

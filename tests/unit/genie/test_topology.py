@@ -28,6 +28,7 @@ def test_no_two_names_meet() -> None:
         topology.TASK_NUDGE,
         topology.TASK_CANCEL,
         topology.TASK_RESUME,
+        topology.TASK_TIDY,
         topology.TASK_INFERENCE,
         *(topology.model_queue("genie", "m", c) for c in WorkClass),
     ]

@@ -88,3 +88,20 @@ def test_a_nul_in_the_url_is_a_400(visitor: FlaskClient, url: str) -> None:
     error = answer.get_json()["error"]
     assert error.keys() == {"message", "type", "param", "code"}
     assert "%00" in error["message"]
+
+
+def test_a_compressed_body_is_refused_by_its_header(client: FlaskClient) -> None:
+    answer = client.post(
+        "/v1/chat/completions", data=b"\x1f\x8b", headers={"Content-Encoding": "gzip"}
+    )
+    assert answer.status_code == 400
+    assert answer.get_json()["error"]["param"] == "Content-Encoding"
+
+
+@pytest.mark.parametrize("body", [b'"a text"', b"[]", b"null", b"7", b"true"])
+def test_a_body_that_is_no_object_is_said_to_be_none(
+    client: FlaskClient, body: bytes
+) -> None:
+    answer = client.post("/v1/chat/completions", data=body)
+    assert answer.status_code == 400
+    assert answer.get_json()["error"]["code"] == "invalid_json"
