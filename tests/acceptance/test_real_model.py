@@ -7,6 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 from openai import BadRequestError, OpenAI
+from openai.types.chat import ChatCompletionMessageParam
 
 import genie
 from fixtures.fleet import Fleet, wait_until
@@ -113,6 +114,40 @@ def test_the_openai_client_gets_json_of_its_schema(openai: OpenAI) -> None:
                 "json_schema": {"name": "no", "schema": {"not": {"type": "null"}}},
             },
         )
+
+
+def test_the_openai_client_gets_several_answers_and_their_tokens(
+    openai: OpenAI,
+) -> None:
+    question: list[ChatCompletionMessageParam] = [
+        {"role": "user", "content": "Name a colour, and a fruit of that colour. 🍋"}
+    ]
+    answer = openai.chat.completions.create(
+        model=MODEL,
+        messages=question,
+        n=3,
+        seed=11,
+        temperature=1.2,
+        max_tokens=16,
+        logprobs=True,
+        top_logprobs=2,
+    )
+    assert [one.index for one in answer.choices] == [0, 1, 2]
+    assert len({one.message.content for one in answer.choices}) == 3
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens < 60
+    for choice in answer.choices:
+        assert choice.logprobs is not None
+        told = choice.logprobs.content or []
+        assert b"".join(bytes(one.bytes or ()) for one in told).decode(
+            errors="ignore"
+        ) == (choice.message.content or "").replace("\ufffd", "")
+        assert all(one.logprob <= 0 for one in told)
+        assert all(len(one.top_logprobs) == 2 for one in told)
+    again = openai.chat.completions.create(
+        model=MODEL, messages=question, seed=12, temperature=1.2, max_tokens=16
+    )
+    assert again.choices[0].message.content == answer.choices[1].message.content
 
 
 def test_a_model_without_a_format_for_tools_refuses_them(openai: OpenAI) -> None:
