@@ -29,8 +29,8 @@ from workers.engine import CUDA_BUDGET
 LOADS = (0.5, 0.7, 0.85)
 EACH_GPU = 4
 ROOM = Room(slots=SLOTS["cuda"], budget=CUDA_BUDGET)
-HELD = (ROOM.slots, 64, 512)
-"""Prompts an engine remembers: its slots; 0.1 and 0.9 TB of keys and values at 7B."""
+HELD = (ROOM.slots, 512)
+"""Prompts an engine remembers: its slots; 0.9 TB of keys and values at 7B."""
 
 READ_S = 64e-6
 """For a token, as an A100 reads: the middle one of the fleet."""
@@ -41,7 +41,7 @@ POLICIES: dict[str, Make] = {
     HASH: Hashed,
     **{
         f"hint {worth:g}": partial(Hinted, worth=worth, read_s=READ_S)
-        for worth in (0.5, 1.0, 2.0)
+        for worth in (0.5, 1.0)
     },
 }
 

@@ -11,8 +11,10 @@ WEIGHT = 0.2
 """Of the latest prompt, in the smoothed time of a byte."""
 
 
-DOUBT_S = 60.0
-"""A machine that once looked slower than its equals must get work to be measured by."""
+DOUBT_S, DOUBT_MOST = 300.0, 4.0
+"""An old measurement counts twice as fast for each of these seconds, up to 16 times.
+The first prompt of a cold engine may take ten times as long as the next ones, and who
+once looked slow must get work to be measured by."""
 
 LEAST_S = 1e-6
 
@@ -66,11 +68,11 @@ class Reading:
     def speed(self, now: float) -> float | None:
         """Bytes/s lately; None before anything was read.
 
-        The longer ago, the better it may have become: in `DOUBT_S` up to twice.
+        The longer ago it was measured, the faster it may have become.
         """
         if not self._bytes:
             return None
-        doubt = min(1.0, max(0.0, now - self._learnt_at) / DOUBT_S)
+        doubt = min(DOUBT_MOST, max(0.0, now - self._learnt_at) / DOUBT_S)
         return math.exp2(doubt) * self._bytes / max(self._seconds, LEAST_S)
 
     def left_s(self, now: float) -> float:
