@@ -77,7 +77,10 @@ def pull(session: Session, model: str, catalog: str | None, as_json: bool) -> No
     with click.progressbar(length=100, label=spec.id, file=sys.stderr) as bar:
         try:
             done = Models(folder()).ensure(
-                spec, lambda share: bar.update(int(share * 100) - bar.pos)
+                spec,
+                lambda share: bar.update(int(share * 100) - bar.pos),
+                # Below the bar, which has begun its line.
+                lambda: note(f"\n{spec.id} is being pulled already; waiting for it"),
             )
         except PullFailed as error:
             fault = error.fault

@@ -25,13 +25,15 @@ WAIT_S = 60.0
 
 
 class Hub(ThreadingHTTPServer):
-    """One repository; ``hold_after`` bytes of the weights it stops sending."""
+    """One repository; ``hold_after`` bytes of the weights it stops sending, and while
+    ``is_tampered`` they are not those it has announced."""
 
     daemon_threads = True
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.hold_after: int | None = None
+        self.is_tampered = False
         self.held = threading.Event()
         self.go_on = threading.Event()
         self.ranges: list[str] = []
@@ -92,6 +94,8 @@ class Answering(BaseHTTPRequestHandler):
             self.send_error(404)
             return
         whole = path.read_bytes()
+        if self.server.is_tampered and path.suffix == ".safetensors":
+            whole = whole[:-1] + bytes([whole[-1] ^ 1])
         start = self._start(with_body=with_body)
         body = whole[start:]
         self.send_response(206 if start else 200)
@@ -247,11 +251,33 @@ def test_a_pull_killed_halfway_goes_on_where_it_stopped(
 
 
 def test_two_pulls_of_one_model_fetch_it_once(
+    tmp_path: Path, hub: Hub, catalog: Path, repository: Path
+) -> None:
+    hub.hold_after = (repository / "model.safetensors").stat().st_size
+    first = pull(tmp_path, hub, catalog)
+    assert hub.held.wait(WAIT_S)
+    second = pull(tmp_path, hub, catalog)
+    assert second.stderr is not None
+    said = next(line for line in second.stderr if "already" in line)
+    assert "tiny:1 is being pulled already; waiting for it" in said
+    hub.go_on.set()
+    assert [done(one)[0] for one in (first, second)] == [0, 0]
+    assert hub.fetched.count("model.safetensors") == 1
+
+
+def test_weights_that_arrive_changed_are_never_served(
     tmp_path: Path, hub: Hub, catalog: Path
 ) -> None:
-    both = [pull(tmp_path, hub, catalog) for _ in range(2)]
-    assert [done(one)[0] for one in both] == [0, 0]
-    assert hub.fetched.count("model.safetensors") == 1
+    hub.is_tampered = True
+    status, _, err = done(pull(tmp_path, hub, catalog))
+    assert status != 0
+    assert "model.safetensors" in err
+    assert "pull it again" in err
+    assert files.Models(tmp_path / "models").ls() == ()
+    hub.is_tampered = False
+    status, out, err = done(pull(tmp_path, hub, catalog))
+    assert status == 0, err
+    assert files.verify(Path(out.strip()), spec_of("tiny:1", str(catalog)))
 
 
 def test_a_hub_that_cannot_be_reached_says_what_to_check(

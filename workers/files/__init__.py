@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from filelock import FileLock
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from genie.contracts.model import ModelFile, ModelSpec
 from workers.files import manifest, sources
@@ -56,17 +56,23 @@ class Models:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def ensure(self, spec: ModelSpec, on_progress: Progressed | None = None) -> Pulled:
+    def ensure(
+        self,
+        spec: ModelSpec,
+        on_progress: Progressed | None = None,
+        on_wait: Callable[[], None] | None = None,
+    ) -> Pulled:
         """The model's files, pulled if they are not there yet.
 
-        Blocks while another process pulls the same model. Raises PullFailed with
-        code ``corrupt``, ``disk_full``, ``offline``, ``bad_source``, ``not_found`` or
-        ``pull_failed``; its fault says what to do. ``on_progress`` gets 0 to 1.
+        Blocks while another process pulls the same model, after ``on_wait``. Raises
+        PullFailed with code ``corrupt``, ``disk_full``, ``offline``, ``bad_source``,
+        ``not_found`` or ``pull_failed``; its fault says what to do. ``on_progress``
+        gets 0 to 1.
         """
         if spec.source.startswith("echo:"):
             return Pulled(path=None, files=())
         source = sources.parse(spec.source)
-        with self._lock(spec.id):
+        with self._lock(spec.id, on_wait):
             found = self._present(spec)
             if found is None:
                 found = self._pull(spec, source, on_progress or (lambda _: None))
@@ -100,10 +106,18 @@ class Models:
     def _partial(self, model_id: str) -> Path:
         return self.root / ".partial" / quote(model_id, safe="")
 
-    def _lock(self, model_id: str) -> FileLock:
+    def _lock(
+        self, model_id: str, on_wait: Callable[[], None] | None = None
+    ) -> AcquireReturnProxy[FileLock]:
         folder = self.root / ".locks"
         folder.mkdir(parents=True, exist_ok=True)
-        return FileLock(folder / f"{quote(model_id, safe='')}.lock")
+        lock = FileLock(folder / f"{quote(model_id, safe='')}.lock")
+        try:
+            return lock.acquire(blocking=False)
+        except Timeout:
+            if on_wait is not None:
+                on_wait()
+        return lock.acquire()
 
     def _target(self, model_id: str, found: Manifest) -> Path:
         return Path(found.target) if found.target else self._folder(model_id)
