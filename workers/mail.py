@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-import msgspec
+from msgspec.structs import replace
 
 from genie import codec, topology
 from genie.contracts.inference import (
     Chunk,
+    Extras,
     Fault,
     FinishReason,
     GivenBack,
@@ -78,7 +79,7 @@ class Mail:
         self, task: InferenceTask, event: Outcome, on_confirmed: Callable[[], None]
     ) -> None:
         """The end; ``on_confirmed`` runs when the broker has it for the cloud."""
-        body = _fitting(event)
+        body = _fitting(event, is_streamed=task.chunks and task.reply_to is not None)
         self._reply(task, body)
         self._record(body, on_confirmed)
 
@@ -100,11 +101,22 @@ class Mail:
             self._replies.send(Letter(to=task.reply_to, body=body))
 
 
-def _fitting(event: Outcome) -> bytes:
-    try:
-        return codec.encode(event, limit_bytes=topology.MAX_MESSAGE_BYTES)
-    except TooLarge:
-        return codec.encode(_too_large(event))
+def _fitting(event: Outcome, *, is_streamed: bool) -> bytes:
+    tries = [event]
+    if is_streamed:  # its chunks have told of every token already
+        tries.append(_without_tokens(event))
+    for one in tries:
+        try:
+            return codec.encode(one, limit_bytes=topology.MAX_MESSAGE_BYTES)
+        except TooLarge:
+            continue
+    return codec.encode(_too_large(event))
+
+
+def _without_tokens(event: Outcome) -> Outcome:
+    extras = event.extras or Extras()
+    others = tuple(replace(one, choices=()) for one in extras.others)
+    return replace(event, extras=replace(extras, choices=(), others=others))
 
 
 def _too_large(event: Outcome) -> Outcome:
@@ -118,7 +130,7 @@ def _too_large(event: Outcome) -> Outcome:
         message=f"the answer is larger than a message may be; {what}",
         param=param,
     )
-    return msgspec.structs.replace(
+    return replace(
         event,
         state=JobState.FAILED,
         finish_reason=FinishReason.ERROR,

@@ -7,6 +7,7 @@ from typing import Any
 
 from genie import codec, topology
 from genie.contracts.inference import (
+    Choice,
     Event,
     Extras,
     Fault,
@@ -81,8 +82,16 @@ class Puppet:
         self.requests.append(request)
         self.sink = sink
 
-    def say(self, text: str, tokens: int = 1, *, number: int = -1) -> None:
-        self.sink(Piece(id=self.requests[number].id, text=text, tokens=tokens))
+    def say(
+        self,
+        text: str,
+        tokens: int = 1,
+        *,
+        number: int = -1,
+        odds: tuple[Choice, ...] = (),
+    ) -> None:
+        name = self.requests[number].id
+        self.sink(Piece(id=name, text=text, tokens=tokens, choices=odds))
 
     def finish(
         self,

@@ -8,6 +8,7 @@ import pytest
 
 from genie import topology
 from genie.contracts.inference import (
+    Choice,
     Chunk,
     Extras,
     Fault,
@@ -16,6 +17,7 @@ from genie.contracts.inference import (
     JobState,
     Message,
     Outcome,
+    Sampling,
     Started,
     Usage,
     Written,
@@ -486,3 +488,25 @@ def test_an_answer_no_message_can_carry_fails_with_what_to_ask_less_of(
     assert (outcome.fault.code, outcome.fault.param) == ("message_too_large", param)
     assert (outcome.text, outcome.extras) == ("", None)
     assert stage.settled == ["ack"]
+
+
+def test_a_stream_that_told_of_its_tokens_ends_well_without_them() -> None:
+    stage = Stage()
+    stage.take(sampling=Sampling(logprobs=0))
+    token = Choice(token="x" * 1000, logprob=-1.0)
+    for _ in range(12):
+        stage.puppet.say("x", odds=(token,) * 100)
+    stage.puppet.finish()
+    assert stage.outcome.state is JobState.COMPLETED
+    assert stage.outcome.text == "x" * 12
+    assert stage.outcome.answers[0].choices == ()
+    chunks = [event for event in stage.replies.events if isinstance(event, Chunk)]
+    assert sum(len(chunk.choices) for chunk in chunks) == 1200
+
+    waiting = Stage()
+    waiting.take(sampling=Sampling(logprobs=0), chunks=False)
+    for _ in range(12):
+        waiting.puppet.say("x", odds=(token,) * 100)
+    waiting.puppet.finish()
+    assert waiting.outcome.fault is not None
+    assert "log probabilities" in waiting.outcome.fault.message
