@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
 
@@ -176,7 +177,11 @@ def _streamed(
     schema: dict[str, object] | None,
     options: Options,
 ) -> "Result":
-    with client.stream(question, schema=schema, on_wait=_waiting, **options) as answer:
+    line = WaitLine(is_shown=sys.stderr.isatty())
+    with client.stream(question, schema=schema, on_wait=line.tell, **options) as answer:
+        with closing(line):
+            first = next(answer, "")
+        click.echo(first, nl=False)
         for piece in answer:
             click.echo(piece, nl=False)
             sys.stdout.flush()
@@ -184,12 +189,28 @@ def _streamed(
     return answer.result
 
 
-def _waiting(waiting: "Waiting") -> None:
-    if not sys.stderr.isatty():
-        return
-    eta = "" if waiting.eta_s is None else f", about {waiting.eta_s:.0f} s"
-    place = "" if waiting.position is None else f" (position {waiting.position}{eta})"
-    click.echo(f"\rwaiting for a worker{place} \x1b[K", nl=False, err=True)
+class WaitLine:
+    """The place in the queue, on one line that is gone when the answer begins."""
+
+    def __init__(self, *, is_shown: bool) -> None:
+        self._is_shown = is_shown
+        self._is_dirty = False
+
+    def tell(self, waiting: "Waiting") -> None:
+        """Show a new place."""
+        if not self._is_shown:
+            return
+        told = [] if waiting.position is None else [f"position {waiting.position}"]
+        if waiting.eta_s is not None:
+            told.append(f"about {waiting.eta_s:.0f} s")
+        place = f" ({', '.join(told)})" if told else ""
+        click.echo(f"\rwaiting for a worker{place}\x1b[K", nl=False, err=True)
+        self._is_dirty = True
+
+    def close(self) -> None:
+        """Take the line away."""
+        if self._is_dirty:
+            click.echo("\r\x1b[K", nl=False, err=True)
 
 
 def _sum_up(session: Session, result: "Result") -> None:

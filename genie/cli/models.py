@@ -15,7 +15,7 @@ from genie.cli.output import (
     show_json,
     show_table,
 )
-from genie.cli.values import size
+from genie.cli.values import figure, size
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +48,7 @@ def models(ctx: click.Context, as_json: bool) -> None:
         (
             model.id,
             holders(model.genie.workers),
-            count(model.genie.parameters),
+            figure(count(model.genie.parameters)),
             model.genie.context,
             model.genie.license,
             model.genie.personas,
@@ -111,7 +111,9 @@ def ls(session: Session, as_json: bool) -> None:
             ]
         )
         return
-    rows = [(one.id, size(one.size_bytes), one.source, one.path) for one in stored]
+    rows = [
+        (one.id, figure(size(one.size_bytes)), one.source, one.path) for one in stored
+    ]
     show_table(session, ("model", "size", "source", "path"), rows, none=NONE_HERE)
 
 
@@ -150,11 +152,11 @@ def fit(
             one.quant,
             one.context,
             one.slots or "-",
-            size(one.need.weights),
-            size(one.need.kv_cache),
-            size(one.need.overhead),
-            size(one.need.total),
-            size(one.place.free_bytes),
+            figure(size(one.need.weights)),
+            figure(size(one.need.kv_cache)),
+            figure(size(one.need.overhead)),
+            figure(size(one.need.total)),
+            figure(size(one.place.free_bytes)),
         )
         for one in found
     ]

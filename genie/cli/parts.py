@@ -41,7 +41,7 @@ def workers(fleet: FleetAnswer) -> Part:
     found = sorted(fleet.workers, key=lambda w: (_badness(w.state), w.name))
     return Part(
         columns=("worker", "state", "memory", "load", "running", "heard"),
-        rows=tuple(row for worker in found for row in _worker(worker)),
+        rows=tuple(row for worker in found for row in _worker(fleet, worker)),
         elastic="worker",
         spare=("heard", "load", "running", "memory"),
         none="no workers; `genie worker token` makes a token to join with",
@@ -56,10 +56,10 @@ def models(fleet: FleetAnswer) -> Part:
         for model in worker.models
         if model.state is not ModelState.ABSENT
     ]
-    held.sort(key=lambda pair: (-pair[1].in_flight, pair[1].model, pair[0].name))
+    held.sort(key=lambda pair: (-_busy(fleet, *pair), pair[1].model, pair[0].name))
     return Part(
         columns=("model", "on", "state", "slots", "waiting", "tokens/s", "error"),
-        rows=tuple(_model(worker, model) for worker, model in held),
+        rows=tuple(_model(fleet, worker, model) for worker, model in held),
         elastic="on",
         spare=("error", "waiting", "on", "state"),
         none="no models loaded; the planner loads what is asked for",
@@ -116,10 +116,20 @@ def bar(share: float, width: int = BAR) -> Text:
     return Text.assemble(("█" * full, tone), ("░" * (width - full), "dim"))
 
 
-def _worker(worker: WorkerAnswer) -> Iterable[tuple[object, ...]]:
+def _busy(fleet: FleetAnswer, worker: WorkerAnswer, model: HeldModel) -> int:
+    """Requests in hand: the last heartbeat is up to 30 s old, the jobs are of now."""
+    counted = sum(
+        job.status is JobState.RUNNING
+        and (job.worker, job.model) == (worker.name, model.model)
+        for job in fleet.jobs
+    )
+    return max(counted, model.in_flight)
+
+
+def _worker(fleet: FleetAnswer, worker: WorkerAnswer) -> Iterable[tuple[object, ...]]:
     """A line for each GPU, or for the host; only the first has the worker's name."""
     devices: list[GpuAnswer | HostAnswer | None] = [*worker.gpus] or [worker.host]
-    running = sum(model.in_flight for model in worker.models)
+    running = sum(_busy(fleet, worker, model) for model in worker.models)
     heard = worker.last_heartbeat_s
     age = "never" if heard is None else short(heard)
     first = (worker.name, worker.state, running, age)
@@ -153,7 +163,9 @@ def _load(device: GpuAnswer | HostAnswer | None) -> str:
     return " ".join(f"{value:.0f}{unit}" for value, unit in shown if value is not None)
 
 
-def _model(worker: WorkerAnswer, model: HeldModel) -> tuple[object, ...]:
+def _model(
+    fleet: FleetAnswer, worker: WorkerAnswer, model: HeldModel
+) -> tuple[object, ...]:
     state = model.state.value
     if model.progress is not None and model.state is not ModelState.READY:
         state = f"{state} {model.progress:.0%}"
@@ -162,8 +174,8 @@ def _model(worker: WorkerAnswer, model: HeldModel) -> tuple[object, ...]:
     ready = model.state is ModelState.READY
     slots: object = NOTHING
     if ready and model.slots:
-        share = model.in_flight / model.slots
-        slots = bar(share, 4) + Text(f" {model.in_flight}/{model.slots}")
+        busy = _busy(fleet, worker, model)
+        slots = bar(busy / model.slots, 4) + Text(f" {busy}/{model.slots}")
     return (
         model.model,
         worker.name,

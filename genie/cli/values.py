@@ -88,6 +88,11 @@ def iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def figure(text: str) -> Told | None:
+    """A number with its unit, on the right in a table; nothing for no text."""
+    return Told(person=text, script=text, is_number=True) if text else None
+
+
 def size(count: float | None) -> str:
     """Bytes in the unit people use for memory.
 

@@ -1,6 +1,7 @@
 """`genie ask` and `genie submit`."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 from click.testing import Result
 
 from fixtures.twin_cloud import TwinCloud
+from genie.cli.ask import WaitLine
+from genie.streaming import Waiting
 
 Run = Callable[..., Result]
 
@@ -152,3 +155,24 @@ def test_a_schema_that_is_none_is_wrong_usage(
     assert done.exit_code == 2
     assert "city.json is no JSON schema" in done.stderr
     assert run("ask", "hi", "--schema", "/nowhere").exit_code == 2
+
+
+def test_the_place_in_the_queue_is_gone_when_the_answer_begins(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    line = WaitLine(is_shown=True)
+    line.tell(Waiting(position=2, eta_s=1.5))
+    line.tell(Waiting())
+    line.close()
+    assert capsys.readouterr().err == (
+        "\rwaiting for a worker (position 2, about 2 s)\x1b[K"
+        "\rwaiting for a worker\x1b[K\r\x1b[K"
+    )
+
+
+def test_a_pipe_hears_nothing_of_the_queue(capsys: pytest.CaptureFixture[str]) -> None:
+    line = WaitLine(is_shown=False)
+    line.tell(Waiting(position=2, eta_s=1.5))
+    line.close()
+    assert capsys.readouterr().err == ""

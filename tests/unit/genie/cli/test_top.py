@@ -241,3 +241,12 @@ def until(done: Callable[[], bool]) -> None:
     while not done():
         assert time.monotonic() < end
         time.sleep(0.001)
+
+
+def test_a_job_that_began_since_the_last_heartbeat_counts() -> None:
+    held = msgspec.structs.replace(FLEET.workers[0].models[0], in_flight=0)
+    running = tuple(job(n, JobState.RUNNING) for n in range(3))
+    fleet = msgspec.structs.replace(
+        FLEET, workers=(worker(1, models=(held,)),), jobs=running
+    )
+    assert any("█░░░ 3/16" in line for line in drawn(fleet))
