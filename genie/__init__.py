@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from genie import errors
     from genie.aio import AsyncClient, AsyncJob, AsyncStream
-    from genie.batches import Batch, BatchResult
+    from genie.batch_lines import BatchResult
+    from genie.batches import Batch
     from genie.client import Client
     from genie.jobs import Job
     from genie.many import as_completed, gather
@@ -50,7 +51,7 @@ _HOMES = {
     "AsyncJob": "genie.aio",
     "AsyncStream": "genie.aio",
     "Batch": "genie.batches",
-    "BatchResult": "genie.batches",
+    "BatchResult": "genie.batch_lines",
     "Client": "genie.client",
     "Job": "genie.jobs",
     "Alternative": "genie.results",

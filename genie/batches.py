@@ -4,31 +4,26 @@ import os
 import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Unpack, cast
+from typing import Unpack
 
 import msgspec
 
-from genie.answers import Answer, Completion, Trouble, read, read_list
+from genie.answers import Answer, read, read_list
+from genie.batch_lines import CHAT, BatchOptions, BatchResult, lines, result_of
 from genie.calls import Chore, Steps, get, keyed, page, post, under
-from genie.chat import Options, chat_body, check
+from genie.chat import check
 from genie.contracts.batch import BatchState
-from genie.errors import GenieError, JobCancelled, JobFailed, JobTimeout
+from genie.errors import JobFailed, JobTimeout
 from genie.files import FileAnswer, content, uploading
 from genie.jobs import Cloud
 from genie.progress import Bar, bar
-from genie.responses import error_of, raised
-from genie.results import Result, completed
+from genie.schemas import Schema
 from genie.tries import Wait
 
-CHAT = "/v1/chat/completions"
 LONGEST_PAUSE_S = 5.0
 PATH = "/v1/batches"
-
-OF_THE_WHOLE = ("endpoint", "idempotency_key", "metadata", "timeout", "window")
-"""Options that belong to the batch, not to each of its lines."""
 
 Requests = str | os.PathLike[str] | Mapping[str, str] | Iterable[str]
 """A path, prompts by custom_id, or prompts."""
@@ -82,55 +77,18 @@ class BatchAnswer(Answer, frozen=True):
     metadata: dict[str, str] | None = None
 
 
-class _Response(Answer, frozen=True):
-    status_code: int
-    body: msgspec.Raw
-    request_id: str | None = None
-
-
-class _Row(Answer, frozen=True):
-    custom_id: str
-    response: _Response | None = None
-    error: Trouble | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchResult:
-    """What one request of a batch came to: a result, or the error instead of it.
-
-    >>> (line,) = client.batch({"greeting": "Say hello."}).results()
-    >>> line.custom_id, line.result.model, line.error
-    ('greeting', 'echo:small', None)
-    """
-
-    custom_id: str
-    result: Result | None = None
-    error: GenieError | None = None
-
-    @property
-    def text(self) -> str:
-        """The answer; raises the error when there is none."""
-        if self.result is None:
-            raise self.error or JobFailed("this request has no answer; submit it again")
-        return self.result.text
-
-
-class BatchOptions(Options, total=False):
-    """How to run a batch; each is optional."""
-
-    window: str
-    """How long it may take: 24h, or less, like 1h or 30m."""
-    endpoint: str
-    """What the lines of a file are for; chat completions unless given."""
-
-
 class BatchSteps:
     """What every kind of batch can do, as steps. ``status`` is what was last heard."""
 
-    def __init__(self, details: BatchAnswer, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        details: BatchAnswer,
+        now: Callable[[], float],
+        schema: Schema | None = None,
+    ) -> None:
         self.id = details.id
         self.details = details
-        self._now = now
+        self._now, self._schema = now, schema
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(id={self.id!r}, status={self.status.value!r})"
@@ -195,8 +153,10 @@ class Batch(BatchSteps):
     Counts(total=2, completed=2, failed=0)
     """
 
-    def __init__(self, cloud: Cloud, details: BatchAnswer) -> None:
-        super().__init__(details, cloud.now)
+    def __init__(
+        self, cloud: Cloud, details: BatchAnswer, schema: Schema | None = None
+    ) -> None:
+        super().__init__(details, cloud.now, schema)
         self._cloud = cloud
 
     def refresh(self) -> "Batch":
@@ -253,7 +213,7 @@ class Batch(BatchSteps):
         """
         for file_id in self.wait(progress=progress)._files():
             for line in self._cloud.lines(content(file_id)):
-                yield result_of(line)
+                yield result_of(line, self._schema)
 
 
 class Batches:
@@ -267,12 +227,18 @@ class Batches:
     def __init__(self, cloud: Cloud) -> None:
         self._cloud = cloud
 
-    def submit(self, requests: Requests, **options: Unpack[BatchOptions]) -> Batch:
+    def submit(
+        self,
+        requests: Requests,
+        *,
+        schema: Schema | None = None,
+        **options: Unpack[BatchOptions],
+    ) -> Batch:
         """Run many requests in the time that interactive work leaves.
 
         ``requests`` are prompts, prompts by custom_id, or the path of a file of lines
         ``{custom_id, method, url, body}``. Persona, model and the other options of a
-        question go for prompts; a file says them line by line.
+        question go for prompts, and ``schema`` too; a file says them line by line.
 
         >>> batch = client.batches.submit(["Say hello.", "Say goodbye."])
         >>> for line in batch.results():
@@ -280,7 +246,8 @@ class Batches:
         1 Say hello.
         2 Say goodbye.
         """
-        return Batch(self._cloud, self._cloud.run(submitting(requests, options)))
+        made = self._cloud.run(submitting(requests, options, schema))
+        return Batch(self._cloud, made, schema)
 
     def get(self, batch_id: str) -> Batch:
         """One batch by its id; raises `NotFound`.
@@ -302,10 +269,12 @@ class Batches:
         return tuple(Batch(self._cloud, details) for details in found)
 
 
-def submitting(requests: Requests, options: BatchOptions) -> Steps[BatchAnswer]:
+def submitting(
+    requests: Requests, options: BatchOptions, schema: Schema | None = None
+) -> Steps[BatchAnswer]:
     """Upload the requests and have them run."""
     check(options, BatchOptions)
-    uploaded = yield from _uploading(requests, options)
+    uploaded = yield from _uploading(requests, options, schema)
     body: dict[str, object] = {
         "input_file_id": uploaded.id,
         "endpoint": options.get("endpoint") or CHAT,
@@ -333,12 +302,16 @@ def listing(limit: int, after: str | None) -> Steps[tuple[BatchAnswer, ...]]:
     return read_list(BatchAnswer, (yield get(PATH, page(limit, after))))
 
 
-def _uploading(requests: Requests, options: BatchOptions) -> Steps[FileAnswer]:
+def _uploading(
+    requests: Requests, options: BatchOptions, schema: Schema | None
+) -> Steps[FileAnswer]:
     if isinstance(requests, str | os.PathLike):
+        if schema is not None:
+            raise TypeError("a file says the schema of its lines itself")
         return (yield from uploading(requests))
     with tempfile.TemporaryDirectory(prefix="genie-") as folder:
         path = Path(folder) / "requests.jsonl"
-        made = lines(requests, options)
+        made = lines(requests, options, schema)
         yield Chore(do=lambda: _write(path, made))
         return (yield from uploading(path))
 
@@ -349,40 +322,6 @@ def _write(path: Path, made: Iterable[dict[str, object]]) -> None:
             out.write(msgspec.json.encode(line) + b"\n")
 
 
-def lines(
-    requests: Mapping[str, str] | Iterable[str], options: BatchOptions
-) -> Iterator[dict[str, object]]:
-    """The lines of a batch's input; prompts without a name are numbered from 1.
-
-    >>> [line["custom_id"] for line in lines(["a", "b"], {})]
-    ['1', '2']
-    """
-    named = requests.items() if isinstance(requests, Mapping) else _numbered(requests)
-    asked = {name: one for name, one in options.items() if name not in OF_THE_WHOLE}
-    for custom_id, prompt in named:
-        body = chat_body(prompt, cast(Options, asked), mode="sync")
-        yield {"custom_id": custom_id, "method": "POST", "url": CHAT, "body": body}
-
-
-def result_of(line: str) -> BatchResult:
-    """A line of a result file."""
-    row = read(_Row, line)
-    if row.response is None:
-        trouble = row.error or Trouble(message="this request was not run")
-        return BatchResult(custom_id=row.custom_id, error=raised(trouble, JobCancelled))
-    body = bytes(row.response.body)
-    if row.response.status_code >= 400:
-        headers = {"x-request-id": row.response.request_id or ""}
-        error = error_of(row.response.status_code, headers, body)
-        return BatchResult(custom_id=row.custom_id, error=error)
-    answer = completed(read(Completion, body))
-    return BatchResult(custom_id=row.custom_id, result=answer)
-
-
-def _numbered(prompts: Iterable[str]) -> Iterator[tuple[str, str]]:
-    return ((str(number), prompt) for number, prompt in enumerate(prompts, 1))
-
-
 def _why(details: BatchAnswer) -> str:
     found = details.errors.data if details.errors else ()
     shown = "; ".join(
@@ -391,3 +330,6 @@ def _why(details: BatchAnswer) -> str:
     )
     more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
     return f"the input of {details.id} cannot be run: {shown or 'unknown'}{more}"
+
+
+__all__ = ["Batch", "BatchOptions", "BatchResult", "Batches", "Requests"]

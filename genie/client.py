@@ -185,6 +185,7 @@ class Client(Work, Administration):
         self,
         prompts: Iterable[str],
         *,
+        schema: Schema | None = None,
         at_once: int = AT_ONCE,
         progress: bool | None = None,
         **options: Unpack[Options],
@@ -201,8 +202,8 @@ class Client(Work, Administration):
         refuse_key(options)
 
         def submitting(prompt: str) -> Steps[Job]:
-            question = Question(prompt=prompt, options=options)
-            return Job(self._cloud, (yield from asking.submit(question)))
+            question = Question(prompt=prompt, options=options, schema=schema)
+            return Job(self._cloud, (yield from asking.submit(question)), schema)
 
         return self._answers(Row(submitting, prompts, at_once), progress)
 
@@ -231,16 +232,24 @@ class Client(Work, Administration):
         wait_s = self.timeout if timeout is None else timeout
         return self._cloud.run(asking.embed(texts, persona, model, wait_s))
 
-    def batch(self, requests: Requests, **options: Unpack[BatchOptions]) -> Batch:
+    def batch(
+        self,
+        requests: Requests,
+        *,
+        schema: Schema | None = None,
+        **options: Unpack[BatchOptions],
+    ) -> Batch:
         """Many requests at once, in what interactive work leaves; see `Batches`.
+
+        With a ``schema`` each answer is parsed, and one that does not match is the
+        error of its line.
 
         >>> batch = client.batch(["Say hello.", "Say goodbye."])
         >>> [line.text for line in batch.results()]
         ['Say hello.', 'Say goodbye.']
         """
-        return Batch(
-            self._cloud, self._cloud.run(batches.submitting(requests, options))
-        )
+        made = self._cloud.run(batches.submitting(requests, options, schema))
+        return Batch(self._cloud, made, schema)
 
     def route(
         self,

@@ -5,23 +5,20 @@ from typing import Unpack
 
 from genie import batches
 from genie.aio.jobs import AsyncCloud
-from genie.batches import (
-    BatchAnswer,
-    BatchOptions,
-    BatchResult,
-    BatchSteps,
-    Requests,
-    result_of,
-)
+from genie.batch_lines import BatchOptions, BatchResult, result_of
+from genie.batches import BatchAnswer, BatchSteps, Requests
 from genie.files import content
 from genie.progress import bar
+from genie.schemas import Schema
 
 
 class AsyncBatch(BatchSteps):
     """Submitted requests; `Batch` for programs that await."""
 
-    def __init__(self, cloud: AsyncCloud, details: BatchAnswer) -> None:
-        super().__init__(details, cloud.now)
+    def __init__(
+        self, cloud: AsyncCloud, details: BatchAnswer, schema: Schema | None = None
+    ) -> None:
+        super().__init__(details, cloud.now, schema)
         self._cloud = cloud
 
     async def refresh(self) -> "AsyncBatch":
@@ -56,7 +53,7 @@ class AsyncBatch(BatchSteps):
         await self.wait(progress=progress)
         for file_id in self._files():
             async for line in self._cloud.lines(content(file_id)):
-                yield result_of(line)
+                yield result_of(line, self._schema)
 
 
 class AsyncBatches:
@@ -66,11 +63,15 @@ class AsyncBatches:
         self._cloud = cloud
 
     async def submit(
-        self, requests: Requests, **options: Unpack[BatchOptions]
+        self,
+        requests: Requests,
+        *,
+        schema: Schema | None = None,
+        **options: Unpack[BatchOptions],
     ) -> AsyncBatch:
         """Run many requests in what interactive work leaves; see `Batches.submit`."""
-        made = await self._cloud.run(batches.submitting(requests, options))
-        return AsyncBatch(self._cloud, made)
+        made = await self._cloud.run(batches.submitting(requests, options, schema))
+        return AsyncBatch(self._cloud, made, schema)
 
     async def get(self, batch_id: str) -> AsyncBatch:
         """One batch by its id; see `Batches.get`."""

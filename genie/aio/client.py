@@ -154,6 +154,7 @@ class AsyncClient(AsyncWork, AsyncAdministration):
         self,
         prompts: Iterable[str],
         *,
+        schema: Schema | None = None,
         at_once: int = AT_ONCE,
         progress: bool | None = None,
         **options: Unpack[Options],
@@ -162,8 +163,8 @@ class AsyncClient(AsyncWork, AsyncAdministration):
         refuse_key(options)
 
         def submitting(prompt: str) -> Steps[AsyncJob]:
-            question = Question(prompt=prompt, options=options)
-            return AsyncJob(self._cloud, (yield from asking.submit(question)))
+            question = Question(prompt=prompt, options=options, schema=schema)
+            return AsyncJob(self._cloud, (yield from asking.submit(question)), schema)
 
         return self._answers(Row(submitting, prompts, at_once), progress)
 
@@ -188,11 +189,15 @@ class AsyncClient(AsyncWork, AsyncAdministration):
         return await self._cloud.run(asking.embed(texts, persona, model, wait_s))
 
     async def batch(
-        self, requests: Requests, **options: Unpack[BatchOptions]
+        self,
+        requests: Requests,
+        *,
+        schema: Schema | None = None,
+        **options: Unpack[BatchOptions],
     ) -> AsyncBatch:
         """Many requests at once; see `Client.batch`."""
-        made = await self._cloud.run(batches.submitting(requests, options))
-        return AsyncBatch(self._cloud, made)
+        made = await self._cloud.run(batches.submitting(requests, options, schema))
+        return AsyncBatch(self._cloud, made, schema)
 
     async def route(
         self,

@@ -7,9 +7,16 @@ import httpx2
 import pytest
 
 from fixtures.twin_cloud import TwinCloud
-from genie.batches import lines, result_of
+from genie.batch_lines import lines, result_of
 from genie.contracts.batch import BatchState
-from genie.errors import BadRequest, ContextTooLong, JobCancelled, JobFailed, JobTimeout
+from genie.errors import (
+    AnswerMismatch,
+    BadRequest,
+    ContextTooLong,
+    JobCancelled,
+    JobFailed,
+    JobTimeout,
+)
 
 FILE = {"id": "file-1", "bytes": 3, "filename": "requests.jsonl", "purpose": "batch"}
 
@@ -151,3 +158,30 @@ def test_files_are_listed_saved_and_deleted(cloud: TwinCloud, tmp_path: Path) ->
         assert saved.read_text() == "a\nb\n"
         client.files.delete("file-1")
     assert cloud.requests[-1].method == "DELETE"
+
+
+def test_a_batch_of_a_schema_gives_values_and_names_what_does_not_match(
+    cloud: TwinCloud,
+) -> None:
+    ended = batch("completed", output_file_id="file-2")
+    cloud.replies["GET /v1/batches/batch_1"] = ended
+    cloud.replies["GET /v1/files/2/content"] = httpx2.Response(
+        200, text=f"{row('a', '[1, 2]')}\n{row('b', '[1, ')}\n"
+    )
+    schema = {"type": "array", "items": {"type": "integer"}}
+    with cloud.client() as client:
+        made = client.batch({"a": "Count.", "b": "Count on."}, schema=schema)
+        first, second = made.results()
+    upload = cloud.requests[0].read()
+    assert upload.count(b'"response_format":{"type":"json_schema"') == 2
+    assert first.result is not None
+    assert first.result.parsed == [1, 2]
+    assert isinstance(second.error, AnswerMismatch)
+    assert second.error.text == "[1, "
+
+
+def test_a_file_says_its_schemas_itself(cloud: TwinCloud, tmp_path: Path) -> None:
+    path = tmp_path / "work.jsonl"
+    path.write_bytes(b"{}\n")
+    with cloud.client() as client, pytest.raises(TypeError, match="says the schema"):
+        client.batch(path, schema={"type": "object"})

@@ -110,6 +110,14 @@ def test_a_submitted_job_parses_its_result() -> None:
     assert job.result().parsed == Plain("Berlin", ["Spree"])
 
 
+def test_prompts_are_mapped_to_values() -> None:
+    answer = twin_of(BERLIN).replies[CHAT]
+    twin = TwinCloud()
+    twin.replies = {CHAT: {"id": "1", "status": "completed", "result": answer}}
+    found = twin.client().map(["Which city?", "And now?"], schema=Plain)
+    assert [result.parsed for result in found] == [Plain("Berlin", ["Spree"])] * 2
+
+
 WEATHER = {
     "type": "function",
     "function": {"name": "weather", "parameters": {"type": "object"}},
