@@ -95,7 +95,8 @@ def test_cancels_and_arrivals_do_not_change_the_answers_of_others(
 
 
 @pytest.mark.parametrize("call_keys", [0, 250])
-@pytest.mark.parametrize("kind", list(EXTRAS))
+# All groups share keys; then windows; windows and soft caps; windows and sinks.
+@pytest.mark.parametrize("kind", ["llama", "mistral", "gemma2", "gpt_oss"])
 def test_slots_read_apart_are_read_right(
     bench: Make,
     request_for: Make,
