@@ -135,6 +135,9 @@ def child_environment(cuda_devices: str, threads: int) -> dict[str, str]:
     return kept | {
         "PYTHONPATH": os.pathsep.join(paths),
         "CUDA_VISIBLE_DEVICES": cuda_devices,
+        # CUDA counts the fastest card first unless told to count as the driver does,
+        # whose indices these are: on mixed cards the model would go to another one.
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "OMP_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
         # A child never fetches anything: its files are there and verified.

@@ -250,6 +250,7 @@ def test_a_child_gets_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     environment = child_environment("0,1", 3)
     assert "s3cret" not in environment.values()
     assert environment["CUDA_VISIBLE_DEVICES"] == "0,1"
+    assert environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
     assert environment["OMP_NUM_THREADS"] == "3"
 
 
