@@ -2,6 +2,7 @@
 
 import os
 import select
+import signal
 import sys
 import termios
 import threading
@@ -77,6 +78,8 @@ class Screen:
     def run(self, first: FleetAnswer) -> None:
         """Draw until a person leaves; raises what the cloud refuses for good."""
         self._watch.start(first)
+        # told to end, it still gives the terminal back as it was
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         live = Live(console=self._console, screen=True, auto_refresh=False)
         try:
             with keys() as pressed, live:
@@ -91,14 +94,15 @@ class Screen:
     def _draw_until(self, pressed: "Keys", live: Live) -> None:
         shown: object = None
         while self._watch.fatal is None:
-            now = (self._watch.fleet, self._console.size, self._age())
+            old = self._age() if self._watch.away else ""
+            now = (self._watch.fleet, self._console.size, old)
             if now != shown:
-                live.update(self._frame(), refresh=True)
+                live.update(self._frame(pressed.hint), refresh=True)
                 shown = now
             if LEAVE.intersection(pressed.wait(TICK_S)):
                 return
 
-    def _frame(self) -> RenderableType:
+    def _frame(self, hint: str) -> RenderableType:
         fleet, (width, height) = self._watch.fleet, self._console.size
         if fleet is None:
             return Text("looking …")
@@ -109,7 +113,7 @@ class Screen:
             url=self._url,
             width=width,
             height=height,
-            hint="q leaves",
+            hint=hint,
             trouble=trouble,
         )
 
@@ -122,6 +126,7 @@ class Keys:
 
     def __init__(self, descriptor: int | None) -> None:
         self._descriptor = descriptor
+        self.hint = "Ctrl-C leaves" if descriptor is None else "q leaves"
 
     def wait(self, seconds: float) -> str:
         """What was typed within ``seconds``; waits no longer once something was."""

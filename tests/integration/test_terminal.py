@@ -250,10 +250,24 @@ def test_top_fills_the_screen_and_leaves_the_terminal_as_it_was(
     assert b"Traceback" not in terminal.screen
 
 
-def test_top_ends_when_its_terminal_is_told_to(environ: Environ) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_top_that_is_told_to_end_leaves_the_screen(
+    environ: Environ, number: signal.Signals
+) -> None:
     with Terminal(genie("top"), environ, 80, 24) as terminal:
         terminal.read_until(b"q leaves")
-        terminal.process.send_signal(signal.SIGINT)
+        terminal.process.send_signal(number)
+        assert terminal.end() == 0
+        assert terminal.modes() == terminal.before
+    assert terminal.screen.endswith(b"\x1b[?25h")
+    assert LEAVE_SCREEN in terminal.screen
+
+
+def test_top_without_a_keyboard_says_that_ctrl_c_leaves(environ: Environ) -> None:
+    command = ["bash", "-c", "python -m genie top < /dev/null"]
+    with Terminal(command, environ, 80, 24) as terminal:
+        terminal.read_until(b"Ctrl-C leaves")
+        terminal.type("\x03")
         assert terminal.end() == 0
 
 
