@@ -21,6 +21,7 @@ from genie.cli.embedded import EmbeddedFleet, Options
 PATIENCE_S = 60.0
 TABS = 10
 ENTER_SCREEN, LEAVE_SCREEN = b"\x1b[?1049h", b"\x1b[?1049l"
+SHOW_CURSOR = b"\x1b[?25h"
 
 ROOT = Path(__file__).parents[2]
 
@@ -259,8 +260,7 @@ def test_top_that_is_told_to_end_leaves_the_screen(
         terminal.process.send_signal(number)
         assert terminal.end() == 0
         assert terminal.modes() == terminal.before
-    assert terminal.screen.endswith(b"\x1b[?25h")
-    assert LEAVE_SCREEN in terminal.screen
+    assert terminal.screen.endswith(SHOW_CURSOR + LEAVE_SCREEN)
 
 
 def test_top_without_a_keyboard_says_that_ctrl_c_leaves(environ: Environ) -> None:
