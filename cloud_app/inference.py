@@ -68,6 +68,7 @@ class Order:
     json_schema: str | None = None
     tools: tuple[Tool, ...] = ()
     force_tool: str | None = None
+    one_call: bool = False
     needed: tuple[Capability, ...] = (Capability.CHAT,)
     sampling: Mapping[str, object]
     n: int = 1
@@ -273,6 +274,7 @@ def _task(
         json_schema=order.json_schema,
         tools=order.tools,
         force_tool=order.force_tool,
+        one_call=order.one_call,
         persona=persona.name if persona else None,
         locality=route.locality,
         reply_to=ctx.replies.name if is_watched else None,
@@ -309,7 +311,7 @@ def _reading(ctx: Context, task: InferenceTask) -> dict[str, object]:
         return {"is_plain": True}
     if not task.tools or spec is None:
         return {}
-    return {"tool_format": spec.tool_format}
+    return {"tool_format": spec.tool_format, "one_call": task.one_call}
 
 
 def _new_job(

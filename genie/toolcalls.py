@@ -46,6 +46,8 @@ def call_id(seed: str) -> str:
 class Reader:
     """Reads one answer in pieces; ``seed`` makes the ids of its calls.
 
+    Of more than ``most`` calls the first ones are told; None tells all.
+
     >>> reader = reader_of("hermes", "job-1")
     >>> reader.feed('Let me see.<tool_call>{"name": "now", "argu')
     ['Let me see.']
@@ -55,6 +57,7 @@ class Reader:
 
     split: "_Split"
     seed: str
+    most: int | None = None
     calls: int = 0
     _held: str = ""
     _space: str = ""
@@ -84,6 +87,8 @@ class Reader:
                 yield from self._text(one)
                 continue
             self._space = ""
+            if self.most is not None and self.calls >= self.most:
+                continue
             number, self.calls = self.calls, self.calls + 1
             name, arguments = one
             identity = call_id(f"{self.seed}:{number}")
@@ -114,10 +119,10 @@ class Place:
 _Split = Callable[[str, Place], tuple[list[_Found], str]]
 
 
-def reader_of(format: str, seed: str) -> Reader:
+def reader_of(format: str, seed: str, *, most: int | None = None) -> Reader:
     """A reader of one answer; ``format`` is one of `FORMATS`."""
     splits = {HERMES: _split_hermes, LLAMA3: _split_llama3, MISTRAL: _split_mistral}
-    return Reader(splits[format], seed)
+    return Reader(splits[format], seed, most)
 
 
 def read(format: str, seed: str, text: str) -> tuple[str, tuple[ToolCall, ...]]:

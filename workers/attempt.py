@@ -100,6 +100,7 @@ class Attempt:
             json_schema=task.json_schema,
             tools=task.tools,
             force_tool=task.force_tool,
+            one_call=task.one_call,
         )
 
     def _engine_id(self, index: int) -> str:

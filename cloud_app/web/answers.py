@@ -85,7 +85,10 @@ def calls_of(job: JobRecord, index: int = 0) -> Reader | None:
     """What reads the calls in an answer, None when the job was given no tools."""
     written = job.route.get("tool_format")
     seed = f"{job.id}.{index}" if index else job.id
-    return toolcalls.reader_of(written, seed) if written else None
+    if not written:
+        return None
+    most = 1 if job.route.get("one_call") else None
+    return toolcalls.reader_of(written, seed, most=most)
 
 
 def later(dialect: Dialect, job: JobRecord) -> Accepted:

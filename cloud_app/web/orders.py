@@ -60,6 +60,7 @@ def of_chat(
         json_schema=body.json_schema,
         tools=body.offered,
         force_tool=body.force_tool,
+        one_call=body.parallel_tool_calls is False,
         needed=tuple(needed),
     )
 

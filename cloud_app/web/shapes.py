@@ -220,7 +220,7 @@ class ChatRequest(OrderShape):
     max_completion_tokens: int | None = Field(None, ge=1, le=10_000_000)
     tools: list[ToolShape] | None = Field(None, max_length=128)
     tool_choice: ToolChoice = None
-    parallel_tool_calls: Annotated[bool | None, _only(True)] = None
+    parallel_tool_calls: bool | None = Field(None, description="False: one at most.")
     functions: Unsupported = None
     function_call: Annotated[Any, _only("none")] = None
     response_format: ResponseFormat | None = None

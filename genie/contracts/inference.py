@@ -164,6 +164,8 @@ class InferenceTask(
     tools: tuple[Tool, ...] = ()
     force_tool: str | None = None
     """The tool that must be called, `ANY_TOOL` for any; None: the model decides."""
+    one_call: bool = False
+    """At most one tool may be called in one answer."""
     crashes: Count = 0
     """How often an engine has died under it."""
     resume: tuple[Written, ...] = ()

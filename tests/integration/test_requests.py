@@ -188,7 +188,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"temperature": -0.1}, "temperature"),
     ({"temperature": 2.1}, "temperature"),
     ({"temperature": "warm"}, "temperature"),
-    ({"top_p": 0}, "top_p"),
+    ({"top_p": -0.1}, "top_p"),
     ({"top_p": 1.1}, "top_p"),
     ({"top_k": -1}, "top_k"),
     ({"top_k": 1.5}, "top_k"),
@@ -224,7 +224,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"tools": [NAMELESS]}, "tools[0].function.name"),
     ({"tools": [NOT_A_SCHEMA], "tool_choice": "required"}, "tools"),
     ({"tools": [WEATHER], "response_format": JSON_OBJECT}, "response_format"),
-    ({"parallel_tool_calls": False}, "parallel_tool_calls"),
+    ({"parallel_tool_calls": "no"}, "parallel_tool_calls"),
 ]
 
 
@@ -267,7 +267,7 @@ def test_one_of_several_reads_the_prompt_for_all(openai: OpenAI) -> None:
 
 def test_narrowing_to_one_token_is_greedy(openai: OpenAI) -> None:
     greedy = text(openai)
-    for narrow in ({"top_k": 1}, {"top_p": 1e-9}, {"min_p": 1.0}):
+    for narrow in ({"top_k": 1}, {"top_p": 0}, {"min_p": 1.0}):
         assert text(openai, temperature=2.0, seed=3, **narrow) == greedy
     assert text(openai, temperature=2.0, seed=3) != greedy
 
@@ -379,6 +379,16 @@ def test_a_tool_is_called_when_it_must_be(openai: OpenAI) -> None:
     assert {one.finish_reason for one in answer.choices} == {"tool_calls"}
     assert {call.function.name for call in calls(answer)} <= {"get_weather", "now"}
     assert len({call.id for call in calls(answer)}) == len(calls(answer)) >= 3
+    single = chat(
+        openai,
+        tools=[WEATHER, NOW],
+        tool_choice="required",
+        parallel_tool_calls=False,
+        temperature=1.0,
+        max_tokens=300,
+        n=4,
+    )
+    assert [len(one.message.tool_calls or ()) for one in single.choices] == [1] * 4
     named = chat(openai, tools=[WEATHER, NOW], tool_choice=CALL_NOW, max_tokens=300)
     assert [call.function.name for call in calls(named)] == ["now"]
 

@@ -38,6 +38,7 @@ class EngineRequest(Contract, frozen=True, kw_only=True):
     json_schema: str | None = None
     tools: tuple[Tool, ...] = ()
     force_tool: str | None = None
+    one_call: bool = False
 
 
 class Piece(Contract, frozen=True, kw_only=True, tag_field="kind", tag="piece"):

@@ -149,7 +149,8 @@ def forced_grammar(
     chosen = [t for t in request.tools if is_any or t.name == request.force_tool]
     rules = [rule for n, tool in enumerate(chosen) for rule in _rules(n, tool, format)]
     calls = " | ".join(f"call_{n}" for n in range(len(chosen)))
-    start = _start(format, marks, most=CALLS_MAX if is_any else 1)
+    several = is_any and not request.one_call
+    start = _start(format, marks, most=CALLS_MAX if several else 1)
     return "\n".join([start, f"call: {calls}", *rules])
 
 

@@ -130,3 +130,15 @@ def test_ids_are_the_same_each_time_and_differ_within_an_answer() -> None:
 def test_deep_nesting_is_text_not_a_crash() -> None:
     deep = "<tool_call>" + "[" * 100_000 + "</tool_call>"
     assert read("hermes", "job", deep) == (deep, ())
+
+
+@pytest.mark.parametrize("format", ["hermes", "llama3", "mistral"])
+def test_calls_beyond_those_that_are_wanted_are_not_told(format: str) -> None:
+    text = {
+        "hermes": f"<tool_call>{NOW}</tool_call> <tool_call>{ADD}</tool_call>",
+        "llama3": f"{NOW}; {ADD}",
+        "mistral": f"[TOOL_CALLS][{NOW}, {ADD}]",
+    }[format]
+    reader = reader_of(format, "job", most=1)
+    said, calls = gathered([*reader.feed(text), *reader.end()])
+    assert (said, [one.name for one in calls]) == ("", ["now"])

@@ -224,7 +224,6 @@ IMAGE = [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]
     [
         ({"messages": IMAGE}, "messages[0].content[0].type"),
         ({"functions": [{"name": "f"}]}, "functions"),
-        ({"parallel_tool_calls": False}, "parallel_tool_calls"),
         ({"modalities": ["text", "audio"]}, "modalities"),
     ],
 )
