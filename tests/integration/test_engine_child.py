@@ -18,7 +18,7 @@ from fixtures import tiny
 from fixtures.engines import Heard, asking, is_alive, pid_of, resident_bytes, wait_until
 from genie.contracts.fleet import DesiredModel, HostStatus, ModelState
 from genie.contracts.inference import FinishReason
-from genie.contracts.model import ModelSpec
+from genie.contracts.model import Capability, ModelSpec
 from workers import engine as engines
 from workers.engine import Loaded
 from workers.engine.errors import EngineBusy, EngineGone
@@ -38,7 +38,8 @@ BYTES = 64 * 1024**2
 @pytest.fixture(scope="module")
 def spec(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
     path = tiny.make("llama", tmp_path_factory.mktemp("tiny"))
-    return tiny.spec_of(path)
+    able = (Capability.CHAT, Capability.JSON)
+    return msgspec.structs.replace(tiny.spec_of(path), capabilities=able)
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,18 @@ ODD_TEXTS = [
     *("", "x", "\0", "\ud83d\ude00" * 40, "naïve ☕", "\u202e", "<|im_end|>", "}{{"),
     "{% for x in y %}",
     "long " * 400,
+]
+ODD_SCHEMAS = [
+    *("", "{", "null", "true", "[]", "{}", '{"type": "integer"}', '{"enum": []}'),
+    *('{"$ref": "#"}', '{"$ref": "#/nowhere"}', '{"$ref": "http://127.0.0.1/x"}'),
+    *('{"type": "string", "pattern": "("}', '{"type": "string", "format": "email"}'),
+    '{"type": "string", "pattern": "(a+)+$", "maxLength": 3}',
+    '{"type": "string", "minLength": 1000000000, "maxLength": 1}',
+    '{"type": "array", "items": {"$ref": "#"}, "minItems": 99999999}',
+    '{"type": "integer", "minimum": 1e308, "maximum": -1e308}',
+    '{"type": "object", "additionalProperties": {"$ref": "#"}}',
+    '{"anyOf": [' * 300 + "{}" + "]}" * 300,
+    '{"properties": {"x": {"allOf": [{"type": "string"}, {"type": "null"}]}}}',
 ]
 
 
@@ -117,6 +130,18 @@ def submission(chance: random.Random, number: int) -> dict[str, Any]:
             {"role": chance.choice(roles), "content": chance.choice(ODD_TEXTS)}
             for _ in range(chance.randint(0, 3))
         ]
+    shaped: dict[str, Callable[[], Any]] = {
+        "json_schema": lambda: chance.choice(ODD_SCHEMAS),
+        "tools": lambda: [
+            {"name": name, "parameters": chance.choice(ODD_SCHEMAS)}
+            for name in chance.sample(ODD_TEXTS, chance.randint(0, 2))
+        ],
+        "force_tool": lambda: chance.choice(ODD_TEXTS),
+        "resume": lambda: chance.choice(ODD_TEXTS),
+        "inputs": lambda: [chance.choice(ODD_TEXTS)],
+    }
+    for name in chance.sample(sorted(shaped), chance.choice([0, 0, 1, 2])):
+        said[name] = shaped[name]()
     for _ in range(chance.choice([0, 0, 0, 1, 2])):
         where = chance.choice([said, sampling])
         where[chance.choice([*where, "unknown"])] = odd(chance)
