@@ -119,9 +119,9 @@ def show(session: Session, batch_id: str, as_json: bool) -> None:
 @as_json
 @click.pass_obj
 def wait(session: Session, batch_id: str, timeout: float | None, as_json: bool) -> None:
-    """Wait for the end of a batch; exit code 1 unless it completed.
+    """Wait for the end of a batch.
 
-    Ctrl-C stops the waiting, not the batch.
+    Ends with 1 unless it completed. Ctrl-C stops the waiting, not the batch.
     """
     found = session.connect().batches.get(batch_id)
     with detaching(batch_id, f"genie batch wait {batch_id}"):
@@ -139,9 +139,10 @@ def wait(session: Session, batch_id: str, timeout: float | None, as_json: bool) 
 @as_json
 @click.pass_obj
 def results(session: Session, batch_id: str, as_json: bool) -> None:
-    """Wait for a batch and print each custom_id with its answer or error.
+    """Wait for a batch and print its answers.
 
-    Ctrl-C stops the waiting, not the batch.
+    A line each: the custom_id, and the answer or the error. Ctrl-C stops the waiting,
+    not the batch.
     """
     found = session.connect().batches.get(batch_id)
     with detaching(batch_id, f"genie batch results {batch_id}"):

@@ -59,9 +59,10 @@ def upgrade(as_json: bool) -> None:
 @click.option("--org", default="home", show_default=True, help="Short name of the org.")
 @as_json
 def bootstrap(org: str, as_json: bool) -> None:
-    """Make an org and its first admin key; the key is shown this once.
+    """Make an org and its first admin key.
 
-    Needs the cloud's own settings; every further key is made with `genie keys create`.
+    The key is shown this once. Needs the cloud's own settings; every further key is
+    made with `genie keys create`.
     """
     from cloud_app import auth, context
     from cloud_app.settings import CloudSettings
