@@ -43,8 +43,9 @@ class Administration:
     def fleet(self, *, jobs: int = 20) -> FleetAnswer:
         """The whole fleet now, with so many jobs at most; needs an admin key.
 
-        >>> client.fleet().figures.failed_1h
-        0
+        >>> fleet = client.fleet()
+        >>> fleet.org, [worker.state for worker in fleet.workers]
+        ('local', ['online'])
         """
         return self._cloud.run(steps.fleet(jobs))
 
