@@ -44,6 +44,9 @@ ROW_EVERY_S = 2.0
 RESUME_S = 10.0
 """How long a worker is waited for to go on after the text that was given."""
 
+RESUMES = 5
+"""How often one answer is continued; what loses its way more often is given up."""
+
 GRACE_S = 10.0
 """How long past the deadline the worker's own word on it is waited for."""
 
@@ -93,6 +96,7 @@ class Watch:
         self._splice = Splice()
         self._began: Started | None = None
         self._resuming_at: float | None = None
+        self._resumes = 0
         self._row_at = time.monotonic() - WAIT_S  # so the first silence asks at once
         self._waiting = Waiting()
         self.gave_up: Fault | None = None
@@ -166,9 +170,9 @@ class Watch:
     def _start(self, event: Started) -> None:
         self._begin(event)
         self._splice.begin(event.attempt_id, event.resumed)
-        if event.resumed:
+        if event.resumed or not self._splice.has_given:
             self._resuming_at = None
-        elif self._splice.has_given and not self._repeats:
+        elif not self._repeats:
             self._resume()
 
     def _begin(self, event: Started | None = None) -> None:
@@ -200,24 +204,35 @@ class Watch:
 
     def _resume(self) -> bool:
         """Ask the worker to go on after what was given; False when nobody can."""
-        if self._began is None or self._began.resumed:
+        worker_id = self._runs_on()
+        if worker_id is None or self._resumes == RESUMES:
             return False
+        self._resumes += 1
         self._repeats, self._resuming_at = False, time.monotonic()
-        began, given = self._began, self._splice.given
+        given = self._splice.given
         characters = sum(len(one.text) for one in given)
-        log.info("resuming", job_id=self._job.id, worker=began.worker, given=characters)
+        log.info("resuming", job_id=self._job.id, worker=worker_id, given=characters)
         try:
-            self._ctx.bus.resume(began.worker_id, self._job.id, given)
-        except Unavailable as error:
+            self._ctx.bus.resume(worker_id, self._job.id, given)
+        except Unavailable as error:  # asked again when it has not gone on in time
             log.warning("resume_not_sent", job_id=self._job.id, error=str(error))
-            return False
         return True
+
+    def _runs_on(self) -> str | None:
+        """The worker that has it: as it said itself, or by the record."""
+        if self._began is not None:
+            return self._began.worker_id
+        try:
+            return jobs.get(self._ctx, self._job.org, self._job.id).worker_id
+        except Unavailable as error:
+            log.warning("row_unavailable", job_id=self._job.id, error=str(error))
+            return None
 
     def _why_give_up(self) -> Fault | None:
         if self._inbox is not None and self._inbox.is_cut:
             return TOO_SLOW
         at = self._resuming_at
-        if at is None or time.monotonic() - at < RESUME_S:
+        if at is None or time.monotonic() - at < RESUME_S or self._resume():
             return None
         return _broken(BrokenAnswer("the next one did not go on with it"))
 

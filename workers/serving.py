@@ -103,7 +103,7 @@ class Serving:
         if old is None or (loaded := self._ready().get(old.task.model)) is None:
             return
         with self._border(old), old.lock:
-            if old.is_over or old.resume == answers:
+            if old.is_over:
                 return
             log.info("resumed", job=job_id, characters=length(answers))
             self._free(old)

@@ -180,6 +180,62 @@ def test_an_attempt_before_any_text_was_given_needs_no_one_to_go_on(
     assert cloud.bus.resumed == []
 
 
+def test_an_answer_survives_one_loss_after_another(
+    cloud: Cloud, job: JobRecord
+) -> None:
+    texts, outcome, _ = told(
+        cloud.ctx,
+        job,
+        began(job, "a"),
+        said(job, "a", 0, "one"),
+        said(job, "a", 2, " three"),  # " two" got lost
+        began(job, "b", resumed=(len("one"),)),
+        said(job, "b", 1, " three"),  # and again
+        began(job, "c", resumed=(len("one"),)),
+        said(job, "c", 0, " two"),
+        ended(job, "c", "one two three"),
+    )
+    assert "".join(texts) == "one two three"
+    assert outcome.state is JobState.COMPLETED
+    assert [worker for worker, *_ in cloud.bus.resumed] == ["id-of-a", "id-of-b"]
+
+
+def test_an_answer_whose_beginning_got_lost_is_begun_anew(
+    cloud: Cloud, job: JobRecord
+) -> None:
+    cloud.start(job, "a", "id-of-a")  # the record heard of it, the asker did not
+    texts, outcome, _ = told(
+        cloud.ctx,
+        job,
+        said(job, "a", 1, " two"),
+        began(job, "b"),
+        said(job, "b", 0, "one two"),
+        ended(job, "b", "one two"),
+    )
+    assert texts == ["one two"]
+    assert outcome.state is JobState.COMPLETED
+    assert [worker for worker, *_ in cloud.bus.resumed] == ["id-of-a"]
+
+
+def test_an_answer_that_loses_its_way_again_and_again_is_given_up(
+    cloud: Cloud, job: JobRecord
+) -> None:
+    lost = [
+        event
+        for turn in range(asking.RESUMES + 1)
+        for event in (
+            began(job, f"a{turn}", resumed=(len("one"),)),
+            said(job, f"a{turn}", 1, "?"),
+        )
+    ]
+    _, outcome, _ = told(
+        cloud.ctx, job, began(job, "a"), said(job, "a", 0, "one"), *lost
+    )
+    assert outcome.fault is not None
+    assert outcome.fault.code == "stream_broken"
+    assert len(cloud.bus.resumed) == asking.RESUMES
+
+
 def test_an_answer_that_ended_otherwise_is_an_honest_error(
     cloud: Cloud, job: JobRecord
 ) -> None:
