@@ -1,7 +1,8 @@
 """``/openapi``: every operation of the API, said from the types of its handler.
 
 What a handler takes (``body``, ``form``, ``query``, ``path``) and what its return type
-says is all there is: nothing is described twice.
+says is all there is: nothing is described twice. Notes in a return type say what no
+type can: other media (`Says`), contracts read by hand (`Takes`), headers (`Heeds`).
 """
 
 import inspect
@@ -49,6 +50,14 @@ class Takes:
     kind: type[Contract]
 
 
+@dataclass(frozen=True, slots=True)
+class Heeds:
+    """A header a handler reads; nobody has to send it."""
+
+    name: str
+    description: str
+
+
 class Document:
     """The description of one application, made when it is first asked for."""
 
@@ -93,6 +102,7 @@ class Operation:
         returned = hints.pop("return")
         self._says = tuple(_answers(returned))
         self._takes = next((one.kind for one in _notes(returned, Takes)), None)
+        self._heeds = tuple(_notes(returned, Heeds))
         self._given = {name: hints[name] for name in TAKEN if name in hints}
 
     def kinds(self) -> Iterator[Any]:
@@ -121,6 +131,7 @@ class Operation:
             if place in self._given
             for parameter in _parameters(schemas[self._given[place]], components, place)
         ]
+        parameters += map(_header, self._heeds)
         if parameters:
             words["parameters"] = parameters
 
@@ -188,6 +199,8 @@ def _answers(returned: Any) -> Iterator[Says]:
     elif get_origin(returned) is tuple:
         kind, status = get_args(returned)
         yield Says(kind, get_args(status)[0])
+    elif get_origin(returned) is Annotated:
+        yield from _answers(returned.__origin__)
     yield from _notes(returned, Says)
 
 
@@ -236,6 +249,16 @@ def _parameters(schema: Json, components: Json, place: str) -> Iterator[Json]:
             "required": place == "path" or name in required,
             "schema": _sent(value),
         }
+
+
+def _header(heeded: Heeds) -> Json:
+    return {
+        "name": heeded.name,
+        "in": "header",
+        "required": False,
+        "description": heeded.description,
+        "schema": {"type": "string", "minLength": 1},
+    }
 
 
 def _sent(schema: Json) -> Json:

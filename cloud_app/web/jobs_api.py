@@ -16,7 +16,7 @@ from cloud_app.timeline import Entry
 from cloud_app.web import answers, errors, sse, streaming
 from cloud_app.web.bodies.inference import ChatChunk
 from cloud_app.web.bodies.work import Event, Job, Jobs, Retried
-from cloud_app.web.document import EVENTS, Says
+from cloud_app.web.document import EVENTS, Heeds, Says
 from cloud_app.web.errors import ErrorBody
 from cloud_app.web.request import context, key, require_key, seats, tell
 from cloud_app.web.seats import Seat
@@ -135,10 +135,13 @@ def get_job(path: JobPath, query: JobQuery) -> Job:
     return _delivered(job, shown)
 
 
+GOES_ON = Heeds("Last-Event-ID", "The id of the last event seen: go on after it.")
+
+
 @api.get("/<job_id>/events")
 def follow_job(
     path: JobPath,
-) -> Annotated[Response, Says(Event, media=EVENTS)]:
+) -> Annotated[Response, Says(Event, media=EVENTS), GOES_ON]:
     """The job's timeline as server-sent events, until it ends.
 
     Send the id of the last event seen as Last-Event-ID to go on after it.

@@ -40,7 +40,8 @@ def chat(
     """Answer a conversation.
 
     mode sync waits for the whole answer, stream (or stream: true) sends it as
-    server-sent events, async answers 202 with a polling_url at once.
+    server-sent events, async answers 202 with a polling_url at once. With the header
+    Idempotency-Key the same key and body give the same job, another body is a 409.
     """
     order = orders.of_chat(
         body, key(), raw=request.get_data(), idempotency_key=_idempotency_key()

@@ -94,3 +94,11 @@ def test_what_is_made_links_to_what_can_be_done_with_it(document: Json) -> None:
 def test_keys_of_objects_keep_their_pattern(document: Json) -> None:
     chat = document["components"]["schemas"]["ChatRequest"]["properties"]
     assert "patternProperties" in str(chat["logit_bias"])
+
+
+def test_headers_that_are_heeded_are_described(document: Json) -> None:
+    events = document["paths"]["/v1/jobs/{job_id}/events"]["get"]["parameters"]
+    assert {(one["name"], one["in"]) for one in events} == {
+        ("job_id", "path"),
+        ("Last-Event-ID", "header"),
+    }
