@@ -14,6 +14,8 @@ import pytest
 from fixtures.fleet import Fleet
 from fixtures.shop import MODEL
 
+pytestmark = pytest.mark.timeout(240)  # of the first, the fleet's start is part
+
 CHAT = "/v1/chat/completions"
 ASK = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
 DEEP = b"[" * 50_000

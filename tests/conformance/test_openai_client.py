@@ -30,6 +30,8 @@ from fixtures.batches import jsonl
 from fixtures.fleet import Fleet, wait_until
 from fixtures.receiver import receiving
 
+pytestmark = pytest.mark.timeout(240)  # of the first, the fleet's start is part
+
 SECRET = "a secret between two"
 MODEL, EMBEDDER = tiny_catalog.MODEL, "echo:embed"
 WEATHER: ChatCompletionToolParam = {

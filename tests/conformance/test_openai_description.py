@@ -35,6 +35,7 @@ def run(
     return hammer.run(plan, shop, folder)
 
 
+@pytest.mark.timeout(600)
 def test_answers_have_the_shapes_openai_describes(
     specification: Path, stocked: Shop, tmp_path: Path
 ) -> None:

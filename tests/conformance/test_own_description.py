@@ -15,6 +15,7 @@ from fixtures.shop import Shop
 RULES = Path(__file__).with_name("own.toml")
 
 
+@pytest.mark.timeout(600)
 def test_a_running_cloud_does_what_its_description_says(
     stocked: Shop, tmp_path: Path
 ) -> None:
