@@ -14,7 +14,7 @@ from cloud_app.listening import Listening
 from cloud_app.store.records import JobFilter, JobRecord
 from cloud_app.timeline import Entry
 from cloud_app.web import answers, errors, sse, streaming
-from cloud_app.web.bodies.inference import ChatChunk
+from cloud_app.web.bodies.inference import ChatChunk, TextCompletion
 from cloud_app.web.bodies.work import Event, Job, Jobs, Retried
 from cloud_app.web.document import EVENTS, Heeds, Says
 from cloud_app.web.errors import ErrorBody
@@ -155,7 +155,7 @@ def follow_job(
 @api.get("/<job_id>/stream")
 def stream_job(
     path: JobPath,
-) -> Annotated[Response, Says(ChatChunk | ErrorBody, media=EVENTS)]:
+) -> Annotated[Response, Says(ChatChunk | TextCompletion | ErrorBody, media=EVENTS)]:
     """The job's answer as server-sent events, while it is written; from its start.
 
     Leaving does not stop the job.
