@@ -1,12 +1,12 @@
 """Watching one job from its asker's side: events, attempts, and the row as a net."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from cloud_app import jobs, pace, registry
 from cloud_app.brain import waiting
-from cloud_app.bus import Inbox
+from cloud_app.bus import Inbox, News, Unpublished
 from cloud_app.context import Context
 from cloud_app.splice import BrokenAnswer, Splice
 from cloud_app.store.records import JobRecord
@@ -14,7 +14,6 @@ from genie import logs
 from genie.contracts.inference import (
     Choice,
     Chunk,
-    Event,
     Extras,
     Fault,
     FinishReason,
@@ -90,9 +89,10 @@ class Watch:
         inbox: Inbox | None,
         *,
         repeats: bool = True,
+        publish: Callable[[], None] = lambda: None,
     ) -> None:
         self._ctx, self._job, self._inbox = ctx, job, inbox
-        self._repeats = repeats
+        self._repeats, self._publish = repeats, publish
         self._splice = Splice()
         self._began: Started | None = None
         self._resuming_at: float | None = None
@@ -109,19 +109,27 @@ class Watch:
                 if isinstance(item, Outcome):
                     return
 
-    def _told_by(self, event: Event | None) -> Iterator[Waiting | Text | Outcome]:
+    def _told_by(self, event: News | None) -> Iterator[Waiting | Text | Outcome]:
         if isinstance(event, Started):
             self._start(event)
         elif isinstance(event, Chunk):
             yield from self._chunk(event)
         elif isinstance(event, Outcome):
             yield from self._finish(event)
+        elif isinstance(event, Unpublished):
+            self._doubt()
         elif (fault := self._why_give_up()) is not None:
             yield self._give_up(fault)
         else:
             yield self._waiting
 
-    def _next(self) -> Event | None:
+    def _doubt(self) -> None:
+        """Nobody knows whether the broker has it; twice is better than never."""
+        if self._began is None and not self._splice.given:
+            log.info("published_again", job_id=self._job.id)
+            self._publish()
+
+    def _next(self) -> News | None:
         event = self._inbox.get(WAIT_S) if self._inbox else None
         if event is not None:
             self._row_at = time.monotonic()

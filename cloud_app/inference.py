@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from functools import partial
 
 import msgspec
 
@@ -95,8 +96,14 @@ class Accepted:
     job: JobRecord
     replayed: bool
     inbox: Inbox | None
-    repeats: bool = True
-    """False when another try would give another answer: it samples at random."""
+    task: InferenceTask | None = None
+    """What was published; None of a replay."""
+
+    @property
+    def repeats(self) -> bool:
+        """False when another try would give another answer: it samples at random."""
+        sampling = self.task.sampling if self.task else Sampling(seed=0)
+        return sampling.temperature == 0 or sampling.seed is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +172,7 @@ def decide(
 
 
 def submit(ctx: Context, order: Order) -> Accepted:
-    """Accept an order: decided, committed, published and confirmed.
+    """Accept an order: decided, committed, published; confirmed if nobody waits.
 
     Raises `UnknownModel`, `BadRequest`, `Conflict`, `TooLarge`, `NoCapacity`,
     `BrokerDown` and `DatabaseDown`; after an error nothing runs.
@@ -176,10 +183,8 @@ def submit(ctx: Context, order: Order) -> Accepted:
     if not created:
         return Accepted(job=job, replayed=True, inbox=None)
     inbox = ctx.replies.expect(job.id) if order.mode is not Mode.ASYNC else None
-    _publish(ctx, task, order.mode)
-    sampling = task.sampling
-    repeats = sampling.temperature == 0 or sampling.seed is not None
-    return Accepted(job=job, replayed=False, inbox=inbox, repeats=repeats)
+    _publish(ctx, task, order.mode, is_first=True)
+    return Accepted(job=job, replayed=False, inbox=inbox, task=task)
 
 
 def prepare(ctx: Context, order: Order, *, may_wait: bool = False) -> NewJob:
@@ -216,8 +221,9 @@ def stream(ctx: Context, accepted: Accepted) -> Iterator[Waiting | Text | Outcom
     followed by the next one: spliced where it repeats the text already given, and
     asked to go on after it where it cannot.
     """
-    job = accepted.job
-    watch = Watch(ctx, job, accepted.inbox, repeats=accepted.repeats)
+    job, task = accepted.job, accepted.task
+    again = partial(_publish, ctx, task, Mode.STREAM) if task else lambda: None
+    watch = Watch(ctx, job, accepted.inbox, repeats=accepted.repeats, publish=again)
     is_over = False
     try:
         for item in watch.items():
@@ -346,16 +352,18 @@ def _digest(body: bytes) -> str:
     return hashlib.sha256(meant).hexdigest()
 
 
-def _publish(ctx: Context, task: InferenceTask, mode: Mode) -> None:
+def _publish(
+    ctx: Context, task: InferenceTask, mode: Mode, *, is_first: bool = False
+) -> None:
     try:
-        ctx.bus.publish(task)
-    except Unavailable:
-        if mode is Mode.ASYNC:
+        if is_first and mode.is_watched:
+            ctx.bus.ask(task, ctx.replies)
+        else:
+            ctx.bus.publish(task)
+    except GenieError as error:
+        if mode is Mode.ASYNC and isinstance(error, Unavailable):
             log.warning("publish_waits", job_id=task.job_id)
             return  # the row is committed: the relay publishes it when it can
-        _unpublished(ctx, task.job_id)
-        raise
-    except GenieError:
         _unpublished(ctx, task.job_id)
         raise
     if mode is Mode.ASYNC:

@@ -159,6 +159,11 @@ class Attempt:
             for index, one in enumerate(self.written)
         )
 
+    @property
+    def is_first(self) -> bool:
+        """True when nothing is known of an earlier attempt at this job."""
+        return not (self.delivery.redelivered or self.resume or self.task.crashes)
+
     def ack(self) -> None:
         """Settle the message, by then perhaps a redelivery of the first one."""
         self.delivery.ack()
@@ -194,11 +199,11 @@ class Attempt:
             engine.cancel(engine_id)
 
     def add(self, piece: Piece, now: float) -> Chunk | None:
-        """Keep a piece; the chunk to send now, if one is due and somebody waits."""
+        """Keep a piece; the chunk to send now, if one is due and somebody reads it."""
         index = self._index(piece.id)
         writing = self._writings[index]
         writing.add(piece)
-        if self.task.reply_to is None:
+        if self.task.reply_to is None or not self.task.chunks:
             return None
         due = writing.due(piece, now)
         return None if due is None else self._chunk(index, due)

@@ -4,16 +4,19 @@ One connection and thread of its own on both transports. An engine's thread wake
 the moment a slot comes free, so an idle worker never waits for a timer.
 """
 
+import contextlib
 import itertools
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from amqp.exceptions import RecoverableConnectionError
 
 from genie import logs
-from genie.messaging import broker
+from genie.contracts.inference import WorkClass
+from genie.messaging import broker, light
 from genie.messaging.pump import Pump
 from workers.attempt import Delivery
 from workers.credits import RENEW_S, Credit, CreditChange, Held, Open, Renew, decide
@@ -29,7 +32,7 @@ SETTLE_S = 0.02
 """An interactive credit unanswered for this long: nothing waits for it."""
 
 TICK_S = 0.25
-SOON_S = 0.04
+SOON_S = 0.02
 """While a credit has not settled, background work may be due any moment."""
 
 
@@ -63,31 +66,43 @@ class DataPlane:
         self._tags = itertools.count()
         self._declared: dict[Credit, str] = {}
         self._open: dict[Credit, _Consumer] = {}
-        self._is_settling = self._again = False
+        self._is_stale = self._has_heard = False
+        self._look_at = 0.0
         self._is_closed = False
         self._watchdog = Watchdog()
-        self._stopping = threading.Event()
         self._pump = Pump(
-            url, name=f"{name}.data", on_connect=self._connect, on_lost=self._lost
-        )
-        self._ticker = threading.Thread(
-            target=self._tick, name=f"{name}.tick", daemon=True
+            url,
+            name=f"{name}.data",
+            on_connect=self._connect,
+            on_lost=self._lost,
+            on_quiet=self._quiet,
+            rest_s=self._rest_s,
         )
 
     def start(self) -> None:
         """Connect and ask for work as soon as a model is ready."""
         self._pump.start()
-        self._ticker.start()
 
     def stop(self) -> None:
         """Close the connection; what is not acked goes back to the broker."""
-        self._stopping.set()
-        self._ticker.join(TICK_S * 4)
         self._pump.stop()
 
     def wake(self) -> None:
         """Look at the engines again, now; from any thread, never blocks."""
-        self._pump.call(self._settle)
+        self._is_stale = True
+        self._pump.wake()
+
+    def slot_freed(self, model: str, work_class: WorkClass) -> None:
+        """A request of ``model`` could start now that could not before.
+
+        While a credit for more of the same is open there is no hurry: the next turn of
+        this thread is soon enough for the others.
+        """
+        self._is_stale = True
+        for credit in tuple(self._open):
+            if (credit.model, credit.work_class) == (model, work_class):
+                return
+        self._pump.wake()
 
     def close_credits(self) -> None:
         """Take nothing more; what is in hand goes on."""
@@ -108,10 +123,20 @@ class DataPlane:
         """True once connected; False when that took longer."""
         return self._pump.wait_connected(timeout_s)
 
-    def _tick(self) -> None:
-        # Two things change without an event: a credit settles, a prefill queue drains.
-        while not self._stopping.wait(SOON_S if self._is_unsettled() else TICK_S):
-            self.wake()
+    def _rest_s(self) -> float:
+        """Seconds until the engines must be looked at again, whatever happens.
+
+        Two things change without an event: a credit settles, a prefill queue drains.
+        """
+        return 0.0 if self._is_stale else max(0.0, self._look_at - time.monotonic())
+
+    def _quiet(self, channel: "StdChannel") -> None:
+        # Once for all that has come: deliveries, acks, slots, and time that passed.
+        if self._rest_s() == 0.0:
+            self._is_stale = False
+            self._change(channel)
+            is_soon = self._serving.starts.are_owed or self._is_unsettled()
+            self._look_at = time.monotonic() + (SOON_S if is_soon else TICK_S)
 
     def _is_unsettled(self) -> bool:
         now = time.monotonic()
@@ -127,26 +152,13 @@ class DataPlane:
             # Each consumer of this channel holds at most one message not yet acked.
             # In memory the count is per channel; there, closing on delivery does it.
             channel.basic_qos(0, 1, False)
-        self._settle(channel)
+        self._is_stale = True
 
     def _lost(self) -> None:
         # The broker gives what we hold to others; what runs here still ends in an
         # outcome, and the first one of a job wins.
         self._open.clear()
         self._serving.drop_parked()
-
-    def _settle(self, channel: "StdChannel") -> None:
-        if self._is_settling:  # a delivery came while a consumer was being closed
-            self._again = True
-            return
-        self._is_settling = True
-        try:
-            self._change(channel)
-            while self._again:
-                self._again = False
-                self._change(channel)
-        finally:
-            self._is_settling = self._again = False
 
     def _change(self, channel: "StdChannel") -> None:
         now = time.monotonic()
@@ -182,9 +194,10 @@ class DataPlane:
         taken = self._open.pop(change.credit, None)
         if taken is None:
             return
+        self._has_heard = False
         # Waits for the broker's word: a message under way is taken, not bounced.
-        channel.basic_cancel(taken.tag)
-        if isinstance(change, Renew) and not self._again:  # else look before asking
+        light.let_go(channel, taken.tag)
+        if isinstance(change, Renew) and not self._has_heard:  # else look before asking
             self._subscribe(channel, change, taken.opened_at)
 
     def _subscribe(
@@ -198,14 +211,12 @@ class DataPlane:
             opened_at=opened_at,
             bid_at=time.monotonic(),
         )
-        channel.basic_consume(
+        light.subscribe(
+            channel,
             queue,
-            no_ack=False,
-            callback=partial(self._delivered, channel, credit, tag),
-            consumer_tag=tag,
-            arguments={"x-priority": change.priority},
-            # Waiting for the broker's word would be one more turn of this thread.
-            nowait=True,
+            partial(self._delivered, channel, credit, tag),
+            tag=tag,
+            priority=change.priority,
         )
 
     def _queue(self, channel: "StdChannel", credit: Credit) -> str:
@@ -221,28 +232,20 @@ class DataPlane:
         channel: "StdChannel",
         credit: Credit,
         tag: str,
-        message: Any,  # amqp's message or the in-memory one: they share no type
+        message: light.Arrived,
     ) -> None:
         taken = self._open.get(credit)
         if taken is not None and taken.tag == tag:
             del self._open[credit]
-            self._hang_up(channel, tag)
-        delivery = self._delivery(channel, credit, message)
-        self._serving.take(delivery)
-        self._settle(channel)
-
-    def _hang_up(self, channel: "StdChannel", tag: str) -> None:
-        if self._is_memory:
-            channel.basic_cancel(tag)
-            return
-        # No answer needed: with one message unacked the broker sends no second one.
-        channel.basic_cancel(tag, nowait=True)
-        channel.callbacks.pop(tag, None)
+            # No answer needed: with one message unacked the broker sends no second one.
+            light.hang_up(channel, tag)
+        self._serving.take(self._delivery(channel, credit, message))
+        self._is_stale = self._has_heard = True
 
     def _delivery(
-        self, channel: "StdChannel", credit: Credit, message: Any
+        self, channel: "StdChannel", credit: Credit, message: light.Arrived
     ) -> Delivery:
-        tag = message.delivery_tag
+        tag = message.tag
 
         def settle(act: Callable[["StdChannel"], None]) -> None:
             # A tag means something on its own channel only.
@@ -251,8 +254,16 @@ class DataPlane:
         return Delivery(
             body=message.body,
             model=credit.model,
-            redelivered=bool(message.delivery_info.get("redelivered")),
-            ack=lambda: settle(lambda on: on.basic_ack(tag)),
+            redelivered=message.redelivered,
+            ack=partial(self._ack, channel, tag),
             requeue=lambda: settle(lambda on: on.basic_reject(tag, requeue=True)),
             reject=lambda: settle(lambda on: on.basic_reject(tag, requeue=False)),
         )
+
+    def _ack(self, channel: "StdChannel", tag: int) -> None:
+        if not light.is_shared(channel):
+            self._pump.call(lambda now: light.ack(now, tag) if now is channel else None)
+            return
+        # If it is gone, so is the delivery: somebody else has got the message.
+        with contextlib.suppress(OSError, RecoverableConnectionError):
+            light.ack(channel, tag)

@@ -16,7 +16,7 @@ from genie.contracts.fleet import (
     HostStatus,
     Registered,
 )
-from genie.contracts.inference import Written
+from genie.contracts.inference import InferenceTask, Written
 from genie.messaging.publisher import Publisher
 from workers import directives, gpu, join
 from workers.agent import Agent
@@ -80,8 +80,9 @@ class WorkerHost:
         self._directives: tuple[Directive, ...] = ()
         self._is_draining = self._is_stopping = False
         self._stop_once = threading.Lock()
-        self._events = self._publisher("events")
-        self._replies = self._publisher("replies")
+        self._post = Publisher(
+            registered.broker_url, name=f"worker-{registered.name}.post"
+        )
         self.residency = self._make_residency(parts)
         self.agent = Agent(
             parts.cloud,
@@ -100,8 +101,7 @@ class WorkerHost:
 
     def start(self) -> None:
         """Start every part; returns at once. Models come with the first heartbeat."""
-        self._events.start()
-        self._replies.start()
+        self._post.start()
         self.dataplane.start()
         self.residency.start()
         self.agent.start()
@@ -125,9 +125,8 @@ class WorkerHost:
             self.residency.stop()
             if self._spare is not None:
                 self._spare.close()
-            # Publishers first: acks of confirmed outcomes go through the data plane.
-            self._replies.stop()
-            self._events.stop()
+            # Before the data plane: acks of confirmed outcomes go through it.
+            self._post.stop()
             self.dataplane.stop()
             log.info("worker_stopped", worker=self.registered.worker_id)
 
@@ -156,10 +155,6 @@ class WorkerHost:
     def say(self, job_id: str, to: str, name: str) -> None:
         """Tell what is written of a job that runs here."""
         self.serving.say(job_id, to, name)
-
-    def _publisher(self, line: str) -> Publisher:
-        name = f"worker-{self.registered.name}.{line}"
-        return Publisher(self.registered.broker_url, name=name)
 
     def _make_residency(self, parts: Parts) -> Residency:
         settings = self.settings
@@ -192,7 +187,7 @@ class WorkerHost:
         me = Me(worker_id=self.registered.worker_id, name=self.registered.name)
         return Serving(
             me,
-            Mail(events=self._events, replies=self._replies),
+            Mail(self._post),
             ready=self.residency.ready,
             on_slot=self._slot_freed,
             on_served=self.residency.served,
@@ -239,8 +234,8 @@ class WorkerHost:
     def _wait_idle(self, model: str, timeout_s: float) -> bool:
         return self.serving.wait_idle(model, timeout_s)
 
-    def _slot_freed(self) -> None:
-        self.dataplane.wake()
+    def _slot_freed(self, like: InferenceTask) -> None:
+        self.dataplane.slot_freed(like.model, like.work_class)
 
     def _changed(self) -> None:
         self.dataplane.wake()

@@ -32,13 +32,13 @@ class Post(Protocol):
 
 
 class Mail:
-    """Two lines: confirmed events to the cloud, plain ones to who waits.
+    """Confirmed events to the cloud, plain ones to who waits.
 
     A chunk never waits behind the broker's confirmation of another job's outcome.
     """
 
-    def __init__(self, *, events: Post, replies: Post) -> None:
-        self._events, self._replies = events, replies
+    def __init__(self, post: Post) -> None:
+        self._post = post
 
     def started(self, task: InferenceTask, event: Started) -> None:
         """The job runs here now."""
@@ -55,7 +55,7 @@ class Mail:
     def again(self, task: InferenceTask, on_confirmed: Callable[[], None]) -> None:
         """The job once more into its queue, behind what waits there."""
         queue = broker.model_queue(task.queue, task.model, task.work_class)
-        self._events.send(
+        self._post.send(
             Letter(
                 to=queue.name,
                 queue=queue,
@@ -73,7 +73,7 @@ class Mail:
     def say(self, to: str, chunks: Iterable[Chunk]) -> None:
         """What is written of a job, to somebody who did not ask for it first."""
         for chunk in chunks:
-            self._replies.send(Letter(to=to, body=codec.encode(chunk)))
+            self._post.send(Letter(to=to, body=codec.encode(chunk)))
 
     def outcome(
         self, task: InferenceTask, event: Outcome, on_confirmed: Callable[[], None]
@@ -86,7 +86,7 @@ class Mail:
     def _record(
         self, body: bytes, on_confirmed: Callable[[], None] | None = None
     ) -> None:
-        self._events.send(
+        self._post.send(
             Letter(
                 to=topology.OUTCOMES,
                 queue=_OUTCOMES,
@@ -98,7 +98,7 @@ class Mail:
 
     def _reply(self, task: InferenceTask, body: bytes) -> None:
         if task.reply_to is not None:
-            self._replies.send(Letter(to=task.reply_to, body=body))
+            self._post.send(Letter(to=task.reply_to, body=body))
 
 
 def _fitting(event: Outcome, *, is_streamed: bool) -> bytes:

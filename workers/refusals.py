@@ -4,7 +4,7 @@ from datetime import datetime
 
 from msgspec.structs import replace
 
-from genie.contracts.inference import Fault, InferenceTask, Written
+from genie.contracts.inference import Fault, InferenceTask, JobState, Written
 
 WORK_MOST_S = 540.0
 """No delivery stays unacked for more work than this; the broker would take it back.
@@ -14,6 +14,16 @@ A longer answer goes back into its queue with what is written so far, and is con
 
 CANCELLED = Fault(code="job_cancelled", message="the job was cancelled before it ran")
 LATE_CODE = "deadline_exceeded"
+
+
+def of(
+    task: InferenceTask, now: datetime, held: str | None, worker: str
+) -> tuple[JobState, Fault] | None:
+    """Why it will not run here, None if it may."""
+    if (fault := late(task, now)) is not None:
+        return JobState.TIMEOUT, fault
+    fault = mismatch(task, held, worker)
+    return None if fault is None else (JobState.FAILED, fault)
 
 
 def late(task: InferenceTask, now: datetime) -> Fault | None:

@@ -23,6 +23,7 @@ from workers.engine.protocol import EngineEvent, Finish, Piece
 from workers.loads import Loads
 from workers.mail import Mail
 from workers.resident import Loaded
+from workers.starts import Starts
 from workers.writing import length
 
 log = logs.logger("serving")
@@ -37,8 +38,8 @@ _random = random.SystemRandom()
 class Serving:
     """Takes deliveries, runs them on the engines that are ready, reports their end.
 
-    ``ready`` gives the engines by model, ``on_slot`` is called from an engine's thread
-    when it could take one more request, ``on_served(model)`` after each finished one,
+    ``ready`` gives the engines by model, ``on_slot`` is called from an engine's
+    thread when it could take one more like it, ``on_served(model)`` after each one,
     ``now`` is the cloud's clock (deadlines are the cloud's).
     """
 
@@ -48,7 +49,7 @@ class Serving:
         mail: Mail,
         *,
         ready: Callable[[], Mapping[str, Loaded]],
-        on_slot: Callable[[], None],
+        on_slot: Callable[[InferenceTask], None],
         on_served: Callable[[str], None],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         clock: Callable[[], float] = time.monotonic,
@@ -62,6 +63,7 @@ class Serving:
         self._paused_until: dict[str, float] = {}
         self._cancels = Cancels()
         self._parked: list[Attempt] = []
+        self.starts = Starts(mail, now)
 
     def take(self, delivery: Delivery) -> None:
         """Serve one delivery; returns as soon as the engine has it."""
@@ -77,12 +79,13 @@ class Serving:
             self._admit(attempt)
 
     def tend(self) -> None:
-        """Start what had to wait for an empty engine, or for one that needed it."""
+        """Start what had to wait for an empty engine, and say what has started."""
         with self._lock:
             parked, self._parked = self._parked, []
         for attempt in parked:
             with self._border(attempt):
                 self._admit(attempt)
+        self.starts.tend(self._clock())
 
     def drop_parked(self) -> None:
         """Forget what has not begun: the broker has given it to others."""
@@ -204,13 +207,10 @@ class Serving:
         return True
 
     def _refusal(self, attempt: Attempt) -> tuple[JobState, Fault] | None:
-        task = attempt.task
-        if self._cancels.has(task.job_id, self._clock()):
+        if self._cancels.has(attempt.task.job_id, self._clock()):
             return JobState.CANCELLED, refusals.CANCELLED
-        if (fault := refusals.late(task, self._now())) is not None:
-            return JobState.TIMEOUT, fault
-        fault = refusals.mismatch(task, attempt.fingerprint, self._me.name)
-        return None if fault is None else (JobState.FAILED, fault)
+        held, name = attempt.fingerprint, self._me.name
+        return refusals.of(attempt.task, self._now(), held, name)
 
     def _refuse(self, attempt: Attempt, state: JobState, fault: Fault) -> None:
         outcome = attempt.refusal(state, self._now(), fault)
@@ -220,7 +220,7 @@ class Serving:
     def _start(self, attempt: Attempt, loaded: Loaded) -> None:
         work_s = refusals.work_s(attempt.task, self._now())
         attempt.cancel = lambda: attempt.stop_in(loaded.engine)
-        # Held until the start is said: no chunk may overtake it.
+        # Held until the start is said or owed: no chunk may overtake it.
         with attempt.lock:
             self._enter(attempt)
             try:
@@ -232,8 +232,7 @@ class Serving:
                 attempt.cancel()  # those of several that it took
                 self._requeue(attempt, type(error).__name__)
                 return
-            self._mail.started(attempt.task, attempt.started(self._now()))
-            attempt.has_started = True
+            self.starts.owe(attempt)
 
     def _hear(self, attempt: Attempt, event: EngineEvent) -> None:
         """Take one event, in the engine's own thread."""
@@ -243,9 +242,10 @@ class Serving:
             if isinstance(event, Piece):
                 now = self._clock()
                 if self._loads.heard(attempt.task.model, event.id, now):
-                    self._on_slot()
+                    self._on_slot(attempt.task)
                 chunk = attempt.add(event, now)
                 if chunk is not None:
+                    self.starts.say(attempt)
                     self._mail.chunk(attempt.task, chunk)
                 return
             self._hear_end(attempt, event)
@@ -255,7 +255,8 @@ class Serving:
         if event.fault is None or not event.fault.retryable:
             self._learn(attempt, event)
         if finish is None:
-            self._on_slot()
+            self._on_slot(attempt.task)
+            self.starts.say(attempt)
             self._send_rest(attempt)
             return
         self._end(attempt, finish)
@@ -295,6 +296,7 @@ class Serving:
     def _hand_on(self, attempt: Attempt, again: InferenceTask) -> None:
         """It has worked here for as long as it may: somebody goes on with it."""
         log.info("handed_on", job=again.job_id, characters=length(again.resume))
+        self.starts.say(attempt)
         self._free(attempt)
         self._send_rest(attempt)
         self._mail.given_back(attempt.given_back(self._now()))
@@ -305,7 +307,7 @@ class Serving:
         if not crashes.is_crash(fault):
             self._requeue(attempt, fault.code)
             return
-        self._pause(attempt.task.model)
+        self._paused_until[attempt.task.model] = self._clock() + PAUSE_S
         self._free(attempt)
         again = crashes.counted(attempt.task)
         if again is None:
@@ -319,7 +321,7 @@ class Serving:
 
     def _requeue(self, attempt: Attempt, reason: str) -> None:
         log.info("requeued", job=attempt.task.job_id, reason=reason)
-        self._pause(attempt.task.model)
+        self._paused_until[attempt.task.model] = self._clock() + PAUSE_S
         self._free(attempt)
         requeue = attempt.delivery.requeue
         if attempt.has_started:
@@ -328,9 +330,6 @@ class Serving:
         else:
             requeue()
         self._leave(attempt)
-
-    def _pause(self, model: str) -> None:
-        self._paused_until[model] = self._clock() + PAUSE_S
 
     @contextmanager
     def _border(self, attempt: Attempt) -> Iterator[None]:
@@ -370,12 +369,13 @@ class Serving:
         if attempt.is_over:
             return
         attempt.is_over = True
+        self.starts.drop(attempt)
         with self._lock:
             if self._running.get(attempt.task.job_id) is not attempt:
                 return
             for engine_id in attempt.engine_ids:
                 self._loads.end(attempt.task.model, engine_id)
-        self._on_slot()
+        self._on_slot(attempt.task)
 
     def _leave(self, attempt: Attempt) -> None:
         with self._lock:

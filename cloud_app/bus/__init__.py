@@ -1,9 +1,10 @@
 """The only door to the broker: publish, replies, outcomes, depths, dead letters."""
 
 from cloud_app.bus.dead_letters import DeadLetter, DeadLetters
+from cloud_app.bus.inbox import Inbox, News, Unpublished
 from cloud_app.bus.outcomes import OutcomeConsumer
 from cloud_app.bus.publish import Bus, Depth
-from cloud_app.bus.replies import Inbox, Replies
+from cloud_app.bus.replies import Replies
 
 __all__ = [
     "Bus",
@@ -11,6 +12,8 @@ __all__ = [
     "DeadLetters",
     "Depth",
     "Inbox",
+    "News",
     "OutcomeConsumer",
     "Replies",
+    "Unpublished",
 ]

@@ -1,17 +1,16 @@
 """The cloud's side of every answer: started and outcome events into the database."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from genie import codec, logs, topology
 from genie.contracts.inference import Chunk, Recorded
 from genie.errors import CodecError, Unavailable
-from genie.messaging import broker
+from genie.messaging import broker, light
 from genie.messaging.pump import Pump
 
 if TYPE_CHECKING:
-    from kombu.message import Message
     from kombu.transport.base import StdChannel
 
 log = logs.logger("bus.outcomes")
@@ -19,16 +18,34 @@ log = logs.logger("bus.outcomes")
 Apply = Callable[[Recorded], bool]
 """Records an event in the database; raises `Unavailable` when it cannot just now."""
 
-PREFETCH = 64
+Record = Callable[[Sequence[Recorded]], Sequence[int]]
+"""Records events together, in order; the places of those that need `Apply` instead."""
+
+PREFETCH = 128
+"""Also the most that is recorded in one transaction."""
+
 RETRY_S = 0.5
+
+Held = tuple[Recorded, int]
+"""An event and the tag of its message."""
 
 
 class OutcomeConsumer:
-    """Applies each event and acks after the commit; a bad one is dead-lettered."""
+    """Records what has arrived and acks after the commit; a bad one is dead-lettered.
 
-    def __init__(self, url: str, apply: Apply) -> None:
-        self._apply = apply
-        self._pump = Pump(url, name="genie-outcomes", on_connect=self._subscribe)
+    All that one read of the socket brought is one transaction: nothing waits for others
+    to come, and under load there are others.
+    """
+
+    def __init__(self, url: str, apply: Apply, record: Record | None = None) -> None:
+        self._apply, self._together = apply, record
+        self._held: list[Held] = []
+        self._pump = Pump(
+            url,
+            name="genie-outcomes",
+            on_connect=self._subscribe,
+            on_quiet=self._settle,
+        )
 
     def start(self) -> None:
         """Start consuming; returns at once."""
@@ -39,44 +56,72 @@ class OutcomeConsumer:
         self._pump.stop()
 
     def _subscribe(self, channel: "StdChannel") -> None:
-        from kombu import Consumer
-
+        self._held.clear()  # it was never acked, so it comes again
         broker.dead_letter_queue(topology.OUTCOMES)(channel).declare()
+        broker.outcomes_queue()(channel).declare()
         channel.basic_qos(0, PREFETCH, False)
-        consumer = Consumer(
+        light.subscribe(
             channel,
-            [broker.outcomes_queue()],
-            accept=["json"],
-            on_message=self._receive,
+            topology.OUTCOMES,
+            lambda message: self._receive(channel, message),
+            tag="genie-outcomes",
         )
-        consumer.consume()
 
-    def _receive(self, message: "Message") -> None:
+    def _receive(self, channel: "StdChannel", message: light.Arrived) -> None:
         try:
             event = codec.decode_event(message.body)
         except CodecError as error:
             log.error("bad_outcome", error=str(error))
-            message.reject()
+            channel.basic_reject(message.tag, requeue=False)
             return
         if isinstance(event, Chunk):
             log.error("bad_outcome", error="a chunk is not an outcome")
-            message.reject()
+            channel.basic_reject(message.tag, requeue=False)
             return
-        self._record(event, message)
+        self._held.append((event, message.tag))
 
-    def _record(self, event: Recorded, message: "Message") -> None:
+    def _settle(self, channel: "StdChannel") -> None:
+        held, self._held = self._held, []
+        for event, tag in self._record(channel, held) if held else ():
+            self._record_one(channel, event, tag)
+
+    def _record(self, channel: "StdChannel", held: list[Held]) -> list[Held]:
+        """Record many at once; those that must be recorded one by one."""
+        if self._together is None:
+            return held
+        try:
+            left = set(self._together([event for event, _tag in held]))
+        except Unavailable as error:
+            self._wait(error)
+            for _event, tag in held:
+                channel.basic_reject(tag, requeue=True)
+            return []
+        except Exception as error:
+            # Border: one of them cannot be recorded; by themselves the others can.
+            kind = type(error).__name__
+            log.warning("outcomes_one_by_one", error=kind, exc_info=True)
+            return held
+        for place, (_event, tag) in enumerate(held):
+            if place not in left:
+                light.ack(channel, tag)
+        return [held[place] for place in sorted(left)]
+
+    def _record_one(self, channel: "StdChannel", event: Recorded, tag: int) -> None:
         try:
             self._apply(event)
         except Unavailable as error:
-            log.warning("outcome_waits", job_id=event.job_id, error=str(error))
-            time.sleep(RETRY_S)  # the database is away: nothing else could be recorded
-            message.requeue()
+            self._wait(error)
+            channel.basic_reject(tag, requeue=True)
             return
         except Exception as error:
             # Border: one event that cannot be recorded must not silence all others,
             # nor come back for ever; the dead letters keep it for a person.
             kind = type(error).__name__
             log.error("outcome_failed", job_id=event.job_id, error=kind, exc_info=True)
-            message.reject()
+            channel.basic_reject(tag, requeue=False)
             return
-        message.ack()
+        light.ack(channel, tag)
+
+    def _wait(self, error: Unavailable) -> None:
+        log.warning("outcomes_wait", error=str(error))
+        time.sleep(RETRY_S)  # the database is away: nothing else could be recorded

@@ -12,6 +12,7 @@ from kombu.exceptions import LimitExceeded
 from kombu.pools import Connections
 
 from cloud_app.bus.dead_letters import DeadLetters
+from cloud_app.bus.replies import Post, Replies
 from genie import codec, topology
 from genie.contracts.inference import InferenceTask, WorkClass, Written
 from genie.errors import BrokerDown
@@ -77,6 +78,22 @@ class Bus:
             )
 
         self._with_channel(send)
+
+    def ask(self, task: InferenceTask, replies: Replies) -> None:
+        """`publish` a task somebody waits for, without waiting for the confirm if that
+        can be done: ``replies`` then says in its inbox if it did not come."""
+        queue = broker.model_queue(task.queue, task.model, task.work_class)
+        if queue.name not in self._declared:
+            self.publish(task)
+            return
+        post = Post(
+            exchange=queue.exchange.name,
+            key=queue.routing_key,
+            body=envelope.pack(task),
+            headers=envelope.headers(task),
+        )
+        if not replies.publish(task.job_id, post):
+            self.publish(task)
 
     def nudge(self, worker_id: str) -> None:
         """Ask a worker to heartbeat now: the placement task of the planner."""

@@ -1,14 +1,19 @@
-"""What a web process waits for: one reply queue, one thread, one inbox per job."""
+"""What a web process asks and waits for: one connection, one thread, many inboxes."""
 
-import queue
 import threading
 import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from amqp.exceptions import RecoverableConnectionError
+
+from cloud_app.bus.inbox import Inbox, Unpublished
 from genie import codec, logs, topology
-from genie.contracts.inference import Chunk, Event
 from genie.errors import CodecError
-from genie.messaging import broker
+from genie.messaging import broker, light
+from genie.messaging.confirms import Confirms
 from genie.messaging.pump import Pump
 
 if TYPE_CHECKING:
@@ -17,56 +22,62 @@ if TYPE_CHECKING:
 log = logs.logger("bus.replies")
 
 FIRST_CONNECT_S = 3.0
+CONFIRM_S = 5.0
+"""Without a confirm for so long, what was asked counts as not published."""
 
 
-MOST_CHUNKS = 4_000
-MOST_BYTES = 2 * 1024 * 1024
-"""Chunks one job's asker may leave unread; a slow reader must cost nobody else."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Post:
+    """A message ready to go, and where to."""
+
+    exchange: str
+    key: str
+    body: bytes
+    headers: dict[str, str | int | None]
 
 
-class Inbox:
-    """The events of one job, in the order they came, while its asker keeps up."""
+class _Line:
+    """A channel to publish on, and what it still owes a confirm for, by job."""
 
-    def __init__(
-        self, *, most_chunks: int = MOST_CHUNKS, most_bytes: int = MOST_BYTES
+    def __init__(self, channel: "StdChannel") -> None:
+        self._channel = channel
+        self.confirms: Confirms[str] = Confirms(channel)
+        self._returned: list[str] = []
+        self.is_blocked = False
+        channel.events["basic_return"].add(self._take_back)
+
+    def publish(self, job_id: str, post: Post) -> None:
+        """Write it; raises what a broken connection raises."""
+        send = partial(
+            light.publish,
+            self._channel,
+            post.body,
+            exchange=post.exchange,
+            key=post.key,
+            confirmed=True,
+            headers=post.headers,
+            correlation_id=job_id,
+        )
+        self.confirms.send(job_id, send)
+
+    def lost(self) -> list[str]:
+        """Jobs that were refused, went nowhere, or were not confirmed in time."""
+        self.confirms.take()
+        returned, self._returned = self._returned, []
+        return [*returned, *self.confirms.drop(older_s=CONFIRM_S)]
+
+    def _take_back(
+        self, _error: object, _exchange: str, _key: str, message: Any
     ) -> None:
-        self._events: queue.SimpleQueue[tuple[Event, int]] = queue.SimpleQueue()
-        self._most_chunks, self._most_bytes = most_chunks, most_bytes
-        self._lock = threading.Lock()
-        self._chunks = self._bytes = 0
-        self.is_cut = False
-
-    def put(self, event: Event, size_bytes: int = 0) -> None:
-        """Add an event; never blocks. Over the bound nothing more is kept."""
-        if isinstance(event, Chunk) and not self._count(1, size_bytes):
-            return
-        self._events.put((event, size_bytes))
-
-    def get(self, timeout_s: float) -> Event | None:
-        """The next event, or None when none came in time or the inbox was cut."""
-        if self.is_cut:
-            return None
-        try:
-            event, size_bytes = self._events.get(timeout=timeout_s)
-        except queue.Empty:
-            return None
-        if isinstance(event, Chunk):
-            self._count(-1, -size_bytes)
-        return event
-
-    def _count(self, chunks: int, size_bytes: int) -> bool:
-        with self._lock:
-            self._chunks += chunks
-            self._bytes += size_bytes
-            is_over = self._chunks > self._most_chunks or self._bytes > self._most_bytes
-            self.is_cut = self.is_cut or is_over
-            return not self.is_cut
+        self._returned.append(message.properties.get("correlation_id", ""))
 
 
 class Replies:
-    """Hands events from this process's reply queue to whoever waits for their job.
+    """Asks, and hands what is answered to whoever waits for it.
 
-    The thread and its connection start at the first `expect`, after any fork.
+    The thread and its connection start at the first `expect`, after any fork. Asking
+    does not wait for the broker's confirm: the answer is on its way meanwhile. Where
+    the confirm does not come the inbox gets `Unpublished`.
     """
 
     def __init__(self, url: str) -> None:
@@ -74,7 +85,15 @@ class Replies:
         self._inboxes: dict[str, Inbox] = {}
         self._lock = threading.Lock()
         self._started = False
-        self._pump = Pump(url, name="genie-replies", on_connect=self._subscribe)
+        self._line: _Line | None = None
+        self._pump = Pump(
+            url,
+            name="genie-replies",
+            on_connect=self._subscribe,
+            on_lost=self._cut,
+            on_quiet=lambda _channel: self._look(),
+            on_blocked=(self._block, self._unblock),
+        )
 
     @property
     def name(self) -> str:
@@ -92,6 +111,18 @@ class Replies:
         self._pump.wait_connected(FIRST_CONNECT_S)
         return inbox
 
+    def publish(self, job_id: str, post: Post) -> bool:
+        """Publish what an inbox was made for, from any thread; False if that cannot be
+        done here and now: then it was not."""
+        line = self._line
+        if line is None or line.is_blocked or len(post.body) > light.SMALL_BYTES:
+            return False
+        try:
+            line.publish(job_id, post)
+        except (OSError, RecoverableConnectionError):
+            return False  # the pump will notice, and say of the others what it must
+        return True
+
     def forget(self, job_id: str) -> None:
         """Drop a job's inbox; later events of it are dropped."""
         with self._lock:
@@ -104,12 +135,36 @@ class Replies:
 
     def _subscribe(self, channel: "StdChannel") -> None:
         broker.reply_queue(self._asker_id)(channel).declare()
-        # Not kombu's consumer: it inflates a compressed body before we see its size.
-        channel.basic_consume(
-            self.name, no_ack=True, callback=self._receive, consumer_tag=self.name
-        )
+        light.subscribe(channel, self.name, self._receive, tag="genie", no_ack=True)
+        if light.is_shared(channel):  # else nothing is confirmed, or it is encrypted
+            self._line = _Line(channel.connection.channel())
 
-    def _receive(self, message: Any) -> None:  # amqp's or the in-memory transport's
+    def _cut(self) -> None:
+        line, self._line = self._line, None
+        self._fail(line.confirms.waiting if line else ())
+
+    def _block(self, _reason: str) -> None:
+        # Raising, as elsewhere, would cut off all answers that are on their way here.
+        if self._line is not None:
+            self._line.is_blocked = True
+            self._fail(self._line.confirms.waiting)
+
+    def _unblock(self) -> None:
+        if self._line is not None:
+            self._line.is_blocked = False
+
+    def _look(self) -> None:
+        if self._line is not None:
+            self._fail(self._line.lost())
+
+    def _fail(self, job_ids: Iterable[str]) -> None:
+        for job_id in job_ids:
+            with self._lock:
+                inbox = self._inboxes.get(job_id)
+            if inbox is not None:
+                inbox.put(Unpublished())
+
+    def _receive(self, message: light.Arrived) -> None:
         try:
             event = codec.decode_event(message.body)
         except CodecError as error:

@@ -1,27 +1,37 @@
-"""A publishing thread with connections of its own: in order, retried, never lost.
+"""A publishing thread with a connection of its own: in order, retried, never lost.
 
 Callers hand over bytes and go on; an engine's thread must not wait for a broker.
 """
 
-import queue
+import contextlib
+import select
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
 
 import kombu
-from amqp.exceptions import MessageNacked
+from amqp.exceptions import RecoverableConnectionError
 
 from genie import logs
-from genie.messaging import broker
-from genie.messaging.envelope import CONTENT_TYPE
+from genie.messaging import broker, frames, light
+from genie.messaging.bell import Bell
+from genie.messaging.confirms import Confirms
+
+if TYPE_CHECKING:
+    from kombu.transport.base import StdChannel
 
 log = logs.logger("messaging.publisher")
 
-CONFIRM_TIMEOUT_S = 10.0
 RETRY_FIRST_S, RETRY_MOST_S = 0.1, 5.0
+LOOK_S = 2.0
+"""How often an idle publisher looks at its connection."""
+
 MOST_AT_ONCE = 64
-"""Letters on their way before the first is confirmed: a wait for each alone would
-carry no more than one letter per write to the broker's disk."""
+"""Letters of one write; more would make the first of them wait for the last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,11 +61,18 @@ def failures(connection: kombu.Connection) -> tuple[type[Exception], ...]:
 
 
 class Publisher:
-    """Publishes letters in the order they were handed over."""
+    """Publishes letters in the order they were handed over.
+
+    A letter that is not confirmed goes out without waiting for one that is: a chunk of
+    text never waits until the broker has another job's outcome on its disk.
+    """
 
     def __init__(self, url: str, *, name: str) -> None:
         self._url, self._name = url, name
-        self._letters: queue.SimpleQueue[Letter | None] = queue.SimpleQueue()
+        self._letters: deque[Letter] = deque()
+        self._busy = threading.Lock()
+        self._bell = Bell()
+        self._ending = threading.Event()
         self._stopping = threading.Event()
         self._line: _Line | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -66,46 +83,86 @@ class Publisher:
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """Send what is already handed over, then close."""
-        self._letters.put(None)
+        self._ending.set()
+        self._bell.ring()
         self._thread.join(timeout_s)
         self._stopping.set()
+        self._bell.ring()
 
     def send(self, letter: Letter) -> None:
-        """Hand over a letter from any thread; never blocks."""
-        self._letters.put(letter)
+        """Hand over a letter from any thread; never blocks.
+
+        Where nothing waits before it, it is written in the caller's thread: waking ours
+        takes longer than that.
+        """
+        if not self._is_sent(letter):
+            self._letters.append(letter)
+            self._bell.ring()
+
+    def _is_sent(self, letter: Letter) -> bool:
+        if self._letters or not self._busy.acquire(blocking=False):
+            return False
+        try:
+            line = self._line
+            if line is None or self._letters or not line.can_send(letter):
+                return False
+            if not line.send(letter):
+                self._bell.ring()  # what is left, or broken, is our thread's
+        except (OSError, RecoverableConnectionError):
+            return False
+        finally:
+            self._busy.release()
+        return True
 
     def _run(self) -> None:
-        is_last = False
-        while not is_last:
-            letters, is_last = self._take()
-            self._deliver(letters)
-        self._hang_up()
-
-    def _take(self) -> tuple[list[Letter], bool]:
-        """What was handed over so far, at least one; and whether it is the last."""
-        letters = []
-        letter = self._letters.get()
-        while letter is not None:
-            letters.append(letter)
-            if len(letters) == MOST_AT_ONCE or self._letters.empty():
-                return letters, False
-            letter = self._letters.get()
-        return letters, True
-
-    def _deliver(self, letters: list[Letter]) -> None:
         delay_s = RETRY_FIRST_S
-        while letters and not self._stopping.is_set():
-            self._line = self._line or _Line(self._url, self._name)
+        while not self._stopping.is_set() and not self._is_done():
             try:
-                for letter in self._line.publish(tuple(letters)):
-                    letters.remove(letter)
-                    if letter.on_sent is not None:
-                        letter.on_sent()
-            except self._line.errors as error:
-                log.warning("publish_retry", name=self._name, error=repr(error))
-                self._hang_up()
+                if self._turn(has_come=self._wait()):
+                    delay_s = RETRY_FIRST_S
+            except _Cut as cut:
+                log.warning("publish_retry", name=self._name, error=cut.reason)
                 self._stopping.wait(delay_s)
                 delay_s = min(delay_s * 2, RETRY_MOST_S)
+        self._hang_up()
+
+    def _is_done(self) -> bool:
+        is_owing = self._line is not None and self._line.is_owing
+        return self._ending.is_set() and not self._letters and not is_owing
+
+    def _wait(self) -> bool:
+        """Until there is a letter or the broker says something; true if it did."""
+        line = self._line
+        if line is not None and line.has_more:
+            return True
+        sockets = line.filenos if line is not None else ()
+        is_urgent = bool(self._letters) or (line is not None and line.is_refused)
+        wait_s = 0 if is_urgent else LOOK_S
+        ready = select.select([self._bell.fileno(), *sockets], [], [], wait_s)[0]
+        return any(one in ready for one in sockets)
+
+    def _turn(self, *, has_come: bool) -> bool:
+        """Listen and send; true when something is surely sent now."""
+        self._bell.clear()
+        if self._line is None and not self._letters:
+            return False  # nothing to say, so nobody to call
+        with self._busy:
+            line = self._line = self._line or _Line(self._url, self._name)
+            try:
+                sent = line.exchange(self._take(), has_come=has_come)
+            except line.errors as error:
+                self._letters.extendleft(reversed(line.owed))
+                self._hang_up()
+                raise _Cut(repr(error)) from error
+        for letter in sent:
+            if letter.on_sent is not None:
+                letter.on_sent()
+        return bool(sent)
+
+    def _take(self) -> list[Letter]:
+        """What was handed over so far."""
+        count = min(len(self._letters), MOST_AT_ONCE)
+        return [self._letters.popleft() for _ in range(count)]
 
     def _hang_up(self) -> None:
         line, self._line = self._line, None
@@ -113,104 +170,149 @@ class Publisher:
             line.close()
 
 
+class _Cut(Exception):
+    """The line failed; what it still owed will be sent on the next one."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 class _Line:
     """One connection with a plain and a confirming channel."""
 
     def __init__(self, url: str, name: str) -> None:
-        # No heartbeat: nobody reads this socket while there is nothing to publish.
-        self._connection = broker.connection(url, name=name, heartbeat_s=0)
-        self._declared: set[str] = set()
+        self._connection = broker.connection(url, name=name)
         self.errors = failures(self._connection)
-        self._channels: dict[bool, kombu.transport.base.StdChannel] = {}
-        self._confirms: _Confirms | None = None
+        self._is_memory = broker.is_memory(url)
+        self._declared: set[str] = set()
+        self._channels: dict[bool, StdChannel] = {}
+        self._confirms: Confirms[Letter] | None = None
+        self._rest: list[Letter] = []
+        self._plain: list[Letter] = []
+        self._checked_at = time.monotonic()
 
-    def publish(self, letters: Iterable[Letter]) -> Iterator[Letter]:
-        """Send all of them, in order; gives each back once it is surely sent."""
-        for letter in letters:
-            channel = self._channel(letter.confirmed)
-            self._declare(channel, letter)
-            message = channel.prepare_message(
-                letter.body,
-                content_type=CONTENT_TYPE,
-                content_encoding="utf-8",
-                headers=letter.headers,
-                properties={"delivery_mode": 2 if letter.confirmed else 1},
-            )
-            confirms = self._confirms if letter.confirmed else None
-            channel.basic_publish(
-                message,
-                exchange="",
-                routing_key=letter.to,
-                mandatory=confirms is not None,  # else no queue is no error
-            )
-            if confirms is None:
-                yield letter
-                continue
-            confirms.expect(letter)
+    @property
+    def owed(self) -> list[Letter]:
+        """Letters the broker may not have, in order."""
+        waiting = self._confirms.waiting if self._confirms else []
+        known = set(map(id, waiting))  # the one whose writing failed stands in both
+        rest = [letter for letter in self._rest if id(letter) not in known]
+        return [*waiting, *self._plain, *rest]
+
+    @property
+    def is_owing(self) -> bool:
+        """True while a confirmation is waited for."""
+        return self._confirms is not None and bool(self._confirms.waiting)
+
+    @property
+    def is_refused(self) -> bool:
+        """True when the broker has refused all that it has not confirmed."""
+        return self._confirms is not None and self._confirms.is_refused
+
+    @property
+    def has_more(self) -> bool:
+        """True when the broker's word was read already and not looked at."""
+        return self._is_open and frames.has_more(self._connection)
+
+    @property
+    def filenos(self) -> tuple[int, ...]:
+        """What to wait for besides new letters."""
+        return (self._connection.connection.sock.fileno(),) if self._is_open else ()
+
+    @property
+    def _is_open(self) -> bool:
+        return not self._is_memory and bool(self._connection.connected)
+
+    def can_send(self, letter: Letter) -> bool:
+        """True when a letter needs nothing but to be written."""
+        channel = self._channels.get(letter.confirmed)
+        is_small = len(letter.body) <= light.SMALL_BYTES
+        is_declared = letter.queue is None or letter.to in self._declared
+        return is_small and is_declared and light.is_shared(channel)
+
+    def send(self, letter: Letter) -> bool:
+        """Write one letter from any thread, at once; False when some of it is left, or
+        when it will have to be sent again, on another line."""
+        channel = self._channels[letter.confirmed]
+        if self._confirms is None or not letter.confirmed:
+            return self._write(channel, letter, waits=False)
+        try:
+            write = partial(self._write, channel, letter, waits=False)
+            return self._confirms.send(letter, write)
+        except (OSError, RecoverableConnectionError):
+            return False  # it counts as under way, and owed
+
+    def exchange(self, letters: list[Letter], *, has_come: bool) -> list[Letter]:
+        """Take what the broker says and send ``letters``, in one write; what is sent
+        for sure."""
+        self._rest = letters
+        if not self._connection.connected:
+            broker.connect(self._connection)
+        self._check()
+        with frames.corked(self._connection):
+            if has_come:
+                self._listen()
+            while self._rest:
+                self._publish(self._rest[0])
+                del self._rest[0]
+        sent, self._plain = self._plain, []
         if self._confirms is not None:
-            yield from self._confirms.wait(self._connection)
-
-    def _channel(self, confirmed: bool) -> "kombu.transport.base.StdChannel":
-        if confirmed not in self._channels:
-            self._channels[confirmed] = self._open(confirmed)
-        return self._channels[confirmed]
-
-    def _open(self, confirmed: bool) -> "kombu.transport.base.StdChannel":
-        channel = self._connection.channel()
-        if confirmed and hasattr(channel, "confirm_select"):  # in memory there is none
-            self._confirms = _Confirms(channel)
-        return channel
-
-    def _declare(
-        self, channel: "kombu.transport.base.StdChannel", letter: Letter
-    ) -> None:
-        if letter.queue is not None and letter.to not in self._declared:
-            letter.queue(channel).declare()
-            self._declared.add(letter.to)
+            sent += self._confirms.take()
+        return sent
 
     def close(self) -> None:
+        """Close the connection, politely if that is possible."""
         try:
             self._connection.release()
         except self.errors:
             self._connection.collect()
 
+    def _listen(self) -> None:
+        with contextlib.suppress(TimeoutError):  # half a frame: the rest will come
+            frames.drain(self._connection)
 
-class _Confirms:
-    """The letters on their way on one channel; the broker numbers them from 1."""
+    def _publish(self, letter: Letter) -> None:
+        channel = self._channel(letter.confirmed)
+        self._declare(channel, letter)
+        write = partial(self._write, channel, letter)
+        if letter.confirmed and self._confirms is not None:
+            self._confirms.send(letter, write)
+        else:
+            write()
+            self._plain.append(letter)
 
-    def __init__(self, channel: "kombu.transport.base.StdChannel") -> None:
-        self._sent = self._refused = 0
-        self._under_way: dict[int, Letter] = {}
-        self._arrived: list[Letter] = []
-        channel.confirm_select()
-        channel.events["basic_ack"].add(self._accept)
-        channel.events["basic_nack"].add(self._refuse)
+    def _write(
+        self, channel: "StdChannel", letter: Letter, *, waits: bool = True
+    ) -> bool:
+        return light.publish(
+            channel,
+            letter.body,
+            key=letter.to,
+            confirmed=letter.confirmed,
+            headers=letter.headers,
+            waits=waits,
+        )
 
-    def expect(self, letter: Letter) -> None:
-        """A letter was just published."""
-        self._sent += 1
-        self._under_way[self._sent] = letter
+    def _check(self) -> None:
+        if self._confirms is not None:
+            self._confirms.check()
+        if not self._is_memory and time.monotonic() - self._checked_at >= LOOK_S:
+            self._checked_at = time.monotonic()
+            self._connection.heartbeat_check()
 
-    def wait(self, connection: kombu.Connection) -> Iterator[Letter]:
-        """Each letter when the broker has it; raises after the last if it refused any,
-        and when it is silent too long."""
-        yield from self._take()  # confirms that came while others were published
-        while self._under_way:
-            connection.drain_events(timeout=CONFIRM_TIMEOUT_S)
-            yield from self._take()
-        if self._refused:
-            raise MessageNacked(f"the broker refused {self._refused} letters")
+    def _channel(self, confirmed: bool) -> "StdChannel":
+        if confirmed not in self._channels:
+            self._channels[confirmed] = self._open(confirmed)
+        return self._channels[confirmed]
 
-    def _take(self) -> list[Letter]:
-        arrived, self._arrived = self._arrived, []
-        return arrived
+    def _open(self, confirmed: bool) -> "StdChannel":
+        channel = self._connection.channel()
+        if confirmed and hasattr(channel, "confirm_select"):  # in memory there is none
+            self._confirms = Confirms(channel)
+        return channel
 
-    def _accept(self, tag: int, multiple: bool) -> None:
-        self._arrived += self._settled(tag, multiple)
-
-    def _refuse(self, tag: int, multiple: bool) -> None:
-        self._refused += len(self._settled(tag, multiple))
-
-    def _settled(self, tag: int, multiple: bool) -> list[Letter]:
-        tags = [one for one in self._under_way if one <= tag] if multiple else [tag]
-        return [self._under_way.pop(one) for one in tags]
+    def _declare(self, channel: "StdChannel", letter: Letter) -> None:
+        if letter.queue is not None and letter.to not in self._declared:
+            letter.queue(channel).declare()
+            self._declared.add(letter.to)

@@ -5,10 +5,9 @@ Why not Celery's own consumer: on the in-memory transport its loop sleeps up to 
 seconds before a reopened credit is seen, and its task pool costs 3-7 round trips.
 """
 
-import os
+import contextlib
 import random
 import select
-import socket
 import threading
 import time
 from collections import deque
@@ -18,7 +17,8 @@ from typing import TYPE_CHECKING
 import kombu
 
 from genie import logs
-from genie.messaging import broker
+from genie.messaging import broker, frames
+from genie.messaging.bell import Bell
 
 if TYPE_CHECKING:
     from kombu.transport.base import StdChannel
@@ -32,14 +32,17 @@ _random = random.SystemRandom()
 
 RECONNECT_FIRST_S, RECONNECT_MOST_S = 0.1, 5.0
 HEARTBEAT_CHECK_S = 2.5
+POLLED_MOST = 64
+"""In-memory messages handled before actions get their turn."""
 
 
 class Pump:
     """Consumes on one channel; ``on_connect`` subscribes, ``call`` runs an action.
 
     ``on_connect`` runs at every (re)connection with a fresh channel; ``on_lost`` when
-    a connection was lost, before the next attempt. Actions that wait when the
-    connection goes are dropped: their channel, and what they were about, is gone.
+    a connection was lost, before the next attempt; ``on_quiet`` each time all that had
+    arrived was handled, and after at most ``rest_s()`` seconds. Actions that wait when
+    the connection goes are dropped: their channel, and what they were about, is gone.
     """
 
     def __init__(
@@ -49,16 +52,18 @@ class Pump:
         name: str,
         on_connect: Action,
         on_lost: Callable[[], None] | None = None,
+        on_quiet: Action | None = None,
+        rest_s: Callable[[], float] = lambda: HEARTBEAT_CHECK_S,
+        on_blocked: broker.OnBlocked | None = None,
     ) -> None:
         self._url, self._name = url, name
-        self._on_connect = on_connect
-        self._on_lost = on_lost
+        self._on_connect, self._rest_s = on_connect, rest_s
+        self._on_lost, self._on_quiet = on_lost, on_quiet
+        self._on_blocked = on_blocked
         self._actions: deque[Action] = deque()
         self._stopping = threading.Event()
         self._connected = threading.Event()
-        self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_read, False)
-        os.set_blocking(self._wake_write, False)
+        self._bell = Bell()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -68,7 +73,7 @@ class Pump:
     def stop(self, timeout_s: float = 5.0) -> None:
         """Run what waits, close the connection and end the thread."""
         self._stopping.set()
-        self._wake()
+        self._bell.ring()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
 
@@ -84,13 +89,12 @@ class Pump:
     def call(self, action: Action) -> None:
         """Run ``action`` with the channel soon, from any thread; never blocks."""
         self._actions.append(action)
-        self._wake()
+        self.wake()
 
-    def _wake(self) -> None:
-        try:
-            os.write(self._wake_write, b"x")
-        except BlockingIOError:  # the pipe is full: a wake-up is already under way
-            return
+    def wake(self) -> None:
+        """Have ``on_quiet`` called soon, from any thread; never blocks."""
+        if threading.current_thread() is not self._thread:  # which looks after itself
+            self._bell.ring()
 
     def _run(self) -> None:
         delay_s = RECONNECT_FIRST_S
@@ -105,7 +109,9 @@ class Pump:
 
     def _connection(self) -> None:
         """One connection from its opening to its end."""
-        connection = broker.connection(self._url, name=self._name)
+        connection = broker.connection(
+            self._url, name=self._name, on_blocked=self._on_blocked
+        )
         errors = connection.connection_errors + connection.channel_errors
         try:
             self._serve(connection, self._open(connection))
@@ -122,6 +128,7 @@ class Pump:
     def _open(self, connection: kombu.Connection) -> "StdChannel":
         broker.connect(connection)
         channel = connection.channel()
+        channel.auto_decode = False  # bodies stay bytes: whoever reads them decodes
         self._on_connect(channel)
         self._connected.set()
         return channel
@@ -138,11 +145,10 @@ class Pump:
             self._on_lost()
 
     def _serve(self, connection: kombu.Connection, channel: "StdChannel") -> None:
-        wait = self._poll if broker.is_memory(self._url) else self._select
+        turn = self._poll if broker.is_memory(self._url) else self._select
         checked_at = time.monotonic()
         while not self._stopping.is_set():
-            self._act(channel)
-            wait(connection)
+            turn(connection, channel)
             if time.monotonic() - checked_at >= HEARTBEAT_CHECK_S:
                 checked_at = time.monotonic()
                 connection.heartbeat_check()
@@ -151,31 +157,33 @@ class Pump:
     def _act(self, channel: "StdChannel") -> None:
         while self._actions:
             self._actions.popleft()(channel)
+        if self._on_quiet is not None:
+            self._on_quiet(channel)
 
-    def _poll(self, connection: kombu.Connection) -> None:
-        self._clear_wake()
-        try:
-            connection.drain_events(timeout=broker.POLLING_INTERVAL_S)
-        except TimeoutError:
-            return
+    def _poll(self, connection: kombu.Connection, channel: "StdChannel") -> None:
+        self._bell.clear()
+        wait_s = broker.POLLING_INTERVAL_S
+        with contextlib.suppress(TimeoutError):
+            for _ in range(POLLED_MOST):
+                connection.drain_events(timeout=wait_s)
+                wait_s = 0.0
+        self._act(channel)
 
-    def _select(self, connection: kombu.Connection) -> None:
-        sock: socket.socket = connection.connection.sock
-        pending = getattr(sock, "pending", int)  # TLS may hold decrypted bytes
-        readable = sock.fileno()
-        ready = [readable]
-        if not pending():
-            watched = [readable, self._wake_read]
-            ready = select.select(watched, [], [], HEARTBEAT_CHECK_S)[0]
-        self._clear_wake()
-        if readable in ready:
-            try:
-                connection.drain_events(timeout=1)
-            except TimeoutError:  # half a frame so far: the rest is kept for next time
-                return
+    def _select(self, connection: kombu.Connection, channel: "StdChannel") -> None:
+        has_come = self._wait(connection)
+        self._bell.clear()
+        with frames.corked(connection):
+            # Half a frame so far: the rest is kept for next time.
+            with contextlib.suppress(TimeoutError):
+                if has_come:
+                    frames.drain(connection)
+            self._act(channel)
 
-    def _clear_wake(self) -> None:
-        try:
-            os.read(self._wake_read, 4096)
-        except BlockingIOError:
-            return
+    def _wait(self, connection: kombu.Connection) -> bool:
+        """Until somebody rings or something comes; whether something has come."""
+        if frames.has_more(connection):
+            return True
+        readable = connection.connection.sock.fileno()
+        watched = [readable, self._bell.fileno()]
+        wait_s = 0.0 if self._actions else min(self._rest_s(), HEARTBEAT_CHECK_S)
+        return readable in select.select(watched, [], [], wait_s)[0]

@@ -3,7 +3,7 @@
 import queue
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -12,7 +12,7 @@ from typing import Any
 import kombu
 import pytest
 
-from cloud_app.bus import Bus, OutcomeConsumer, Replies
+from cloud_app.bus import Bus, OutcomeConsumer, Replies, Unpublished
 from fixtures.fleet import wait_until
 from fixtures.nodes import RabbitNode
 from genie import codec, topology
@@ -141,6 +141,58 @@ def test_events_reach_the_inbox_of_their_job_in_order(url: str) -> None:
     replies.close()
 
 
+def test_what_is_asked_is_answered_and_not_in_doubt(url: str, bus: Bus) -> None:
+    replies, model = Replies(url), f"m-{uuid.uuid4().hex[:6]}"
+    taker = Taker(url, model, WorkClass.INTERACTIVE)
+    for _ in range(3):  # the first one declares the queue, the others are quicker
+        sent = task(model)
+        inbox = replies.expect(sent.job_id)
+        bus.ask(sent, replies)
+        message = taker.get()
+        assert envelope.unpack(message.body) == sent
+        assert message.headers["argsrepr"] == "-"
+        taker.ack(message)
+        assert inbox.get(0.2) is None
+    assert replies._line is None or replies._line.confirms.waiting == []
+    taker.pump.stop()
+    replies.close()
+
+
+def test_what_is_asked_of_a_queue_that_is_gone_is_in_doubt(rabbitmq_url: str) -> None:
+    bus, replies, model = Bus(rabbitmq_url), Replies(rabbitmq_url), "vanished"
+    bus.publish(task(model))
+    with broker.connection(rabbitmq_url, name="delete") as connection:
+        connection.default_channel.queue_delete(f"genie.{model}.interactive")
+    sent = task(model)
+    inbox = replies.expect(sent.job_id)
+    bus.ask(sent, replies)
+    assert inbox.get(WAIT_S) == Unpublished()
+    bus.publish(sent)  # which declares the queue anew
+    depth = bus.depths([("genie", model, WorkClass.INTERACTIVE)])[0]
+    assert depth.waiting == 1
+    replies.close()
+    bus.close()
+
+
+def test_what_was_not_confirmed_when_the_connection_broke_is_in_doubt(
+    rabbitmq_url: str,
+) -> None:
+    bus, replies, sent = Bus(rabbitmq_url), Replies(rabbitmq_url), task("cut")
+    inbox, other = replies.expect("job-1"), replies.expect("job-2")
+    assert replies._line is not None
+    replies._line.confirms.send("job-1", lambda: True)  # on its way for ever
+    replies._pump.call(lambda channel: channel.connection.sock.shutdown(2))
+    assert inbox.get(WAIT_S) == Unpublished()
+    assert other.get(0.1) is None
+    replies.expect(sent.job_id)
+    bus.ask(sent, replies)
+    bus.ask(sent, replies)
+    depth = bus.depths([("genie", "cut", WorkClass.INTERACTIVE)])[0]
+    assert depth.waiting == 2
+    replies.close()
+    bus.close()
+
+
 def test_a_confirmed_letter_calls_back_once_the_broker_has_it(url: str) -> None:
     sent = threading.Event()
     consumer, seen = _outcomes(url, lambda event: True)
@@ -239,6 +291,38 @@ def test_an_outcome_nobody_can_record_goes_to_the_dead_letters(url: str) -> None
     consumer.stop()
 
 
+def test_what_cannot_be_recorded_together_is_recorded_one_by_one(url: str) -> None:
+    together: list[int] = []
+
+    def record(events: Sequence[Recorded]) -> Sequence[int]:
+        together.append(len(events))
+        if any(event.job_id == "poison" for event in events):
+            raise ValueError("no column takes this")
+        return [at for at, event in enumerate(events) if event.job_id == "odd"]
+
+    def apply(event: Recorded) -> bool:
+        if event.job_id == "poison":
+            raise ValueError("no column takes this")
+        return True
+
+    consumer, seen = _outcomes(url, apply, record)
+    publisher = Publisher(url, name="worker")
+    for job_id in ("a", "odd", "b", "poison", "c"):
+        body = codec.encode(outcome(job_id))
+        publisher.send(Letter(to=topology.OUTCOMES, body=body, confirmed=True))
+    publisher.start()
+    publisher.stop(WAIT_S)
+    wait_until(lambda: sum(together) == 5, WAIT_S, "all have come")
+    consumer.stop()
+    with broker.connection(url, name="count") as connection:
+        channel = connection.default_channel
+        left = channel.queue_declare(topology.OUTCOMES, passive=True)
+        assert left.message_count == 0
+    applied = [seen.get_nowait().job_id for _ in range(seen.qsize())]
+    assert "odd" in applied
+    assert "poison" not in applied
+
+
 def test_a_mistake_of_ours_does_not_end_a_consumer(url: str) -> None:
     mistakes = iter([ValueError("once"), None])
     connected = threading.Event()
@@ -284,7 +368,9 @@ def test_a_bad_outcome_blocks_nothing(url: str) -> None:
 
 
 def _outcomes(
-    url: str, apply: Callable[[Recorded], bool]
+    url: str,
+    apply: Callable[[Recorded], bool],
+    together: Callable[[Sequence[Recorded]], Sequence[int]] | None = None,
 ) -> tuple[OutcomeConsumer, "queue.SimpleQueue[Event]"]:
     seen: queue.SimpleQueue[Event] = queue.SimpleQueue()
 
@@ -295,7 +381,7 @@ def _outcomes(
 
     with broker.connection(url, name="declare") as connection:
         broker.outcomes_queue()(connection.default_channel).declare()
-    consumer = OutcomeConsumer(url, record)
+    consumer = OutcomeConsumer(url, record, together)
     consumer.start()
     return consumer, seen
 

@@ -170,7 +170,7 @@ def test_consumers_that_were_closed_leave_nothing_behind(
     with Rig(rabbitmq_url, "ann", slots=2) as rig:
         for job in [asker.ask() for _ in range(50)]:
             asker.outcome(job)
-        rig.plane._pump.call(lambda channel: kept.append(len(channel.callbacks)))
+        rig.plane._pump.call(lambda channel: kept.append(len(channel.hearers)))
         asker.outcome(asker.ask())
     assert kept
     assert kept[0] <= len(WorkClass)

@@ -73,11 +73,10 @@ class Rig:
         self._ready: dict[str, Loaded] = {
             model: Resting(engine=engine) for model, engine in self._engines.items()
         }
-        self._events = Publisher(url, name=f"{name}.events")
-        self._replies = Publisher(url, name=f"{name}.replies")
+        self._post = Publisher(url, name=f"{name}.post")
         self.serving = Serving(
             Me(worker_id=name, name=name),
-            Mail(events=self._events, replies=self._replies),
+            Mail(self._post),
             ready=lambda: self._ready,
             on_slot=self._slot,
             on_served=lambda _model: None,
@@ -85,8 +84,7 @@ class Rig:
         self.plane = DataPlane(url, name=name, queues=queues, serving=self.serving)
 
     def __enter__(self) -> Self:
-        self._events.start()
-        self._replies.start()
+        self._post.start()
         self.plane.start()
         assert self.plane.wait_connected(PATIENCE_S)
         return self
@@ -101,12 +99,11 @@ class Rig:
         self.serving.wait_idle(None, 5.0)
         for engine in self._engines.values():
             engine.close()
-        self._replies.stop()
-        self._events.stop()
+        self._post.stop()
         self.plane.stop()
 
-    def _slot(self) -> None:
-        self.plane.wake()
+    def _slot(self, like: InferenceTask) -> None:
+        self.plane.slot_freed(like.model, like.work_class)
 
 
 class Asker:

@@ -5,12 +5,13 @@ import pytest
 
 from cloud_app import asking, jobs, pace
 from cloud_app.asking import Text, Waiting, Watch
-from cloud_app.bus import Inbox
+from cloud_app.bus import Inbox, Unpublished
 from cloud_app.context import Context
 from cloud_app.store.records import JobRecord
 from fixtures.clouds import Cloud
 from genie.contracts.fleet import ModelState, ModelStatus
 from genie.contracts.inference import Chunk, Event, JobState, Outcome, Started
+from genie.errors import BrokerDown
 
 READY = ModelStatus(
     model="echo:small",
@@ -79,6 +80,30 @@ def told(
     outcome = items[-1]
     assert isinstance(outcome, Outcome)
     return [item.text for item in items if isinstance(item, Text)], outcome, watch
+
+
+def test_work_that_may_not_be_published_is_published_once_more(
+    ctx: Context, job: JobRecord
+) -> None:
+    published: list[str] = []
+    inbox = Inbox()
+    for event in (Unpublished(), began(job, "a"), Unpublished(), ended(job, "a", "x")):
+        inbox.put(event)
+    watch = Watch(ctx, job, inbox, publish=lambda: published.append(job.id))
+    assert [type(item) for item in watch.items()] == [Text, Outcome]
+    assert published == [job.id]  # what has begun is surely published
+
+
+def test_work_nobody_can_publish_is_refused_as_ever(
+    ctx: Context, job: JobRecord
+) -> None:
+    def refuse() -> None:
+        raise BrokerDown("the broker is away; try again")
+
+    inbox = Inbox()
+    inbox.put(Unpublished())
+    with pytest.raises(BrokerDown):
+        list(Watch(ctx, job, inbox, publish=refuse).items())
 
 
 def test_an_answer_that_repeats_itself_is_spliced_and_nobody_is_asked(

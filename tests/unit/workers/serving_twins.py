@@ -27,6 +27,7 @@ from workers.engine.protocol import EngineRequest, EngineStats, Finish, Piece, S
 from workers.mail import Mail
 from workers.resident import Loaded
 from workers.serving import Serving
+from workers.starts import START_S
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 MODEL = "echo:small"
@@ -147,13 +148,18 @@ class Stage:
         self.clock = 0.0
         self.serving = Serving(
             Me(worker_id="w1", name="ann"),
-            Mail(events=self.events, replies=self.replies),
+            Mail(self),
             ready=lambda: self.ready,
-            on_slot=lambda: self.slots.append("free"),
+            on_slot=lambda _task: self.slots.append("free"),
             on_served=self.served.append,
             now=lambda: NOW,
             clock=lambda: self.clock,
         )
+
+    def send(self, letter: Letter) -> None:
+        """Its mail, sorted by who gets it."""
+        is_reply = letter.to.startswith("reply.")
+        (self.replies if is_reply else self.events).send(letter)
 
     @property
     def puppet(self) -> Puppet:
@@ -168,14 +174,21 @@ class Stage:
     def take(self, body: bytes | None = None, **changes: Any) -> None:
         self.serving.take(self.delivery(body or envelope.pack(task(**changes))))
 
-    def delivery(self, body: bytes, name: str = "") -> Delivery:
+    def wait(self, seconds: float = START_S) -> None:
+        """Time passes, and the data plane looks after its requests."""
+        self.clock += seconds
+        self.serving.tend()
+
+    def delivery(
+        self, body: bytes, name: str = "", *, redelivered: bool = False
+    ) -> Delivery:
         def settle(how: str) -> Callable[[], None]:
             return lambda: self.settled.append(how + name)
 
         return Delivery(
             body=body,
             model=MODEL,
-            redelivered=False,
+            redelivered=redelivered,
             ack=settle("ack"),
             requeue=settle("requeue"),
             reject=settle("reject"),

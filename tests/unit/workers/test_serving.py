@@ -32,6 +32,7 @@ from workers.engine.echo import EchoEngine
 from workers.engine.errors import EngineBusy
 from workers.engine.protocol import Finish
 from workers.serving import PAUSE_S
+from workers.starts import START_S
 
 DIED = Fault(code="engine_died", message="died", retryable=True)
 
@@ -81,6 +82,46 @@ def test_somebody_who_comes_later_is_told_all_that_is_written() -> None:
     assert stage.outcome.text == "one two"
     stage.serving.say("j1", "reply.web2", "j1.listener")
     assert len(stage.replies.letters) == 1
+
+
+def test_a_request_that_ends_at_once_is_not_said_to_have_started() -> None:
+    stage = Stage()
+    stage.take(chunks=False)
+    stage.puppet.say("all of it")
+    assert stage.serving.starts.are_owed
+    stage.puppet.finish()
+    stage.wait()
+    assert [type(e) for e in stage.events.events] == [Outcome]
+    assert [type(e) for e in stage.replies.events] == [Outcome]
+
+
+def test_a_request_that_runs_on_is_said_to_have_started_once() -> None:
+    stage = Stage()
+    stage.take(chunks=False)
+    stage.wait(START_S / 2)
+    assert stage.events.events == []
+    stage.wait(START_S / 2)
+    stage.wait()
+    assert [type(e) for e in stage.events.events] == [Started]
+    assert [type(e) for e in stage.replies.events] == [Started]
+
+
+def test_another_attempt_is_said_at_once_for_it_may_be_one_too_many() -> None:
+    again = Stage()
+    again.serving.take(again.delivery(envelope.pack(task()), redelivered=True))
+    crashed = Stage()
+    crashed.take(crashes=1)
+    for stage in (again, crashed):
+        assert [type(e) for e in stage.events.events] == [Started]
+
+
+def test_who_wants_the_whole_answer_gets_no_chunks() -> None:
+    stage = Stage()
+    stage.take(chunks=False)
+    stage.wait()
+    stage.puppet.say("one two")
+    stage.puppet.finish()
+    assert [type(e) for e in stage.replies.events] == [Started, Outcome]
 
 
 def test_the_outcome_carries_text_usage_timing_and_who_made_it() -> None:
@@ -196,6 +237,7 @@ def test_a_fault_of_the_machine_gives_the_message_back_without_an_outcome(
 ) -> None:
     stage = Stage()
     stage.take()
+    stage.wait()
     stage.puppet.finish(FinishReason.ERROR, fault)
     assert stage.settled == ["requeue"]
     assert [type(e) for e in stage.events.events] == [Started, GivenBack]
@@ -205,6 +247,7 @@ def test_a_fault_of_the_machine_gives_the_message_back_without_an_outcome(
 def test_a_started_job_goes_back_only_when_the_cloud_can_know_of_it() -> None:
     stage = Stage()
     stage.take()
+    stage.wait()
     stage.events.holds = True
     stage.serving.abandon()
     assert stage.settled == []
@@ -216,6 +259,7 @@ def test_a_crash_is_counted_in_the_message_that_goes_back() -> None:
     stage = Stage()
     stage.events.holds = True
     stage.take()
+    stage.wait()
     stage.puppet.finish(FinishReason.ERROR, DIED)
     assert [(it.job_id, it.crashes) for it in stage.events.again] == [("job1", 1)]
     assert stage.settled == []  # not before the broker has the new message
@@ -338,6 +382,7 @@ def test_a_redelivery_of_a_running_job_is_settled_by_the_run_that_is_there() -> 
 def test_abandoned_work_goes_back_and_says_nothing_more() -> None:
     stage = Stage()
     stage.take()
+    stage.wait()
     stage.serving.abandon()
     assert stage.settled == ["requeue"]
     assert [type(e) for e in stage.events.events] == [Started, GivenBack]
