@@ -12,6 +12,7 @@ import string
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from sqlmodel import Session
 
@@ -35,6 +36,15 @@ KEY = "sk-genie-"
 JOIN = "gj-"
 WORKER = "gw-"
 JOIN_TTL_S = 3600.0
+
+KEY_FOR_S = 0.5
+"""How long a live key is known without asking the database. A revoked one is out at
+once in the process that revoked it, and in this time everywhere else."""
+
+KEYS_KEPT = 10_000
+
+_memories: WeakKeyDictionary[store.Database, dict[str, tuple[KeyRecord, str, datetime]]]
+_memories = WeakKeyDictionary()
 
 _BASE62 = string.ascii_letters + string.digits
 _KEY_LENGTH = 24
@@ -62,8 +72,7 @@ def authenticate(
             "no API key was sent; set GENIE_API_KEY, or send the header "
             "`Authorization: Bearer sk-genie-…`"
         )
-    with ctx.db.reading() as session:
-        found = store.keys.by_prefix(session, _prefix(bearer, _KEY_LENGTH))
+    found = _look_up(ctx, _prefix(bearer, _KEY_LENGTH))
     if found is None or not _matches(bearer, found[1]):
         log.warning("key_refused", remote_addr=remote_addr)
         raise Unauthorized(
@@ -76,6 +85,27 @@ def authenticate(
             "this API key was revoked; make a new one with `genie keys create`"
         )
     return found[0]
+
+
+def _look_up(ctx: "Context", prefix: str) -> tuple[KeyRecord, str] | None:
+    """A key and its digest, live ones at most `KEY_FOR_S` old."""
+    memory, now = _memory(ctx), ctx.now()
+    kept = memory.get(prefix)
+    if kept is not None and 0 <= (now - kept[2]).total_seconds() < KEY_FOR_S:
+        return kept[0], kept[1]
+    with ctx.db.reading() as session:
+        found = store.keys.by_prefix(session, prefix)
+    if len(memory) >= KEYS_KEPT:
+        memory.clear()
+    memory.pop(prefix, None)
+    if found is not None and found[0].revoked_at is None:
+        memory[prefix] = (*found, now)
+    return found
+
+
+def _memory(ctx: "Context") -> dict[str, tuple[KeyRecord, str, datetime]]:
+    """What this process knows of the keys of one database, by their prefixes."""
+    return _memories.setdefault(ctx.db, {})
 
 
 def standing(ctx: "Context", prefix: str) -> KeyRecord:
@@ -111,6 +141,7 @@ def retain(
         owner = _org(session, org)
         store.orgs.retain(session, owner, hours)
         _audit(session, owner, now, actor, "retention_set", str(hours))
+    _memory(ctx).clear()
     return hours
 
 
@@ -153,6 +184,7 @@ def revoke_key(ctx: "Context", org: AnyOrg, key: str, *, actor: str = "cli") -> 
                 param="key",
             )
         _audit(session, owner, now, actor, "key_revoked", key)
+    _memory(ctx).clear()
 
 
 def list_keys(ctx: "Context", org: AnyOrg) -> tuple[KeyRecord, ...]:

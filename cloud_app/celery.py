@@ -12,7 +12,7 @@ import celery
 from celery import bootsteps
 from celery.worker import WorkController, state
 
-from cloud_app import context, jobs, schedule, store, tasks
+from cloud_app import context, jobs, recording, schedule, store, tasks
 from cloud_app.bus import OutcomeConsumer
 from cloud_app.context import Context
 from cloud_app.settings import CloudSettings
@@ -82,7 +82,9 @@ class Brain(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no typ
         _wait_for_schema(ctx.db)
         context.install(ctx)
         self._outcomes = OutcomeConsumer(
-            ctx.settings.broker_url, partial(jobs.apply, ctx)
+            ctx.settings.broker_url,
+            partial(jobs.apply, ctx),
+            partial(recording.together, ctx),
         )
         self._outcomes.start()
         log.info("brain_started")

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Unpack
 
-from msgspec.structs import replace
 from sqlmodel import Session
 
 from cloud_app import store
@@ -79,11 +78,11 @@ def accept(ctx: Context, new: NewJob) -> tuple[JobRecord, bool]:
     body `Conflict`.
     """
     _check_key(new.idempotency_key)
-    with ctx.db.session() as session:
-        if record(session, new):
-            return _accepted(new), True
-        if new.idempotency_key is None:
-            raise Conflict(f"job {new.task.job_id} exists already", param="id")
+    if _insert(ctx, new):
+        return _accepted(new), True
+    if new.idempotency_key is None:
+        raise Conflict(f"job {new.task.job_id} exists already", param="id")
+    with ctx.db.reading() as session:
         job = store.jobs.by_idempotency_key(session, new.org.slug, new.idempotency_key)
     if job is None:
         raise Conflict(f"job {new.task.job_id} exists already", param="id")
@@ -93,6 +92,14 @@ def accept(ctx: Context, new: NewJob) -> tuple[JobRecord, bool]:
             param="Idempotency-Key",
         )
     return job, False
+
+
+def _insert(ctx: Context, new: NewJob) -> bool:
+    if new.webhook is None:
+        with ctx.db.single() as connection:
+            return store.jobs.insert_alone(connection, new)
+    with ctx.db.session() as session:
+        return record(session, new)
 
 
 def record(session: Session, new: NewJob) -> bool:
@@ -130,7 +137,7 @@ def apply(ctx: Context, event: Recorded) -> bool:
     if not store.ids.is_id(event.job_id):
         log.warning("event_of_no_job", kind=type(event).__name__)
         return False
-    event = _storable(event)
+    event = store.outcomes.storable(event)
     if isinstance(event, Started):
         return _start(ctx, event)
     if isinstance(event, GivenBack):
@@ -335,16 +342,6 @@ def _end(ctx: Context, outcome: Outcome) -> bool:
         is_known = store.jobs.drop(session, outcome.job_id)
     log.info("outcome_dropped", job_id=outcome.job_id, is_known=is_known)
     return False
-
-
-def _storable(event: Recorded) -> Recorded:
-    """The event without NULs in its names, which no database column takes."""
-    names = {
-        name: getattr(event, name).replace("\0", "")[:_MAX_NAME]
-        for name in ("attempt_id", "worker_id", "worker")
-    }
-    fingerprint = event.fingerprint and event.fingerprint.replace("\0", "")
-    return replace(event, fingerprint=fingerprint, **names)
 
 
 def _stop(

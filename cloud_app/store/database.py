@@ -1,15 +1,19 @@
 """A database, SQLite or PostgreSQL: its sessions, and what being away looks like."""
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import msgspec
+import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import (
     ArgumentError,
     DBAPIError,
+    DisconnectionError,
     InterfaceError,
     OperationalError,
 )
@@ -21,6 +25,7 @@ from genie.errors import DatabaseDown, SettingsError
 
 CONNECT_TIMEOUT_S = 3
 POOL_WAIT_S = 5.0
+RESTED_S = 1.0
 RETRY_AFTER_S = 2.0
 
 _PRAGMAS = (
@@ -69,8 +74,21 @@ class Database:
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
-        """A connection with a transaction, for migrations."""
+        """A connection with a transaction, where a session's own work would count."""
         with _translated(), self._writing.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def single(self) -> Iterator[Connection]:
+        """A connection each statement of which commits by itself, in one round trip.
+
+        On SQLite, where there is nothing to save, one transaction.
+        """
+        if self.dialect == "sqlite":
+            with self.connection() as connection:
+                yield connection
+            return
+        with _translated(), self._asking.connect() as connection:
             yield connection
 
     def ping(self) -> None:
@@ -113,9 +131,8 @@ def _engine(url: URL) -> Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
-    return create_engine(
+    engine = create_engine(
         url,
-        pool_pre_ping=True,
         pool_size=10,
         max_overflow=10,
         pool_timeout=POOL_WAIT_S,
@@ -124,6 +141,27 @@ def _engine(url: URL) -> Engine:
         # a host that vanished is noticed in seconds, not in the kernel's 15 minutes
         connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "tcp_user_timeout": 10_000},
     )
+    event.listen(engine, "checkin", _note_use)
+    event.listen(engine, "checkout", _check_rested)
+    return engine
+
+
+def _note_use(_raw: object, entry: ConnectionPoolEntry) -> None:
+    entry.info["used_at"] = time.monotonic()
+
+
+def _check_rested(raw: Any, entry: ConnectionPoolEntry, _proxy: object) -> None:
+    """Ask a connection that has rested whether it still lives, before it is used.
+
+    One used a moment ago is not asked: that would be a third of a small request's time.
+    """
+    if time.monotonic() - entry.info.get("used_at", time.monotonic()) < RESTED_S:
+        return
+    try:
+        raw.execute("SELECT 1")
+        raw.rollback()
+    except psycopg.Error as error:
+        raise DisconnectionError("it died while it rested") from error
 
 
 def _asking(engine: Engine) -> Engine:

@@ -4,14 +4,19 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Unpack
 
-from sqlalchemy import Update, case, func, null, or_, update
+from sqlalchemy import Connection, Update, case, func, null, or_, update
 from sqlalchemy.orm import defer
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import Select
 
 from cloud_app import tables
 from cloud_app.store.records import JobFilter, JobRecord, NewJob
-from cloud_app.store.statements import changed, insert_new, insert_once
+from cloud_app.store.statements import (
+    changed,
+    insert_new,
+    insert_once,
+    insert_row,
+)
 from genie.contracts.inference import (
     Fault,
     FinishReason,
@@ -38,6 +43,11 @@ _WITHOUT_PAYLOAD = defer(col(Job.payload))  # type: ignore[arg-type]  # a column
 def insert(session: Session, new: NewJob) -> bool:
     """Add a queued job; False when its org already used the idempotency key."""
     return insert_once(session, Job, **_values(new))
+
+
+def insert_alone(connection: Connection, new: NewJob) -> bool:
+    """`insert` as the one statement of its transaction."""
+    return insert_row(connection, Job, _values(new))
 
 
 def insert_all(session: Session, new: Sequence[NewJob]) -> int:

@@ -1,8 +1,10 @@
 """Two statements SQLModel has no portable word for."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
+from sqlalchemy import Connection, bindparam
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.sql.dml import Insert, UpdateBase
@@ -23,10 +25,34 @@ def insert_new(
     session: Session, table: type[Table], rows: Sequence[Mapping[str, Any]]
 ) -> int:
     """Insert the rows no unique constraint holds yet, in one statement; how many."""
+    if len(rows) == 1:
+        return int(insert_row(session.connection(), table, rows[0]))
     dialect = session.get_bind().dialect.name
-    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
-    statement: Insert = insert(table).values(list(rows)).on_conflict_do_nothing()
+    statement = _inserts[dialect](table).values(list(rows)).on_conflict_do_nothing()
     return changed(session, statement)
+
+
+def insert_row(
+    connection: Connection, table: type[Table], values: Mapping[str, Any]
+) -> bool:
+    """`insert_once` without a session, whose own work would count."""
+    statement = _once(connection.dialect.name, table, tuple(values))
+    given = {f"new_{name}": value for name, value in values.items()}
+    return connection.execute(statement, given).rowcount == 1
+
+
+_inserts: Mapping[str, Callable[[type[Table]], Any]] = {
+    "postgresql": postgresql.insert,
+    "sqlite": sqlite.insert,
+}
+
+
+@cache
+def _once(dialect: str, table: type[Table], names: tuple[str, ...]) -> Insert:
+    """The insert of one row; made once, for making it takes longer than running it."""
+    values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in names}
+    statement: Insert = _inserts[dialect](table).values(values).on_conflict_do_nothing()
+    return statement.execution_options(preserve_rowcount=True)
 
 
 def changed(session: Session, statement: UpdateBase) -> int:

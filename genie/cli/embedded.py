@@ -10,6 +10,7 @@ import socket
 import threading
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,7 +24,7 @@ from waitress.server import create_server
 import cloud_app.app
 import cloud_app.tasks
 import workers.tasks
-from cloud_app import auth, context, jobs, schedule, store
+from cloud_app import auth, context, jobs, recording, schedule, store
 from cloud_app.bus import OutcomeConsumer
 from cloud_app.settings import CloudSettings
 from genie import catalog, credentials, env
@@ -204,7 +205,9 @@ def _serve_web(stack: ExitStack, ctx: context.Context, options: Options) -> None
 
 
 def _start_brain(stack: ExitStack, ctx: context.Context) -> None:
-    outcomes = OutcomeConsumer(BROKER_URL, lambda event: jobs.apply(ctx, event))
+    outcomes = OutcomeConsumer(
+        BROKER_URL, partial(jobs.apply, ctx), partial(recording.together, ctx)
+    )
     outcomes.start()
     stack.callback(outcomes.stop)
 

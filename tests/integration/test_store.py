@@ -9,9 +9,9 @@ from typing import TypeVar
 
 import pytest
 
-from cloud_app import auth, jobs, placement, registry, silence, store
+from cloud_app import auth, jobs, placement, recording, registry, silence, store
 from cloud_app.store.records import JobRecord
-from fixtures.clouds import NOON, Cloud, outcome
+from fixtures.clouds import NOON, Cloud, outcome, started
 from fixtures.nodes import PostgresNode
 from genie.contracts.inference import JobState, Outcome
 from genie.errors import Conflict, DatabaseDown, Unauthorized
@@ -77,6 +77,21 @@ def test_of_concurrent_outcomes_one_wins_and_the_rest_are_counted(
     done = cloud.reread(job)
     assert done.text == f"answer {won.index(True)}"
     assert done.dropped == MANY - 1
+
+
+def test_two_brains_that_record_the_same_events_record_each_once(
+    cloud: Cloud,
+) -> None:
+    made = [cloud.job() for _ in range(MANY)]
+    starts = [started(job.id, "a1") for job in made]
+    ends = [outcome(job.id, text="NUL \0") for job in made[: MANY // 2]]
+    brains = [partial(recording.together, cloud.ctx, [*starts, *ends])] * 4
+    left = [len(places) for places in _at_once(brains)]
+    # Whoever comes later finds half of the jobs at their end: a start and an end each.
+    assert sorted(left) == [0, MANY, MANY, MANY]
+    done = [cloud.reread(job) for job in made]
+    assert [job.attempts for job in done] == [1] * MANY
+    assert [job.text for job in done] == ["NUL \0"] * (MANY // 2) + [None] * (MANY // 2)
 
 
 def test_two_brains_do_not_publish_the_same_job(cloud: Cloud) -> None:
