@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -33,6 +34,7 @@ from genie.contracts.model import Capability
 from genie.errors import (
     BadRequest,
     GenieError,
+    JobCancelled,
     JobFailed,
     Unavailable,
     UnknownModel,
@@ -214,7 +216,9 @@ def launch(ctx: Context, new: NewJob) -> None:
     _publish(ctx, new.task, Mode.ASYNC)
 
 
-def stream(ctx: Context, accepted: Accepted) -> Iterator[Waiting | Text | Outcome]:
+def stream(
+    ctx: Context, accepted: Accepted
+) -> Generator[Waiting | Text | Outcome, None, None]:
     """The answer as it comes, ending with its `Outcome`.
 
     Closing the iterator early cancels the job. A worker that died mid-answer is
@@ -235,17 +239,26 @@ def stream(ctx: Context, accepted: Accepted) -> Iterator[Waiting | Text | Outcom
             _abandon(ctx, job, watch.gave_up)  # a replay's job is somebody else's
 
 
-def collect(ctx: Context, accepted: Accepted) -> Answer:
+def collect(
+    ctx: Context, accepted: Accepted, is_gone: Callable[[], bool] = lambda: False
+) -> Answer:
     """Wait for the whole answer.
+
+    A job whose asker ``is_gone`` is cancelled within a second, unless it was asked for
+    under an idempotency key: who lost the connection comes back for it.
 
     Raises `ContextTooLong`, `JobFailed`, `JobCancelled`, `JobTimeout` or
     `Unavailable` with the worker's reason.
     """
-    for item in stream(ctx, accepted):
-        if isinstance(item, Outcome):
-            if item.state is not JobState.COMPLETED:
-                raise endings.failure(item.state, item.fault)
-            return Answer(job=accepted.job, outcome=item)
+    stays = accepted.job.idempotency_key is not None
+    with closing(stream(ctx, accepted)) as items:
+        for item in items:
+            if isinstance(item, Outcome):
+                if item.state is not JobState.COMPLETED:
+                    raise endings.failure(item.state, item.fault)
+                return Answer(job=accepted.job, outcome=item)
+            if not stays and is_gone():
+                raise JobCancelled("whoever asked has hung up; ask again")
     raise JobFailed(f"job {accepted.job.id} ended without an outcome; ask again")
 
 

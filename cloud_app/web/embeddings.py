@@ -9,7 +9,7 @@ from flask_openapi3.models.tag import Tag
 
 from cloud_app import inference
 from cloud_app.inference import Answer, Order
-from cloud_app.web import answers, errors, orders
+from cloud_app.web import answers, errors, orders, presence
 from cloud_app.web.bodies.inference import Embeddings
 from cloud_app.web.document import Says
 from cloud_app.web.embedding_shape import EmbeddingRequest
@@ -54,7 +54,8 @@ def embed(
 def _answered(order: Order) -> Answer:
     accepted = inference.submit(context(), order)
     tell(accepted.job, replayed=accepted.replayed)
-    answer = inference.collect(context(), accepted)
+    gone = presence.is_gone(request.environ)
+    answer = inference.collect(context(), accepted, gone)
     metrics().used(answer.job.model, answer.outcome.usage)
     tell(answer.job, worker=answer.outcome.worker, replayed=accepted.replayed)
     return answer

@@ -8,7 +8,7 @@ from flask_openapi3.models.tag import Tag
 
 from cloud_app import inference
 from cloud_app.inference import Accepted, Mode, Order
-from cloud_app.web import answers, errors, orders, sse, streaming
+from cloud_app.web import answers, errors, orders, presence, sse, streaming
 from cloud_app.web.answers import Dialect
 from cloud_app.web.bodies.inference import Accepted as Later
 from cloud_app.web.bodies.inference import ChatChunk, ChatCompletion, TextCompletion
@@ -87,7 +87,8 @@ def _later(dialect: Dialect, order: Order) -> Response:
 
 def _whole(dialect: Dialect, order: Order, seat: Seat) -> Response:
     accepted = _submit(order)
-    answer = inference.collect(context(), accepted)
+    gone = presence.is_gone(request.environ)
+    answer = inference.collect(context(), accepted, gone)
     seat.leave()
     metrics().used(answer.job.model, answer.outcome.usage)
     tell(answer.job, worker=answer.outcome.worker, replayed=accepted.replayed)

@@ -198,6 +198,7 @@ def _serve_web(stack: ExitStack, ctx: context.Context, options: Options) -> None
         port=options.port,
         threads=THREADS,
         channel_timeout=int(ctx.settings.sync_timeout_s) + 60,
+        channel_request_lookahead=1,  # else it cannot tell who has hung up
     )
     thread = threading.Thread(target=server.run, name="genie-web", daemon=True)
     thread.start()

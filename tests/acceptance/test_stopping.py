@@ -1,5 +1,7 @@
 """However a job is stopped, its engine stops within a step and a hop."""
 
+import http.client
+import json
 import statistics
 import sys
 import time
@@ -65,6 +67,30 @@ def by_disconnect(fleet: Fleet, client: Client) -> tuple[str, float]:
     return stream.job_id, began
 
 
+def by_hanging_up(fleet: Fleet, client: Client) -> tuple[str, float]:
+    """A plain request for a whole answer, whose client does not wait for it."""
+    said = [{"role": "user", "content": "stop me"}]
+    body = {"model": "chat", "messages": said, "max_tokens": TOKENS}
+    headers = {
+        "Authorization": f"Bearer {fleet.api_key}",
+        "Content-Type": "application/json",
+    }
+    asker = http.client.HTTPConnection(fleet.url.removeprefix("http://"))
+    before = newest(client)
+    asker.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+    wait_until(lambda: newest(client) != before, 10, "it is accepted")
+    job_id = newest(client)
+    wait_running(client, job_id)
+    began = time.monotonic()
+    asker.close()
+    return job_id, began
+
+
+def newest(client: Client) -> str:
+    """The id of the job that was accepted last; empty before the first."""
+    return next((job.id for job in client.jobs(limit=1)), "")
+
+
 def by_command(fleet: Fleet, client: Client) -> tuple[str, float]:
     job = client.submit("stop me", persona="chat", max_tokens=TOKENS)
     wait_running(client, job.id)
@@ -74,7 +100,10 @@ def by_command(fleet: Fleet, client: Client) -> tuple[str, float]:
     return job.id, time.monotonic()  # not what starting Python takes
 
 
-@pytest.mark.parametrize("stop", [by_sdk, by_delete, by_disconnect, by_command])
+STOPS = [by_sdk, by_delete, by_disconnect, by_hanging_up, by_command]
+
+
+@pytest.mark.parametrize("stop", STOPS)
 def test_a_stopped_job_s_engine_stops_within_a_step_and_a_hop(
     fleet: Fleet, client: Client, is_stopped: IsStopped, stop: Stop
 ) -> None:
