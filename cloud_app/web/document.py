@@ -257,7 +257,7 @@ def _header(heeded: Heeds) -> Json:
         "in": "header",
         "required": False,
         "description": heeded.description,
-        "schema": {"type": "string", "minLength": 1},
+        "schema": {"type": "string"},
     }
 
 

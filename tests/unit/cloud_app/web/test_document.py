@@ -102,3 +102,10 @@ def test_headers_that_are_heeded_are_described(document: Json) -> None:
         ("job_id", "path"),
         ("Last-Event-ID", "header"),
     }
+
+
+def test_any_last_event_id_is_taken(document: Json) -> None:
+    """One that is no id of the timeline starts from the beginning, an empty one too."""
+    events = document["paths"]["/v1/jobs/{job_id}/events"]["get"]["parameters"]
+    (header,) = [one for one in events if one["in"] == "header"]
+    assert header["schema"] == {"type": "string"}
