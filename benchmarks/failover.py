@@ -95,10 +95,10 @@ class Measured:
     def worker_round(self, traffic: Traffic) -> None:
         """A window without a fault, raw pika's redelivery, a window with a kill."""
         self._calm += self._window(traffic)
-        self._rounds.note("pika_ms", p50(of_pika(self._here.bare_url, PROBES)) * 1000)
+        self._note("pika", of_pika(self._here.bare_url, PROBES))
         at = time.monotonic()
         victim, took = self._probes.after_kill(PROBES)
-        self._rounds.note("genie_ms", p50(took) * 1000)
+        self._note("genie", took)
         self._ours += took
         self._hit += traffic.asked(at - STREAM_S, at)  # a quarter of them was there
         self._killed += self._window(traffic)
@@ -144,6 +144,10 @@ class Measured:
         for name, outage in self._outages.items():
             board.lower(f"{name}_back_s", outage.back_s, None, **outage.details())
         return board.report()
+
+    def _note(self, side: str, took_s: list[float]) -> None:
+        self._rounds.note(f"{side}_ms", p50(took_s) * 1000)
+        self._rounds.note(f"{side}_first_ms", min(took_s) * 1000)
 
     def _window(self, traffic: Traffic) -> list[Told]:
         began = time.monotonic()

@@ -20,10 +20,11 @@ SHORT_S, SHORT_SEED = 20.0, 7
 
 
 def chaos(
-    fleet: Fleet, rabbit: RabbitNode, postgres: PostgresNode, seed: int, seconds: float
+    fleet: Fleet, havoc: Havoc, *, clients: int, seed: int, seconds: float
 ) -> None:
-    havoc = Havoc(fleet, rabbit, postgres, seed=seed)
-    with Load(fleet, clients=4, seed=seed) as load:
+    # About thirty submits a second: two cores have to answer them as well.
+    pause_s = (0.02 * clients, 0.06 * clients)
+    with Load(fleet, clients=clients, seed=seed, pause_s=pause_s) as load:
         havoc.run(seconds)
     accepted = load.accepted
     wait_until(fleet.is_ready, 60, "the cloud is back")
@@ -42,7 +43,8 @@ def chaos(
 def test_what_was_accepted_ends_once_whatever_dies_for_a_while(
     fleet: Fleet, rabbitmq: RabbitNode, postgres: PostgresNode
 ) -> None:
-    chaos(fleet, rabbitmq, postgres, SHORT_SEED, SHORT_S)
+    havoc = Havoc(fleet, rabbitmq, postgres, seed=SHORT_SEED)
+    chaos(fleet, havoc, clients=4, seed=SHORT_SEED, seconds=SHORT_S)
 
 
 @pytest.mark.chaos
@@ -51,4 +53,5 @@ def test_what_was_accepted_ends_once_whatever_dies_for_a_while(
 def test_what_was_accepted_ends_once_whatever_dies(
     fleet: Fleet, rabbitmq: RabbitNode, postgres: PostgresNode, seed: int
 ) -> None:
-    chaos(fleet, rabbitmq, postgres, seed, LONG_S)
+    havoc = Havoc(fleet, rabbitmq, postgres, seed=seed)
+    chaos(fleet, havoc, clients=8, seed=seed, seconds=LONG_S)

@@ -28,7 +28,7 @@ from workers.residency import Machine, Residency, Room
 
 pytestmark = pytest.mark.timeout(600)
 
-FUZZED = int(os.environ.get("GENIE_FUZZ", "300"))
+FUZZED = int(os.environ.get("GENIE_FUZZ", "3000"))
 """Submissions of the fuzz test; `make fuzz` makes ten thousand."""
 
 LIVE = 16

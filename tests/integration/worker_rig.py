@@ -4,6 +4,7 @@ Run as a module it is a worker of its own, to be killed:
 ``python -m integration.worker_rig amqp://… NAME MS_PER_TOKEN SLOTS``.
 """
 
+import os
 import sys
 import threading
 import time
@@ -256,6 +257,8 @@ def main(url: str, name: str, ms_per_token: str, slots: str) -> None:
     with Rig(url, name, ms_per_token=float(ms_per_token), slots=int(slots)):
         sys.stdout.write("ready\n")
         sys.stdout.flush()
+        # Nobody reads on, and a full pipe would hold up whoever logs.
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         threading.Event().wait()
 
 
