@@ -4,6 +4,7 @@ The parent never imports torch. A child can be killed at any moment, and only it
 end surely gives all memory back.
 """
 
+import contextlib
 import signal
 import subprocess
 import threading
@@ -121,7 +122,9 @@ class EngineProcess:
 
     def cancel(self, request_id: str) -> None:
         """Stop a request within one step; its `Finish` says cancelled."""
-        self._send(Cancel(id=request_id))
+        # What no message can carry, `submit` has refused: there is nothing to stop.
+        with contextlib.suppress(UnicodeEncodeError):
+            self._send(Cancel(id=request_id))
 
     def stats(self) -> EngineStats:
         """The child's latest figures with exact counts of requests."""

@@ -324,6 +324,7 @@ def test_a_request_no_message_can_carry_ends_with_the_reason(
     loaded.engine.submit(request_for("odd", prompt=prompt), odd)
     assert odd.finish.fault is not None
     assert odd.finish.fault.code == "invalid_request"
+    loaded.engine.cancel("half \ud83d a pair")  # nor any cancel
     loaded.engine.submit(request_for("sound", chat="a"), heard)
     assert heard.finish.fault is None
 
