@@ -9,11 +9,9 @@ from datetime import timedelta
 from enum import StrEnum
 from functools import partial
 
-import msgspec
-
 from cloud_app import endings, jobs, registry, webhooks
 from cloud_app.asking import Text, Waiting, Watch
-from cloud_app.brain import capacity, router
+from cloud_app.brain import capacity, defaults, router
 from cloud_app.bus import Inbox
 from cloud_app.context import Context
 from cloud_app.store import ids
@@ -285,8 +283,8 @@ def _task(
         work_class=route.work_class,
         created_at=now,
         deadline_at=now + timedelta(seconds=min(order.deadline_s or limit_s, limit_s)),
-        sampling=_sampling(order.sampling, persona),
-        messages=_messages(order.messages, persona),
+        sampling=defaults.sampling(order.sampling, persona),
+        messages=defaults.messages(order.messages, persona),
         prompt=order.prompt,
         inputs=order.inputs,
         n=order.n,
@@ -299,25 +297,6 @@ def _task(
         reply_to=ctx.replies.name if is_watched else None,
         chunks=order.mode is Mode.STREAM,
     )
-
-
-def _sampling(given: Mapping[str, object], persona: Persona | None) -> Sampling:
-    defaults: dict[str, object] = {}
-    if persona is not None:
-        defaults = {
-            "max_tokens": persona.max_tokens,
-            "temperature": persona.temperature,
-        }
-    return msgspec.convert({**defaults, **given}, Sampling)
-
-
-def _messages(
-    messages: tuple[Message, ...], persona: Persona | None
-) -> tuple[Message, ...]:
-    has_system = any(message.role == "system" for message in messages)
-    if not messages or persona is None or not persona.system_prompt or has_system:
-        return messages
-    return (Message(role="system", content=persona.system_prompt), *messages)
 
 
 def _reading(ctx: Context, task: InferenceTask) -> dict[str, object]:
