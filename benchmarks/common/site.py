@@ -155,7 +155,7 @@ def ask(bus: Bus, replies: Replies, text: str) -> Outcome:
     wanted = task(text, reply_to=replies.name)
     inbox = replies.expect(wanted.job_id)
     try:
-        bus.publish(wanted)
+        bus.ask(wanted, replies)
         while (event := inbox.get(DEADLINE_S)) is not None:
             if isinstance(event, Outcome):
                 return event
