@@ -163,6 +163,19 @@ def test_work_goes_on_after_the_broker_closed_the_connection(
         assert asker.outcome(asker.ask()).state is JobState.COMPLETED
 
 
+def test_no_message_comes_to_a_consumer_that_has_hung_up(
+    rabbitmq_url: str, asker: Asker, caplog: pytest.LogCaptureFixture
+) -> None:
+    # py-amqp bounces such a message, which is then marked as redelivered.
+    with Rig(rabbitmq_url, "ann", slots=4):
+        jobs = [asker.ask() for _ in range(300)]
+        for job in jobs:
+            asker.outcome(job)
+    starts = [e for job in jobs for e in asker.events(job) if isinstance(e, Started)]
+    assert not [start for start in starts if start.redelivered]
+    assert "no callbacks" not in caplog.text
+
+
 def test_consumers_that_were_closed_leave_nothing_behind(
     rabbitmq_url: str, asker: Asker
 ) -> None:
