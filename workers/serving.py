@@ -291,7 +291,6 @@ class Serving:
         self._leave(attempt)
         if finish.fault is None:
             self._on_served(attempt.task.model)
-        log.debug("served", job=attempt.task.job_id, state=outcome.state.value)
 
     def _hand_on(self, attempt: Attempt, again: InferenceTask) -> None:
         """It has worked here for as long as it may: somebody goes on with it."""
@@ -308,6 +307,7 @@ class Serving:
             self._requeue(attempt, fault.code)
             return
         self._paused_until[attempt.task.model] = self._clock() + PAUSE_S
+        self.starts.say(attempt)  # however soon it crashed, it was an attempt
         self._free(attempt)
         again = crashes.counted(attempt.task)
         if again is None:

@@ -259,7 +259,6 @@ def test_a_crash_is_counted_in_the_message_that_goes_back() -> None:
     stage = Stage()
     stage.events.holds = True
     stage.take()
-    stage.wait()
     stage.puppet.finish(FinishReason.ERROR, DIED)
     assert [(it.job_id, it.crashes) for it in stage.events.again] == [("job1", 1)]
     assert stage.settled == []  # not before the broker has the new message
