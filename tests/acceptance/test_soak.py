@@ -31,7 +31,10 @@ WEB_THREADS, WEB_OTHERS = STREAMS + 16, 8
 
 LONG_S = float(os.environ.get("GENIE_SOAK_S", "600"))
 LONG_EVERY_S = 20.0
-SHORT_CYCLES = 4
+SHORT_CYCLES, SHORT_EVERY_S = 4, 15.0
+"""Longer than a stream lives that lost its worker once: each loss of all connections
+counts as an attempt, and a fourth attempt is taken for poison."""
+
 
 FEW = 2
 """Descriptors, threads or channels a process may hold more at the end: pools open what
@@ -150,7 +153,7 @@ def test_nothing_grows_while_connections_and_models_come_and_go(
     fleet: Fleet, rabbitmq: RabbitNode, rabbitmq_url: str, postgres_url: str
 ) -> None:
     cycle = Cycle(fleet, rabbitmq, rabbitmq_url, postgres_url)
-    soaked = soak(cycle, fleet, seconds=0.0, every_s=0.0)
+    soaked = soak(cycle, fleet, seconds=0.0, every_s=SHORT_EVERY_S)
     grown = census.grown_mib(soaked.taken)
     last = soaked.taken[-1].processes
     assert set(soaked.ends) == {"whole"}
