@@ -7,7 +7,7 @@ from functools import partial
 
 from sqlmodel import Session
 
-from cloud_app import inference, jobs, schedules, store
+from cloud_app import inference, jobs, ordering, schedules, store
 from cloud_app.brain import calendar
 from cloud_app.brain.calendar import CatchUp, Overlap
 from cloud_app.context import Context
@@ -227,7 +227,7 @@ def _prepare(
 ) -> NewJob:
     order = schedules.order(ctx, key, schedule, at, read)
     labels = {**order.metadata, LABEL: schedule.name}
-    return inference.prepare(ctx, replace(order, metadata=labels))
+    return ordering.prepare(ctx, replace(order, metadata=labels))
 
 
 def _run(

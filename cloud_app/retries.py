@@ -6,9 +6,9 @@ from typing import Unpack
 
 from msgspec import structs
 
-from cloud_app import inference, jobs, store
+from cloud_app import inference, jobs, ordering, store
 from cloud_app.context import Context
-from cloud_app.inference import Mode, Order
+from cloud_app.ordering import Mode, Order
 from cloud_app.store.records import JobFilter, JobRecord, KeyRecord, NewJob, Webhook
 from genie.contracts.inference import InferenceTask, JobState
 from genie.contracts.model import Capability
@@ -79,7 +79,7 @@ def _matching(
 
 def _again(ctx: Context, key: KeyRecord, job: JobRecord) -> NewJob:
     task = _kept(job)
-    new = inference.prepare(ctx, _order(ctx, key, job, task), may_wait=True)
+    new = ordering.prepare(ctx, _order(ctx, key, job, task), may_wait=True)
     decided = {
         name: getattr(new.task, name)
         for name in (

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from cloud_app import auth, inference, store, webhooks
+from cloud_app import auth, ordering, store, webhooks
 from cloud_app.brain import calendar, template
 from cloud_app.brain.calendar import CatchUp, Cron, Overlap
 from cloud_app.context import Context
-from cloud_app.inference import Order
+from cloud_app.ordering import Order
 from cloud_app.store.records import AnyOrg, KeyRecord, Webhook, slug_of
 from cloud_app.store.schedule_records import RunRecord, ScheduleRecord
 from genie.errors import BadRequest, Conflict, NotFound
@@ -165,7 +165,7 @@ def due_at(schedule: ScheduleRecord, run: datetime | None) -> datetime | None:
 
 def _check(ctx: Context, key: KeyRecord, schedule: ScheduleRecord, read: Read) -> None:
     asked = order(ctx, key, schedule, schedule.next_at or ctx.now(), read)
-    inference.resolve(ctx.catalog, asked.model, asked.persona)
+    ordering.resolve(ctx.catalog, asked.model, asked.persona)
     if schedule.webhook is not None:
         webhooks.check(ctx, schedule.webhook)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
-from cloud_app import files, inference
+from cloud_app import files, ordering
 from cloud_app.batching import lines
 from cloud_app.batching.lines import BadLine, Line, Request
 from cloud_app.batching.seen import Seen
@@ -93,7 +93,7 @@ class _Check:
         body: Any = request.body  # every shape names a model, a persona or both
         target = (body.model, body.persona)
         if target not in self._targets:
-            inference.resolve(self._ctx.catalog, *target)
+            ordering.resolve(self._ctx.catalog, *target)
             self._targets.add(target)
             self._model = self._model or body.model or body.persona
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from cloud_app import files, inference, jobs, store
+from cloud_app import files, jobs, ordering, store
 from cloud_app.batching import lines
 from cloud_app.batching.lines import Line
 from cloud_app.context import Context
@@ -159,7 +159,7 @@ def _job(ctx: Context, source: Source, line: Line, run: int) -> NewJob:
     batch = source.batch
     request = lines.parse(line, batch.endpoint, most_bytes=ctx.settings.max_body_bytes)
     left_s = max(1.0, (batch.expires_at - ctx.now()).total_seconds())
-    new = inference.prepare(ctx, lines.order(request, batch, source.key, left_s))
+    new = ordering.prepare(ctx, lines.order(request, batch, source.key, left_s))
     task = msgspec.structs.replace(new.task, job_id=job_id(batch, line.number, run))
     return replace(new, task=task)
 

@@ -8,7 +8,7 @@ import msgspec
 from pydantic import BaseModel, ValidationError
 
 from cloud_app import asking, batches
-from cloud_app.inference import Mode, Order
+from cloud_app.ordering import Mode, Order
 from cloud_app.store.batch_records import BatchRecord
 from cloud_app.store.records import JobRecord, KeyRecord
 from cloud_app.web import answers, errors, json, orders

@@ -124,13 +124,11 @@ def _parameters(url: str, name: str) -> object:
 
 
 def _visit(connection: "BlockingConnection", queue: str, decide: Decide) -> int:
-    from pika.exceptions import ChannelClosedByBroker
-
-    channel = connection.channel()
-    try:
-        found = channel.queue_declare(topology.dead_letters(queue), passive=True)
-    except ChannelClosedByBroker:  # nothing was ever published to this queue
-        return 0
+    channel, wanted = connection.channel(), broker.dead_letter_queue(queue)
+    # Declared, not asked for: of a queue that is not there yet pika logs an error.
+    found = channel.queue_declare(
+        wanted.name, durable=True, arguments=wanted.queue_arguments
+    )
     removed = _look(channel, queue, found.method.message_count, decide)
     channel.close()  # what was not acked is back in its place
     return removed

@@ -8,7 +8,8 @@ from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 
 from cloud_app import inference
-from cloud_app.inference import Answer, Order
+from cloud_app.inference import Answer
+from cloud_app.ordering import Order
 from cloud_app.web import answers, errors, orders, presence
 from cloud_app.web.bodies.inference import Embeddings
 from cloud_app.web.document import Says

@@ -6,7 +6,7 @@ from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, Field
 
-from cloud_app import endings, inference, registry
+from cloud_app import endings, ordering, registry
 from cloud_app.brain.views import ModelView, WorkerView
 from cloud_app.store.records import KeyRecord
 from cloud_app.web import errors
@@ -71,14 +71,14 @@ def list_personas() -> Personas:
 def decide_route(body: RouteRequest) -> Route:
     """Say where a request would go now, and why; nothing runs."""
     ctx = context()
-    target = inference.resolve(ctx.catalog, body.model, body.persona)
+    target = ordering.resolve(ctx.catalog, body.model, body.persona)
     persona = target.persona
     work_class = persona.work_class if persona else WorkClass.INTERACTIVE
     is_async = body.mode == "async"
     if is_async:
         work_class = WorkClass.JOB
     texts = (body.input or "",)
-    decision = inference.decide(
+    decision = ordering.decide(
         ctx, key(), target, work_class, texts=texts, may_wait=is_async
     )
     return {

@@ -7,7 +7,8 @@ from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 
 from cloud_app import inference
-from cloud_app.inference import Accepted, Mode, Order
+from cloud_app.inference import Accepted
+from cloud_app.ordering import Mode, Order
 from cloud_app.web import answers, errors, orders, presence, sse, streaming
 from cloud_app.web.answers import Dialect
 from cloud_app.web.bodies.inference import Accepted as Later

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cloud_app.inference import Mode, Order
+from cloud_app.ordering import Mode, Order
 from cloud_app.store.records import KeyRecord
 from cloud_app.web import errors
 from cloud_app.web.embedding_shape import EmbeddingRequest

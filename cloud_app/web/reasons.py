@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from cloud_app import endings, inference
+from cloud_app import endings, ordering
 from cloud_app.context import Context
 from cloud_app.store import pulse
 from cloud_app.store.records import KeyRecord
@@ -49,8 +49,8 @@ def _asked(share: Share, why: Mapping[str, tuple[str, ...]]) -> Reason:
 
 
 def _unasked(ctx: Context, key: KeyRecord, persona: str) -> Reason:
-    target = inference.resolve(ctx.catalog, None, persona)
-    decision = endings.explain(inference.decide(ctx, key, target))
+    target = ordering.resolve(ctx.catalog, None, persona)
+    decision = endings.explain(ordering.decide(ctx, key, target))
     reasons = [decision["message"]] if "refused" in decision else decision["reasons"]
     model = decision.get("model")
     return Reason(

@@ -6,7 +6,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from cloud_app import auth
-from cloud_app.inference import Mode, Order, submit
+from cloud_app.inference import submit
+from cloud_app.ordering import Mode, Order
 from cloud_app.store.records import KeyRecord
 from fixtures import web
 from fixtures.site import Site

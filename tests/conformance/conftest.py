@@ -52,12 +52,14 @@ def stocked(fleet: Fleet) -> Shop:
 
 @pytest.fixture(scope="session")
 def specification() -> Path:
-    """OpenAI's own description of its API; a test without it fails and says so."""
+    """OpenAI's own description of its API; on CI a test without it fails."""
     if not SPECIFICATION.is_file():
-        pytest.fail(
-            f"OpenAI's specification is not at {SPECIFICATION}; set GENIE_REFERENCE to "
-            "the folder that holds openai-openapi.yaml (docs/reference/conformance.md "
-            "says where to get it)",
-            pytrace=False,
+        why = (
+            "OpenAI's specification is not here; set GENIE_REFERENCE to the folder "
+            "with openai-openapi.yaml (docs/reference/conformance.md says where to "
+            "get it)"
         )
+        if os.environ.get("CI"):
+            pytest.fail(why, pytrace=False)
+        pytest.skip(why)  # it is not ours to ship, and all else can be shown without it
     return SPECIFICATION

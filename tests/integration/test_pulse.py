@@ -9,7 +9,8 @@ import pytest
 
 from cloud_app import auth
 from cloud_app.context import Context
-from cloud_app.inference import Mode, Order, submit
+from cloud_app.inference import submit
+from cloud_app.ordering import Mode, Order
 from cloud_app.store import pulse
 from cloud_app.store.records import KeyRecord
 from cloud_app.web import fleet_page

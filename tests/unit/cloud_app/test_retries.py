@@ -9,7 +9,7 @@ from sqlalchemy import delete
 
 from cloud_app import inference, jobs, registry, retries, store, tables
 from cloud_app.context import Context
-from cloud_app.inference import Mode, Order
+from cloud_app.ordering import Mode, Order
 from cloud_app.store.records import JobRecord, KeyRecord, Webhook
 from fixtures import web
 from fixtures.web import Clock, TwinBus
