@@ -37,9 +37,13 @@ def site(ctx: Context) -> Iterator[Site]:
         yield started
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Debian's chromium without a window."""
+    """Debian's chromium without a window.
+
+    It ends with its module: Playwright keeps an event loop running in this thread, in
+    which no test of the awaiting client could start one.
+    """
     program = shutil.which("chromium")
     if program is None:
         pytest.fail(
