@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 
 import pytest
+import structlog
 
 from fixtures import ports
 from fixtures.nodes import PostgresNode, RabbitNode
@@ -23,6 +24,12 @@ def pytest_report_header() -> str:
     """Say which broker the tests run on: `make test-broker4` asks for another one."""
     system = of_rabbitmq()
     return f"rabbitmq: {version_of_rabbitmq(system)} in {system.root}"
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_at_the_start() -> None:
+    """A command or a fleet within this process may have set another log level."""
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,17 @@
 
 import contextlib
 import os
+import select
 
 
 class Bell:
-    """Something ``select`` can wait for; ringing twice is as good as once."""
+    """Waited for together with sockets; ringing twice is as good as once.
+
+    >>> bell = Bell()
+    >>> bell.ring()
+    >>> bell.wait((), 5.0)  # at once, and no socket has anything to read
+    False
+    """
 
     def __init__(self) -> None:
         self._read, self._write = os.pipe()
@@ -13,9 +20,22 @@ class Bell:
         os.set_blocking(self._write, False)
         self._has_rung = False
 
-    def fileno(self) -> int:
-        """What to select on."""
-        return self._read
+    def __del__(self) -> None:
+        # When nobody is left who could ring: a number closed earlier may be another's.
+        os.close(self._read)
+        os.close(self._write)
+
+    def wait(self, sockets: tuple[int, ...], wait_s: float) -> bool:
+        """Until it rings or a socket has something to read; true if one has.
+
+        Waits with ``poll``: ``select`` knows no file number above 1023, and a web
+        process with many streams has them.
+        """
+        waiting = select.poll()
+        for one in (self._read, *sockets):
+            waiting.register(one, select.POLLIN)
+        ready = {one for one, _event in waiting.poll(wait_s * 1000)}
+        return any(one in ready for one in sockets)
 
     def ring(self) -> None:
         """Wake the waiting thread; from any thread, never blocks."""

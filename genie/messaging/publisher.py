@@ -4,7 +4,6 @@ Callers hand over bytes and go on; an engine's thread must not wait for a broker
 """
 
 import contextlib
-import select
 import threading
 import time
 from collections import deque
@@ -138,8 +137,7 @@ class Publisher:
         sockets = line.filenos if line is not None else ()
         is_urgent = bool(self._letters) or (line is not None and line.is_refused)
         wait_s = 0 if is_urgent else LOOK_S
-        ready = select.select([self._bell.fileno(), *sockets], [], [], wait_s)[0]
-        return any(one in ready for one in sockets)
+        return self._bell.wait(sockets, wait_s)
 
     def _turn(self, *, has_come: bool) -> bool:
         """Listen and send; true when something is surely sent now."""

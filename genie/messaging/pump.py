@@ -7,7 +7,6 @@ seconds before a reopened credit is seen, and its task pool costs 3-7 round trip
 
 import contextlib
 import random
-import select
 import threading
 import time
 from collections import deque
@@ -183,7 +182,5 @@ class Pump:
         """Until somebody rings or something comes; whether something has come."""
         if frames.has_more(connection):
             return True
-        readable = connection.connection.sock.fileno()
-        watched = [readable, self._bell.fileno()]
         wait_s = 0.0 if self._actions else min(self._rest_s(), HEARTBEAT_CHECK_S)
-        return readable in select.select(watched, [], [], wait_s)[0]
+        return self._bell.wait((connection.connection.sock.fileno(),), wait_s)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import kombu
 import pytest
+from amqp.exceptions import NotFound
 
 from genie import topology
 from genie.contracts.inference import JobState, Outcome, Started, WorkClass
@@ -93,7 +94,8 @@ def test_a_much_faster_worker_gets_what_both_could_serve(rabbitmq_url: str) -> N
         Rig(rabbitmq_url, "fast", ms_per_token=5),
     ):
         served = [asker.outcome(asker.ask("a")).worker for _ in range(12)]
-    assert served.count("slow") <= 2  # the first of all, to be measured
+    # Each serves its first of all to be measured, and dither may give away another.
+    assert served.count("fast") >= 8
 
 
 def test_a_bid_drawn_anew_leaves_one_consumer_and_loses_nothing(
@@ -133,11 +135,15 @@ def consumers(url: str) -> Iterator[Callable[[str, str], int]]:
     """Asks the broker how many consumers a model's interactive queue has."""
     connection: kombu.Connection = broker.connection(url, name="onlooker")
     with connection:
-        channel = connection.channel()
 
         def count(queue: str, model: str) -> int:
             name = topology.model_queue(queue, model, FAST)
-            return int(channel.queue_declare(name, passive=True).consumer_count)
+            try:
+                with connection.channel() as channel:
+                    found = channel.queue_declare(name, passive=True)
+            except NotFound:  # nobody has asked for anything there yet
+                return 0
+            return int(found.consumer_count)
 
         yield count
 
