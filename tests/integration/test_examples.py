@@ -42,6 +42,12 @@ METHODS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _logs_elsewhere() -> None:
+    """What an example prints is compared: the fleet beside it must not print."""
+    logs.configure(level="ERROR")
+
+
 @pytest.fixture(scope="module")
 def fleet(
     tmp_path_factory: pytest.TempPathFactory,
@@ -52,7 +58,6 @@ def fleet(
     models.write_text(_once(catalog.ECHO.read_text(encoding="utf-8")))
     options = Options(home=home, port=free_port(), catalog_path=models)
     with pytest.MonkeyPatch.context() as patch, EmbeddedFleet(options) as made:
-        logs.configure(level="ERROR")  # an example prints what it prints
         patch.setenv("GENIE_HOME", str(home))
         patch.setenv("GENIE_URL", made.url)
         patch.setenv("GENIE_API_KEY", made.api_key)
