@@ -21,6 +21,7 @@ from benchmarks.common.redelivery import Probes, of_pika
 from benchmarks.common.traffic import Told, Traffic
 from fixtures.chaos import Load, Verdict, judge
 from fixtures.fleet import wait_until, widen
+from genie import logs
 
 REDELIVERY, BYSTANDERS = 1.5, 1.3
 WORKERS, SLOTS = 4, 16
@@ -40,6 +41,7 @@ Restart = Callable[[], float]
 def main() -> int:
     """Measure, print, and say whether it could measure."""
     quick = is_quick(__doc__)
+    logs.configure(level="ERROR")  # stdout is for figures, and losses are on purpose
     rounds, window_s = (1, 5.0) if quick else (4, 10.0)
     environ = {"GENIE_WEB_THREADS": "192"}
     with site.site(
