@@ -1,6 +1,7 @@
 """The cloud's side of every answer: started and outcome events into the database."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -81,21 +82,28 @@ class OutcomeConsumer:
         self._held.append((event, message.tag))
 
     def _settle(self, channel: "StdChannel") -> None:
-        held, self._held = self._held, []
-        for event, tag in self._record(channel, held) if held else ():
-            self._record_one(channel, event, tag)
+        left, self._held = deque(self._held), []
+        if not left:
+            return
+        try:
+            left = self._record(channel, left)
+            while left:
+                self._record_one(channel, *left[0])
+                left.popleft()
+        except Unavailable as error:
+            log.warning("outcomes_wait", error=str(error), given_back=len(left))
+            time.sleep(RETRY_S)  # once, not for each: AMQP's heartbeat goes on after it
+            for _event, tag in left:
+                channel.basic_reject(tag, requeue=True)
 
-    def _record(self, channel: "StdChannel", held: list[Held]) -> list[Held]:
+    def _record(self, channel: "StdChannel", held: deque[Held]) -> deque[Held]:
         """Record many at once; those that must be recorded one by one."""
         if self._together is None:
             return held
         try:
             left = set(self._together([event for event, _tag in held]))
-        except Unavailable as error:
-            self._wait(error)
-            for _event, tag in held:
-                channel.basic_reject(tag, requeue=True)
-            return []
+        except Unavailable:
+            raise  # of none of them can anything be recorded
         except Exception as error:
             # Border: one of them cannot be recorded; by themselves the others can.
             kind = type(error).__name__
@@ -104,15 +112,13 @@ class OutcomeConsumer:
         for place, (_event, tag) in enumerate(held):
             if place not in left:
                 light.ack(channel, tag)
-        return [held[place] for place in sorted(left)]
+        return deque(held[place] for place in sorted(left))
 
     def _record_one(self, channel: "StdChannel", event: Recorded, tag: int) -> None:
         try:
             self._apply(event)
-        except Unavailable as error:
-            self._wait(error)
-            channel.basic_reject(tag, requeue=True)
-            return
+        except Unavailable:
+            raise  # nor can those after it
         except Exception as error:
             # Border: one event that cannot be recorded must not silence all others,
             # nor come back for ever; the dead letters keep it for a person.
@@ -121,7 +127,3 @@ class OutcomeConsumer:
             channel.basic_reject(tag, requeue=False)
             return
         light.ack(channel, tag)
-
-    def _wait(self, error: Unavailable) -> None:
-        log.warning("outcomes_wait", error=str(error))
-        time.sleep(RETRY_S)  # the database is away: nothing else could be recorded
