@@ -19,6 +19,7 @@ from sqlmodel import Session
 from cloud_app import store
 from cloud_app.store.records import (
     AnyOrg,
+    JoinTokenRecord,
     KeyRecord,
     OrgRecord,
     WorkerRecord,
@@ -220,17 +221,39 @@ def create_join_token(
     return token
 
 
-def redeem(session: Session, token: str, now: datetime) -> JoinGrant:
+def redeem(session: Session, token: str | None, now: datetime) -> JoinGrant:
     """Use up a join token; raises `Unauthorized` with the reason and the next step."""
-    found = store.keys.token_by_prefix(session, _prefix(token, _TOKEN_LENGTH))
-    if found is None or not _matches(token, found[1]):
-        raise _bad_token("is not known here")
-    record = found[0]
-    if record.expires_at <= now:
-        raise _bad_token("has expired")
+    record = _join_token(session, token, now)
     if not store.keys.use_token(session, record.id, now):
         raise _bad_token("was used before")
     return JoinGrant(org=record.org, queues=record.queues)
+
+
+def check_joiner(ctx: "Context", bearer: str | None) -> None:
+    """Refuse who may not register, before anything it says is read.
+
+    Nothing is used up. Raises `Unauthorized` with the reason and the next step.
+    """
+    with ctx.db.reading() as session:
+        if worker_id_of(bearer) is not None:
+            returning(session, bearer)
+            return
+        if _join_token(session, bearer, ctx.now()).used_at is not None:
+            raise _bad_token("was used before")
+
+
+def _join_token(session: Session, token: str | None, now: datetime) -> JoinTokenRecord:
+    if token is None:
+        raise Unauthorized(
+            "no join token was sent; make one with `genie worker token` and set "
+            "GENIE_JOIN_TOKEN"
+        )
+    found = store.keys.token_by_prefix(session, _prefix(token, _TOKEN_LENGTH))
+    if found is None or not _matches(token, found[1]):
+        raise _bad_token("is not known here")
+    if found[0].expires_at <= now:
+        raise _bad_token("has expired")
+    return found[0]
 
 
 def authenticate_worker(ctx: "Context", bearer: str | None) -> WorkerRecord | None:
@@ -240,6 +263,17 @@ def authenticate_worker(ctx: "Context", bearer: str | None) -> WorkerRecord | No
     """
     with ctx.db.reading() as session:
         return worker(session, bearer)
+
+
+def returning(session: Session, bearer: str | None) -> WorkerRecord:
+    """The worker that comes back with its own secret; `Unauthorized` once removed."""
+    known = worker(session, bearer)
+    if known is None:
+        raise Unauthorized(
+            "this worker was removed from the fleet; make a join token with "
+            "`genie worker token` and join again"
+        )
+    return known
 
 
 def worker(session: Session, bearer: str | None) -> WorkerRecord | None:

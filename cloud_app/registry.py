@@ -23,7 +23,7 @@ from genie.contracts.fleet import (
     Registered,
     Registration,
 )
-from genie.errors import BadRequest, NotFound, Unauthorized
+from genie.errors import BadRequest, NotFound
 
 log = logs.logger("registry")
 
@@ -170,11 +170,6 @@ def _join(
     ctx: Context, session: Session, said: Registration, token: str | None
 ) -> tuple[WorkerRecord, str]:
     now = ctx.now()
-    if not token:
-        raise Unauthorized(
-            "no join token was sent; make one with `genie worker token` and set "
-            "GENIE_JOIN_TOKEN"
-        )
     grant = auth.redeem(session, token, now)
     silent = now - timedelta(seconds=liveness.OFFLINE_BEATS * ctx.settings.heartbeat_s)
     gone = store.workers.retire(
@@ -207,12 +202,7 @@ def _join(
 def _again(
     session: Session, said: Registration, secret: str | None, now: datetime
 ) -> WorkerRecord:
-    known = auth.worker(session, secret)
-    if known is None:
-        raise Unauthorized(
-            "this worker was removed from the fleet; make a join token with "
-            "`genie worker token` and join again"
-        )
+    known = auth.returning(session, secret)
     store.workers.update_registration(session, known.id, said, now)
     return known
 

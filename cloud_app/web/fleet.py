@@ -12,7 +12,6 @@ from cloud_app.web.document import Says, Takes
 from cloud_app.web.request import bearer, context
 from genie import codec
 from genie.contracts.fleet import Heartbeat, HeartbeatReply, Registered, Registration
-from genie.errors import Unauthorized
 
 api = APIBlueprint(
     "fleet",
@@ -27,11 +26,7 @@ api = APIBlueprint(
 def register() -> Annotated[Response, Takes(Registration), Says(Registered)]:
     """Join the fleet with a join token, or come back with the worker's own secret."""
     token = bearer()
-    if token is None:
-        raise Unauthorized(
-            "send the join token as Authorization: Bearer gj-…; make one on the Fleet "
-            "page or with POST /v1/join-tokens"
-        )
+    auth.check_joiner(context(), token)
     registration = codec.decode(Registration, request.get_data())
     return _contract(registry.register(context(), registration, token))
 

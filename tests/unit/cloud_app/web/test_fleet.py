@@ -96,6 +96,25 @@ def test_a_wrong_secret_of_a_known_worker_is_401(
     assert response.status_code == 401
 
 
+@pytest.mark.parametrize("path", [REGISTER, HEARTBEAT])
+def test_who_may_not_speak_is_refused_before_what_is_said_is_read(
+    visitor: FlaskClient, path: str
+) -> None:
+    assert post(visitor, path, "gj-nobody", b"no message").status_code == 401
+
+
+def test_a_used_join_token_is_refused_whatever_is_said_with_it(
+    visitor: FlaskClient, ctx: Context
+) -> None:
+    token = auth.create_join_token(ctx, web.ORG)
+    assert post(visitor, REGISTER, token, codec.encode(said())).status_code == 200
+
+    response = post(visitor, REGISTER, token, b"no message")
+
+    assert response.status_code == 401
+    assert "was used before" in response.get_json()["error"]["message"]
+
+
 def test_a_join_token_is_good_once(visitor: FlaskClient, ctx: Context) -> None:
     token = auth.create_join_token(ctx, web.ORG)
     body = codec.encode(said())
