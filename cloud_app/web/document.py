@@ -30,7 +30,6 @@ BYTES = "application/octet-stream"
 REF = "#/components/schemas/{}"
 TAKEN = ("body", "form", "query", "path")
 PLACES = ("path", "query")
-WAITS = ("429", "503")
 ONLY_WRITING = frozenset({"409", "413"})
 
 
@@ -294,7 +293,7 @@ RETRY_AFTER: Json = {
 
 
 def _error(code: str) -> str:
-    return "Busy" if code in WAITS else "Error"
+    return "Busy" if code == "503" else "Error"
 
 
 def _schema(said: Says, schemas: Schemas) -> Json:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 MAX_RETRY_AFTER_S = 120
 """OpenAI clients give up on a longer wait."""
 
-TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+TYPES = {401: "authentication_error", 403: "permission_error"}
 
 CODES = {404: "not_found", 405: "method_not_allowed", 413: "message_too_large"}
 
@@ -39,7 +39,7 @@ class ErrorBody(BaseModel):
 
 
 RESPONSES: dict[int | str, Any] = dict.fromkeys(
-    (400, 401, 403, 404, 409, 413, 429, 503), ErrorBody
+    (400, 401, 403, 404, 409, 413, 503), ErrorBody
 )
 OF_WORK = RESPONSES | dict.fromkeys((500, 504), ErrorBody)
 """Of an endpoint that waits for work: it failed, or did not end in time."""
@@ -80,10 +80,10 @@ def fault_of(error: GenieError) -> Fault:
 
 
 def answer(fault: Fault, status: int, retry_after_s: float | None = None) -> Response:
-    """A fault as an HTTP response; 429 and 503 say when to come again."""
+    """A fault as an HTTP response; 503 says when to come again."""
     response = jsonify(body(fault, status))
     response.status_code = status
-    if status in (429, 503):
+    if status == 503:
         wait = min(MAX_RETRY_AFTER_S, max(1, round(retry_after_s or 2)))
         response.headers["Retry-After"] = str(wait)
     if status == 401:

@@ -11,7 +11,6 @@ from genie.errors import (
     Forbidden,
     GenieError,
     NoCapacity,
-    RateLimited,
     Unauthorized,
     UnknownModel,
 )
@@ -24,7 +23,6 @@ from genie.errors import (
         (Forbidden("x"), 403, "permission_error"),
         (UnknownModel("x", param="model"), 404, "invalid_request_error"),
         (Conflict("x"), 409, "invalid_request_error"),
-        (RateLimited("x"), 429, "rate_limit_error"),
         (NoCapacity("x"), 503, "server_error"),
     ],
 )
