@@ -167,6 +167,12 @@ def models(base: Path | None = None) -> Path:
     return Path(given).expanduser() if given else (base or home()) / "models"
 
 
+def visible_gpus() -> tuple[str, ...] | None:
+    """What ``CUDA_VISIBLE_DEVICES`` names: none if it is empty; None: all, not set."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return None if given is None else words(given)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientSettings:
     """How the SDK and the CLI reach the cloud."""

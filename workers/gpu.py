@@ -1,7 +1,7 @@
 """What the machine has right now: GPUs by gpustat, the host by psutil."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -25,10 +25,16 @@ Query = Callable[[], Iterable[Entry]]
 
 
 class Gpus:
-    """Reads the GPUs of this host; empty where there is no NVIDIA driver."""
+    """Reads the GPUs of this host; empty where there is no NVIDIA driver.
 
-    def __init__(self, query: Query | None = None) -> None:
-        self._query = query or _query
+    ``visible`` is what `env.visible_gpus` says: a worker knows of no other GPU, so none
+    of its children is started on another one.
+    """
+
+    def __init__(
+        self, visible: Sequence[str] | None, query: Query | None = None
+    ) -> None:
+        self._visible, self._query = visible, query or _query
         self._is_lost = False
 
     def read(self, own_pids: frozenset[int] = frozenset()) -> tuple[GpuStatus, ...]:
@@ -38,8 +44,12 @@ class Gpus:
         except GpuQueryFailed as error:
             self._lose(str(error))
             return ()
+        seen = allowed([item.entry for item in entries], self._visible)
+        if entries and not seen:
+            self._lose(f"CUDA_VISIBLE_DEVICES names none of {len(entries)} GPUs here")
+            return ()
         self._is_lost = False
-        found = (status(item.entry, own_pids) for item in entries)
+        found = (status(entry, own_pids) for entry in seen)
         return tuple(gpu for gpu in found if gpu is not None)
 
     def _lose(self, reason: str) -> None:
@@ -47,6 +57,32 @@ class Gpus:
         if not self._is_lost:
             log.info("no_gpu", reason=reason)
         self._is_lost = True
+
+
+def allowed(
+    entries: Sequence[Mapping[str, object]], visible: Sequence[str] | None
+) -> list[Mapping[str, object]]:
+    """The GPUs that ``visible`` names, by number or UUID; None: all of them.
+
+    As CUDA reads it: the beginning of a UUID is enough if it is one GPU's, and from the
+    first word that names none on, none is seen (so ``-1`` hides all). A number is that
+    of nvidia-smi and the driver, whichever GPU is the fastest.
+    """
+    if visible is None:
+        return list(entries)
+    chosen: list[Mapping[str, object]] = []
+    for word in visible:
+        named = [entry for entry in entries if _is_named(entry, word)]
+        if len(named) != 1:
+            break
+        chosen += [entry for entry in named if entry not in chosen]
+    return chosen
+
+
+def _is_named(entry: Mapping[str, object], word: str) -> bool:
+    if word.isdecimal():
+        return entry.get("index") == int(word)
+    return word.startswith("GPU-") and str(entry.get("uuid")).startswith(word)
 
 
 class GpuQueryFailed(Exception):

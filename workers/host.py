@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from genie import logs
+from genie import env, logs
 from genie.contracts.fleet import (
     Directive,
     GpuStatus,
@@ -75,7 +75,7 @@ class WorkerHost:
         self._boot_id = boot_id or join.new_boot_id()
         self._on_moved = on_moved
         parts = parts or real_parts(settings)
-        self._cloud, self._gpus = parts.cloud, gpu.Gpus()
+        self._cloud, self._gpus = parts.cloud, gpu.Gpus(env.visible_gpus())
         self._spare = parts.spare
         self._directives: tuple[Directive, ...] = ()
         self._is_draining = self._is_stopping = False

@@ -5,7 +5,7 @@ import uuid
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from genie import logs
+from genie import env, logs
 from genie.contracts.fleet import Registered, Registration
 from genie.errors import CloudUnreachable, SettingsError, Unauthorized
 from workers import gpu, identity
@@ -42,7 +42,7 @@ def describe(settings: WorkerSettings, boot_id: str) -> Registration:
         boot_id=boot_id,
         version=release(),
         host=gpu.host_status(settings.models_folder),
-        gpus=gpu.Gpus().read(gpu.own_pids()),
+        gpus=gpu.Gpus(env.visible_gpus()).read(gpu.own_pids()),
         engines=ENGINES,
     )
 

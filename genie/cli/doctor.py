@@ -210,7 +210,7 @@ def gpus() -> Check:
     try:
         from workers import gpu
 
-        found = gpu.Gpus().read()
+        found = gpu.Gpus(env.visible_gpus()).read()
     except ModuleNotFoundError as error:
         return _absent("gpus", error.name or "gpustat", "worker")
     if found:

@@ -227,12 +227,13 @@ def spec_of(model: str, catalog: str | None) -> "ModelSpec":
 
 def places_here() -> "list[Place]":
     """This machine's GPUs, or its memory, less the reserve a worker keeps."""
+    from genie import env
     from workers import ledger
     from workers.gpu import Gpus, host_status
     from workers.settings import MEMORY_RESERVE_SHARE
 
     limits = ledger.Limits(reserve_share=MEMORY_RESERVE_SHARE)
-    found = ledger.devices(host_status(folder()), Gpus().read())
+    found = ledger.devices(host_status(folder()), Gpus(env.visible_gpus()).read())
     return [place(one.name, ledger.usable(one, limits)) for one in found]
 
 

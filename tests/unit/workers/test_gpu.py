@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from genie import env
+from workers import engine, ledger
+from workers.engine.nest import child_environment
 from workers.gpu import MIB, GpuQueryFailed, Gpus, host_status, own_pids, status
 
 
@@ -51,7 +54,7 @@ def test_a_missing_field_costs_only_itself(missing: str) -> None:
 @pytest.mark.parametrize("entry", [{"index": 0, "name": "lost"}, {}])
 def test_a_gpu_that_fell_off_the_bus_is_left_out(entry: Mapping[str, object]) -> None:
     gone = {**entry, "memory.total": "?", "memory.used": "?"}
-    assert Gpus(query=lambda: [Card(gone), Card(FULL)]).read() == (
+    assert Gpus(None, lambda: [Card(gone), Card(FULL)]).read() == (
         status(FULL, frozenset()),
     )
 
@@ -64,8 +67,64 @@ def test_a_driver_lost_between_polls_is_an_empty_tuple_and_may_come_back() -> No
             raise GpuQueryFailed("driver not loaded")
         return [Card(FULL)]
 
-    gpus = Gpus(query=query)
+    gpus = Gpus(None, query)
     assert [len(gpus.read()) for _ in range(4)] == [1, 0, 0, 1]
+
+
+FOUR = [
+    Card({**FULL, "index": index, "uuid": f"GPU-{letter}{index}-0"})
+    for index, letter in enumerate("aabc")
+]
+
+
+@pytest.mark.parametrize(
+    ("said", "seen"),
+    [
+        (None, [0, 1, 2, 3]),
+        ("", []),
+        ("-1", []),
+        ("NoDevFiles", []),
+        ("2", [2]),
+        ("3,1", [3, 1]),
+        (" 1 , 2 ", [1, 2]),
+        ("1,1,GPU-a1", [1]),
+        ("GPU-c3-0", [3]),
+        ("GPU-b,0", [2, 0]),
+        ("GPU-a,3", []),  # two begin so: CUDA sees neither, nor what follows
+        ("1,9,2", [1]),
+        ("GPU-", []),
+        ("b2", []),
+        ("MIG-4f", []),
+    ],
+)
+def test_only_the_gpus_the_operator_left_visible_are_there(
+    monkeypatch: pytest.MonkeyPatch, said: str | None, seen: list[int]
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if said is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", said)
+    gpus = Gpus(env.visible_gpus(), lambda: FOUR)
+
+    assert [gpu.index for gpu in gpus.read()] == seen
+
+
+def test_a_gpu_that_fell_off_the_bus_hides_no_other() -> None:
+    gone = {"index": 0, "uuid": "GPU-0", "memory.total": "?", "memory.used": "?"}
+    gpus = Gpus(("0", "1"), lambda: [Card(gone), Card(FULL)])
+
+    assert [gpu.index for gpu in gpus.read()] == [1]
+
+
+def test_a_child_is_started_on_the_visible_gpu_by_the_drivers_number(
+    tmp_path: Path,
+) -> None:
+    gpus = Gpus(("GPU-c3",), lambda: FOUR).read()
+    card, _memory = ledger.devices(host_status(tmp_path), gpus)
+    site = engine.site_of(card.name, threads=1)
+    environment = child_environment(site.cuda_devices, site.threads)
+
+    assert environment["CUDA_VISIBLE_DEVICES"] == "3"
+    assert environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
 
 
 def test_a_host_reports_its_memory_and_the_disk_of_a_folder_not_yet_made(
