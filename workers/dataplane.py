@@ -2,6 +2,10 @@
 
 One connection and thread of its own on both transports. An engine's thread wakes it
 the moment a slot comes free, so an idle worker never waits for a timer.
+
+Background queues have a channel of their own, and this thread never waits for an answer
+on it: they are quorum queues, which may be silent for many seconds after a crash of the
+broker, and the broker handles what comes on one channel strictly in order.
 """
 
 import contextlib
@@ -35,6 +39,15 @@ TICK_S = 0.25
 SOON_S = 0.02
 """While a credit has not settled, background work may be due any moment."""
 
+QUORUM_S = 50.0
+"""A background credit is this much longer without doubt: to ask a quorum queue that has
+no leader yet would hold up everything."""
+
+
+def is_background(credit: Credit) -> bool:
+    """True for work that nobody sits and waits for."""
+    return credit.work_class is not WorkClass.INTERACTIVE
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Consumer:
@@ -64,6 +77,7 @@ class DataPlane:
         self._is_memory = broker.is_memory(url)
         self._name = name
         self._tags = itertools.count()
+        self._channels: tuple[StdChannel, ...] = ()  # of this connection, by urgency
         self._declared: dict[Credit, str] = {}
         self._open: dict[Credit, _Consumer] = {}
         self._is_stale = self._has_heard = False
@@ -130,11 +144,11 @@ class DataPlane:
         """
         return 0.0 if self._is_stale else max(0.0, self._look_at - time.monotonic())
 
-    def _quiet(self, channel: "StdChannel") -> None:
+    def _quiet(self, _channel: "StdChannel") -> None:
         # Once for all that has come: deliveries, acks, slots, and time that passed.
         if self._rest_s() == 0.0:
             self._is_stale = False
-            self._change(channel)
+            self._change()
             is_soon = self._serving.starts.are_owed or self._is_unsettled()
             self._look_at = time.monotonic() + (SOON_S if is_soon else TICK_S)
 
@@ -148,11 +162,24 @@ class DataPlane:
     def _connect(self, channel: "StdChannel") -> None:
         self._open.clear()
         self._declared.clear()
+        self._channels = (channel, self._background(channel))
         if not self._is_memory:
-            # Each consumer of this channel holds at most one message not yet acked.
+            # Each consumer of a channel holds at most one message not yet acked.
             # In memory the count is per channel; there, closing on delivery does it.
-            channel.basic_qos(0, 1, False)
+            for one in self._channels:
+                one.basic_qos(0, 1, False)
         self._is_stale = True
+
+    def _background(self, channel: "StdChannel") -> "StdChannel":
+        """Another channel beside ``channel``; in memory none is needed."""
+        if self._is_memory:
+            return channel
+        opened: StdChannel = channel.connection.channel()
+        opened.auto_decode = False
+        return opened
+
+    def _channel(self, credit: Credit) -> "StdChannel":
+        return self._channels[is_background(credit)]
 
     def _lost(self) -> None:
         # The broker gives what we hold to others; what runs here still ends in an
@@ -160,23 +187,27 @@ class DataPlane:
         self._open.clear()
         self._serving.drop_parked()
 
-    def _change(self, channel: "StdChannel") -> None:
+    def _change(self) -> None:
         now = time.monotonic()
         held = {credit: one.held(now) for credit, one in self._open.items()}
-        self._guard(channel, now)
+        self._guard(now)
         self._serving.tend()
         loads = () if self._is_closed else self._serving.loads()
         for change in decide(loads, self._queues, held):
-            self._apply(channel, change)
+            self._apply(change)
 
-    def _guard(self, channel: "StdChannel", now: float) -> None:
+    def _guard(self, now: float) -> None:
         """Ask the broker about credits nobody answered; start anew if it is deaf."""
         if self._is_memory:
             return
-        opened = {credit: one.opened_at for credit, one in self._open.items()}
+        opened = {
+            credit: one.opened_at + (QUORUM_S if is_background(credit) else 0.0)
+            for credit, one in self._open.items()
+        }
         seen: dict[Credit, Seen] = {}
         for credit in self._watchdog.doubted(opened, now):
-            found = channel.queue_declare(self._declared[credit], passive=True)
+            name = self._declared[credit]
+            found = self._channel(credit).queue_declare(name, passive=True)
             if credit in self._open:  # else it was answered meanwhile
                 seen[credit] = Seen(
                     opened_at=opened[credit],
@@ -187,24 +218,26 @@ class DataPlane:
             log.error("not_consuming", queues=[self._declared[one] for one in seen])
             raise ConnectionResetError("the broker does not know of our consumers")
 
-    def _apply(self, channel: "StdChannel", change: CreditChange) -> None:
+    def _apply(self, change: CreditChange) -> None:
         if isinstance(change, Open):
-            self._subscribe(channel, change, time.monotonic())
+            self._subscribe(change, time.monotonic())
             return
         taken = self._open.pop(change.credit, None)
         if taken is None:
+            return
+        channel = self._channel(change.credit)
+        if is_background(change.credit):
+            light.leave(channel, taken.tag)
             return
         self._has_heard = False
         # Waits for the broker's word: a message under way is taken, not bounced.
         light.let_go(channel, taken.tag)
         if isinstance(change, Renew) and not self._has_heard:  # else look before asking
-            self._subscribe(channel, change, taken.opened_at)
+            self._subscribe(change, taken.opened_at)
 
-    def _subscribe(
-        self, channel: "StdChannel", change: Open | Renew, opened_at: float
-    ) -> None:
+    def _subscribe(self, change: Open | Renew, opened_at: float) -> None:
         credit, tag = change.credit, f"{self._name}.{next(self._tags)}"
-        queue = self._queue(channel, credit)
+        channel, queue = self._channel(credit), self._queue(credit)
         self._open[credit] = _Consumer(
             tag=tag,
             priority=change.priority,
@@ -219,10 +252,14 @@ class DataPlane:
             priority=change.priority,
         )
 
-    def _queue(self, channel: "StdChannel", credit: Credit) -> str:
+    def _queue(self, credit: Credit) -> str:
         if credit not in self._declared:
             queue = broker.declare_model_queue(
-                channel, credit.queue, credit.model, credit.work_class
+                self._channel(credit),
+                credit.queue,
+                credit.model,
+                credit.work_class,
+                waits=not is_background(credit),
             )
             self._declared[credit] = queue.name
         return self._declared[credit]
@@ -246,11 +283,7 @@ class DataPlane:
         self, channel: "StdChannel", credit: Credit, message: light.Arrived
     ) -> Delivery:
         tag = message.tag
-
-        def settle(act: Callable[["StdChannel"], None]) -> None:
-            # A tag means something on its own channel only.
-            self._pump.call(lambda now: act(now) if now is channel else None)
-
+        settle = partial(self._settle, channel)
         return Delivery(
             body=message.body,
             model=credit.model,
@@ -260,9 +293,18 @@ class DataPlane:
             reject=lambda: settle(lambda on: on.basic_reject(tag, requeue=False)),
         )
 
+    def _settle(
+        self, channel: "StdChannel", act: Callable[["StdChannel"], None]
+    ) -> None:
+        def act_there(_channel: "StdChannel") -> None:
+            if channel in self._channels:  # a tag means something there only
+                act(channel)
+
+        self._pump.call(act_there)
+
     def _ack(self, channel: "StdChannel", tag: int) -> None:
         if not light.is_shared(channel):
-            self._pump.call(lambda now: light.ack(now, tag) if now is channel else None)
+            self._settle(channel, lambda on: light.ack(on, tag))
             return
         # If it is gone, so is the delivery: somebody else has got the message.
         with contextlib.suppress(OSError, RecoverableConnectionError):

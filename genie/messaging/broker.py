@@ -228,10 +228,18 @@ def _plain(name: str, extra: dict[str, str] | None = None) -> kombu.Queue:
 
 
 def declare_model_queue(
-    channel: "StdChannel", queue: str, model: str, work_class: WorkClass
+    channel: "StdChannel",
+    queue: str,
+    model: str,
+    work_class: WorkClass,
+    *,
+    waits: bool = True,
 ) -> kombu.Queue:
-    """Declare a model's queue and its dead letters; idempotent, on either end."""
-    dead_letter_queue(queue)(channel).declare()
+    """Declare a model's queue and its dead letters; idempotent, on either end.
+
+    Unless it ``waits``, what the broker refuses is an error of whatever comes next.
+    """
+    dead_letter_queue(queue)(channel).declare(nowait=not waits)
     bound = model_queue(queue, model, work_class)(channel)
-    bound.declare()
+    bound.declare(nowait=not waits)
     return bound

@@ -121,6 +121,10 @@ class Channel(pyamqp.Channel):  # type: ignore[misc]  # kombu has no types
         # Kept: a closed connection would open a new one when asked for its transport.
         self.wire = self.connection.transport
 
+    def _on_basic_cancel_ok(self, tag: str) -> None:
+        super()._on_basic_cancel_ok(tag)
+        self.hearers.pop(tag, None)  # after this nothing more comes for it
+
     @property
     def is_shared(self) -> bool:
         """True when any thread may write on it (not so where that is encrypted)."""

@@ -39,7 +39,7 @@ _content = struct.Struct(">HHQ")
 _ack = struct.Struct(">HHQB")
 
 DELIVER, CANCEL = _sig.pack(*spec.Basic.Deliver), _sig.pack(*spec.Basic.Cancel)
-NO_WAIT = b"\x01"
+NO_WAIT, WITH_ANSWER = b"\x01", b"\x00"
 
 Frame = tuple[int, int, bytes]
 
@@ -97,6 +97,15 @@ def let_go(channel: "StdChannel", tag: str) -> None:
     """Consume no more, once what is under way has been heard; waits for the broker."""
     channel.basic_cancel(tag)
     getattr(channel, "hearers", {}).pop(tag, None)
+
+
+def leave(channel: "StdChannel", tag: str) -> None:
+    """Consume no more; waits for nothing, and what is under way is heard later."""
+    if getattr(channel, "hearers", None) is None:
+        channel.basic_cancel(tag)
+        return
+    payload = CANCEL + _short(tag) + WITH_ANSWER
+    _write(channel, _framed(METHOD, _number(channel), payload))
 
 
 def is_shared(channel: "StdChannel") -> bool:

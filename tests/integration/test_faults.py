@@ -4,6 +4,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -12,12 +13,13 @@ from fixtures.fleet import wait_until
 from fixtures.nodes import RabbitNode
 from fixtures.proxy import Proxy
 from genie import topology
-from genie.contracts.inference import JobState, Started
+from genie.contracts.inference import JobState, Started, WorkClass
 from genie.errors import BrokerDown
 from integration.test_worker_dataplane import task
-from integration.worker_rig import Asker, Rig
+from integration.worker_rig import MODEL, Asker, Rig
 from workers import watchdog
 
+SILENT_S = 4.0
 HALF_OPEN_S = 30.0
 """What promises.md allows to notice that a peer went silent."""
 
@@ -133,6 +135,54 @@ def test_work_goes_on_after_the_broker_restarted(
         assert time.monotonic() - began < 10
         with Asker(rabbitmq_url) as after:
             assert after.outcome(after.ask()).state is JobState.COMPLETED
+
+
+def test_background_queues_that_do_not_answer_hold_up_no_interactive_work(
+    rabbitmq_url: str, rabbitmq: RabbitNode, asker: Asker
+) -> None:
+    background = (WorkClass.JOB, WorkClass.BATCH)
+    with Rig(rabbitmq_url, "ann"):
+        for work_class in background:
+            asker.outcome(asker.ask(work_class=work_class))
+    # As after a crash of the broker, until a quorum queue has a leader again.
+    queues = [topology.model_queue(topology.SHARED, MODEL, one) for one in background]
+    for queue in queues:
+        rabbitmq.ctl("eval", _leader_does(rabbitmq_url, queue, "suspend"))
+    try:
+        with Rig(rabbitmq_url, "bob", slots=1) as bob:
+            wait_until(lambda: held(bob) >= set(background), 10, "it asks there too")
+            began = time.monotonic()
+            for _ in range(20):
+                asker.outcome(asker.ask())
+            took_s = time.monotonic() - began
+            for queue in queues:
+                rabbitmq.ctl("eval", _leader_does(rabbitmq_url, queue, "resume"))
+            for work_class in background:
+                asker.outcome(asker.ask(work_class=work_class))
+            wait_until(lambda: not left(bob), 10, "no consumer is remembered in vain")
+    finally:
+        for queue in queues:
+            rabbitmq.ctl("eval", _leader_does(rabbitmq_url, queue, "resume"))
+    assert took_s < SILENT_S  # the broker gives a silent leader five seconds or more
+
+
+def held(rig: Rig) -> set[WorkClass]:
+    return {credit.work_class for credit in tuple(rig.plane._open)}
+
+
+def left(rig: Rig) -> set[str]:
+    """Tags somebody listens for though their consumers are gone."""
+    hearers = rig.plane._channels[1].hearers
+    return set(hearers) - {one.tag for one in tuple(rig.plane._open.values())}
+
+
+def _leader_does(url: str, queue: str, what: str) -> str:
+    vhost = urlsplit(url).path[1:]
+    return (
+        f'R = rabbit_misc:r(<<"{vhost}">>, queue, <<"{queue}">>), '
+        "{ok, Q} = rabbit_amqqueue:lookup(R), {Name, _} = amqqueue:get_pid(Q), "
+        f"sys:{what}(Name)."
+    )
 
 
 def test_a_broker_in_alarm_refuses_soon_and_recovers(

@@ -99,6 +99,16 @@ def test_consuming_hanging_up_and_acking_are_what_the_library_writes() -> None:
     assert channel.hearers == {}
 
 
+def test_leaving_asks_for_an_answer_and_hears_on() -> None:
+    wire = Wire()
+    channel = wire.channel()
+    light.subscribe(channel, "q", print, tag="t")
+    wire.written = b""
+    light.leave(channel, "t")
+    assert wire.written == by_library(spec.Basic.Cancel, "sb", ("t", False))
+    assert channel.hearers == {"t": print}
+
+
 def test_a_closed_channel_is_an_error_the_publisher_knows() -> None:
     for number in (None, 1):  # closed before, or while it was looked at
         channel = SimpleNamespace(channel_id=number, connection=None, hearers={})
