@@ -13,6 +13,9 @@ SOAK_S ?= 600
 # How many requests `make fuzz` makes up.
 FUZZ ?= 10000
 
+# How many processes share the tests of `make test` and `make check`.
+TOGETHER ?= 2
+
 # What `make test-broker4` runs: all that speaks to a broker, and what kills it.
 BROKER_TESTS := tests/integration tests/acceptance/test_faults.py \
   tests/acceptance/test_promises.py tests/acceptance/test_chaos.py
@@ -36,7 +39,7 @@ demo: $(VENV)/.runtime ## Start a fleet on this machine and watch it answer
 
 test: $(VENV)/.setup ## Run all tests, on private RabbitMQ and PostgreSQL nodes
 	@scripts/install-servers
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TOGETHER) --durations=20 $(ARGS)
 
 test-broker4: $(VENV)/.setup ## Run integration and fault tests on RabbitMQ 4 (needs root)
 	@scripts/install-servers
@@ -62,7 +65,7 @@ conformance: $(VENV)/.setup ## Hold a fleet to its own and OpenAI's description,
 	  tests/conformance $(ARGS)
 
 check: static ## Lint, types, architecture and unit tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/unit
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TOGETHER) tests/unit
 
 static: $(VENV)/.setup ## Lint, types and architecture: what needs no test run
 	$(BIN)/ruff check $(CODE)

@@ -8,6 +8,7 @@ did not run must not look like one that passed.
 import os
 import re
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 import structlog
@@ -15,6 +16,9 @@ import structlog
 from fixtures import ports
 from fixtures.nodes import PostgresNode, RabbitNode
 from fixtures.systems import ServerMissing, of_rabbitmq, version_of_rabbitmq
+
+if TYPE_CHECKING:
+    from fixtures.sharing import Sharing
 
 # Several threads on a few shared cores are slower than one; read before torch loads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -24,6 +28,14 @@ def pytest_report_header() -> str:
     """Say which broker the tests run on: `make test-broker4` asks for another one."""
     system = of_rabbitmq()
     return f"rabbitmq: {version_of_rabbitmq(system)} in {system.root}"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> "Sharing":
+    """Whole files for each process, and all acceptance tests for one."""
+    from fixtures.sharing import Sharing  # xdist is there when this is called
+
+    return Sharing(config, log)
 
 
 @pytest.fixture(autouse=True)
