@@ -1,7 +1,6 @@
 """Every field of a request, from the official client to a real engine and back."""
 
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,37 +14,15 @@ from openai.types.chat import (
 )
 
 from cloud_app.context import Context
-from fixtures import tiny, web
-from fixtures.doors import Door, Threaded
+from fixtures import tiny, tiny_door, web
+from fixtures.doors import Door
 from genie.contracts.inference import Sampling
-from workers.engine import child, loading
-from workers.engine.wire import Load
 
 SAY: list[ChatCompletionMessageParam] = [{"role": "user", "content": "say"}]
 FIVE = ["one", "two", "three", "four", "five"]
 EOS = 257
 """The end token of `fixtures.tiny`; below 256 a token is a byte."""
 
-CATALOG = """
-[[models]]
-id = "tiny"
-family = "llama"
-parameters = 10_000
-license = "none"
-source = "path:{path}"
-context_max = 2048
-layers = 2
-kv_heads = 2
-head_dim = 8
-capabilities = ["chat", "tools", "json"]
-tool_format = "hermes"
-quants = [{{ name = "f32", dtype = "float32" }}]
-
-[[personas]]
-name = "chat"
-tier = "lite"
-ladder = ["tiny"]
-"""
 WEATHER: ChatCompletionToolParam = {
     "type": "function",
     "function": {
@@ -84,15 +61,7 @@ NOT_A_SCHEMA = {
 @pytest.fixture(scope="module")
 def ctx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Context]:
     """A cloud whose one worker holds a tiny random model."""
-    folder = tmp_path_factory.mktemp("requests")
-    path = tiny.make("llama", folder / "tiny", max_position_embeddings=2048)
-    tiny.byte_tokenizer(tiny.CHATML_TOOLS).save_pretrained(path)
-    catalog = folder / "catalog.toml"
-    catalog.write_text(CATALOG.format(path=path), encoding="utf-8")
-    made = web.context(
-        folder, settings=web.cloud_settings(folder, catalog_path=catalog)
-    )
-    web.join(made, models=(web.ready("tiny"),))
+    made = tiny_door.context(tmp_path_factory.mktemp("requests"))
     yield made
     made.db.dispose()
 
@@ -100,24 +69,8 @@ def ctx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Context]:
 @pytest.fixture(scope="module")
 def door(ctx: Context) -> Iterator[Door]:
     """The web application with that model's engine behind it."""
-    spec = ctx.catalog.models["tiny"]
-    wanted = Load(
-        spec=spec,
-        quant=spec.quants[0],
-        path=spec.source.removeprefix("path:"),
-        slots=4,
-        context=2048,
-        waiting=16,
-        budget=64,
-        device="cpu",
-        threads=1,
-    )
-    backend, _ = loading.load(
-        wanted, child.room(wanted), lambda *_: None, clock=time.monotonic
-    )
-    engine = Threaded(backend)
-    yield Door(ctx, engine)
-    engine.close()
+    with tiny_door.opened(ctx) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
