@@ -16,7 +16,7 @@ from genie.chat import Options
 from genie.credentials import Credentials, resolve
 from genie.embeddings import Embeddings
 from genie.files import Files
-from genie.jobs import Job, Result
+from genie.jobs import Job, Result, cancel, retold
 from genie.many import AT_ONCE, Row, as_completed, gather, refuse_key
 from genie.progress import bar
 from genie.results import bare
@@ -24,7 +24,7 @@ from genie.schemas import Schema
 from genie.steps import asking
 from genie.steps.asking import Question
 from genie.streaming import OnWait, Stream
-from genie.transport import Clock, Transport
+from genie.transport import Body, Clock, Transport
 from genie.work import Work
 
 if TYPE_CHECKING:
@@ -163,9 +163,10 @@ class Client(Work, Administration):
     ) -> Stream:
         """The answer in pieces, while it is written.
 
-        ``on_wait`` is told the place in the queue as long as nothing has started. The
-        answer ends with its connection; one that must outlive it is
-        ``submit(…).stream()``, which goes on where it was.
+        ``on_wait`` is told the place in the queue as long as nothing has started. It
+        goes on where it was when a web process of the cloud dies. A connection that
+        breaks elsewhere looks like your leaving, which cancels the job: what must
+        outlive that is ``submit(…).stream()``.
 
         >>> with client.stream("Tell a short story.") as story:
         ...     print("".join(story))
@@ -173,13 +174,9 @@ class Client(Work, Administration):
         """
         question = Question(prompt=prompt, options=options, schema=schema)
         body = self._transport.open(question.watched("stream", self.timeout))
-        job_id = body.headers.get("x-genie-job-id")
-        return Stream(
-            body,
-            job_id=bare(job_id) if job_id else None,
-            on_wait=on_wait,
-            schema=schema,
-        )
+        job_id = bare(body.headers.get("x-genie-job-id", "")) or None
+        way = _Way(self._transport, job_id) if job_id else None
+        return Stream(body, way=way, job_id=job_id, on_wait=on_wait, schema=schema)
 
     def map(
         self,
@@ -280,6 +277,19 @@ class Client(Work, Administration):
         ('echo:small', 'echo:large')
         """
         return self._cloud.run(asking.personas())
+
+
+class _Way:
+    """Back to an answer whose connection broke."""
+
+    def __init__(self, transport: Transport, job_id: str) -> None:
+        self._transport, self._job_id = transport, job_id
+
+    def again(self) -> Body:
+        return self._transport.open(retold(self._job_id))
+
+    def cancel(self) -> None:
+        self._transport.run(cancel(self._job_id))
 
 
 def settle(

@@ -71,8 +71,7 @@ class JobSteps(Generic[P]):
 
     def _cancelling(self) -> Steps[None]:
         """Tell the cloud to stop it."""
-        path = f"{under(PATH, self.id)}/cancel"
-        self.details = answers.read(JobAnswer, (yield post(path, safe=True)))
+        self.details = yield from cancel(self.id)
 
     def _retrying(self) -> Steps[JobAnswer]:
         """Ask the same again; the new job."""
@@ -178,7 +177,7 @@ class Job(JobSteps[P]):
         >>> "".join(client.submit("Tell a short story.").stream())
         'Tell a short story.'
         """
-        return through(self._cloud, Retold(f"{under(PATH, self.id)}/stream", self._now))
+        return through(self._cloud, Retold(retold(self.id), self._now))
 
     def add_done_callback(self, tell: Callable[["Job[P]"], object]) -> None:
         """Call ``tell`` with this job once it has ended, in a thread of its own.
@@ -304,6 +303,17 @@ def through(cloud: Cloud, reader: Reader[R]) -> Iterator[R]:
 def fetch(job_id: str) -> Steps[JobAnswer]:
     """A job's state now."""
     return answers.read(JobAnswer, (yield get(under(PATH, bare(job_id)))))
+
+
+def cancel(job_id: str) -> Steps[JobAnswer]:
+    """The job, stopped unless it had ended."""
+    path = f"{under(PATH, bare(job_id))}/cancel"
+    return answers.read(JobAnswer, (yield post(path, safe=True)))
+
+
+def retold(job_id: str) -> Call:
+    """The text of a job from its start, as it is written."""
+    return get(f"{under(PATH, bare(job_id))}/stream")
 
 
 def retry(job_id: str) -> Steps[JobAnswer]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -13,13 +13,18 @@ from genie.answers import (
     Content,
     read,
 )
-from genie.calls import Call, Steps, get
-from genie.errors import CloudUnreachable, JobCancelled, JobFailed, Unavailable
+from genie.calls import Call, Steps
+from genie.errors import (
+    JobCancelled,
+    JobFailed,
+    Unavailable,
+    UnknownJob,
+)
 from genie.odds import Logprobs, TokenLogprob
 from genie.responses import raised
 from genie.results import Result, completed
 from genie.schemas import Schema
-from genie.tries import Wait
+from genie.tries import Cut, Wait
 
 DONE = "[DONE]"
 
@@ -34,6 +39,8 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     position: int | None = None
     eta_s: float | None = None
 
+
+W = TypeVar("W")
 
 OnWait = Callable[[Waiting], None]
 
@@ -53,8 +60,10 @@ class Reading:
     ) -> None:
         self.job_id = job_id
         self._on_wait, self._schema = on_wait, schema
-        self._events = Events()
-        self._answer = Assembly()
+        self._events, self._answer = Events(), Assembly()
+        self._given = self._skip = 0
+        self._has_come = False
+        self._cut: Cut | None = None
         self._result: Result | None = None
         self._is_closed = False
 
@@ -72,8 +81,32 @@ class Reading:
         """True once the whole answer is there."""
         return self._result is not None
 
+    @property
+    def _is_going_on(self) -> bool:
+        """True while there is more to come, for somebody who reads it."""
+        return not self._is_read and not self._is_closed
+
+    @property
+    def _must_cancel(self) -> bool:
+        """True when leaving does not stop the work: it is not the first connection."""
+        return self._cut is not None and not self._is_read
+
+    def _once_more(self, cut: Cut, way: W | None) -> W:
+        """How to come back; raises ``cut`` when the last connection brought nothing."""
+        if way is None or not self._has_come:
+            raise cut
+        self._cut, self._has_come = cut, False
+        self._begin_again()
+        return way
+
+    def _begin_again(self) -> None:
+        """What comes now tells all from its start: what was given is skipped."""
+        self._events, self._answer = Events(), Assembly()
+        self._skip = self._given
+
     def _take(self, line: str) -> str:
-        """The text that a line brings, "" for none. Raises the error it carries."""
+        """The new text of a line, "" for none. Raises the error it carries."""
+        self._has_come = True
         event = self._events.feed(line)
         if isinstance(event, Waiting):
             if self._on_wait is not None:
@@ -81,15 +114,19 @@ class Reading:
         elif event == DONE:
             self._result = self._answer.result(self._schema)
         elif event is not None:
-            return self._answer.add(read(Completion, event))
+            return self._new(self._answer.add(read(Completion, event)))
         return ""
 
+    def _new(self, piece: str) -> str:
+        new = piece[self._skip :]
+        self._skip -= min(self._skip, len(piece))
+        self._given += len(new)
+        return new
+
     def _check(self) -> None:
-        """Raise `CloudUnreachable` when the lines ended before the answer did."""
+        """Raise `Cut` when the lines ended before the answer did."""
         if not self._is_closed and not self._is_read:
-            raise CloudUnreachable(
-                "the connection ended in the middle of the answer; ask again"
-            )
+            raise Cut("the connection ended in the middle of the answer; ask again")
 
 
 class Source(Protocol):
@@ -102,11 +139,23 @@ class Source(Protocol):
         """Let the connection go; the cloud then stops the work."""
 
 
+class Way(Protocol):
+    """How to come back to an answer whose connection broke."""
+
+    def again(self) -> Source:
+        """A connection that tells all of it from its start; may raise as any call."""
+
+    def cancel(self) -> None:
+        """Stop the work, since leaving such a connection does not."""
+
+
 class Stream(Reading):
     """The pieces of one answer, as text; iterate it once.
 
     ``result`` holds the whole answer once the last piece was read. Leaving early
-    with `close` (or a ``with`` block) cancels the job.
+    with `close` (or a ``with`` block) cancels the job. A connection that breaks is made
+    anew and goes on where it was; `CloudUnreachable` when the cloud took the break for
+    your leaving.
 
     >>> story = client.stream("Tell a short story.")
     >>> "".join(story)
@@ -119,12 +168,13 @@ class Stream(Reading):
         self,
         source: Source,
         *,
+        way: Way | None = None,
         job_id: str | None = None,
         on_wait: OnWait | None = None,
         schema: Schema | None = None,
     ) -> None:
         super().__init__(job_id=job_id, on_wait=on_wait, schema=schema)
-        self._source = source
+        self._source, self._way = source, way
         self._pieces = self._read()
 
     def __iter__(self) -> Iterator[str]:
@@ -147,28 +197,45 @@ class Stream(Reading):
         'Tell'
         >>> story.close()
         """
-        self._is_closed = True
+        is_left, self._is_closed = not self._is_closed, True
         self._source.close()
+        if is_left and self._way is not None and self._must_cancel:
+            self._way.cancel()
 
     def _read(self) -> Iterator[str]:
         try:
-            for line in self._source.lines():
-                if piece := self._take(line):
-                    yield piece
-                if self._is_read:
-                    return
-            self._check()
-        finally:
+            while self._is_going_on:
+                try:
+                    yield from self._told()
+                except Cut as cut:
+                    self._source.close()
+                    self._source = self._once_more(cut, self._way).again()
+        except (JobCancelled, UnknownJob) as error:
+            if self._cut is None:
+                raise
+            raise self._cut from error  # the cloud took it for our leaving
+        except (GeneratorExit, KeyboardInterrupt):
             self.close()
+            raise
+        finally:
+            self._is_closed = True
+            self._source.close()
+
+    def _told(self) -> Iterator[str]:
+        for line in self._source.lines():
+            if piece := self._take(line):
+                yield piece
+            if self._is_read:
+                return
+        self._check()
 
 
 class Retold:
     """The text of a job, from its start on each of as many connections as it takes."""
 
-    def __init__(self, path: str, now: Callable[[], float]) -> None:
-        self._path, self._wait = path, Wait(now)
+    def __init__(self, call: Call, now: Callable[[], float]) -> None:
+        self._call, self._wait = call, Wait(now)
         self._reading = Reading()
-        self._given = self._skip = 0
 
     @property
     def is_over(self) -> bool:
@@ -177,15 +244,12 @@ class Retold:
 
     def call(self) -> Call:
         """The next connection, which tells what is known again."""
-        self._reading, self._skip = Reading(), self._given
-        return get(self._path)
+        self._reading._begin_again()
+        return self._call
 
     def take(self, line: str) -> str:
         """The new text of a line. Raises the error it carries."""
-        piece = self._reading._take(line)
-        new = piece[self._skip :]
-        self._skip -= min(self._skip, len(piece))
-        self._given += len(new)
+        new = self._reading._take(line)
         self._wait.heard()
         return new
 

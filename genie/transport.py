@@ -12,7 +12,7 @@ from genie.calls import Call, Pause, Probe, Step, Steps
 from genie.credentials import Credentials
 from genie.errors import CloudUnreachable, GenieError
 from genie.responses import error_of
-from genie.tries import Clock, Tries, Unsent
+from genie.tries import Clock, Cut, Tries, Unsent
 
 T = TypeVar("T")
 
@@ -157,9 +157,7 @@ def unreachable(url: str, call: Call, error: httpx2.TransportError) -> CloudUnre
             f"the cloud at {url} did not answer within {call.timeout_s:g} s; "
             "try again, with a longer timeout or with `submit`"
         )
-    return CloudUnreachable(
-        f"the connection to the cloud at {url} broke ({error}); try again"
-    )
+    return Cut(f"the connection to the cloud at {url} broke ({error}); try again")
 
 
 def is_loopback(url: str) -> bool:

@@ -31,6 +31,10 @@ class Unsent(CloudUnreachable):
     """The cloud was not reached at all, so that any call may be tried again."""
 
 
+class Cut(CloudUnreachable):
+    """The connection broke while an answer came; what it answers may go on."""
+
+
 class Tries:
     """The tries of one call, which may pause ``budget_s`` in all."""
 

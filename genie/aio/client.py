@@ -9,7 +9,7 @@ from genie.aio.batches import AsyncBatch, AsyncBatches
 from genie.aio.files import AsyncFiles
 from genie.aio.jobs import AsyncJob, as_completed, gather
 from genie.aio.streaming import AsyncStream
-from genie.aio.transport import AsyncTransport
+from genie.aio.transport import AsyncBody, AsyncTransport
 from genie.aio.work import AsyncWork
 from genie.answers import ModelAnswer, PersonaAnswer, RouteAnswer
 from genie.batches import BatchOptions, Requests
@@ -17,6 +17,7 @@ from genie.calls import Steps
 from genie.chat import Options
 from genie.client import settle
 from genie.embeddings import Embeddings
+from genie.jobs import cancel, retold
 from genie.many import AT_ONCE, Row, refuse_key
 from genie.progress import bar
 from genie.results import Result, bare
@@ -148,7 +149,8 @@ class AsyncClient(AsyncWork, AsyncAdministration):
         question = Question(prompt=prompt, options=options, schema=schema)
         body = await self._transport.open(question.watched("stream", self.timeout))
         job_id = bare(body.headers.get("x-genie-job-id", "")) or None
-        return AsyncStream(body, job_id=job_id, on_wait=on_wait, schema=schema)
+        way = _Way(self._transport, job_id) if job_id else None
+        return AsyncStream(body, way=way, job_id=job_id, on_wait=on_wait, schema=schema)
 
     def map(
         self,
@@ -216,3 +218,16 @@ class AsyncClient(AsyncWork, AsyncAdministration):
     async def personas(self) -> tuple[PersonaAnswer, ...]:
         """The personas and their ladders of models; see `Client.personas`."""
         return await self._cloud.run(asking.personas())
+
+
+class _Way:
+    """Back to an answer whose connection broke."""
+
+    def __init__(self, transport: AsyncTransport, job_id: str) -> None:
+        self._transport, self._job_id = transport, job_id
+
+    async def again(self) -> AsyncBody:
+        return await self._transport.open(retold(self._job_id))
+
+    async def cancel(self) -> None:
+        await self._transport.run(cancel(self._job_id))

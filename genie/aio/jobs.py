@@ -7,9 +7,9 @@ from contextlib import aclosing
 from typing import Protocol, TypeVar
 
 from genie.answers import JobAnswer, JobEvent
-from genie.calls import Call, Steps, under
+from genie.calls import Call, Steps
 from genie.errors import Unavailable
-from genie.jobs import PATH, Follower, JobSteps, Reader
+from genie.jobs import Follower, JobSteps, Reader, retold
 from genie.many import Watch
 from genie.progress import bar
 from genie.results import P, Result
@@ -83,7 +83,7 @@ class AsyncJob(JobSteps[P]):
 
     def stream(self) -> AsyncIterator[str]:
         """The answer in pieces, from its start, as it is written; see `Job.stream`."""
-        return through(self._cloud, Retold(f"{under(PATH, self.id)}/stream", self._now))
+        return through(self._cloud, Retold(retold(self.id), self._now))
 
     def add_done_callback(self, tell: Callable[["AsyncJob[P]"], object]) -> None:
         """Call ``tell`` with this job once it has ended; see `Job.add_done_callback`.

@@ -3,8 +3,15 @@
 from collections.abc import AsyncIterator
 from typing import Protocol
 
+import anyio
+
+from genie.errors import JobCancelled, UnknownJob
 from genie.schemas import Schema
 from genie.streaming import OnWait, Reading
+from genie.tries import Cut
+
+CANCEL_S = 5.0
+"""How long somebody who is cancelled goes on, to tell the cloud so."""
 
 
 class AsyncSource(Protocol):
@@ -15,6 +22,16 @@ class AsyncSource(Protocol):
 
     async def aclose(self) -> None:
         """Let the connection go; the cloud then stops the work."""
+
+
+class AsyncWay(Protocol):
+    """How to come back to an answer whose connection broke; see `Way`."""
+
+    async def again(self) -> AsyncSource:
+        """A connection that tells all of it from its start; may raise as any call."""
+
+    async def cancel(self) -> None:
+        """Stop the work, since leaving such a connection does not."""
 
 
 class AsyncStream(Reading):
@@ -32,12 +49,13 @@ class AsyncStream(Reading):
         self,
         source: AsyncSource,
         *,
+        way: AsyncWay | None = None,
         job_id: str | None = None,
         on_wait: OnWait | None = None,
         schema: Schema | None = None,
     ) -> None:
         super().__init__(job_id=job_id, on_wait=on_wait, schema=schema)
-        self._source = source
+        self._source, self._way = source, way
         self._pieces = self._read()
 
     def __aiter__(self) -> AsyncIterator[str]:
@@ -54,16 +72,32 @@ class AsyncStream(Reading):
 
     async def close(self) -> None:
         """End the stream; see `Stream.close`."""
-        self._is_closed = True
+        is_left, self._is_closed = not self._is_closed, True
         await self._source.aclose()
+        if is_left and self._way is not None and self._must_cancel:
+            await self._way.cancel()
 
     async def _read(self) -> AsyncIterator[str]:
         try:
-            async for line in self._source.lines():
-                if piece := self._take(line):
-                    yield piece
-                if self._is_read:
-                    return
-            self._check()
+            while self._is_going_on:
+                try:
+                    async for line in self._source.lines():
+                        if piece := self._take(line):
+                            yield piece
+                        if self._is_read:
+                            return
+                    self._check()
+                except Cut as cut:
+                    await self._source.aclose()
+                    self._source = await self._once_more(cut, self._way).again()
+        except (JobCancelled, UnknownJob) as error:
+            if self._cut is None:
+                raise
+            raise self._cut from error  # the cloud took it for our leaving
+        except (GeneratorExit, anyio.get_cancelled_exc_class()):
+            with anyio.move_on_after(CANCEL_S, shield=True):
+                await self.close()
+            raise
         finally:
-            await self.close()
+            self._is_closed = True
+            await self._source.aclose()

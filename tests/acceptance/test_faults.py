@@ -119,6 +119,36 @@ def test_a_job_completes_while_web_is_dead(fleet: Fleet, client: Client) -> None
     assert client.job(job.id).details.attempts == 1
 
 
+def test_a_stream_goes_on_when_its_web_process_dies(fleet: Fleet) -> None:
+    with Client(url=fleet.url, api_key=fleet.api_key, retry_s=60) as patient:
+        stream = patient.stream("web dies", **LONG)
+        pieces = [next(stream)]
+        fleet.kill("web")
+        fleet.start_web()
+        pieces += stream
+        job = patient.job(stream.result.job_id)
+    assert stream.result.text == "".join(pieces)
+    assert len(stream.result.text.split()) == 150
+    assert stream.result.finish_reason == "length"
+    assert job.details.attempts == 1
+
+
+def test_leaving_a_stream_after_its_web_process_died_still_cancels_it(
+    fleet: Fleet,
+) -> None:
+    with Client(url=fleet.url, api_key=fleet.api_key, retry_s=60) as patient:
+        with patient.stream("web dies", persona="chat", max_tokens=1900) as stream:
+            next(stream)
+            fleet.kill("web")
+            fleet.start_web()
+            words = 0
+            while words < 200:  # more than the dead one can have sent
+                words += len(next(stream).split())
+        job = patient.job(stream.job_id or "")
+        wait_until(lambda: job.refresh().status.is_terminal, 10, "it was stopped")
+    assert job.status is JobState.CANCELLED
+
+
 def test_heartbeats_and_placements_go_on_after_brain_and_beat_were_killed(
     fleet: Fleet, client: Client
 ) -> None:
