@@ -63,6 +63,7 @@ def replay(ctx: Context, key: KeyRecord, letter_id: str) -> JobRecord:
     with ctx.db.session() as session:
         if not store.jobs.reopen(session, job, task):
             raise Conflict(f"job {job.id} is being replayed already")
+        store.attempts.forget_losses(session, job.id)
     _note(ctx, key, "dead_letter_replayed", letter)
     _remove(ctx, key.org, letter.id)
     _publish(ctx, task)

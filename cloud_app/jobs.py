@@ -10,7 +10,7 @@ from typing import Unpack
 
 from sqlmodel import Session
 
-from cloud_app import store
+from cloud_app import poison, store
 from cloud_app.context import Context
 from cloud_app.store.records import AnyOrg, JobFilter, JobRecord, NewJob, slug_of
 from genie import logs
@@ -27,9 +27,6 @@ from genie.errors import BadRequest, BrokerDown, Conflict, TooLarge, UnknownJob
 
 log = logs.logger("jobs")
 
-MAX_ATTEMPTS = 3
-"""Attempts that may end without an outcome; one more start and the job is poison."""
-
 RELAY_AFTER = timedelta(seconds=5)
 RELAY_AGAIN_AFTER = timedelta(seconds=15)
 RELAY_LIMIT, RELAY_ROUNDS = 100, 20
@@ -38,11 +35,6 @@ SWEEP_LIMIT = 500
 _MAX_KEY = 255
 _MAX_NAME = 255
 
-POISON = Fault(
-    code="poison",
-    message=f"{MAX_ATTEMPTS} attempts ended without an answer, most likely because "
-    "this prompt crashes the engine; change the prompt or name another model",
-)
 INTERRUPTED = Fault(
     code="interrupted",
     message="the fleet was restarted before this was answered; ask again",
@@ -314,9 +306,11 @@ def _start(ctx: Context, event: Started) -> bool:
         if event.redelivered:
             store.attempts.note(session, event, now)
         attempts = store.jobs.start(session, event, now)
-        is_poison = attempts is not None and attempts > MAX_ATTEMPTS
+        is_poison = poison.found(session, event.job_id, attempts or 0)
         if is_poison:
-            store.jobs.close(session, event.job_id, JobState.FAILED, now, fault=POISON)
+            store.jobs.close(
+                session, event.job_id, JobState.FAILED, now, fault=poison.FAULT
+            )
         job = None if attempts else store.jobs.by_id(session, event.job_id)
     if is_poison:
         log.error("job_poison", job_id=event.job_id, worker=event.worker)
@@ -329,7 +323,10 @@ def _start(ctx: Context, event: Started) -> bool:
 
 def _give_back(ctx: Context, event: GivenBack) -> bool:
     with ctx.db.session() as session:
-        return store.jobs.give_back(session, event)
+        if event.goes_on:
+            return store.attempts.lose(session, event, ctx.now())
+        is_lost = store.attempts.is_lost(session, event)
+        return store.jobs.give_back(session, event, is_lost=is_lost)
 
 
 def _end(ctx: Context, outcome: Outcome) -> bool:

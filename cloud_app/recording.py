@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cloud_app import jobs, store
+from cloud_app import poison, store
 from cloud_app.context import Context
 from cloud_app.store.outcomes import End, Standing
 from genie.contracts.inference import JobState, Outcome, Recorded, Started
@@ -78,7 +78,7 @@ def _add(plain: Plain, standing: Standing, events: Sequence[Recorded]) -> bool:
         return False
     is_new = start is not None and start.attempt_id != standing.attempt_id
     attempts = standing.attempts + is_new
-    if attempts > jobs.MAX_ATTEMPTS:
+    if attempts > poison.MOST:
         return False
     if end is not None:
         attempt_id = start.attempt_id if start else standing.attempt_id

@@ -107,7 +107,10 @@ class WebhookDelivery(Table, table=True):
 
 
 class JobAttempt(Table, table=True):
-    """One execution of a job that had several; a job's only attempt has no row."""
+    """One execution of a job that had several; a job's only attempt has no row.
+
+    ``lost_at``: its worker lived and had lost the connection that held the message.
+    """
 
     __tablename__ = "job_attempt"
 
@@ -116,3 +119,4 @@ class JobAttempt(Table, table=True):
     worker_id: str
     worker: str
     started_at: datetime = _at(null=False)
+    lost_at: datetime | None = _at()

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from msgspec.structs import replace
+
 from genie import topology
 from genie.contracts.inference import (
     Chunk,
@@ -192,6 +194,10 @@ class Attempt:
             at=at,
             fingerprint=self.fingerprint,
         )
+
+    def lost(self, at: datetime) -> GivenBack:
+        """Its message went to somebody else, with our connection; it goes on here."""
+        return replace(self.given_back(at), goes_on=True)
 
     def stop_in(self, engine: Engine) -> None:
         """End what an engine still writes of it."""

@@ -185,7 +185,7 @@ class DataPlane:
         # The broker gives what we hold to others; what runs here still ends in an
         # outcome, and the first one of a job wins.
         self._open.clear()
-        self._serving.drop_parked()
+        self._serving.lost()
 
     def _change(self) -> None:
         now = time.monotonic()

@@ -87,11 +87,13 @@ class Serving:
                 self._admit(attempt)
         self.starts.tend(self._clock())
 
-    def drop_parked(self) -> None:
-        """Forget what has not begun: the broker has given it to others."""
+    def lost(self) -> None:
+        """The broker gives all that is in hand to others; what runs goes on here."""
         with self._lock:
             self._parked.clear()
             self._lock.notify_all()
+            running = tuple(self._running.values())
+        self.starts.lost(running)
 
     def cancel(self, job_id: str) -> None:
         """End a job here within one engine step, or before it starts."""
@@ -127,7 +129,12 @@ class Serving:
         """Every ready model as the credit policy sees it."""
         now, shut = self._clock(), self._shut()
         return tuple(
-            self._load(model, loaded)
+            self._loads.of(
+                model,
+                slots=loaded.engine.stats().slots,
+                now=now,
+                dither=_random.random(),
+            )
             for model, loaded in self._ready().items()
             if self._paused_until.get(model, now) <= now and model not in shut
         )
@@ -390,11 +397,3 @@ class Serving:
     def _holds(self, model: str | None) -> bool:
         here = (*self._running.values(), *self._parked)
         return any(model in (None, it.task.model) for it in here)
-
-    def _load(self, model: str, loaded: Loaded) -> Load:
-        return self._loads.of(
-            model,
-            slots=loaded.engine.stats().slots,
-            now=self._clock(),
-            dither=_random.random(),
-        )

@@ -1,6 +1,6 @@
 """Who is told, and when, that a request runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 
 from workers.attempt import Attempt
@@ -41,6 +41,15 @@ class Starts:
             if attempt.taken_at + START_S <= clock:
                 with attempt.lock:
                     self.say(attempt)
+
+    def lost(self, running: Iterable[Attempt]) -> None:
+        """Somebody else gets the messages of these, and nobody died: the cloud must not
+        count them with those whose worker is never heard of again."""
+        for attempt in running:
+            with attempt.lock:
+                if not attempt.is_over:
+                    self.say(attempt)
+                    self._mail.given_back(attempt.lost(self._now()))
 
     def drop(self, attempt: Attempt) -> None:
         """It has ended, and that says it all."""

@@ -10,7 +10,7 @@ from sqlmodel import Session, col, select
 from cloud_app.schedule_tables import JobAttempt
 from cloud_app.store.statements import changed, insert_once
 from cloud_app.tables import Job
-from genie.contracts.inference import Started
+from genie.contracts.inference import GivenBack, Started
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,19 +27,7 @@ def note(session: Session, event: Started, now: datetime) -> None:
 
     Call it before the row takes the event in.
     """
-    from_row = ("id", "attempt_id", "worker_id", "worker", "started_at")
-    before = (
-        sa.select(*(col(getattr(Job, name)) for name in from_row))
-        .where(col(Job.id) == event.job_id)
-        .where(col(Job.attempt_id).is_not(None))
-        .where(col(Job.attempt_id) != event.attempt_id)
-        .where(col(Job.started_at).is_not(None))
-    )
-    names = ["job_id", "attempt_id", "worker_id", "worker", "started_at"]
-    dialect = session.get_bind().dialect.name
-    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
-    copied = insert(JobAttempt).from_select(names, before).on_conflict_do_nothing()
-    changed(session, copied)
+    _copy(session, event.job_id, col(Job.attempt_id) != event.attempt_id)
     insert_once(
         session,
         JobAttempt,
@@ -49,6 +37,63 @@ def note(session: Session, event: Started, now: datetime) -> None:
         worker=event.worker,
         started_at=now,
     )
+
+
+def lose(session: Session, event: GivenBack, now: datetime) -> bool:
+    """Its worker lost the job's message and lives; False when that is known, or when
+    nothing is known of that attempt."""
+    _copy(session, event.job_id, col(Job.attempt_id) == event.attempt_id)
+    statement = (
+        sa.update(JobAttempt)
+        .where(*_is(event), col(JobAttempt.lost_at).is_(None))
+        .values(lost_at=now)
+    )
+    return changed(session, statement) == 1
+
+
+def is_lost(session: Session, event: GivenBack) -> bool:
+    """True when the worker of this attempt was said to have lost its message."""
+    lost = select(JobAttempt).where(*_is(event), col(JobAttempt.lost_at).is_not(None))
+    return session.exec(lost).first() is not None
+
+
+def lost(session: Session, job_id: str) -> int:
+    """How many attempts of a job ended, if they did, with their worker alive."""
+    statement = (
+        select(sa.func.count())
+        .select_from(JobAttempt)
+        .where(JobAttempt.job_id == job_id, col(JobAttempt.lost_at).is_not(None))
+    )
+    return session.exec(statement).one()
+
+
+def forget_losses(session: Session, job_id: str) -> None:
+    """The job begins anew, and so does the count of its attempts."""
+    statement = sa.update(JobAttempt).where(col(JobAttempt.job_id) == job_id)
+    changed(session, statement.values(lost_at=None))
+
+
+def _is(event: GivenBack) -> tuple[sa.ColumnElement[bool], ...]:
+    return (
+        col(JobAttempt.job_id) == event.job_id,
+        col(JobAttempt.attempt_id) == event.attempt_id,
+    )
+
+
+def _copy(session: Session, job_id: str, wanted: sa.ColumnElement[bool]) -> None:
+    """Keep the attempt that stands in a job's row, if it is a ``wanted`` one."""
+    from_row = ("id", "attempt_id", "worker_id", "worker", "started_at")
+    in_row = (
+        sa.select(*(col(getattr(Job, name)) for name in from_row))
+        .where(col(Job.id) == job_id, wanted)
+        .where(col(Job.attempt_id).is_not(None))
+        .where(col(Job.started_at).is_not(None))
+    )
+    names = ["job_id", "attempt_id", "worker_id", "worker", "started_at"]
+    dialect = session.get_bind().dialect.name
+    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    copied = insert(JobAttempt).from_select(names, in_row).on_conflict_do_nothing()
+    changed(session, copied)
 
 
 def of_job(session: Session, job_id: str) -> tuple[AttemptRecord, ...]:

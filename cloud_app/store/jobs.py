@@ -142,17 +142,18 @@ def start(session: Session, event: Started, now: datetime) -> int | None:
     return session.connection().execute(statement).scalar_one_or_none()
 
 
-def give_back(session: Session, event: GivenBack) -> bool:
+def give_back(session: Session, event: GivenBack, *, is_lost: bool = False) -> bool:
     """A worker gave its attempt back in good order: it does not count, the job waits.
 
-    False when another attempt has begun since, or the job has ended.
+    One that ``is_lost`` is subtracted by `attempts.lost` already. False when another
+    attempt has begun since, or the job has ended.
     """
     statement = (
         _open(event.job_id)
         .where(col(Job.attempt_id) == event.attempt_id)
         .values(
             state=JobState.QUEUED.value,
-            attempts=Job.attempts - 1,
+            attempts=Job.attempts - (0 if is_lost else 1),
             attempt_id=None,
             worker_id=None,
             worker=None,

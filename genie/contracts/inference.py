@@ -232,7 +232,11 @@ class Started(Contract, frozen=True, kw_only=True, tag_field="kind", tag="starte
 class GivenBack(
     Contract, frozen=True, kw_only=True, tag_field="kind", tag="given_back"
 ):
-    """A worker gave a started job back in good order: that attempt does not count."""
+    """A worker gave a started job back in good order: that attempt does not count.
+
+    With ``goes_on`` it lost the connection that held the job's message, and is alive to
+    say so: the broker gives the message to somebody, and this attempt may still end it.
+    """
 
     job_id: str
     attempt_id: str
@@ -240,6 +244,7 @@ class GivenBack(
     worker: str
     at: datetime
     fingerprint: str | None = None
+    goes_on: bool = False
 
 
 class Chunk(

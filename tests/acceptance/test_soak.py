@@ -32,8 +32,8 @@ WEB_THREADS, WEB_OTHERS = STREAMS + 16, 8
 LONG_S = float(os.environ.get("GENIE_SOAK_S", "600"))
 LONG_EVERY_S = 20.0
 SHORT_CYCLES, SHORT_EVERY_S = 4, 15.0
-"""Longer than a stream lives that lost its worker once: each loss of all connections
-counts as an attempt, and a fourth attempt is taken for poison."""
+"""Longer than a stream lives that lost its worker once: who loses worker and reply
+queue again while it catches up is told that its answer cannot be continued."""
 
 
 FEW = 2

@@ -4,16 +4,21 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
+from cloud_app import jobs, poison
 from cloud_app.bus import Bus
+from fixtures.clouds import Cloud
 from fixtures.fleet import wait_until
 from fixtures.nodes import RabbitNode
 from fixtures.proxy import Proxy
 from genie import topology
-from genie.contracts.inference import JobState, Started, WorkClass
+from genie.contracts.inference import Chunk, JobState, Started, WorkClass
 from genie.errors import BrokerDown
 from integration.test_worker_dataplane import task
 from integration.worker_rig import MODEL, Asker, Rig
@@ -52,6 +57,29 @@ def test_a_cut_connection_is_made_anew_and_work_in_hand_ends_once(
     assert after.state is JobState.COMPLETED
 
 
+def test_connections_cut_again_and_again_make_no_job_poison(
+    rabbitmq_url: str, rabbitmq: RabbitNode, asker: Asker, tmp_path: Path
+) -> None:
+    cloud = Cloud(f"sqlite:///{tmp_path}/genie.db")
+    job = cloud.job(mode="stream")
+    with ExitStack() as stack:
+        asker.ask("word " * 60, job_id=job.id)
+        for number in range(poison.MOST + 3):
+            way = stack.enter_context(Proxy(rabbitmq.port))
+            rig = Rig(way.of(rabbitmq_url), f"w{number}", ms_per_token=100)
+            stack.enter_context(rig)
+            asker.wait_until(partial(runs_on, asker, job.id, f"w{number}"))
+            rig.plane.close_credits()  # or it would take its own job again
+            way.cut()
+        asker.outcome(job.id, topology.OUTCOMES)
+    for event in asker.events(job.id, topology.OUTCOMES):
+        assert not isinstance(event, Chunk)
+        jobs.apply(cloud.ctx, event)
+    ended = cloud.reread(job)
+    cloud.close()
+    assert (ended.state, ended.attempts) == (JobState.COMPLETED, poison.MOST + 3)
+
+
 def test_a_network_that_was_gone_for_a_while_needs_no_restart(
     rabbitmq_url: str, asker: Asker, proxy: Proxy
 ) -> None:
@@ -86,6 +114,10 @@ def test_a_peer_that_goes_silent_is_noticed_and_its_work_runs_elsewhere(
             assert asker.outcome(job).state is JobState.COMPLETED
     sys.stdout.write(f"P4: turn={turn} noticed after {took_s:.1f} s\n")
     assert took_s < HALF_OPEN_S
+
+
+def runs_on(asker: Asker, job: str, worker: str) -> bool:
+    return worker in workers_of(asker, job)
 
 
 def workers_of(asker: Asker, job: str) -> list[str]:

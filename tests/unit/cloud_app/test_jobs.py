@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from cloud_app import auth, jobs, store
 from cloud_app.brain.views import PlacementView
@@ -189,6 +190,68 @@ def test_an_attempt_that_was_given_back_does_not_count(cloud: Cloud) -> None:
         waits = cloud.reread(job)
         assert (waits.state, waits.attempts) == (JobState.QUEUED, 0)
         assert waits.worker is None
+
+
+def lost(job: JobRecord, attempt: str) -> GivenBack:
+    return replace(given_back(job, attempt), goes_on=True)
+
+
+def again(cloud: Cloud, job: JobRecord, attempt: str) -> bool:
+    return jobs.apply(cloud.ctx, replace(started(job.id, attempt), redelivered=True))
+
+
+def test_an_attempt_whose_worker_lost_its_connection_still_runs(cloud: Cloud) -> None:
+    job = cloud.job()
+    cloud.start(job, "a1")
+    assert jobs.apply(cloud.ctx, lost(job, "a1"))
+    assert not jobs.apply(cloud.ctx, lost(job, "a1"))
+    runs = cloud.reread(job)
+    assert (runs.state, runs.worker_id) == (JobState.RUNNING, "w1")
+    assert cloud.finish(job)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    ends=st.lists(
+        st.sampled_from(["death", "lost", "lost, said late", "back", "lost and back"]),
+        max_size=14,
+    )
+)
+def test_only_attempts_nobody_accounts_for_make_a_job_poison(
+    cloud_of_module: Cloud, ends: list[str]
+) -> None:
+    cloud = cloud_of_module
+    job, deaths = cloud.job(), 0
+    late: list[GivenBack] = []
+    for number, end in enumerate(ends):
+        assert again(cloud, job, f"a{number}")
+        if cloud.reread(job).state is JobState.FAILED:
+            break
+        for event in late:  # its worker noticed only after the next one had begun
+            jobs.apply(cloud.ctx, event)
+        late.clear()
+        deaths += end == "death"
+        if end.startswith("lost"):
+            said = lost(job, f"a{number}")
+            late.append(said) if "late" in end else jobs.apply(cloud.ctx, said)
+        if end.endswith("back"):
+            jobs.apply(cloud.ctx, given_back(job, f"a{number}"))
+    else:
+        assert deaths + len(late) <= 3
+        again(cloud, job, "last")
+    is_poison = cloud.reread(job).state is JobState.FAILED
+    # One said late is one too many until it is said, never for good.
+    assert is_poison == (deaths + len(late) >= 3)
+
+
+def test_a_job_replayed_counts_from_the_start(cloud: Cloud) -> None:
+    job = cloud.job()
+    for attempt in ("a1", "a2", "a3", "a4"):
+        again(cloud, job, attempt)
+        jobs.apply(cloud.ctx, lost(job, attempt))
+    with cloud.ctx.db.session() as session:
+        store.attempts.forget_losses(session, job.id)
+        assert store.attempts.lost(session, job.id) == 0
 
 
 def test_an_older_attempt_given_back_late_changes_nothing(cloud: Cloud) -> None:

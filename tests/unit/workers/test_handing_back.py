@@ -103,10 +103,27 @@ def test_what_waits_for_an_empty_engine_is_forgotten_with_the_connection() -> No
     stage = Stage()
     stage.take(job_id="innocent")
     stage.take(job_id="suspect", crashes=crashes.ALONE_FROM)
-    stage.serving.drop_parked()
+    stage.serving.lost()
     stage.puppet.finish()
     stage.serving.tend()
     assert len(stage.puppet.requests) == 1
+
+
+def test_a_lost_connection_is_said_of_what_runs_and_it_goes_on() -> None:
+    stage = Stage()
+    stage.take(job_id="done")
+    stage.puppet.finish()
+    stage.take(job_id="young")
+    stage.serving.lost()
+    said = stage.events.events[1:]
+    assert [(type(e), e.job_id) for e in said] == [
+        (Started, "young"),
+        (GivenBack, "young"),
+    ]
+    assert isinstance(said[1], GivenBack)
+    assert (said[1].goes_on, said[1].attempt_id) == (True, stage.puppet.requests[1].id)
+    stage.puppet.finish()
+    assert [one.job_id for one in stage.events.outcomes] == ["done", "young"]
 
 
 def test_a_busy_engine_gives_the_message_back_without_a_start() -> None:
