@@ -173,8 +173,8 @@ def test_the_openai_client_embeds(fleet: Fleet, client: Client, openai: OpenAI) 
 
 
 def test_a_job_outlives_the_engine_that_ran_it(fleet: Fleet, client: Client) -> None:
-    whole = client.ask(STORY, max_tokens=96).text
-    job = client.submit(STORY, max_tokens=96)
+    whole = client.ask(STORY, max_tokens=64).text
+    job = client.submit(STORY, max_tokens=64)
     wait_until(lambda: _is_running(client, job.id), 30, "the job runs", every_s=0.02)
     _kill_engine(fleet)
     result = job.result(timeout=90)
