@@ -27,7 +27,7 @@ PINS := setup.cfg pyproject.toml constraints.txt
 CODE := genie workers cloud_app migrations tests benchmarks scripts
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-broker4 chaos soak fuzz conformance check static lint docs bench constraints clean
+.PHONY: help setup demo test test-broker4 chaos soak fuzz cuda conformance check static lint docs bench constraints clean
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,11 @@ soak: $(VENV)/.setup ## Count what a busy fleet holds while it lives: SOAK_S=600
 fuzz: $(VENV)/.setup ## Submit FUZZ=10000 odd requests to an engine, which must live
 	@GENIE_FUZZ="$(FUZZ)" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rP \
 	  tests/integration/test_engine_child.py -k no_submission $(ARGS)
+
+cuda: $(VENV)/.setup ## Run the engine's tests on this machine's NVIDIA GPU
+	@GENIE_TEST_DEVICE=cuda OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
+	  -m "cuda or not cuda" tests/cuda $(addprefix tests/unit/workers/engine/test_, \
+	  packed.py loading.py grammar.py yielding.py) $(ARGS)
 
 conformance: $(VENV)/.setup ## Hold a fleet to its own and OpenAI's description, at length
 	@scripts/install-servers

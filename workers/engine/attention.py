@@ -5,19 +5,43 @@ Registered through transformers' `AttentionInterface`; the layout of a step reac
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface
 
+from genie import logs
 from workers.engine.layout import DecodePart, Layout
+
+log = logs.logger("engine")
 
 NAME = "genie_slots"
 
 
 class Unreachable(Exception):
     """A model does not hand the step's layout down to its attention."""
+
+
+def has_kernel(device: torch.device) -> bool:
+    """True if decoding tokens can be attended to by one kernel of ours there.
+
+    triton comes with torch for CUDA, compiles for the GPU that is there and needs a C
+    compiler on the machine: without one the kernels of torch do it, more slowly.
+    """
+    if device.type != "cuda":
+        return False
+    try:
+        from workers.engine import kernels
+
+        kernels.try_out(device)
+    except torch.AcceleratorError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever keeps it from compiling here
+        log.warning("no_decode_kernel", reason=f"{type(error).__name__}: {error}"[:200])
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +91,15 @@ def slot_attention(  # noqa: PLR0913 - the signature transformers calls
     for index, chunk in enumerate(layout.chunks):
         rows = query[0, :, chunk.row : chunk.row + chunk.length]
         parts.append(_prefill(rows, layer, layout, index, kind))
-    return torch.cat(parts)[None], None
+    whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return whole[None], None
 
 
 def _decode(query: Tensor, layer: int, layout: Layout, kind: _Kind) -> list[Tensor]:
     """One token a sequence: ``[heads, n, d]`` to parts of ``[n, heads, d]``."""
     keys, values = layout.cache.read(layer)
+    if layout.lengths is not None:
+        return [_decode_on_gpu(query, keys, values, layout, kind)]
     kv_heads = keys.shape[1]
     heads, count, width = query.shape
     # Query heads that share a key/value head become rows of one small matrix.
@@ -82,6 +109,28 @@ def _decode(query: Tensor, layer: int, layout: Layout, kind: _Kind) -> list[Tens
         _decode_part(grouped, layer, layout, part, kind)
         for part in layout.decode_parts(key_bytes)
     ]
+
+
+def _decode_on_gpu(
+    query: Tensor, keys: Tensor, values: Tensor, layout: Layout, kind: _Kind
+) -> Tensor:
+    """The same in one kernel that reads each slot as far as it is used."""
+    # triton comes with torch for CUDA only.
+    from workers.engine import kernels
+
+    return kernels.decode(
+        query.transpose(0, 1),
+        keys,
+        values,
+        slots=layout.slots,
+        lengths=cast("Tensor", layout.lengths),
+        look=kernels.Look(
+            scale=kind.scale if kind.scale is not None else query.shape[-1] ** -0.5,
+            window=kind.window,
+            softcap=kind.softcap,
+            sinks=kind.sinks,
+        ),
+    )
 
 
 def _decode_part(

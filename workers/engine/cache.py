@@ -17,6 +17,10 @@ class Where(Protocol):
     def positions(self) -> Tensor:
         """One place a token."""
 
+    @property
+    def has_kernel(self) -> bool:
+        """True if kernels of ours run on their device."""
+
 
 class SlotCache:
     """Keys and values of all slots: ``[slots, kv_heads, length, head_dim]`` a layer.
@@ -36,6 +40,11 @@ class SlotCache:
         """Store ``[1, kv_heads, tokens, head_dim]`` at each token's slot and place."""
         if layer not in self._layers:
             self._layers[layer] = (self._room(key), self._room(value))
+        if at.has_kernel:
+            from workers.engine import fused
+
+            fused.store(self._layers[layer], key, value, at.slots, at.positions)
+            return
         keys, values = self._layers[layer]
         keys[at.slots, :, at.positions] = key[0].transpose(0, 1)
         values[at.slots, :, at.positions] = value[0].transpose(0, 1)

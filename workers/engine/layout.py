@@ -42,7 +42,8 @@ class Layout:
     """The tokens of one step, decodes first, then chunk after chunk.
 
     ``decoding`` are the slots of the first tokens, one of each decoding sequence, and
-    ``reaches`` the keys each of them sees, its own included.
+    ``reaches`` the keys each of them sees, its own included; ``lengths`` are the same
+    where a kernel reads them on the device.
     """
 
     cache: SlotCache
@@ -51,6 +52,7 @@ class Layout:
     decoding: tuple[int, ...]
     reaches: tuple[int, ...]
     chunks: tuple[ChunkSpan, ...]
+    lengths: Tensor | None = None
     masks: dict[object, Tensor] = field(default_factory=dict)
     parts: dict[int, tuple[DecodePart, ...]] = field(default_factory=dict)
     elsewhere: "dict[torch.device, Layout]" = field(default_factory=dict)
@@ -59,6 +61,11 @@ class Layout:
     def device(self) -> torch.device:
         """Where this step's tensors are."""
         return self.slots.device
+
+    @property
+    def has_kernel(self) -> bool:
+        """True if kernels of ours run on this device."""
+        return self.lengths is not None
 
     def on(self, device: torch.device) -> "Layout":
         """The same layout for layers on another device."""
@@ -69,6 +76,7 @@ class Layout:
                 self,
                 slots=self.slots.to(device),
                 positions=self.positions.to(device),
+                lengths=None if self.lengths is None else self.lengths.to(device),
                 masks={},
                 parts={},
                 elsewhere={},
@@ -150,8 +158,10 @@ def _added(seen: Tensor, dtype: torch.dtype) -> Tensor:
     )
 
 
-def lay_out(step: Step, cache: SlotCache, device: torch.device) -> Layout:
-    """The layout of a step's tokens."""
+def lay_out(
+    step: Step, cache: SlotCache, device: torch.device, *, has_kernel: bool = False
+) -> Layout:
+    """The layout of a step's tokens; ``has_kernel`` if one reads lengths there."""
     decoding = tuple(one.slot for one in step.decodes)
     computed = [one.computed for one in step.decodes]
     slots, positions = [*decoding], [*computed]
@@ -160,13 +170,15 @@ def lay_out(step: Step, cache: SlotCache, device: torch.device) -> Layout:
         chunks.append(_span_of(chunk, len(slots)))
         slots += [chunk.sequence.slot] * chunk.length
         positions += range(chunk.start, chunk.start + chunk.length)
+    reaches = tuple(place + 1 for place in computed)
     return Layout(
         cache=cache,
         slots=torch.tensor(slots, device=device),
         positions=torch.tensor(positions, device=device),
         decoding=decoding,
-        reaches=tuple(place + 1 for place in computed),
+        reaches=reaches,
         chunks=tuple(chunks),
+        lengths=torch.tensor(reaches, device=device) if has_kernel else None,
     )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
+from genie import logs
 from genie.contracts.fleet import LoadStage
 from genie.contracts.inference import WorkClass
 from genie.contracts.model import Capability, ModelSpec
@@ -23,6 +24,7 @@ from workers.engine.backend import Backend, Clock, Room
 from workers.engine.cache import SlotCache
 from workers.engine.errors import load_failed
 from workers.engine.grammar import Grammars
+from workers.engine.graphs import Graphs, Row
 from workers.engine.linear import block_weights
 from workers.engine.packed import PackedBackend, Runner
 from workers.engine.prompts import Prompts
@@ -30,6 +32,8 @@ from workers.engine.protocol import Progressed
 from workers.engine.scheduler import Chunk, Sequence, Step
 from workers.engine.verification import Verification
 from workers.engine.wire import Load
+
+log = logs.logger("engine")
 
 Report = Mapping[str, Iterable[object]]
 """What transformers says of a load: names of weights by kind of trouble."""
@@ -60,6 +64,7 @@ def load(
 
     ``verification`` of its files may have begun before this could be imported.
     """
+    logs.configure()  # a child's stdout is nobody's: what it says belongs on stderr
     torch.set_num_threads(load.threads)
     torch.set_grad_enabled(False)
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -216,13 +221,29 @@ def self_tested(
     # After the plain forward: the self-test compares what serves with what was read.
     block_weights(model)
     runner = Runner(model, SlotCache(slots=room.slots, length=room.context))
-    tolerance = TOLERANCE[model.dtype]
+    if runner.has_kernel:
+        from workers.engine import fused
+
+        fused.fuse(model)
     try:
         found = _packed(runner, tokens)
     except Unreachable as error:
         message = f"{model_id} has a {error}, which the packed engine cannot reach"
         raise load_failed("unsupported_architecture", message) from error
     check_layers(model_id, model, runner.cache.windows, room.context)
+    _check_agreement(model_id, model, expected, found)
+    _capture(runner, model_id)
+    if runner.graphs is not None:
+        _check_agreement(model_id, model, expected, _packed(runner, tokens))
+        alike = _replayed(runner.graphs, tokens)
+        _check_agreement(model_id, model, [expected[-1]] * len(alike), alike)
+    return runner
+
+
+def _check_agreement(
+    model_id: str, model: PreTrainedModel, expected: list[Tensor], found: list[Tensor]
+) -> None:
+    tolerance = TOLERANCE[model.dtype]
     for plain, packed in zip(expected, found, strict=True):
         if float(plain.max() - plain[int(packed.argmax())]) > tolerance:
             message = (
@@ -230,7 +251,24 @@ def self_tested(
                 "forward pass choose different tokens; it cannot be served here"
             )
             raise load_failed("self_test_failed", message)
-    return runner
+
+
+def _capture(runner: Runner, model_id: str) -> None:
+    try:
+        runner.capture()
+    except torch.AcceleratorError:
+        raise
+    # The border of a capture: what a model does that waits for the device (routing to
+    # experts, packed weights) cannot be captured, and is served pass by pass.
+    except Exception as error:  # noqa: BLE001
+        log.warning("not_captured", model=model_id, reason=str(error)[:200])
+
+
+def _replayed(graphs: Graphs, tokens: list[int]) -> list[Tensor]:
+    """Logits after the last token of every row of every graph."""
+    last = Row(tokens[-1], 0, len(tokens) - 1)
+    rows = (graphs.forward([last] * size) for size in graphs.sizes)
+    return [row.float().clone() for logits in rows for row in logits]
 
 
 @torch.no_grad()
@@ -259,7 +297,8 @@ def _packed(runner: Runner, tokens: list[int]) -> list[Tensor]:
         step = _next(one)
         logits = runner.forward(step, lambda _: tokens)
         one.computed += step.tokens
-        found += [row.float() for row in logits]
+        # Copies: the next pass may leave its logits in the same place.
+        found += [row.float().clone() for row in logits]
     return found
 
 

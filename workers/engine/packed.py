@@ -15,15 +15,18 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from genie.contracts.inference import Choice, Fault, FinishReason
+from workers.engine.attention import has_kernel
 from workers.engine.backend import Backend, Clock, Prompt, Room
 from workers.engine.cache import SlotCache
 from workers.engine.errors import Refused, refused
 from workers.engine.grammar import Grammars, guide_of
-from workers.engine.layout import lay_out
+from workers.engine.graphs import Graphs, Row
+from workers.engine.layout import Layout, lay_out
 from workers.engine.prompts import Prompts
 from workers.engine.protocol import EngineRequest
 from workers.engine.sampler import Sampler, log_odds, sampler_of
 from workers.engine.scheduler import Sequence, Step
+from workers.engine.together import pick_together
 
 TokensOf = Callable[[Sequence], list[int]]
 """All token ids of a sequence, prompt first."""
@@ -35,25 +38,55 @@ class Runner:
     def __init__(self, model: PreTrainedModel, cache: SlotCache) -> None:
         self._model = model
         self.cache = cache
+        self.graphs: Graphs | None = None
         weight = cast("Tensor", model.get_input_embeddings().weight)
         self.device = weight.device
         self.vocabulary = weight.shape[0]
+        # One device: a kernel starts on the one that is current.
+        self.has_kernel = _is_on(self.device, model) and has_kernel(self.device)
 
     @torch.no_grad()
     def forward(self, step: Step, tokens_of: TokensOf) -> Tensor:
-        """Logits ``[rows, vocabulary]`` of `yielding`'s sequences, in its order."""
-        layout = lay_out(step, self.cache, self.device)
+        """Logits ``[rows, vocabulary]`` of `yielding`'s sequences, in its order.
+
+        Valid until the next pass.
+        """
+        if self.graphs is not None and not step.chunks:
+            decoding = (
+                Row(tokens_of(one)[one.computed], one.slot, one.computed)
+                for one in step.decodes
+            )
+            return self.graphs.forward(tuple(decoding))
+        layout = lay_out(step, self.cache, self.device, has_kernel=self.has_kernel)
+        ids = torch.tensor(_ids(step, tokens_of), device=self.device)
         rows = _rows(step)
+        # A step of unfinished chunks yields nothing; the model wants a row.
+        keep = torch.tensor(rows or [0], device=self.device)
+        return self._pass(ids, layout, keep)[: len(rows)]
+
+    @torch.no_grad()
+    def capture(self) -> None:
+        """Capture the steps that only decode, where kernels of ours run.
+
+        Call when every layer's cache is there, and nothing runs in it.
+        """
+        if self.has_kernel:
+            self.graphs = Graphs(self._pass, self.cache, self.device)
+
+    def _pass(self, ids: Tensor, layout: Layout, keep: Tensor | int = 0) -> Tensor:
         output = self._model(
-            input_ids=torch.tensor([_ids(step, tokens_of)], device=self.device),
+            input_ids=ids[None],
             position_ids=layout.positions[None],
             use_cache=False,
-            # A step of unfinished chunks yields nothing; the model wants a row.
-            logits_to_keep=torch.tensor(rows or [0], device=self.device),
+            logits_to_keep=keep,
             layout=layout,
         )
         logits: Tensor = output.logits[0]
-        return logits[: len(rows)]
+        return logits
+
+
+def _is_on(device: torch.device, model: PreTrainedModel) -> bool:
+    return all(one.device == device for one in model.parameters())
 
 
 def yielding(step: Step) -> list[Sequence]:
@@ -205,18 +238,40 @@ class PackedBackend(Backend):
         if not sequences:
             return
         best = logits.max(dim=-1)
-        sound = torch.isfinite(best.values).tolist()
-        likeliest = best.indices.tolist()
+        # Together: each list waits for the device.
+        found = torch.stack((torch.isfinite(best.values).long(), best.indices))
+        sound, chosen = found.tolist()
+        if logits.is_cuda:
+            self._sample_together(sequences, logits, chosen, sound)
         for row, sequence in enumerate(sequences):
             if sound[row]:
-                self._choose(sequence, logits[row], likeliest[row])
+                self._choose(sequence, logits[row], chosen[row])
             else:
                 self._fail(sequence, ValueError("the logits are not finite"))
 
-    def _choose(self, sequence: Sequence, logits: Tensor, likeliest: int) -> None:
+    def _sample_together(
+        self,
+        sequences: list[Sequence],
+        logits: Tensor,
+        chosen: list[int],
+        sound: list[int],
+    ) -> None:
+        """Put the tokens of the plainly sampled requests into ``chosen``."""
+        samplers = [self._requests[one.id].sampler for one in sequences]
+        rows = [n for n, one in enumerate(samplers) if one.is_plain and sound[n]]
+        if not rows:
+            return
+        plain = logits if len(rows) == len(logits) else logits[rows]
+        tokens = pick_together(plain, [samplers[row] for row in rows])
+        for row, token in zip(rows, tokens, strict=True):
+            chosen[row] = token
+
+    def _choose(self, sequence: Sequence, logits: Tensor, chosen: int) -> None:
+        """``chosen`` is the likeliest token, or what was sampled with the others."""
         sampler = self._requests[sequence.id].sampler
+        is_chosen = sampler.is_greedy or (logits.is_cuda and sampler.is_plain)
         try:
-            token = likeliest if sampler.is_greedy else sampler.pick(logits)
+            token = chosen if is_chosen else sampler.pick(logits)
             self._take(sequence, token, logits)
         except torch.AcceleratorError:
             raise

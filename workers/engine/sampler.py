@@ -29,10 +29,18 @@ class Sampler:
     @property
     def is_greedy(self) -> bool:
         """True when the highest logit as it is decides."""
+        return self.sampling.temperature == 0 and self._is_unaltered
+
+    @property
+    def is_plain(self) -> bool:
+        """True when temperature, top_k, top_p and min_p are all that decides."""
+        return self.sampling.temperature > 0 and self._is_unaltered
+
+    @property
+    def _is_unaltered(self) -> bool:
         said = self.sampling
         return (
-            said.temperature == 0
-            and self.guide is None
+            self.guide is None
             and not self.bias
             and not self._must_go_on
             and said.presence_penalty == 0

@@ -8,6 +8,9 @@ read together where what is read for nothing costs less than one more call.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+PROGRAMS = 256
+"""Two for each processor of a large GPU: more parts than that only cost joining."""
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -59,3 +62,17 @@ def spans(
 def _joined(one: Span, other: Span) -> Span:
     reach = max(one.reach, other.reach)
     return Span(one.first, other.end, one.low, other.high, reach)
+
+
+def parts_of(programs: int, blocks: int) -> int:
+    """Into how many parts a GPU reads the ``blocks`` of keys of a sequence, where there
+    are ``programs`` pairs of a sequence and a key head.
+
+    A power of two: for each number of parts a kernel is compiled, which takes longer
+    than many steps.
+
+    >>> [parts_of(programs, 64) for programs in (1, 24, 128, 600)]
+    [64, 8, 2, 1]
+    """
+    wanted = max(1, min(PROGRAMS // programs, blocks, 64))
+    return 1 << (wanted.bit_length() - 1)

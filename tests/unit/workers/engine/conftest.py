@@ -27,6 +27,9 @@ from workers.engine.prompts import Prompts
 from workers.engine.protocol import EngineEvent, EngineRequest, Finish, Piece
 from workers.engine.wire import Load
 
+DEVICE = os.environ.get("GENIE_TEST_DEVICE", "cpu")
+"""What the engine computes on; what it is held to stays on the CPU."""
+
 
 @dataclass(frozen=True)
 class Tiny:
@@ -49,7 +52,7 @@ class Tiny:
             context=context,
             waiting=64,
             budget=budget,
-            device="cpu",
+            device=DEVICE,
             threads=1,
         )
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.engine.spans import spans
+from workers.engine.spans import PROGRAMS, parts_of, spans
 
 SLOTS = st.sets(st.integers(0, 40), max_size=20).map(sorted)
 
@@ -45,3 +45,13 @@ def test_every_row_is_in_one_span_that_reaches_far_enough(
         whole = (slots[-1] - slots[0] + 1) * max(lengths)
         together = sum(one.keys for one in found) + call_keys * (len(found) - 1)
         assert together <= whole
+
+
+@given(st.integers(1, 5000), st.integers(1, 2000))
+def test_few_different_numbers_of_parts_are_ever_asked_for(
+    programs: int, blocks: int
+) -> None:
+    parts = parts_of(programs, blocks)
+    assert parts in {1, 2, 4, 8, 16, 32, 64}
+    assert parts <= blocks
+    assert parts == 1 or parts * programs <= PROGRAMS
