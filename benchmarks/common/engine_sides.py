@@ -47,6 +47,26 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     return time.process_time() - started
 
 
+def continuously(model: Any, asks: list[Ask], sizes: dict[str, Any]) -> int:
+    """All requests by transformers' continuous batching; how many new tokens."""
+    generation = GenerationConfig(  # type: ignore[no-untyped-call]
+        do_sample=False, eos_token_id=NO_END
+    )
+    found: dict[str, int] = {}
+    with model.continuous_batching_context_manager(
+        generation_config=generation,
+        continuous_batching_config=ContinuousBatchingConfig(**sizes),
+        block=True,
+    ) as manager:
+        for ask in asks:
+            manager.add_request(ask.ids, max_new_tokens=ask.new, eos_token_id=NO_END)
+        while len(found) < len(asks) and manager.is_running():
+            result = manager.get_result(timeout=1)
+            if result is not None and result.is_finished():
+                found[result.request_id] = len(result.generated_tokens)
+    return sum(found.values())
+
+
 class Transformers:
     """The model as transformers runs it: one by one, padded, continuously batched."""
 
@@ -76,29 +96,18 @@ class Transformers:
         What ``generate_batch`` does, with a length of its own for every answer.
         """
         pages = sum((len(ask.ids) + ask.new) // PAGE + 2 for ask in asks)
-        config = ContinuousBatchingConfig(
-            page_size=PAGE,
-            num_blocks=pages,
-            max_batch_tokens=CPU_BUDGET + slots,
-            max_requests_per_batch=slots,
+        made = continuously(
+            self._model,
+            asks,
+            {
+                "page_size": PAGE,
+                "num_blocks": pages,
+                "max_batch_tokens": CPU_BUDGET + slots,
+                "max_requests_per_batch": slots,
+            },
         )
-        generation = GenerationConfig(  # type: ignore[no-untyped-call]
-            do_sample=False, eos_token_id=NO_END
-        )
-        found: dict[str, int] = {}
-        with self._model.continuous_batching_context_manager(
-            generation_config=generation, continuous_batching_config=config, block=True
-        ) as manager:
-            for ask in asks:
-                manager.add_request(
-                    ask.ids, max_new_tokens=ask.new, eos_token_id=NO_END
-                )
-            while len(found) < len(asks) and manager.is_running():
-                result = manager.get_result(timeout=1)
-                if result is not None and result.is_finished():
-                    found[result.request_id] = len(result.generated_tokens)
         self._model.set_attn_implementation(self._attention)
-        return sum(found.values())
+        return made
 
     def _padded(self, asks: list[Ask]) -> list[str]:
         width = max(len(ask.ids) for ask in asks)
