@@ -308,4 +308,8 @@ class DataPlane:
             return
         # If it is gone, so is the delivery: somebody else has got the message.
         with contextlib.suppress(OSError, RecoverableConnectionError):
-            light.ack(channel, tag)
+            light.ack(channel, tag, is_held=True)
+            # It leaves with what our thread writes next. Looked at after it was held,
+            # so that either that turn comes soon or it has seen this one.
+            if self._look_at - time.monotonic() > SOON_S:
+                light.flush(channel)

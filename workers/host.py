@@ -6,6 +6,7 @@ The Celery bootstep runs one in production, the embedded fleet runs one directly
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from genie import env, logs
 from genie.contracts.fleet import (
@@ -173,11 +174,13 @@ class WorkerHost:
 
     def _machine(self, parts: Parts) -> Machine:
         spare = parts.spare
+        # All that an engine says in one step leaves for the broker in one write.
+        start = partial(parts.start, gather=self._post.gathered)
         if spare is None:
-            return Machine(fetch=parts.fetch, start=parts.start, read=self._read)
+            return Machine(fetch=parts.fetch, start=start, read=self._read)
         return Machine(
             fetch=parts.fetch,
-            start=parts.start,
+            start=start,
             read=self._read,
             spared=spare.held_bytes,
             give_back=spare.give_back,

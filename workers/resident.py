@@ -1,6 +1,7 @@
 """One model on this worker: what is wanted of it, what it is now, what it takes."""
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +18,7 @@ from genie.contracts.fleet import (
 from genie.contracts.inference import Fault
 from genie.contracts.model import ModelFile, ModelSpec, Quant
 from genie.sizing import Need, need
-from workers.engine.protocol import Engine, EngineStats, Progressed
+from workers.engine.protocol import Engine, EngineStats, Gather, Progressed
 from workers.retries import Failures
 
 
@@ -69,6 +70,7 @@ class StartEngine(Protocol):
         threads: int,
         on_exit: Callable[[Fault], None],
         on_progress: Progressed | None = None,
+        gather: Gather = nullcontext,
     ) -> Loaded:
         """Wait until it serves; raises LoadFailed."""
 

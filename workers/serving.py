@@ -7,9 +7,9 @@ outcome. Faults of the machine give the message back; only faults of the job end
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from types import TracebackType
 
 from genie import logs
 from genie.contracts.inference import Fault, InferenceTask, JobState, Written
@@ -32,7 +32,32 @@ PAUSE_S = 0.5
 """After giving a message back, ask for no other: an engine may be dying, and each
 delivery counts towards the broker's limit of a job."""
 
-_random = random.SystemRandom()
+# Bids are no secret: the system's randomness would be asked for at every request.
+_random = random.Random()  # noqa: S311
+
+
+class _Border:
+    """One request's surprise must neither kill the thread that serves all others nor
+    come back for ever: it ends this job. A class, since every event passes here."""
+
+    __slots__ = ("_attempt", "_serving")
+
+    def __init__(self, serving: "Serving", attempt: Attempt) -> None:
+        self._serving, self._attempt = serving, attempt
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        self._serving.spoil(self._attempt, error)
+        return True
 
 
 class Serving:
@@ -75,7 +100,7 @@ class Serving:
             delivery.reject()
             return
         attempt = self._attempt(task, delivery)
-        with self._border(attempt):
+        with _Border(self, attempt):
             self._admit(attempt)
 
     def tend(self) -> None:
@@ -83,7 +108,7 @@ class Serving:
         with self._lock:
             parked, self._parked = self._parked, []
         for attempt in parked:
-            with self._border(attempt):
+            with _Border(self, attempt):
                 self._admit(attempt)
         self.starts.tend(self._clock())
 
@@ -107,7 +132,7 @@ class Serving:
         old = self._find(job_id)
         if old is None or (loaded := self._ready().get(old.task.model)) is None:
             return
-        with self._border(old), old.lock:
+        with _Border(self, old), old.lock:
             if old.is_over:
                 return
             log.info("resumed", job=job_id, characters=length(answers))
@@ -243,7 +268,7 @@ class Serving:
 
     def _hear(self, attempt: Attempt, event: EngineEvent) -> None:
         """Take one event, in the engine's own thread."""
-        with self._border(attempt), attempt.lock:
+        with _Border(self, attempt), attempt.lock:
             if attempt.is_over:
                 return
             if isinstance(event, Piece):
@@ -338,24 +363,16 @@ class Serving:
             requeue()
         self._leave(attempt)
 
-    @contextmanager
-    def _border(self, attempt: Attempt) -> Iterator[None]:
-        # Border: one request's surprise must neither kill the thread that serves all
-        # others nor come back for ever; it ends this job, with the class of the error.
-        try:
-            yield
-        except Exception as error:
-            kind = type(error).__name__
-            log.error(
-                "internal_error", job=attempt.task.job_id, error=kind, exc_info=True
-            )
-            message = f"the worker failed on this job ({kind}); see its log"
-            self._free(attempt)
-            self._refuse(
-                attempt, JobState.FAILED, Fault(code="internal_error", message=message)
-            )
-            self._leave(attempt)
-            attempt.cancel()
+    def spoil(self, attempt: Attempt, error: Exception) -> None:
+        """End a job on which we failed ourselves, with the class of the error."""
+        kind = type(error).__name__
+        log.error("internal_error", job=attempt.task.job_id, error=kind, exc_info=error)
+        message = f"the worker failed on this job ({kind}); see its log"
+        self._free(attempt)
+        fault = Fault(code="internal_error", message=message)
+        self._refuse(attempt, JobState.FAILED, fault)
+        self._leave(attempt)
+        attempt.cancel()
 
     def _enter(self, attempt: Attempt) -> None:
         size = len(attempt.delivery.body)

@@ -18,7 +18,9 @@ class Bell:
         self._read, self._write = os.pipe()
         os.set_blocking(self._read, False)
         os.set_blocking(self._write, False)
-        self._has_rung = False
+        self._has_rung = self._is_heard = False
+        self._sockets: tuple[int, ...] = ()
+        self._waiting = self._awaited()
 
     def __del__(self) -> None:
         # When nobody is left who could ring: a number closed earlier may be another's.
@@ -31,11 +33,17 @@ class Bell:
         Waits with ``poll``: ``select`` knows no file number above 1023, and a web
         process with many streams has them.
         """
+        if sockets != self._sockets:
+            self._sockets, self._waiting = sockets, self._awaited(*sockets)
+        ready = [one for one, _event in self._waiting.poll(wait_s * 1000)]
+        self._is_heard = self._read in ready
+        return len(ready) > self._is_heard
+
+    def _awaited(self, *sockets: int) -> select.poll:
         waiting = select.poll()
         for one in (self._read, *sockets):
             waiting.register(one, select.POLLIN)
-        ready = {one for one, _event in waiting.poll(wait_s * 1000)}
-        return any(one in ready for one in sockets)
+        return waiting
 
     def ring(self) -> None:
         """Wake the waiting thread; from any thread, never blocks."""
@@ -47,6 +55,8 @@ class Bell:
 
     def clear(self) -> None:
         """Only by the woken thread, before it looks at what it was woken for."""
+        if not (self._has_rung or self._is_heard):
+            return
         # In this order, else a ring between the two would be read and still count as
         # not looked at: nobody would ring again.
         with contextlib.suppress(BlockingIOError):

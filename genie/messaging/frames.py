@@ -81,13 +81,12 @@ class BufferedTransport(TCPTransport):  # type: ignore[misc]  # amqp has no type
             if self._waiting or self._is_corked:
                 self._waiting.append(frame)
                 return self._is_corked
-            try:
-                sent = self.sock.send(frame, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                sent = 0
-            if sent < len(frame):
-                self._waiting.append(frame[sent:])
-            return not self._waiting
+            return self._send_now(frame)
+
+    def hold(self, frame: bytes) -> None:
+        """Write it with what is written next, or at the next `flush`."""
+        with self._writing:
+            self._waiting.append(frame)
 
     def cork(self) -> None:
         """Hold back what is written from now on."""
@@ -100,11 +99,30 @@ class BufferedTransport(TCPTransport):  # type: ignore[misc]  # amqp has no type
             self._flush()
             self._is_corked = False
 
+    def uncork_soon(self) -> bool:
+        """As `uncork`, without ever waiting; false when something is left for a
+        `flush`."""
+        with self._writing:
+            self._is_corked = False
+            if not self._waiting:
+                return True
+            waiting, self._waiting = b"".join(self._waiting), []
+            return self._send_now(waiting)
+
     def flush(self) -> None:
         """Write what was held back so far, all at once."""
         if self._waiting:
             with self._writing:
                 self._flush()
+
+    def _send_now(self, frame: bytes) -> bool:
+        try:
+            sent = self.sock.send(frame, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(frame):
+            self._waiting.append(frame[sent:])
+        return not self._waiting
 
     def _flush(self) -> None:
         if self._waiting:

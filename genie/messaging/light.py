@@ -113,13 +113,25 @@ def is_shared(channel: "StdChannel") -> bool:
     return bool(getattr(channel, "is_shared", False))
 
 
-def ack(channel: "StdChannel", tag: int) -> None:
-    """The message is done with."""
+def ack(channel: "StdChannel", tag: int, *, is_held: bool = False) -> None:
+    """The message is done with.
+
+    ``is_held`` on a shared channel: it leaves with what is written next, or by `flush`.
+    """
     if not hasattr(channel, "hearers"):
         channel.basic_ack(tag)
         return
     payload = _ack.pack(*spec.Basic.Ack, tag, 0)
-    _write(channel, _framed(METHOD, _number(channel), payload))
+    frame = _framed(METHOD, _number(channel), payload)
+    if is_held:
+        channel.wire.hold(frame)
+    else:
+        _write(channel, frame)
+
+
+def flush(channel: "StdChannel") -> None:
+    """Write what was held back on a shared channel."""
+    channel.wire.flush()
 
 
 def publish(

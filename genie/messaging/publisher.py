@@ -7,7 +7,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -69,7 +69,7 @@ class Publisher:
     def __init__(self, url: str, *, name: str) -> None:
         self._url, self._name = url, name
         self._letters: deque[Letter] = deque()
-        self._busy = threading.Lock()
+        self._busy = threading.RLock()
         self._bell = Bell()
         self._ending = threading.Event()
         self._stopping = threading.Event()
@@ -97,6 +97,36 @@ class Publisher:
         if not self._is_sent(letter):
             self._letters.append(letter)
             self._bell.ring()
+
+    @contextlib.contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Let the letters this thread sends within leave in one write at the end.
+
+        Never blocks either: whoever finds the line busy sends them one by one.
+        """
+        if not self._busy.acquire(blocking=False):
+            yield
+            return
+        wire = self._line.wire if self._line is not None else None
+        try:
+            if wire is None:
+                yield
+                return
+            wire.cork()
+            try:
+                yield
+            finally:
+                self._let_out(wire)
+        finally:
+            self._busy.release()
+
+    def _let_out(self, wire: frames.BufferedTransport) -> None:
+        try:
+            is_out = wire.uncork_soon()
+        except OSError:
+            is_out = False
+        if not is_out:
+            self._bell.ring()  # what is left, or broken, is our thread's
 
     def _is_sent(self, letter: Letter) -> bool:
         if self._letters or not self._busy.acquire(blocking=False):
@@ -217,6 +247,12 @@ class _Line:
     def filenos(self) -> tuple[int, ...]:
         """What to wait for besides new letters."""
         return (self._connection.connection.sock.fileno(),) if self._is_open else ()
+
+    @property
+    def wire(self) -> frames.BufferedTransport | None:
+        """What letters are written to, where any thread may do that."""
+        shared = filter(light.is_shared, self._channels.values())
+        return next((channel.wire for channel in shared), None)
 
     @property
     def _is_open(self) -> bool:

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from workers.engine.echo import WHOLE_PROMPTS, EchoOptions
 from workers.engine.errors import load_failed
 from workers.engine.nest import Nest, Site
 from workers.engine.process import Bounds, EngineProcess
-from workers.engine.protocol import Engine, Progressed
+from workers.engine.protocol import Engine, Gather, Progressed
 from workers.engine.wire import Load
 
 CPU_BUDGET = 128
@@ -44,6 +45,7 @@ def start(  # noqa: PLR0913 - the one door: each is a fact only the caller knows
     on_progress: Progressed | None = None,
     bounds: Bounds | None = None,
     nest: Nest | None = None,
+    gather: Gather = nullcontext,
 ) -> Loaded:
     """Load a model into a child process and wait until it serves.
 
@@ -51,7 +53,8 @@ def start(  # noqa: PLR0913 - the one door: each is a fact only the caller knows
     ``context`` is tokens a slot; ``device`` is ``cpu``, ``cuda:0`` or ``cuda:0,1``.
     Raises LoadFailed, whose fault says why and what to do. If the engine dies
     later, ``on_exit`` is called once, from the engine's own thread. ``nest`` is a
-    child that was started beforehand, for the same `site_of`.
+    child that was started beforehand, for the same `site_of`; ``gather`` is entered
+    around all that one read of its pipe brings.
     """
     load = Load(
         spec=spec,
@@ -70,6 +73,7 @@ def start(  # noqa: PLR0913 - the one door: each is a fact only the caller knows
         on_exit=on_exit,
         on_progress=on_progress,
         bounds=bounds,
+        gather=gather,
     )
     ready = engine.start()
     return Loaded(

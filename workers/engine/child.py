@@ -10,10 +10,8 @@ import os
 import resource
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import msgspec
@@ -25,8 +23,9 @@ from workers.engine import wire
 from workers.engine.backend import Backend, Room
 from workers.engine.echo import EchoBackend, EchoOptions, echo_fingerprint
 from workers.engine.errors import LoadFailed
-from workers.engine.loop import Inbox, Loop
+from workers.engine.loop import Loop
 from workers.engine.nest import WARM
+from workers.engine.pipe import Pipe
 from workers.engine.protocol import Progressed
 from workers.engine.verification import Verification
 
@@ -37,6 +36,7 @@ OOM_SCORE = 500
 """Of 1000: chosen before anything that has not asked for it."""
 
 BackendAndIdentity = tuple[Backend, str]
+Send = Callable[[Sequence[wire.Report]], None]
 
 
 def main(arguments: list[str]) -> None:
@@ -45,16 +45,14 @@ def main(arguments: list[str]) -> None:
     os.set_inheritable(descriptor, False)
     die_with(parent)
     die_first()
-    pipe = Connection(descriptor)
+    pipe = Pipe.of(descriptor)
     send = _sender(pipe)
     if WARM in arguments[2:]:
         warm_up(send)
     load = _first(pipe)
-    inbox = Inbox()
-    threading.Thread(target=_read, args=(pipe, inbox, send), daemon=True).start()
     backend = _ready(load, send)
     if backend is not None:
-        Loop(backend, inbox, send).run()
+        Loop(backend, Inbox(pipe, send), send).run()
     # Straight to the end: what torch and its threads would tidy up ends with us.
     pipe.close()
     os._exit(0)
@@ -77,7 +75,7 @@ def die_first() -> None:
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE), encoding="ascii")
 
 
-def warm_up(send: Callable[[Sequence[wire.Report]], None]) -> None:
+def warm_up(send: Send) -> None:
     """Import all that a model needs, and say what that takes."""
     from workers.engine import loading  # noqa: F401 - importing it is the work
 
@@ -86,9 +84,9 @@ def warm_up(send: Callable[[Sequence[wire.Report]], None]) -> None:
     send([wire.Warm(peak_bytes=taken)])
 
 
-def _first(pipe: Connection) -> wire.Load:
+def _first(pipe: Pipe) -> wire.Load:
     try:
-        load = wire.decode_commands(pipe.recv_bytes())[0]
+        load = wire.decode_commands(pipe.frame() or b"")[0]
     except (EOFError, OSError):
         # Nobody wanted this child in the end.
         os._exit(0)
@@ -97,10 +95,10 @@ def _first(pipe: Connection) -> wire.Load:
     return load
 
 
-def _sender(pipe: Connection) -> Callable[[Sequence[wire.Report]], None]:
+def _sender(pipe: Pipe) -> Send:
     def send(batch: Sequence[wire.Report]) -> None:
         try:
-            pipe.send_bytes(wire.encode(batch))
+            pipe.send(wire.encode(batch))
         except OSError:
             # The parent is gone: there is nobody left to serve.
             os._exit(0)
@@ -108,24 +106,33 @@ def _sender(pipe: Connection) -> Callable[[Sequence[wire.Report]], None]:
     return send
 
 
-def _read(
-    pipe: Connection, inbox: Inbox, send: Callable[[Sequence[wire.Report]], None]
-) -> None:
-    while True:
+class Inbox:
+    """What the parent asks, read between two steps: a thread of its own for that would
+    want the interpreter in the middle of one."""
+
+    def __init__(self, pipe: Pipe, send: Send) -> None:
+        self._pipe, self._send = pipe, send
+
+    def take(self, timeout: float) -> list[wire.Command]:
+        """All commands so far; waits up to ``timeout`` seconds for the first."""
         try:
-            frame = pipe.recv_bytes()
+            if timeout > 0:
+                self._pipe.wait(timeout)
+            frames = self._pipe.frames()
         except (EOFError, OSError):
             os._exit(0)
+        return [command for frame in frames for command in self._read(frame)]
+
+    def _read(self, frame: bytes) -> Sequence[wire.Command]:
         try:
-            inbox.put(wire.decode_commands(frame))
+            return wire.decode_commands(frame)
         except msgspec.DecodeError as error:
             # A request nobody can read ends with the reason; the others go on.
-            send(wire.unreadable(frame, str(error)))
+            self._send(wire.unreadable(frame, str(error)))
+            return ()
 
 
-def _ready(
-    load: wire.Load, send: Callable[[Sequence[wire.Report]], None]
-) -> Backend | None:
+def _ready(load: wire.Load, send: Send) -> Backend | None:
     def progress(share: float, stage: LoadStage) -> None:
         send([wire.Progress(share=share, stage=stage)])
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from workers.engine.backend import Backend
 from workers.engine.protocol import EngineEvent, EngineStats
@@ -16,6 +17,13 @@ STATS_S = 0.5
 """Statistics leave at least this often, busy or idle: they prove the loop lives."""
 
 Emit = Callable[[Sequence[EngineEvent | EngineStats]], None]
+
+
+class Commands(Protocol):
+    """Where commands come from."""
+
+    def take(self, timeout: float) -> list[Command]:
+        """All commands so far; waits up to ``timeout`` seconds for the first."""
 
 
 class Inbox:
@@ -44,7 +52,7 @@ class Inbox:
 class Loop:
     """Steps a backend until it is told to stop."""
 
-    def __init__(self, backend: Backend, inbox: Inbox, emit: Emit) -> None:
+    def __init__(self, backend: Backend, inbox: Commands, emit: Emit) -> None:
         self._backend = backend
         self._inbox = inbox
         self._emit = emit

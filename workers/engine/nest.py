@@ -11,9 +11,9 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 
+from workers.engine.pipe import Pipe
 from workers.engine.wire import Warm, decode_reports
 
 KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "USER")
@@ -43,7 +43,7 @@ class Nest:
         self.is_warm = is_warm
         self.failure: OSError | None = None
         self.child: subprocess.Popen[bytes]
-        self.pipe: Connection
+        self.pipe: Pipe
         self._job: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._spawned = threading.Event()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -82,11 +82,10 @@ class Nest:
         if not self._spawned.wait(timeout_s) or self.failure is not None:
             return None
         try:
-            if not self.pipe.poll(timeout_s):
-                return None
-            report = decode_reports(self.pipe.recv_bytes())[0]
+            frame = self.pipe.frame(timeout_s)
         except (EOFError, OSError):
             return None
+        report = None if frame is None else decode_reports(frame)[0]
         return report if isinstance(report, Warm) else None
 
     def leave(self) -> None:
@@ -110,7 +109,7 @@ class Nest:
         self._job.get()()
 
     def _spawn(self) -> None:
-        self.pipe, theirs = Pipe(duplex=True)
+        self.pipe, theirs = Pipe.pair()
         command = [sys.executable, "-P", "-m", "workers.engine.child"]
         self.child = subprocess.Popen(
             [

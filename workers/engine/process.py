@@ -11,12 +11,18 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 
 from genie.contracts.inference import Fault
 from workers.engine.errors import EngineGone, LoadFailed
 from workers.engine.nest import Nest
-from workers.engine.protocol import EngineRequest, EngineStats, Progressed, Sink
+from workers.engine.pipe import Pipe
+from workers.engine.protocol import (
+    EngineRequest,
+    EngineStats,
+    Gather,
+    Progressed,
+    Sink,
+)
 from workers.engine.sinks import Sinks
 from workers.engine.wire import (
     Cancel,
@@ -65,17 +71,18 @@ class EngineProcess:
         on_exit: Exited,
         on_progress: Progressed | None = None,
         bounds: Bounds | None = None,
+        gather: Gather = contextlib.nullcontext,
     ) -> None:
         self._load = load
         self._nest = nest
         self._on_exit = on_exit
         self._on_progress = on_progress
         self._bounds = bounds or Bounds()
+        self._gather = gather
         self._sinks = Sinks(slots=load.slots, waiting=load.waiting)
         self._latest = EngineStats(
             slots=load.slots, free_slots=load.slots, context=load.context
         )
-        self._sending = threading.Lock()
         self._settled = threading.Event()
         self._ended = threading.Event()
         self._closing = False
@@ -84,7 +91,7 @@ class EngineProcess:
         self._heard_at = time.monotonic()
         self._fault: Fault
         self._child: subprocess.Popen[bytes]
-        self._pipe: Connection
+        self._pipe: Pipe
 
     @property
     def pid(self) -> int:
@@ -145,8 +152,7 @@ class EngineProcess:
 
     def _put(self, frame: bytes) -> bool:
         try:
-            with self._sending:
-                self._pipe.send_bytes(frame)
+            self._pipe.send_soon(frame)
         except (OSError, ValueError):
             return False
         return True
@@ -175,15 +181,17 @@ class EngineProcess:
     def _listen(self) -> None:
         while True:
             try:
-                if not self._pipe.poll(1.0):
+                if not self._pipe.wait(1.0):
                     self._watch()
                     continue
-                frame = self._pipe.recv_bytes()
+                frames = self._pipe.frames()
             except (EOFError, OSError):
                 return
             self._heard_at = time.monotonic()
-            for report in decode_reports(frame):
-                self._receive(report)
+            with self._gather():
+                for frame in frames:
+                    for report in decode_reports(frame):
+                        self._receive(report)
 
     def _receive(self, report: Report) -> None:
         if isinstance(report, EngineStats):

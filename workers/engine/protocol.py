@@ -1,6 +1,7 @@
 """What serving asks of an engine, whatever runs inside it."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from genie.contracts.base import Contract, Count, Seconds
@@ -68,6 +69,10 @@ class Finish(Contract, frozen=True, kw_only=True, tag_field="kind", tag="finish"
 EngineEvent = Piece | Finish
 Sink = Callable[[EngineEvent], None]
 """Called from the engine's own thread; must return at once and never raise."""
+
+
+Gather = Callable[[], AbstractContextManager[None]]
+"""Entered around all that an engine says at once, so that it may be sent on so."""
 
 
 Progressed = Callable[[float, LoadStage], None]

@@ -7,6 +7,7 @@ model needs the room.
 
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import psutil
@@ -15,7 +16,7 @@ from genie.contracts.inference import Fault
 from genie.contracts.model import ModelSpec, Quant
 from workers import engine
 from workers.engine.nest import Nest, Site
-from workers.engine.protocol import Progressed
+from workers.engine.protocol import Gather, Progressed
 
 LEAST_BYTES = 2 * 1024**3
 """With less memory available no child is kept: a model may need the room any time."""
@@ -44,6 +45,7 @@ class Starter:
         threads: int,
         on_exit: Callable[[Fault], None],
         on_progress: Progressed | None = None,
+        gather: Gather = nullcontext,
     ) -> engine.Loaded:
         """As `workers.engine.start`; afterwards a child for the next model warms up."""
         site = engine.site_of(device, threads)
@@ -61,6 +63,7 @@ class Starter:
                 on_exit=on_exit,
                 on_progress=on_progress,
                 nest=nest,
+                gather=gather,
             )
         finally:
             if has_weights:
