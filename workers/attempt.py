@@ -28,7 +28,7 @@ from genie.errors import CodecError
 from genie.messaging import envelope
 from workers.engine.protocol import Engine, EngineRequest, Finish, Piece
 from workers.engine.scheduler import YIELDING
-from workers.writing import Due, Writing, begun, extras, together
+from workers.writing import Writing, begun, extras, together
 
 _RUN = uuid.uuid4().hex[:20]
 """This run of this worker: 80 bits of chance once are cheaper than 128 a request."""
@@ -210,15 +210,13 @@ class Attempt:
         for engine_id in self.in_engine:
             engine.cancel(engine_id)
 
-    def add(self, piece: Piece, now: float) -> Chunk | None:
-        """Keep a piece; the chunk to send now, if one is due and somebody reads it."""
+    def add(self, piece: Piece) -> Chunk | None:
+        """Keep a piece; the chunk to send, if somebody reads it."""
         index = self._index(piece.id)
-        writing = self._writings[index]
-        writing.add(piece)
+        self._writings[index].add(piece)
         if self.task.reply_to is None or not self.task.chunks:
             return None
-        due = writing.due(piece, now)
-        return None if due is None else self._chunk(index, due)
+        return self._chunk(index, piece)
 
     def end(self, finish: Finish) -> Finish | None:
         """The end of one answer; the end of all of them, once it has come.
@@ -230,17 +228,12 @@ class Attempt:
             return finish
         return None if self.in_engine else together(self._writings)
 
-    def rest(self, now: float) -> list[Chunk]:
-        """What is held back; of several answers also the ends not told yet."""
-        if self.task.reply_to is None:
+    def rest(self) -> list[Chunk]:
+        """Of several answers, the ends not told yet."""
+        if self.task.reply_to is None or len(self._writings) == 1:
             return []
-        chunks = []
-        for index, writing in enumerate(self._writings):
-            due = writing.rest(now)
-            ended = writing.untold_end() if len(self._writings) > 1 else None
-            if due or ended:
-                chunks.append(self._chunk(index, due or Due(), ended))
-        return chunks
+        ends = ((at, one.untold_end()) for at, one in enumerate(self._writings))
+        return [self._chunk(at, finish_reason=end) for at, end in ends if end]
 
     def outcome(self, finish: Finish, at: datetime, now: float) -> Outcome:
         """How the engine ended it, as the cloud wants to hear it."""
@@ -306,17 +299,20 @@ class Attempt:
         )
 
     def _chunk(
-        self, index: int, due: Due, finish_reason: FinishReason | None = None
+        self,
+        index: int,
+        piece: Piece | None = None,
+        finish_reason: FinishReason | None = None,
     ) -> Chunk:
         self._seq += 1
         return Chunk(
             job_id=self.task.job_id,
             attempt_id=self.id,
             seq=self._seq - 1,
-            text=due.text,
-            tokens=due.tokens,
+            text=piece.text if piece else "",
+            tokens=piece.tokens if piece else 0,
             index=index,
-            choices=due.choices,
+            choices=piece.choices if piece else (),
             finish_reason=finish_reason,
         )
 

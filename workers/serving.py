@@ -275,7 +275,7 @@ class Serving:
                 now = self._clock()
                 if self._loads.heard(attempt.task.model, event.id, now):
                     self._on_slot(attempt.task)
-                chunk = attempt.add(event, now)
+                chunk = attempt.add(event)
                 if chunk is not None:
                     self.starts.say(attempt)
                     self._mail.chunk(attempt.task, chunk)
@@ -303,7 +303,7 @@ class Serving:
             self._loads.finished(attempt.task.model, event.id, event, self._clock())
 
     def _send_rest(self, attempt: Attempt) -> None:
-        for chunk in attempt.rest(self._clock()):
+        for chunk in attempt.rest():
             self._mail.chunk(attempt.task, chunk)
 
     def _end(self, attempt: Attempt, finish: Finish) -> None:

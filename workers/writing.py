@@ -13,17 +13,7 @@ from genie.contracts.inference import (
     Usage,
     Written,
 )
-from workers.coalesce import Coalescer
 from workers.engine.protocol import Finish, Piece
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Due:
-    """What is to be sent of an answer now."""
-
-    text: str = ""
-    tokens: int = 0
-    choices: tuple[Choice, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,8 +30,6 @@ class Writing:
     _texts: list[str] = field(default_factory=list)
     _tokens: int = 0
     _choices: list[Choice] = field(default_factory=list)
-    _sent: int = 0
-    _chunks: Coalescer = field(default_factory=Coalescer)
 
     def sampling(self, asked: Sampling, index: int) -> Sampling:
         """How to write it: each answer of a request has a random stream of its own."""
@@ -58,14 +46,6 @@ class Writing:
         self._texts.append(piece.text)
         self._tokens += piece.tokens
         self._choices += piece.choices
-
-    def due(self, piece: Piece, now: float) -> Due | None:
-        """What to send now that ``piece`` was added, if anything is due."""
-        return self._due(self._chunks.feed(piece.text, piece.tokens, now))
-
-    def rest(self, now: float) -> Due | None:
-        """What is held back, if anything."""
-        return self._due(self._chunks.flush(now))
 
     def untold_end(self) -> FinishReason | None:
         """Why it ended, to be told once."""
@@ -91,12 +71,6 @@ class Writing:
         if ended or finish is None or finish.fault is not None:
             return ended
         return None if finish.reason is FinishReason.CANCELLED else finish.reason
-
-    def _due(self, held: tuple[str, int] | None) -> Due | None:
-        if held is None:
-            return None
-        choices, self._sent = tuple(self._choices[self._sent :]), len(self._choices)
-        return Due(text=held[0], tokens=held[1], choices=choices)
 
 
 def begun(n: int, before: Sequence[Written]) -> list[Writing]:

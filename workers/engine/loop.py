@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from workers.engine.backend import Backend
+from workers.engine.coalesce import Coalescer
 from workers.engine.protocol import EngineEvent, EngineStats
 from workers.engine.wire import Cancel, Command, Stop, Submit
 
@@ -56,6 +57,7 @@ class Loop:
         self._backend = backend
         self._inbox = inbox
         self._emit = emit
+        self._pieces = Coalescer()
         self._stopping = False
         self._reported_at = 0.0
         self._reported: tuple[int, int] | None = None
@@ -82,7 +84,8 @@ class Loop:
     def _turn(self) -> None:
         batch: list[EngineEvent | EngineStats] = []
         if self._backend.is_busy:
-            batch.extend(self._backend.step())
+            events = self._backend.step()
+            batch.extend(self._pieces.feed(events, time.monotonic()))
         if self._stats_due():
             batch.append(self._report())
         if batch:

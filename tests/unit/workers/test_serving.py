@@ -46,8 +46,8 @@ def test_the_asker_hears_everything_in_order_and_the_cloud_no_chunks() -> None:
     stage = Stage()
     stage.take()
     stage.puppet.say("one")
-    for word in (" two", " three", " four", " five", " six"):
-        stage.puppet.say(word)
+    for words in (" two three four five", " six"):
+        stage.puppet.say(words)
     stage.puppet.finish()
     asker = stage.replies.events
     assert [type(e) for e in asker] == [Started, Chunk, Chunk, Chunk, Outcome]
