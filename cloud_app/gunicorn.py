@@ -40,7 +40,7 @@ def _check_schema() -> None:
 settings = read()
 
 wsgi_app = "cloud_app.app:create_app()"
-worker_class = "gthread"
+worker_class = "cloud_app.server.Server"
 workers = 1  # /metrics and the places for waiting requests are counted per process
 threads = settings.web_threads
 preload_app = False

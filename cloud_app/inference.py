@@ -5,7 +5,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
-from cloud_app import endings, jobs, ordering
+from cloud_app import endings, jobs, ordering, turns
 from cloud_app.asking import Text, Waiting, Watch
 from cloud_app.bus import Inbox
 from cloud_app.context import Context
@@ -67,6 +67,7 @@ def submit(ctx: Context, order: Order) -> Accepted:
         return Accepted(job=job, replayed=True, inbox=None)
     inbox = ctx.replies.expect(job.id) if order.mode is not Mode.ASYNC else None
     _publish(ctx, task, order.mode, is_first=True)
+    turns.leave()
     return Accepted(job=job, replayed=False, inbox=inbox, task=task)
 
 

@@ -88,8 +88,7 @@ def accept(ctx: Context, new: NewJob) -> tuple[JobRecord, bool]:
 
 def _insert(ctx: Context, new: NewJob) -> bool:
     if new.webhook is None:
-        with ctx.db.single() as connection:
-            return store.jobs.insert_alone(connection, new)
+        return store.jobs.insert_alone(ctx.db, new)
     with ctx.db.session() as session:
         return record(session, new)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import psycopg
+from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import (
@@ -18,7 +19,11 @@ from sqlalchemy.exc import (
     OperationalError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import (
+    ConnectionPoolEntry,
+    PoolProxiedConnection,
+    PoolResetState,
+)
 from sqlmodel import Session
 
 from genie.errors import DatabaseDown, SettingsError
@@ -91,6 +96,20 @@ class Database:
         with _translated(), self._asking.connect() as connection:
             yield connection
 
+    @contextmanager
+    def pooled(self) -> Iterator[PoolProxiedConnection]:
+        """A driver's connection from the pool, in no transaction; PostgreSQL only."""
+        with _translated():
+            pooled = self._engine.raw_connection()
+            try:
+                yield pooled
+            except psycopg.Error as error:
+                if getattr(pooled.dbapi_connection, "closed", False):
+                    pooled.invalidate(error)
+                raise
+            finally:
+                pooled.close()
+
     def ping(self) -> None:
         """Ask the database for nothing; raises `DatabaseDown`."""
         with self.reading() as session:
@@ -136,14 +155,21 @@ def _engine(url: URL) -> Engine:
         pool_size=10,
         max_overflow=10,
         pool_timeout=POOL_WAIT_S,
+        pool_reset_on_return=None,  # `_reset` does, where there is something to undo
         json_serializer=_dumps,
         json_deserializer=msgspec.json.decode,
         # a host that vanished is noticed in seconds, not in the kernel's 15 minutes
         connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "tcp_user_timeout": 10_000},
     )
+    event.listen(engine, "reset", _reset)
     event.listen(engine, "checkin", _note_use)
     event.listen(engine, "checkout", _check_rested)
     return engine
+
+
+def _reset(raw: Any, _entry: ConnectionPoolEntry, _state: PoolResetState) -> None:
+    if raw.pgconn.transaction_status != TransactionStatus.IDLE:
+        raw.rollback()
 
 
 def _note_use(_raw: object, entry: ConnectionPoolEntry) -> None:
@@ -200,10 +226,16 @@ def _translated() -> Iterator[None]:
     except DBAPIError as error:
         if not _is_outage(error):
             raise
-        raise DatabaseDown(
-            "the database cannot be reached; start it, or check GENIE_DATABASE_URL",
-            retry_after_s=RETRY_AFTER_S,
-        ) from error
+        raise _down() from error
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        raise _down() from error
+
+
+def _down() -> DatabaseDown:
+    return DatabaseDown(
+        "the database cannot be reached; start it, or check GENIE_DATABASE_URL",
+        retry_after_s=RETRY_AFTER_S,
+    )
 
 
 def _is_outage(error: DBAPIError) -> bool:

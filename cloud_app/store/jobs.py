@@ -4,18 +4,19 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Unpack
 
-from sqlalchemy import Connection, Update, case, func, null, or_, update
+from sqlalchemy import Update, case, func, null, or_, update
 from sqlalchemy.orm import defer
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import Select
 
 from cloud_app import tables
+from cloud_app.store import direct
+from cloud_app.store.database import Database
 from cloud_app.store.records import JobFilter, JobRecord, NewJob
 from cloud_app.store.statements import (
     changed,
     insert_new,
     insert_once,
-    insert_row,
 )
 from genie.contracts.inference import (
     Fault,
@@ -45,9 +46,9 @@ def insert(session: Session, new: NewJob) -> bool:
     return insert_once(session, Job, **_values(new))
 
 
-def insert_alone(connection: Connection, new: NewJob) -> bool:
+def insert_alone(db: Database, new: NewJob) -> bool:
     """`insert` as the one statement of its transaction."""
-    return insert_row(connection, Job, _values(new))
+    return direct.insert(db, Job, _values(new))
 
 
 def insert_all(session: Session, new: Sequence[NewJob]) -> int:

@@ -2,6 +2,7 @@
 
 import re
 import time
+from functools import lru_cache
 from urllib.parse import quote
 
 from flask import Flask, Response, current_app, g, request
@@ -84,15 +85,19 @@ def require_admin() -> None:
 def tell(job: JobRecord, *, worker: str | None = None, replayed: bool = False) -> None:
     """Say in the answer's headers which job, model and machines this is about."""
     facts = {
-        "x-genie-job-id": job.id,
         "x-genie-model": job.model,
         "x-genie-locality": job.locality,
         "x-genie-worker": worker or job.worker,
         "x-genie-replayed": "true" if replayed else None,
     }
-    g.facts = {
-        name: quote(value, safe=" :.-_/") for name, value in facts.items() if value
-    }
+    said = {name: _plain(value) for name, value in facts.items() if value}
+    g.facts = {"x-genie-job-id": job.id, **said}
+
+
+@lru_cache(1024)
+def _plain(value: str) -> str:
+    """A value as a header may hold it; names of workers and models come again."""
+    return quote(value, safe=" :.-_/")
 
 
 def _begin() -> None:

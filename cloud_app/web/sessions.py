@@ -5,7 +5,8 @@ import secrets
 import time
 from urllib.parse import urlsplit
 
-from flask import Flask, request, session
+from flask import Flask, Request, request, session
+from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 
 from cloud_app import auth
 from cloud_app.context import Context
@@ -18,8 +19,19 @@ LIFETIME_S = 12 * 3600.0
 CSRF_FIELD = "csrf"
 
 
+class Sessions(SecureCookieSessionInterface):
+    """Flask's own, without making ready to read a cookie that was not sent."""
+
+    def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
+        """The session of a request; an empty one where there is no cookie."""
+        if "HTTP_COOKIE" not in request.environ:
+            return self.session_class()
+        return super().open_session(app, request)
+
+
 def install(app: Flask, settings: CloudSettings) -> None:
     """Name and guard the cookie; ``__Host-`` only works over https."""
+    app.session_interface = Sessions()
     is_https = (settings.public_url or "").startswith("https://")
     app.config.update(
         SESSION_COOKIE_NAME="__Host-genie" if is_https else "genie",

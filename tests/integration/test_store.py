@@ -8,9 +8,11 @@ from functools import partial
 from typing import TypeVar
 
 import pytest
+from msgspec import structs
+from psycopg import DataError
 
 from cloud_app import auth, jobs, placement, recording, registry, silence, store
-from cloud_app.store.records import JobRecord
+from cloud_app.store.records import JobRecord, NewJob
 from fixtures.clouds import NOON, Cloud, outcome, started
 from fixtures.nodes import PostgresNode
 from genie.contracts.inference import JobState, Outcome
@@ -212,3 +214,48 @@ def _until(accepted: list[JobRecord], count: int) -> None:
             return
         pause.wait(0.05)
     raise TimeoutError(f"only {len(accepted)} jobs were accepted")
+
+
+def test_a_row_written_the_short_way_is_the_row_of_the_usual_way(cloud: Cloud) -> None:
+    labels = {"ünï": 'a "quoted" \\ ☃', "nul": "a\0b"}
+    made = replace(
+        cloud.new_job(idempotency_key="k☃", prompt="NUL \0"),
+        metadata=labels,
+        retain_h=0,
+        substituted="echo:large",
+    )
+    rows = []
+    for number, insert in enumerate((store.jobs.insert_alone, _the_usual_way)):
+        task = structs.replace(made.task, job_id=store.ids.new_id(NOON))
+        new = replace(made, task=task, idempotency_key=f"k☃{number}")
+        assert insert(cloud.ctx.db, new)
+        assert not insert(cloud.ctx.db, new)
+        rows.append(jobs.get(cloud.ctx, "acme", task.job_id))
+    short, usual = rows
+    assert short.metadata == labels
+    assert replace(short, id="", payload=None, idempotency_key="") == replace(
+        usual, id="", payload=None, idempotency_key=""
+    )
+
+
+def _the_usual_way(db: store.Database, new: NewJob) -> bool:
+    with db.session() as session:
+        return store.jobs.insert(session, new)
+
+
+def test_a_nul_where_no_column_takes_one_is_refused_whole(cloud: Cloud) -> None:
+    new = cloud.new_job(idempotency_key="cut\0here")
+    with pytest.raises(DataError):
+        store.jobs.insert_alone(cloud.ctx.db, new)
+
+
+def test_a_rollback_on_the_same_connection_costs_no_row(cloud: Cloud) -> None:
+    first = cloud.new_job()
+    assert store.jobs.insert_alone(cloud.ctx.db, first)
+    for _ in range(8):  # psycopg prepares what it sees often, and drops all of it
+        with pytest.raises(ZeroDivisionError), cloud.ctx.db.session() as session:
+            store.jobs.by_id(session, first.task.job_id)
+            raise ZeroDivisionError
+    with cloud.ctx.db.pooled() as pooled:
+        pooled.cursor().execute("DEALLOCATE ALL")
+    assert store.jobs.insert_alone(cloud.ctx.db, cloud.new_job())

@@ -1,9 +1,14 @@
 """Keys, join tokens and worker secrets."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
 import pytest
-from sqlmodel import select
+from sqlmodel import Session, select
 
 from cloud_app import auth, store, tables
+from cloud_app.store.records import KeyRecord
 from fixtures.clouds import Cloud
 from genie.errors import BadRequest, NotFound, Unauthorized
 
@@ -170,3 +175,21 @@ def test_what_was_changed_is_written_down_without_secrets(cloud: Cloud) -> None:
         ("cli", "join_token_created"),
         ("worker", "worker_joined"),
     ]
+
+
+def test_of_many_that_ask_at_once_with_one_key_one_asks_the_database(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, secret = auth.create_key(cloud.ctx, "acme", "laptop")
+    by_prefix, asked = store.keys.by_prefix, []
+
+    def look(session: Session, prefix: str) -> tuple[KeyRecord, str] | None:
+        asked.append(prefix)
+        time.sleep(0.02)  # so that the others come meanwhile
+        return by_prefix(session, prefix)
+
+    monkeypatch.setattr(store.keys, "by_prefix", look)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(partial(auth.authenticate, cloud.ctx), [secret] * 8))
+    assert found == [key] * 8
+    assert asked == [key.prefix]

@@ -34,7 +34,7 @@ def test_gunicorn_takes_every_setting_and_serves_as_many_threads_as_we_say(
         if name in config.settings:
             config.set(name, value)
 
-    assert config.worker_class_str == "gthread"
+    assert config.worker_class_str == "cloud_app.server.Server"
     assert config.threads == 99
     assert config.workers == 1
     assert config.control_socket_disable
