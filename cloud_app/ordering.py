@@ -214,7 +214,7 @@ def _new_job(
         route=endings.explain(route) | _reading(ctx, task),
         substituted=route.substituted,
         idempotency_key=order.idempotency_key,
-        body_sha256=_digest(order.body),
+        body_sha256=_digest(order.body) if order.idempotency_key else None,
         metadata=order.metadata,
         webhook=order.webhook,
         retain_h=_retain_h(order.key.org.retain_h, order.retain_h),

@@ -2,6 +2,7 @@
 
 import ssl
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
@@ -138,6 +139,7 @@ def _on_blocked(reason: str) -> NoReturn:
     raise BrokerBlocked(f"the broker blocks publishes: {reason}")
 
 
+@lru_cache(1024)  # each message to a queue needs its name, and each name is long made
 def model_queue(queue: str, model: str, work_class: WorkClass) -> kombu.Queue:
     """The broker queue of one model and class behind a logical queue."""
     return kombu.Queue(
