@@ -4,6 +4,8 @@ Threads, because most requests wait for a worker's answer. The application is lo
 after the fork: a broker connection that crosses a fork hangs both sides.
 """
 
+import gc
+
 from cloud_app import store
 from cloud_app.settings import CloudSettings
 from genie import catalog, env
@@ -27,6 +29,12 @@ def on_starting(_server: object) -> None:
         return  # requests get 503 until it is back
     except GenieError as error:
         raise SystemExit(f"genie: {error.message}") from None
+
+
+def post_worker_init(_worker: object) -> None:
+    """Leave what lives as long as the process out of every collection to come."""
+    gc.collect()
+    gc.freeze()
 
 
 def _check_schema() -> None:
