@@ -121,6 +121,7 @@ class Server(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         while True:
             self._turns.take()
             ready = self._ready.poll(maxevents=1)
+            self._turns.begin()
             with self._lock:
                 self._idle -= 1
                 if not self._idle and self._threads < self.cfg.threads:

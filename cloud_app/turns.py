@@ -5,35 +5,60 @@ and all would be published at the end. In turn, half of them are out in half the
 A thread that only waits from now on says so, and its turn is the next one's.
 """
 
+import time
 from queue import Empty, SimpleQueue
-from threading import local
+from threading import Lock, get_ident, local
 
 AT_ONCE = 3
 """One computes, one waits for the database, one reads its request."""
 
-PATIENCE_S = 0.05
-"""Nobody waits longer for a turn: whoever has it may be reading from a slow client."""
+PATIENCE_S = 0.1
+"""Whoever works longer on one request loses its turn and goes on without: it reads from
+a slow client, or sends a long answer."""
 
 
 class Turns:
     """Turns of one process, each held by one thread."""
 
-    def __init__(self, at_once: int = AT_ONCE) -> None:
+    def __init__(
+        self, at_once: int = AT_ONCE, *, patience_s: float = PATIENCE_S
+    ) -> None:
+        self._patience_s = patience_s
         self._free: SimpleQueue[None] = SimpleQueue()  # a semaphore costs ten times it
         for _ in range(at_once):
             self._free.put(None)
+        self._line = Lock()
+        self._began: dict[int, float] = {}  # by thread; the one that began first, first
 
     def take(self) -> None:
-        """Wait for a turn, but not for long; without one it goes on all the same."""
-        try:
-            self._free.get(timeout=PATIENCE_S)
-        except Empty:
-            return
+        """Wait for a turn."""
+        with self._line:  # who stands in line sleeps; only the first one looks around
+            while True:
+                try:
+                    self._free.get(timeout=self._patience_s)
+                    break
+                except Empty:
+                    if self._take_over():
+                        break
         _mine.turns = self
 
-    def give_back(self) -> None:
-        """The next one's turn."""
-        self._free.put(None)
+    def begin(self) -> None:
+        """There is something to work on; before, a turn is held for any time."""
+        self._began[get_ident()] = time.monotonic()
+
+    def end(self) -> None:
+        """The next one's turn, unless it was taken over."""
+        if self._began.pop(get_ident(), None) is not None:
+            self._free.put(None)
+
+    def _take_over(self) -> bool:
+        overdue = time.monotonic() - self._patience_s
+        for thread, began in tuple(self._began.items()):
+            if began > overdue:
+                break
+            if self._began.pop(thread, None) is not None:
+                return True
+        return False
 
 
 class _Mine(local):
@@ -47,4 +72,4 @@ def leave() -> None:
     """This thread goes to wait, or has ended: its turn, if it has one, is over."""
     turns, _mine.turns = _mine.turns, None
     if turns is not None:
-        turns.give_back()
+        turns.end()

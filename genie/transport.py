@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from functools import lru_cache
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -98,7 +99,7 @@ class Transport:
     def _once(self, call: Call, stream: bool) -> httpx2.Response:
         request = self._http.build_request(
             call.method,
-            call.path,
+            address(self.url, call.path),
             content=call.body if call.stream is None else call.stream(),
             params=dict(call.params) or None,
             headers=dict(call.headers),
@@ -138,6 +139,12 @@ class Body:
     def close(self) -> None:
         """Let the connection go."""
         self._response.close()
+
+
+@lru_cache(256)
+def address(url: str, path: str) -> httpx2.URL:
+    """A path of one cloud; taken apart once, which is a tenth of a call's time here."""
+    return httpx2.URL(url.rstrip("/") + path)
 
 
 def limits(call: Call) -> httpx2.Timeout:

@@ -15,6 +15,7 @@ from genie.errors import GenieError
 from genie.responses import error_of
 from genie.transport import (
     CONNECT_S,
+    address,
     headers,
     is_loopback,
     limits,
@@ -113,7 +114,7 @@ class AsyncTransport:
     async def _once(self, call: Call, stream: bool) -> httpx2.Response:
         request = self._http.build_request(
             call.method,
-            call.path,
+            address(self.url, call.path),
             content=call.body if call.stream is None else pieces(call.stream()),
             params=dict(call.params) or None,
             headers=dict(call.headers),

@@ -1,68 +1,97 @@
 import threading
 import time
+from collections.abc import Iterator
 
-from cloud_app.turns import PATIENCE_S, Turns, leave
+import pytest
 
+from cloud_app.turns import Turns, leave
 
-def took_s(turns: Turns) -> float:
-    began = time.monotonic()
-    turns.take()
-    return time.monotonic() - began
-
-
-def test_who_has_no_turn_goes_on_all_the_same() -> None:
-    turns = Turns(at_once=1)
-    turns.take()
-    other = threading.Thread(target=turns.take)
-    other.start()
-    other.join(timeout=PATIENCE_S + 10)
-    assert not other.is_alive()
-    leave()
+NOW_S, NEVER_S = 0.02, 60.0
 
 
-def test_a_turn_that_is_left_is_the_next_ones() -> None:
-    turns = Turns(at_once=1)
-    waiting, passed = threading.Event(), threading.Event()
+class Other:
+    """Another thread that wants a turn and leaves it when told."""
 
-    def wait() -> None:
-        waiting.set()
-        while took_s(turns) >= PATIENCE_S:
-            pass
-        leave()
-        passed.set()
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+        self.has_turn, self._may_end = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
 
-    turns.take()
-    other = threading.Thread(target=wait)
-    other.start()
-    assert waiting.wait(10)
-    leave()
-    assert passed.wait(10)
-    other.join(timeout=10)
-
-
-def test_leaving_twice_or_without_a_turn_gives_nobody_another() -> None:
-    turns, found = Turns(at_once=1), list[float]()
-    leave()
-    turns.take()
-    leave()
-    leave()
-    assert took_s(turns) < PATIENCE_S
-    other = threading.Thread(target=lambda: found.append(took_s(turns)))
-    other.start()
-    other.join(timeout=10)
-    leave()
-    assert found[0] >= PATIENCE_S
-
-
-def test_a_turn_not_had_is_not_given_back() -> None:
-    turns = Turns(at_once=1)
-    turns.take()
-
-    def pass_by() -> None:
-        turns.take()
+    def _run(self) -> None:
+        self._turns.take()
+        self._turns.begin()
+        self.has_turn.set()
+        self._may_end.wait(10)
         leave()
 
-    refused = threading.Thread(target=pass_by)
-    refused.start()
-    refused.join(timeout=10)
-    assert took_s(turns) >= PATIENCE_S
+    def end(self) -> None:
+        """Leave."""
+        self._may_end.set()
+        self._thread.join(10)
+
+
+@pytest.fixture
+def turns() -> Iterator[Turns]:
+    """One turn, and nobody has it; long work may keep it."""
+    yield Turns(at_once=1, patience_s=NEVER_S)
+    leave()
+
+
+def test_a_turn_that_is_left_is_the_next_ones(turns: Turns) -> None:
+    turns.take()
+    turns.begin()
+    other = Other(turns)
+    leave()
+    assert other.has_turn.wait(10)
+    other.end()
+
+
+def test_nobody_loses_a_turn_with_nothing_to_work_on() -> None:
+    turns = Turns(at_once=1, patience_s=NOW_S)
+    turns.take()
+    other = Other(turns)
+    assert not other.has_turn.wait(5 * NOW_S)
+    turns.begin()
+    leave()
+    other.end()
+
+
+def test_who_works_long_loses_the_turn_and_has_none_to_give() -> None:
+    turns = Turns(at_once=1, patience_s=NOW_S)
+    turns.take()
+    turns.begin()
+    other = Other(turns)
+    assert other.has_turn.wait(10)
+    leave()  # lost already
+    other.end()
+    turns.take()
+    third = Other(turns)  # there is still one turn, and it is taken
+    assert not third.has_turn.wait(5 * NOW_S)
+    turns.begin()
+    leave()
+    third.end()
+
+
+def test_leaving_twice_or_without_a_turn_gives_nobody_another(turns: Turns) -> None:
+    leave()
+    turns.take()
+    turns.begin()
+    leave()
+    leave()
+    first = Other(turns)
+    assert first.has_turn.wait(10)
+    second = Other(turns)
+    assert not second.has_turn.wait(5 * NOW_S)
+    first.end()
+    second.end()
+
+
+def test_many_in_line_all_have_their_turn(turns: Turns) -> None:
+    others = [Other(turns) for _ in range(8)]
+    for _ in range(200):
+        for other in others:
+            if other.has_turn.is_set():
+                other.end()
+        time.sleep(0.01)
+    assert all(other.has_turn.is_set() for other in others)
