@@ -1,3 +1,4 @@
+import gc
 import importlib
 import sys
 import types
@@ -74,3 +75,13 @@ def test_wrong_settings_end_the_process_with_all_their_names(
 
     assert "GENIE_WEB_THREADS" in str(ended.value)
     assert "GENIE_SECRET_KEY" in str(ended.value)
+
+
+def test_a_collection_does_not_go_through_the_application(database: str) -> None:
+    ours = loaded()
+    before = gc.get_freeze_count()
+    try:
+        ours.post_worker_init(None)
+        assert gc.get_freeze_count() > before
+    finally:
+        gc.unfreeze()
