@@ -159,8 +159,7 @@ def publish(
         properties["application_headers"] = dict(headers or {})
         coded = b""
     if not hasattr(channel, "hearers") or len(body) > SMALL_BYTES:
-        said = properties.pop("application_headers")
-        message = channel.prepare_message(body, headers=said, properties=properties)
+        message = _message(channel, body, properties)
         channel.basic_publish(message, exchange, key, mandatory=confirmed)
         return True
     number, coded = _number(channel), coded or _coded(properties)
@@ -169,6 +168,17 @@ def publish(
     if body:
         parts.append(_framed(BODY, number, body))
     return _write(channel, b"".join(parts), waits=waits)
+
+
+def _message(channel: "StdChannel", body: bytes, properties: dict[str, Any]) -> Any:
+    """The library's own, which wants to be given these three by name."""
+    return channel.prepare_message(
+        body,
+        content_type=properties.pop("content_type"),
+        content_encoding=properties.pop("content_encoding"),
+        headers=properties.pop("application_headers"),
+        properties=properties,
+    )
 
 
 def handler(connection: Any, callback: Callable[..., None]) -> Callable[[Frame], bool]:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from cloud_app.bus import Bus, OutcomeConsumer, Replies
 from fixtures.fleet import wait_until
@@ -25,7 +26,7 @@ from genie.contracts.inference import (
     WorkClass,
 )
 from genie.errors import DatabaseDown
-from genie.messaging import broker, envelope
+from genie.messaging import broker, envelope, light
 from genie.messaging.publisher import Letter, Publisher
 from genie.messaging.pump import Pump
 
@@ -166,6 +167,24 @@ def test_a_confirmed_letter_calls_back_once_the_broker_has_it(url: str) -> None:
     )
     assert sent.wait(WAIT_S)
     assert seen.get(timeout=WAIT_S).job_id == "job-2"
+    publisher.stop()
+    consumer.stop()
+
+
+@pytest.mark.parametrize("confirmed", [True, False])
+def test_an_outcome_larger_than_a_frame_arrives_in_its_turn(
+    url: str, confirmed: bool
+) -> None:
+    consumer, seen = _outcomes(url, lambda event: True)
+    publisher = Publisher(url, name="worker")
+    publisher.start()
+    large = replace(outcome("large"), text="x" * 4 * light.SMALL_BYTES)
+    events = [outcome("before"), large, outcome("after")]
+    for event in events:
+        body = codec.encode(event)
+        letter = Letter(to=topology.OUTCOMES, body=body, confirmed=confirmed)
+        publisher.send(letter)
+    assert [seen.get(timeout=WAIT_S) for _ in events] == events
     publisher.stop()
     consumer.stop()
 
