@@ -74,7 +74,7 @@ class Attempt:
     queue_s: float
     id: str = field(default_factory=lambda: f"{_RUN}{next(_numbers):012x}")
     lock: threading.RLock = field(default_factory=threading.RLock)
-    cancel: Callable[[], None] = lambda: None
+    engine: Engine | None = None
     is_over: bool = False
     has_started: bool = False
     resume: tuple[Written, ...] = ()
@@ -205,10 +205,11 @@ class Attempt:
         """Its message went to somebody else, with our connection; it goes on here."""
         return replace(self.given_back(at), goes_on=True)
 
-    def stop_in(self, engine: Engine) -> None:
-        """End what an engine still writes of it."""
-        for engine_id in self.in_engine:
-            engine.cancel(engine_id)
+    def cancel(self) -> None:
+        """End what its engine still writes of it."""
+        if self.engine is not None:
+            for engine_id in self.in_engine:
+                self.engine.cancel(engine_id)
 
     def add(self, piece: Piece) -> Chunk | None:
         """Keep a piece; the chunk to send, if somebody reads it."""

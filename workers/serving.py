@@ -251,7 +251,7 @@ class Serving:
 
     def _start(self, attempt: Attempt, loaded: Loaded) -> None:
         work_s = refusals.work_s(attempt.task, self._now())
-        attempt.cancel = lambda: attempt.stop_in(loaded.engine)
+        attempt.engine = loaded.engine
         # Held until the start is said or owed: no chunk may overtake it.
         with attempt.lock:
             self._enter(attempt)

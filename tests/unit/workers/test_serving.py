@@ -1,5 +1,6 @@
 """One request from delivery to ack, with an echo engine and a recording mail."""
 
+import gc
 import threading
 
 import msgspec
@@ -22,7 +23,7 @@ from genie.contracts.inference import (
 )
 from genie.messaging import envelope
 from unit.workers.serving_twins import BOUND_S, MODEL, NOW, Puppet, Stage, task
-from workers.attempt import state_of
+from workers.attempt import Attempt, state_of
 from workers.credits import BID_MOST
 from workers.engine.echo import EchoEngine
 from workers.engine.protocol import Finish
@@ -40,6 +41,28 @@ def test_the_message_is_acked_only_after_the_outcome_is_confirmed() -> None:
     assert outcome_letter.on_sent is not None
     outcome_letter.on_sent()
     assert stage.settled == ["ack"]
+
+
+def test_nothing_keeps_a_request_that_has_ended() -> None:
+    gc.collect()
+    gc.disable()  # what is not pointed at goes without it
+    try:
+        before = len(attempts())
+        stage = Stage()
+        for _ in range(3):
+            stage.take()
+            stage.puppet.say("one")
+            stage.puppet.finish()
+            stage.puppet.sink = lambda _event: None  # engines forget who has ended
+        stage.replies.letters.clear()
+        stage.events.letters.clear()  # of the last ones, who is told of the confirm
+        assert len(attempts()) == before
+    finally:
+        gc.enable()
+
+
+def attempts() -> list[object]:
+    return [one for one in gc.get_objects() if isinstance(one, Attempt)]
 
 
 def test_the_asker_hears_everything_in_order_and_the_cloud_no_chunks() -> None:
