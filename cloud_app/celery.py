@@ -9,17 +9,19 @@ from collections.abc import Callable
 from functools import cache, partial
 
 import celery
-from celery import bootsteps
+from celery import bootsteps, signals
+from celery.beat import Service
 from celery.worker import WorkController, state
+from celery.worker.consumer import Consumer
 
 from cloud_app import context, jobs, recording, schedule, store, tasks
 from cloud_app.bus import OutcomeConsumer
 from cloud_app.context import Context
 from cloud_app.settings import CloudSettings
-from genie import env, logs
+from genie import env, heap, logs
 from genie.errors import DatabaseDown, GenieError, SettingsError
 from genie.messaging import broker
-from genie.messaging.tasks import TRANSPORT_OPTIONS, make_celery
+from genie.messaging.tasks import make_celery, reach
 
 log = logs.logger("celery")
 
@@ -41,11 +43,8 @@ def make_app(read: Read) -> celery.Celery:
 def _settled(read: Read) -> dict[str, object]:
     """Celery settings that depend on ours; asked for when the process starts."""
     settings = read()
-    memory = {"polling_interval": broker.POLLING_INTERVAL_S}
-    is_memory = broker.is_memory(settings.broker_url)
     return {
-        "broker_url": settings.broker_url,
-        "broker_transport_options": memory if is_memory else TRANSPORT_OPTIONS,
+        **reach(settings.broker_url),
         "beat_schedule": schedule.entries(settings),
     }
 
@@ -132,3 +131,15 @@ def _from_environment() -> CloudSettings:
 
 
 app = make_app(_from_environment)
+
+
+@signals.worker_ready.connect  # type: ignore[untyped-decorator]  # celery has no types
+def _brain_ready(sender: Consumer, **_: object) -> None:
+    if sender.app is app:
+        heap.settle()
+
+
+@signals.beat_init.connect  # type: ignore[untyped-decorator]  # the same
+def _beat_ready(sender: Service, **_: object) -> None:
+    if sender.app is app:
+        heap.settle()

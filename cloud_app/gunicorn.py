@@ -4,11 +4,9 @@ Threads, because most requests wait for a worker's answer. The application is lo
 after the fork: a broker connection that crosses a fork hangs both sides.
 """
 
-import gc
-
 from cloud_app import store
 from cloud_app.settings import CloudSettings
-from genie import catalog, env
+from genie import catalog, env, heap
 from genie.errors import DatabaseDown, GenieError, SettingsError
 
 
@@ -32,9 +30,8 @@ def on_starting(_server: object) -> None:
 
 
 def post_worker_init(_worker: object) -> None:
-    """Leave what lives as long as the process out of every collection to come."""
-    gc.collect()
-    gc.freeze()
+    """The application is loaded, and no request has come yet."""
+    heap.settle()
 
 
 def _check_schema() -> None:

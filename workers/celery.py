@@ -12,8 +12,9 @@ from collections.abc import Sequence
 
 from celery import Celery, bootsteps, signals
 from celery.worker import WorkController
+from celery.worker.consumer import Consumer
 
-from genie import env, logs
+from genie import env, heap, logs
 from genie.contracts.fleet import Registered
 from genie.errors import CloudUnreachable, GenieError
 from genie.messaging import broker
@@ -138,6 +139,12 @@ def _prepare(instance: WorkController, **_: object) -> None:
 @signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]  # the same
 def _stopping(**_: object) -> None:
     boot.stop_sign()
+
+
+@signals.worker_ready.connect  # type: ignore[untyped-decorator]  # the same
+def _settle(sender: Consumer, **_: object) -> None:
+    if sender.app is app:
+        heap.settle()
 
 
 def main(argv: Sequence[str] = ()) -> int:

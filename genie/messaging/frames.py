@@ -14,9 +14,8 @@ from contextlib import contextmanager
 import kombu
 from amqp.exceptions import UnexpectedFrame
 from amqp.transport import SSLTransport, TCPTransport
-from kombu.transport import pyamqp
 
-from genie.messaging import light
+from genie.messaging import closing, light
 
 RECEIVE_BYTES = 65_536
 
@@ -130,7 +129,7 @@ class BufferedTransport(TCPTransport):  # type: ignore[misc]  # amqp has no type
             super().write(waiting[0] if len(waiting) == 1 else b"".join(waiting))
 
 
-class Channel(pyamqp.Channel):  # type: ignore[misc]  # kombu has no types
+class Channel(closing.Channel):
     """A channel that can also be heard the short way: `genie.messaging.light`."""
 
     def __init__(self, *arguments: object, **options: object) -> None:
@@ -138,6 +137,11 @@ class Channel(pyamqp.Channel):  # type: ignore[misc]  # kombu has no types
         super().__init__(*arguments, **options)
         # Kept: a closed connection would open a new one when asked for its transport.
         self.wire = self.connection.transport
+
+    def collect(self) -> None:
+        """Tear down; who hears messages holds the channel to settle them on."""
+        super().collect()
+        self.hearers.clear()
 
     def _on_basic_cancel_ok(self, tag: str) -> None:
         super()._on_basic_cancel_ok(tag)
@@ -149,7 +153,7 @@ class Channel(pyamqp.Channel):  # type: ignore[misc]  # kombu has no types
         return isinstance(self.wire, BufferedTransport)
 
 
-class Connection(pyamqp.Connection):  # type: ignore[misc]  # the same
+class Connection(closing.Connection):
     """An AMQP connection over a `BufferedTransport`, unless it is encrypted."""
 
     Channel = Channel
@@ -178,7 +182,7 @@ class Connection(pyamqp.Connection):  # type: ignore[misc]  # the same
         )
 
 
-class Transport(pyamqp.Transport):  # type: ignore[misc]  # the same
+class Transport(closing.Transport):
     """What `kombu.Connection` is given as its ``transport``."""
 
     Connection = Connection

@@ -5,9 +5,7 @@ from collections.abc import Iterable
 import celery
 import kombu
 
-from genie.messaging import broker
-
-TRANSPORT_OPTIONS = {"confirm_publish": True}
+from genie.messaging import broker, closing
 
 
 def make_celery(
@@ -55,13 +53,21 @@ def make_celery(
 
 
 def use_broker(app: celery.Celery, url: str) -> None:
-    """Point ``app`` at a broker, with the options its transport needs."""
-    memory = {"polling_interval": broker.POLLING_INTERVAL_S}
-    app.conf.broker_url = url
-    app.conf.broker_transport_options = (
-        memory if broker.is_memory(url) else TRANSPORT_OPTIONS
-    )
-    app.conf.broker_use_ssl = broker.tls(url)
+    """Point ``app`` at a broker."""
+    app.conf.update(reach(url))
+
+
+def reach(url: str) -> dict[str, object]:
+    """Celery's settings for a broker: its address and what the way there needs."""
+    if broker.is_memory(url):
+        polling = {"polling_interval": broker.POLLING_INTERVAL_S}
+        return {"broker_url": url, "broker_transport_options": polling}
+    return {
+        "broker_url": url,
+        "broker_transport": closing.Transport,
+        "broker_transport_options": {"confirm_publish": True},
+        "broker_use_ssl": broker.tls(url),
+    }
 
 
 def use_queues(app: celery.Celery, queues: tuple[kombu.Queue, ...]) -> None:

@@ -1,4 +1,3 @@
-import gc
 import importlib
 import sys
 import types
@@ -8,6 +7,7 @@ import pytest
 from gunicorn.config import Config
 
 from cloud_app import store
+from genie import heap
 
 
 @pytest.fixture
@@ -77,11 +77,12 @@ def test_wrong_settings_end_the_process_with_all_their_names(
     assert "GENIE_SECRET_KEY" in str(ended.value)
 
 
-def test_a_collection_does_not_go_through_the_application(database: str) -> None:
-    ours = loaded()
-    before = gc.get_freeze_count()
-    try:
-        ours.post_worker_init(None)
-        assert gc.get_freeze_count() > before
-    finally:
-        gc.unfreeze()
+def test_a_web_process_settles_once_its_application_is_loaded(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled: list[bool] = []
+    monkeypatch.setattr(heap, "settle", lambda: settled.append(True))
+    config = Config()
+    config.set("post_worker_init", loaded().post_worker_init)
+    config.post_worker_init(None)
+    assert settled == [True]

@@ -1,0 +1,71 @@
+"""What a settled process lets Python look at. In processes of their own."""
+
+import subprocess
+import sys
+
+import pytest
+
+SETTLE = "import gc, weakref, celery\nfrom genie import heap\nheap.settle()\n"
+
+
+def printed(program: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        check=True,
+        text=True,
+        timeout=60,
+    )
+    return done.stdout.strip()
+
+
+def test_what_was_loaded_is_not_looked_at_again() -> None:
+    looked_at = int(printed(SETTLE + "print(len(gc.get_objects()))"))
+    loaded = int(printed("import gc, celery; print(len(gc.get_objects()))"))
+    assert looked_at < loaded / 10
+
+
+def test_cycles_made_later_go_by_themselves_and_soon() -> None:
+    made = """
+class Made:
+    def __init__(self):
+        self.me = self
+alive = weakref.WeakSet()
+most = 0
+for _ in range(100_000):
+    alive.add(Made())
+    most = max(most, len(alive))
+print(most)
+"""
+    assert int(printed(SETTLE + made)) < 20_000
+
+
+def test_a_second_call_keeps_nothing_that_came_meanwhile() -> None:
+    made = """
+class Made: pass
+one = Made()
+one.me = one
+gone = weakref.ref(one)
+heap.settle()
+del one
+gc.collect()
+print(gone())
+"""
+    assert printed(SETTLE + made) == "None"
+
+
+@pytest.mark.parametrize("package", ["workers", "cloud_app"])
+def test_a_process_settles_once_its_own_app_is_ready(package: str) -> None:
+    program = f"""
+import gc
+from celery import signals
+from genie.messaging.tasks import make_celery
+from {package} import celery as ours
+class Consumer: pass
+for app in (make_celery("other"), ours.app):
+    sender = Consumer()
+    sender.app = app
+    signals.worker_ready.send(sender=sender)
+    print(gc.get_freeze_count() > 0)
+"""
+    assert printed(program).split() == ["False", "True"]
