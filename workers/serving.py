@@ -385,6 +385,7 @@ class Serving:
                     size,
                     self._clock(),
                     yields=attempt.yields,
+                    came_again=attempt.came_again,
                 )
                 size = 0  # one of several reads the prompt for all
 
