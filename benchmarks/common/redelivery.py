@@ -1,8 +1,10 @@
 """How long a killed consumer's messages take to another: ours, and raw pika's.
 
-Both count from the kill -9 to the moment the asker hears that another has it.
+Both count from the kill -9 to the moment the asker hears that another has it, and both
+listen meanwhile: to wait until the killed process is gone takes longer than either.
 """
 
+import os
 import signal
 import time
 import uuid
@@ -20,6 +22,9 @@ from genie.contracts.inference import Started
 
 REPLIES = "amq.rabbitmq.reply-to"
 PATIENCE_S = 30.0
+LOOK_S = 0.0005
+CALM_S = 0.3
+"""Between the probes' start and the kill: just after a burst nobody asks for more."""
 HOLDERS = ("one", "other")
 
 
@@ -77,7 +82,7 @@ class _PikaAsker:
         """Kill; seconds until each held message was taken by the other."""
         self._heard.clear()
         killed_at = time.monotonic()
-        holder.end(signal.SIGKILL, timeout_s=0.0)
+        os.kill(holder.pid, signal.SIGKILL)
         self._wait(len(held))
         return [at - killed_at for at, _name, number in self._heard if number in held]
 
@@ -123,9 +128,11 @@ class Probes:
             for job, event in began.items():
                 held[event.worker].append(job)
             victim = max(held, key=lambda name: len(held[name]))
+            time.sleep(CALM_S)
             killed_at = time.monotonic()
-            self._here.fleet.kill(victim)
-            again = _redelivered({job: inboxes[job] for job in held[victim]})
+            self._here.fleet.kill_leader(victim)
+            again = list(_redelivered({job: inboxes[job] for job in held[victim]}))
+            self._here.fleet.kill(victim)  # what is left of it
             return victim, [at - killed_at for at in again]
 
     @contextmanager
@@ -160,8 +167,9 @@ def _redelivered(inboxes: dict[str, Inbox]) -> Iterator[float]:
     while waiting:
         if time.monotonic() > deadline:
             raise TimeoutError("a probe of the killed worker was not begun again")
+        time.sleep(LOOK_S)
         for job, inbox in tuple(waiting.items()):
-            event = inbox.get(0.001)
+            event = inbox.get(0.0)
             if isinstance(event, Started) and event.redelivered:
                 del waiting[job]
                 yield time.monotonic()
