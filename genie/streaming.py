@@ -15,6 +15,7 @@ from genie.answers import (
 )
 from genie.calls import Call, Steps
 from genie.errors import (
+    CloudUnreachable,
     JobCancelled,
     JobFailed,
     Unavailable,
@@ -210,10 +211,10 @@ class Stream(Reading):
                 except Cut as cut:
                     self._source.close()
                     self._source = self._once_more(cut, self._way).again()
-        except (JobCancelled, UnknownJob) as error:
+        except (CloudUnreachable, JobCancelled, UnknownJob) as error:
             if self._cut is None:
                 raise
-            raise self._cut from error  # the cloud took it for our leaving
+            raise self._cut from error  # away, or it took the cut for our leaving
         except (GeneratorExit, KeyboardInterrupt):
             self.close()
             raise

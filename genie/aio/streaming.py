@@ -5,7 +5,7 @@ from typing import Protocol
 
 import anyio
 
-from genie.errors import JobCancelled, UnknownJob
+from genie.errors import CloudUnreachable, JobCancelled, UnknownJob
 from genie.schemas import Schema
 from genie.streaming import OnWait, Reading
 from genie.tries import Cut
@@ -90,10 +90,10 @@ class AsyncStream(Reading):
                 except Cut as cut:
                     await self._source.aclose()
                     self._source = await self._once_more(cut, self._way).again()
-        except (JobCancelled, UnknownJob) as error:
+        except (CloudUnreachable, JobCancelled, UnknownJob) as error:
             if self._cut is None:
                 raise
-            raise self._cut from error  # the cloud took it for our leaving
+            raise self._cut from error  # away, or it took the cut for our leaving
         except (GeneratorExit, anyio.get_cancelled_exc_class()):
             with anyio.move_on_after(CANCEL_S, shield=True):
                 await self.close()
