@@ -82,13 +82,13 @@ class Bus:
     def ask(self, task: InferenceTask, replies: Replies) -> None:
         """`publish` a task somebody waits for, without waiting for the confirm if that
         can be done: ``replies`` then says in its inbox if it did not come."""
-        queue = broker.model_queue(task.queue, task.model, task.work_class)
-        if queue.name not in self._declared:
+        name = topology.model_queue(task.queue, task.model, task.work_class)
+        if name not in self._declared:
             self.publish(task)
             return
         post = Post(
-            exchange=queue.exchange.name,
-            key=queue.routing_key,
+            exchange=task.queue,
+            key=topology.routing_key(task.model, task.work_class),
             body=envelope.pack(task),
             headers=envelope.headers(task),
         )
