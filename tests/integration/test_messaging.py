@@ -189,6 +189,40 @@ def test_an_outcome_larger_than_a_frame_arrives_in_its_turn(
     consumer.stop()
 
 
+def test_gathered_letters_arrive_in_order_with_those_of_other_threads(url: str) -> None:
+    consumer, seen = _outcomes(url, lambda event: True)
+    publisher = Publisher(url, name="worker")
+    publisher.start()
+    confirmed: list[str] = []
+
+    def send(job_id: str) -> None:
+        body = codec.encode(outcome(job_id))
+        told = partial(confirmed.append, job_id)
+        publisher.send(
+            Letter(to=topology.OUTCOMES, body=body, confirmed=True, on_sent=told)
+        )
+
+    send("first")  # its line is open then
+    assert seen.get(timeout=WAIT_S).job_id == "first"
+    wait_until(lambda: confirmed == ["first"], WAIT_S, "the first is confirmed")
+    with publisher.gathered():
+        send("one")
+        other = threading.Thread(target=send, args=("other",))
+        other.start()
+        other.join(WAIT_S)
+        assert not other.is_alive(), "it waited for who gathers"
+        send("two")
+        assert confirmed == ["first"]
+    assert [seen.get(timeout=WAIT_S).job_id for _ in range(3)] == [
+        "one",
+        "other",
+        "two",
+    ]
+    wait_until(lambda: len(confirmed) == 4, WAIT_S, "all are confirmed")
+    publisher.stop(WAIT_S)
+    consumer.stop()
+
+
 def test_many_confirmed_letters_go_at_once_and_in_order(url: str) -> None:
     consumer, seen = _outcomes(url, lambda event: True)
     publisher = Publisher(url, name="worker")

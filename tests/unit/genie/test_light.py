@@ -255,3 +255,42 @@ def test_who_must_not_wait_joins_what_is_held_back() -> None:
     writing.write(b"two")
     writing.uncork()
     assert sock.sent == [b"onetwo"]
+
+
+def test_what_was_gathered_leaves_at_once_and_never_waits() -> None:
+    writing, sock = transport()
+    writing.cork()
+    for part in (b"one", b"two", b"three"):
+        assert writing.write_soon(part)
+    assert sock.sent == []
+    assert writing.uncork_soon()
+    assert sock.sent == [b"onetwothree"]
+    writing.cork()
+    sock.room = 2
+    assert writing.write_soon(b"four")
+    assert not writing.uncork_soon()
+    assert sock.sent[1:] == [b"fo"]
+    writing.flush()
+    assert b"".join(sock.sent[1:]) == b"four"
+    assert writing.uncork_soon()
+
+
+def test_what_is_held_leaves_first_with_what_is_written_next() -> None:
+    writing, sock = transport()
+    writing.hold(b"ack")
+    assert sock.sent == []
+    writing.write(b"next")
+    assert sock.sent == [b"acknext"]
+    writing.hold(b"last")
+    writing.flush()
+    assert sock.sent == [b"acknext", b"last"]
+
+
+def test_a_held_ack_is_what_the_library_writes() -> None:
+    held: list[bytes] = []
+    wire = Wire()
+    channel = wire.channel()
+    channel.wire = SimpleNamespace(hold=held.append)
+    light.ack(channel, 7, is_held=True)
+    assert held == [by_library(spec.Basic.Ack, "Lb", (7, False))]
+    assert wire.written == b""
