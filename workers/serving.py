@@ -9,13 +9,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from types import TracebackType
 
 from genie import logs
 from genie.contracts.inference import Fault, InferenceTask, JobState, Written
 from genie.errors import CodecError
 from workers import crashes, refusals
 from workers.attempt import Attempt, Delivery, Me, task_of
+from workers.border import Border
 from workers.cancels import Cancels
 from workers.credits import Load
 from workers.engine.errors import EngineBusy, EngineGone
@@ -34,30 +34,6 @@ delivery counts towards the broker's limit of a job."""
 
 # Bids are no secret: the system's randomness would be asked for at every request.
 _random = random.Random()  # noqa: S311
-
-
-class _Border:
-    """One request's surprise must neither kill the thread that serves all others nor
-    come back for ever: it ends this job. A class, since every event passes here."""
-
-    __slots__ = ("_attempt", "_serving")
-
-    def __init__(self, serving: "Serving", attempt: Attempt) -> None:
-        self._serving, self._attempt = serving, attempt
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool:
-        if not isinstance(error, Exception):
-            return False
-        self._serving.spoil(self._attempt, error)
-        return True
 
 
 class Serving:
@@ -100,7 +76,7 @@ class Serving:
             delivery.reject()
             return
         attempt = self._attempt(task, delivery)
-        with _Border(self, attempt):
+        with Border(attempt, self._spoil):
             self._admit(attempt)
 
     def tend(self) -> None:
@@ -108,7 +84,7 @@ class Serving:
         with self._lock:
             parked, self._parked = self._parked, []
         for attempt in parked:
-            with _Border(self, attempt):
+            with Border(attempt, self._spoil):
                 self._admit(attempt)
         self.starts.tend(self._clock())
 
@@ -132,7 +108,7 @@ class Serving:
         old = self._find(job_id)
         if old is None or (loaded := self._ready().get(old.task.model)) is None:
             return
-        with _Border(self, old), old.lock:
+        with Border(old, self._spoil), old.lock:
             if old.is_over:
                 return
             log.info("resumed", job=job_id, characters=length(answers))
@@ -268,7 +244,7 @@ class Serving:
 
     def _hear(self, attempt: Attempt, event: EngineEvent) -> None:
         """Take one event, in the engine's own thread."""
-        with _Border(self, attempt), attempt.lock:
+        with Border(attempt, self._spoil), attempt.lock:
             if attempt.is_over:
                 return
             if isinstance(event, Piece):
@@ -363,7 +339,7 @@ class Serving:
             requeue()
         self._leave(attempt)
 
-    def spoil(self, attempt: Attempt, error: Exception) -> None:
+    def _spoil(self, attempt: Attempt, error: Exception) -> None:
         """End a job on which we failed ourselves, with the class of the error."""
         kind = type(error).__name__
         log.error("internal_error", job=attempt.task.job_id, error=kind, exc_info=error)
