@@ -168,11 +168,6 @@ class Attempt:
         )
 
     @property
-    def came_again(self) -> bool:
-        """True when a worker that is gone had the message before."""
-        return self.delivery.redelivered and not self.resume
-
-    @property
     def is_first(self) -> bool:
         """True when nothing is known of an earlier attempt at this job."""
         return not (self.delivery.redelivered or self.resume or self.task.crashes)

@@ -7,10 +7,6 @@ from workers.credits import PREFILL_MOST_S, Load, bid
 from workers.engine.protocol import Finish
 from workers.reading import Reading
 
-AGAIN_MOST_S = 0.25
-"""Seconds of reading up to which what comes again is taken without a pause. More, and
-the worker that is back first after a restart of the broker would take all there is."""
-
 
 @dataclass(slots=True)
 class _InHand:
@@ -18,19 +14,12 @@ class _InHand:
 
     ``yielding`` are those that may have to wait for others in the middle.
     ``is_shut``: a prompt came after which no other was asked for.
-    ``asks_on``: the latest came again, from a worker that died with others in hand.
     """
 
     begun: dict[str, float] = field(default_factory=dict)
     yielding: set[str] = field(default_factory=set)
     reading: Reading = field(default_factory=Reading)
     is_shut: bool = False
-    asks_on: bool = False
-
-    def queued_s(self, now: float) -> float:
-        """Seconds of reading before another prompt's turn, as far as they count."""
-        left_s = self.reading.left_s(now)
-        return 0.0 if self.asks_on and left_s < AGAIN_MOST_S else left_s
 
     def is_full(self, now: float) -> bool:
         """True while another prompt would be read sooner elsewhere."""
@@ -52,25 +41,15 @@ class Loads:
         self._lock = Lock()
 
     def begin(
-        self,
-        model: str,
-        request: str,
-        size: int,
-        now: float,
-        *,
-        yields: bool = False,
-        came_again: bool = False,
+        self, model: str, request: str, size: int, now: float, *, yields: bool = False
     ) -> None:
         """An engine gets a request; ``size`` is its message's, in bytes.
 
-        ``yields`` says that the engine stops it for more urgent ones. One that
-        ``came_again`` has waited already, and so have those behind it: the next is
-        asked for at once, not when this one is read, up to `AGAIN_MOST_S`.
+        ``yields`` says that the engine stops it for more urgent ones.
         """
         with self._lock:
             here = self._models.setdefault(model, _InHand())
             here.begun[request] = now
-            here.asks_on = came_again
             if yields:
                 here.yielding.add(request)
             here.reading.begin(request, size, now)
@@ -108,7 +87,7 @@ class Loads:
         """A ready model with this many slots; ``dither`` is random in [0, 1)."""
         with self._lock:
             here = self._models.get(model) or _InHand()
-            in_flight, left_s = len(here.begun), here.queued_s(now)
+            in_flight, left_s = len(here.begun), here.reading.left_s(now)
             yielding, speed = len(here.yielding), here.reading.speed(now)
         offer = bid(speed, in_flight=in_flight, slots=slots, dither=dither)
         return Load(

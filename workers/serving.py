@@ -361,7 +361,6 @@ class Serving:
                     size,
                     self._clock(),
                     yields=attempt.yields,
-                    came_again=attempt.came_again,
                 )
                 size = 0  # one of several reads the prompt for all
 

@@ -1,7 +1,5 @@
 """What an engine has in hand, counted by the worker that gave it."""
 
-import pytest
-
 from genie.contracts.inference import FinishReason, Usage
 from workers.credits import BID_MOST, PREFILL_MOST_S, Load, bid
 from workers.engine.protocol import Finish
@@ -74,23 +72,6 @@ def test_a_long_prompt_is_known_as_such_before_the_engine_has_looked_at_it() -> 
     assert seen(loads, now=5.5).prefill_queued_s == 1.5
     assert loads.heard(MODEL, "long", now=7.0)
     assert seen(loads, now=7.0).prefill_queued_s == 0.0
-
-
-def test_what_comes_again_is_taken_without_a_pause_for_a_quarter_of_a_second() -> None:
-    loads = learnt()  # a thousand bytes a second
-    loads.begin(MODEL, "again", 100, now=5.0, came_again=True)
-    assert seen(loads, now=5.0).prefill_queued_s == 0.0
-    loads.begin(MODEL, "one more", 100, now=5.0, came_again=True)
-    assert seen(loads, now=5.0).prefill_queued_s == 0.0
-    loads.begin(MODEL, "too much", 100, now=5.0, came_again=True)
-    assert seen(loads, now=5.0).prefill_queued_s == pytest.approx(0.3)
-
-
-def test_the_first_new_request_ends_the_hurry() -> None:
-    loads = learnt()
-    loads.begin(MODEL, "again", 100, now=5.0, came_again=True)
-    loads.begin(MODEL, "new", 10, now=5.0)
-    assert seen(loads, now=5.0).prefill_queued_s == pytest.approx(0.11)
 
 
 def test_only_the_token_that_makes_room_for_another_prompt_is_news() -> None:
