@@ -12,8 +12,8 @@ def settle() -> None:
     Libraries leave cycles behind: a statement of SQLAlchemy, a lost connection of
     Celery. Python looks at everything only when there is a quarter more than there was,
     and every time at all code ever imported: so a worker grew by some 10 MiB between
-    two looks, and each stopped all of its threads for a tenth of a second. Without
-    what stays anyway a look takes milliseconds, and can be had more often.
+    two looks, and in web each stopped all threads for a tenth of a second. Without what
+    stays anyway a look takes milliseconds, and can be had more often.
 
     A second call does nothing: what came meanwhile must be able to go.
     """
