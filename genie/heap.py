@@ -1,6 +1,16 @@
 """How a process that lives for months lets Python look for garbage."""
 
+import ctypes
 import gc
+
+LARGE_BYTES = 128 * 1024
+"""What is at least as large is the kernel's again once it is free."""
+
+ARENAS = 2
+"""Python lets one thread allocate at a time; glibc gives each a heap of its own."""
+
+M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
+"""glibc's names of the two for `mallopt`."""
 
 OLDEST_EVERY = 2
 """Collections of the middle-aged until one of all; Python's own word is 10."""
@@ -24,3 +34,16 @@ def settle() -> None:
     youngest, middle, _ = gc.get_threshold()
     gc.set_threshold(youngest, middle, OLDEST_EVERY)
     gc.collect()  # from here on it counts from what is not frozen
+    _give_back()
+
+
+def _give_back() -> None:
+    """Have glibc keep no holes of the size of a connection's buffer.
+
+    It learns from the first such buffer that is freed to take the next from its heaps,
+    where whatever comes to lie behind them keeps their place.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # other libraries of C have none, and no such habit
+        mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
+        mallopt(M_ARENA_MAX, ARENAS)

@@ -54,6 +54,24 @@ print(gone())
     assert printed(SETTLE + made) == "None"
 
 
+def test_buffers_that_were_freed_are_the_kernel_s_again() -> None:
+    made = """
+import resource
+def held():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+del (_ := [bytearray(2**20)])[:]
+before, kept, gone = held(), [], []
+for _ in range(200):
+    gone.append(bytearray(131_064))
+    kept.append(bytes(1_000))
+gone.clear()
+print(held() - before)
+"""
+    # Not all: room that the heap had already is taken first, and stays its own.
+    assert int(printed(SETTLE + made)) < 8 * 2**20
+    assert int(printed(SETTLE.replace("heap.settle()", "") + made)) > 16 * 2**20
+
+
 @pytest.mark.parametrize("package", ["workers", "cloud_app"])
 def test_a_process_settles_once_its_own_app_is_ready(package: str) -> None:
     program = f"""
