@@ -1,6 +1,7 @@
 """The brain's Celery app reads its settings when the process starts."""
 
 import importlib
+import ssl
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from cloud_app import celery as brain
 from cloud_app import context
 from fixtures.clouds import Cloud
 from genie import topology
+from genie.messaging import closing
 
 
 def test_celery_finds_the_app_by_the_packages_name() -> None:
@@ -65,3 +67,12 @@ def test_a_brain_refuses_an_old_schema_with_the_command(
     step.stop(None)
     assert ended.value.code == 1
     assert "run `genie db upgrade`" in said[0]["reason"]
+
+
+def test_celery_checks_the_brokers_certificate_as_everybody_does(cloud: Cloud) -> None:
+    settings = replace(cloud.ctx.settings, broker_url="amqps://rabbit.example//")
+    app = brain.make_app(lambda: settings)
+    opened = app.connection_for_write()
+    assert opened.ssl["server_hostname"] == "rabbit.example"
+    assert opened.ssl["cert_reqs"] is ssl.CERT_REQUIRED
+    assert opened.transport_cls is closing.Transport
