@@ -64,6 +64,7 @@ def submit(ctx: Context, order: Order) -> Accepted:
     task = new.task
     job, created = jobs.accept(ctx, new)
     if not created:
+        turns.leave()
         return Accepted(job=job, replayed=True, inbox=None)
     inbox = ctx.replies.expect(job.id) if order.mode is not Mode.ASYNC else None
     _publish(ctx, task, order.mode, is_first=True)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 
-from cloud_app import jobs, store
+from cloud_app import jobs, store, turns
 from cloud_app.asking import Text, Waiting, outcome_of
 from cloud_app.bus import Inbox
 from cloud_app.context import Context
@@ -69,6 +69,7 @@ class Listening:
             log.warning("listener_waits", job_id=job.id, error=str(error))
 
     def _heard(self, inbox: Inbox) -> Iterator[Text]:
+        turns.leave()
         until = time.monotonic() + LOOK_S
         while (left_s := until - time.monotonic()) > 0:
             event = inbox.get(left_s)

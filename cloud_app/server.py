@@ -39,6 +39,7 @@ class Server(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         self._listeners: dict[int, socket.socket] = {}
         self._shut: set[int] = set()
         self._resting: dict[int, TConn] = {}  # the one that rests longest comes first
+        self.keepalived_conns = self._resting  # when many rest, gunicorn keeps no more
         self._turns = turns.Turns()
         self._threads = self._idle = 0
 
@@ -112,10 +113,17 @@ class Server(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             self._leave(conn)
 
     def _hire(self) -> None:
-        """One thread more; the lock is held."""
+        """One thread more, if the system has one for us; the lock is held."""
+        try:
+            Thread(target=self._work, name="genie-web", daemon=True).start()
+        except RuntimeError as error:
+            if not self._threads:
+                raise
+            # who hires has work in hand, which would be lost with it
+            self.log.error("No thread could be started: %s", error)
+            return
         self._threads += 1
         self._idle += 1
-        Thread(target=self._work, name="genie-web", daemon=True).start()
 
     def _work(self) -> None:
         while True:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from cloud_app import jobs, store
+from cloud_app import jobs, store, turns
 from cloud_app.context import Context
 from cloud_app.store.attempts import AttemptRecord
 from cloud_app.store.records import AnyOrg, JobRecord
@@ -109,6 +109,7 @@ def _follow(
         if job.state.is_terminal:
             return
         yield None
+        turns.leave()
         time.sleep(LOOK_S)
         try:
             job, entries = read(ctx, job.org, job.id)

@@ -35,7 +35,7 @@ class Turns:
         with self._line:  # who stands in line sleeps; only the first one looks around
             while True:
                 try:
-                    self._free.get(timeout=self._patience_s)
+                    self._free.get(timeout=self._until_overdue_s())
                     break
                 except Empty:
                     if self._take_over():
@@ -51,9 +51,14 @@ class Turns:
         if self._began.pop(get_ident(), None) is not None:
             self._free.put(None)
 
+    def _until_overdue_s(self) -> float:
+        now = time.monotonic()
+        first = min(self._began.copy().values(), default=now)
+        return max(0.0, first + self._patience_s - now)
+
     def _take_over(self) -> bool:
         overdue = time.monotonic() - self._patience_s
-        for thread, began in tuple(self._began.items()):
+        for thread, began in self._began.copy().items():
             if began > overdue:
                 break
             if self._began.pop(thread, None) is not None:

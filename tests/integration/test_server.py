@@ -165,9 +165,10 @@ def _lets_in(web: Web) -> bool:
 
 
 def test_more_connections_than_allowed_wait_outside(start: Start) -> None:
-    web = start("--worker-connections", "3")
-    inside = [web.connect() for _ in range(3)]
+    web = start("--worker-connections", "5")
+    inside = [web.connect() for _ in range(5 - THREADS)]
     assert {ask(client, "/i") for client in inside} == {b"/i"}
+    inside += [web.connect() for _ in range(THREADS)]
     with web.connect() as outside:
         send(outside, "/j")
         outside.settimeout(1)
@@ -178,6 +179,26 @@ def test_more_connections_than_allowed_wait_outside(start: Start) -> None:
         assert heard(outside) == b"/j"
     for client in inside:
         client.close()
+
+
+def test_connections_that_rest_leave_room_for_others(start: Start) -> None:
+    web = start("--worker-connections", "5", "--keep-alive", "60")
+    clients = [web.connect() for _ in range(5 - THREADS)]
+    assert {ask(client, "/l") for client in clients} == {b"/l"}
+    wait_until(lambda: _is_let_go(web), 10, "one that would rest too is let go")
+    for client in clients:
+        assert ask(client, "/n") == b"/n"
+        client.close()
+
+
+def _is_let_go(web: Web) -> bool:
+    with web.connect() as client:
+        assert ask(client, "/m") == b"/m"
+        client.settimeout(1)
+        try:
+            return client.recv(1) == b""
+        except TimeoutError:  # the last one had its answer and did not rest yet
+            return False
 
 
 def test_a_request_that_wants_to_exit_costs_no_thread(start: Start) -> None:

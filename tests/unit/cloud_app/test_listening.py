@@ -9,6 +9,7 @@ from cloud_app.asking import Text, Waiting
 from cloud_app.bus import Inbox
 from cloud_app.listening import Listening
 from cloud_app.store.records import JobRecord
+from cloud_app.turns import Turns
 from fixtures.clouds import Cloud, outcome
 from genie.contracts.inference import Chunk, JobState, Outcome
 from genie.errors import BrokerDown, JobFailed
@@ -84,6 +85,22 @@ def test_a_listener_hears_what_is_new_and_then_the_end(
     assert isinstance(items[-1], Outcome)
     assert items[-1].state is JobState.COMPLETED
     assert cloud.ctx.replies._inboxes == {}
+
+
+def test_a_listener_that_waits_has_left_its_turn(cloud_with_replies: Cloud) -> None:
+    cloud = cloud_with_replies
+    job = cloud.job()
+    one = Turns(at_once=1)
+    one.take()
+    one.begin()
+    hear(
+        cloud,
+        job,
+        lambda: assert_true(cloud.start(job, "a")),
+        says(cloud, "one"),
+        lambda: assert_true(not one._began),
+        lambda: assert_true(cloud.finish(job, "one")),
+    )
 
 
 def assert_true(is_true: bool) -> None:

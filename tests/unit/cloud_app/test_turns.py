@@ -95,3 +95,12 @@ def test_many_in_line_all_have_their_turn(turns: Turns) -> None:
                 other.end()
         time.sleep(0.01)
     assert all(other.has_turn.is_set() for other in others)
+
+
+def test_nobody_waits_for_a_turn_that_is_overdue(turns: Turns) -> None:
+    turns.take()
+    turns.begin()
+    turns._began = dict.fromkeys(turns._began, time.monotonic() - 2 * NEVER_S)
+    other = Other(turns)
+    assert other.has_turn.wait(10)
+    other.end()
