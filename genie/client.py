@@ -25,6 +25,7 @@ from genie.steps import asking
 from genie.steps.asking import Question
 from genie.streaming import OnWait, Stream
 from genie.transport import Body, Clock, Transport
+from genie.tries import pauses, pausing
 from genie.work import Work
 
 if TYPE_CHECKING:
@@ -284,8 +285,10 @@ class _Way:
 
     def __init__(self, transport: Transport, job_id: str) -> None:
         self._transport, self._job_id = transport, job_id
+        self._pauses = pauses()
 
     def again(self) -> Body:
+        self._transport.run(pausing(next(self._pauses)))
         return self._transport.open(retold(self._job_id))
 
     def cancel(self) -> None:

@@ -62,7 +62,7 @@ class Reading:
         self.job_id = job_id
         self._on_wait, self._schema = on_wait, schema
         self._events, self._answer = Events(), Assembly()
-        self._given = self._skip = 0
+        self._given, self._again = "", 0
         self._has_come = False
         self._cut: Cut | None = None
         self._result: Result | None = None
@@ -102,8 +102,9 @@ class Reading:
 
     def _begin_again(self) -> None:
         """What comes now tells all from its start: what was given is skipped."""
+        self._given = max(self._given, self._answer.text, key=len)
+        self._again = 0  # how much of that was told again
         self._events, self._answer = Events(), Assembly()
-        self._skip = self._given
 
     def _take(self, line: str) -> str:
         """The new text of a line, "" for none. Raises the error it carries."""
@@ -119,10 +120,15 @@ class Reading:
         return ""
 
     def _new(self, piece: str) -> str:
-        new = piece[self._skip :]
-        self._skip -= min(self._skip, len(piece))
-        self._given += len(new)
-        return new
+        known = piece[: len(self._given) - self._again]
+        if not self._given.startswith(known, self._again):
+            raise JobFailed(
+                "another worker took over and writes another answer; the job goes on: "
+                "read its result when it has ended",
+                code="stream_broken",
+            )
+        self._again += len(known)
+        return piece[len(known) :]
 
     def _check(self) -> None:
         """Raise `Cut` when the lines ended before the answer did."""
@@ -288,12 +294,16 @@ class Assembly:
         self._tokens.extend((choice.logprobs and choice.logprobs.content) or ())
         return piece
 
+    @property
+    def text(self) -> str:
+        """What it says so far."""
+        return "".join(self._pieces)
+
     def result(self, schema: Schema | None = None) -> Result:
         """The whole answer; raises `JobFailed` when the worker gave up on it."""
         if self._finish_reason == "error":
             raise JobFailed("the worker could not finish the answer; ask again")
-        text, calls = "".join(self._pieces), tuple(self._calls)
-        message = Content(content=text, tool_calls=calls)
+        message = Content(content=self.text, tool_calls=tuple(self._calls))
         choice = Choice(
             message=message,
             finish_reason=self._finish_reason,

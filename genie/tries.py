@@ -119,6 +119,11 @@ class Wait:
             yield Pause(seconds=pause)
 
 
+def pausing(seconds: float) -> Steps[None]:
+    """Nothing but a pause."""
+    yield Pause(seconds=seconds)
+
+
 def pauses(longest_s: float = LONGEST_PAUSE_S) -> Iterator[float]:
     """Seconds between two looks at a job: 0.05, growing by half to 1.
 

@@ -26,6 +26,7 @@ from genie.steps import asking
 from genie.steps.asking import Question
 from genie.streaming import OnWait
 from genie.transport import Clock
+from genie.tries import pauses, pausing
 
 if TYPE_CHECKING:
     from httpx2 import AsyncBaseTransport
@@ -225,8 +226,10 @@ class _Way:
 
     def __init__(self, transport: AsyncTransport, job_id: str) -> None:
         self._transport, self._job_id = transport, job_id
+        self._pauses = pauses()
 
     async def again(self) -> AsyncBody:
+        await self._transport.run(pausing(next(self._pauses)))
         return await self._transport.open(retold(self._job_id))
 
     async def cancel(self) -> None:

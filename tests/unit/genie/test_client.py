@@ -205,3 +205,16 @@ def test_asking_without_a_cloud_names_the_next_step() -> None:
         genie.submit("hi")
     with pytest.raises(errors.SettingsError, match="genie up"):
         genie.stream("hi")
+
+
+def test_a_stream_that_breaks_again_and_again_comes_back_ever_later() -> None:
+    def broken() -> httpx2.Response:
+        headers = {"x-genie-job-id": "01a"}
+        return httpx2.Response(200, headers=headers, text=": queued position=1\n")
+
+    rounds = iter([*(broken() for _ in range(5)), errors.CloudUnreachable("away")])
+    twin = twin_of({CHAT: broken(), "GET /v1/jobs/01a/stream": rounds})
+    with pytest.raises(errors.CloudUnreachable, match="ended in the middle"):
+        list(twin.client().stream("hi"))
+    assert len(twin.slept) == 6
+    assert twin.slept == sorted(set(twin.slept))

@@ -132,6 +132,22 @@ def test_what_comes_in_larger_pieces_the_second_time_is_given_once(
     assert pieces == ["Hel", "lo, you"]
 
 
+def test_an_answer_that_another_worker_begins_anew_is_not_sewn_on(
+    reading: Reading,
+) -> None:
+    road = Road(Source(chunk("Good"), chunk(" morning"), LAST, END))
+    with pytest.raises(errors.JobFailed, match="another answer"):
+        reading(Source(chunk("Hel"), chunk("lo")), road, None)
+    assert road.cancels == 0
+
+
+def test_each_connection_is_held_to_all_that_was_given(reading: Reading) -> None:
+    road = Road(Source(chunk("H")), Source(chunk("He")), Source(*WHOLE))
+    pieces, _result = reading(Source(chunk("Hel")), road, None)
+
+    assert pieces == ["Hel", "lo, ", "you"]
+
+
 def test_a_connection_that_brings_nothing_is_the_last(reading: Reading) -> None:
     road = Road(Source(), Source(*WHOLE))
     with pytest.raises(errors.CloudUnreachable, match="cut"):
