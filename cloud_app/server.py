@@ -200,6 +200,7 @@ class Server(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         except BaseException:
             self._leave(conn)
             raise
+        turns.leave()  # the client closes when it likes, within two seconds
         self._leave(conn, graceful=True)
 
     def _rest(self, conn: TConn) -> None:
