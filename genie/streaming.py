@@ -93,8 +93,9 @@ class Reading:
         return self._cut is not None and not self._is_read
 
     def _once_more(self, cut: Cut, way: W | None) -> W:
-        """How to come back; raises ``cut`` when the last connection brought nothing."""
-        if way is None or not self._has_come:
+        """How to come back; raises ``cut`` when the last connection brought nothing, or
+        was closed by us."""
+        if way is None or not self._has_come or self._is_closed:
             raise cut
         self._cut, self._has_come = cut, False
         self._begin_again()
@@ -162,7 +163,7 @@ class Stream(Reading):
     ``result`` holds the whole answer once the last piece was read. Leaving early
     with `close` (or a ``with`` block) cancels the job. A connection that breaks is made
     anew and goes on where it was; `CloudUnreachable` when the cloud took the break for
-    your leaving.
+    your leaving, `JobFailed` when another worker has begun another answer meanwhile.
 
     >>> story = client.stream("Tell a short story.")
     >>> "".join(story)

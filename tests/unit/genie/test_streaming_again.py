@@ -194,3 +194,17 @@ def test_leaving_the_first_connection_says_enough(reading: Reading) -> None:
 
     assert first.is_closed
     assert road.cancels == 0
+
+
+def test_a_stream_that_is_closed_while_it_is_read_does_not_come_back() -> None:
+    class Closed(Source):
+        def lines(self) -> Iterator[str]:
+            yield chunk("Hel")
+            stream.close()  # from another thread, which breaks what is read here
+            raise Cut("closed")
+
+    road = Road(Source(*WHOLE))
+    stream = Stream(Closed(), way=road, job_id="01a")
+    with pytest.raises(errors.CloudUnreachable, match="closed"):
+        list(stream)
+    assert road.made == []
