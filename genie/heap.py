@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+from functools import cache
 
 LARGE_BYTES = 128 * 1024
 """What is at least as large is the kernel's again once it is free."""
@@ -16,6 +17,7 @@ OLDEST_EVERY = 2
 """Collections of the middle-aged until one of all; Python's own word is 10."""
 
 
+@cache  # not by what is frozen: Python 3.12 starts with some objects that are
 def settle() -> None:
     """Look no more at what the process has loaded; call it when that is ready.
 
@@ -27,8 +29,6 @@ def settle() -> None:
 
     A second call does nothing: what came meanwhile must be able to go.
     """
-    if gc.get_freeze_count():
-        return
     gc.collect()
     gc.freeze()
     youngest, middle, _ = gc.get_threshold()
