@@ -115,10 +115,7 @@ class Serving:
             self._free(old)
             old.cancel()
             self._mail.given_back(old.given_back(self._now()))
-            new = old.resumed(answers)
-            self._start(new, loaded)
-        if self._cancels.has(job_id, self._clock()):  # it came in between
-            new.cancel()
+            self._start(old.resumed(answers), loaded)
 
     def say(self, job_id: str, to: str, name: str) -> None:
         """Tell somebody who came later what is written of a job, if it still runs."""
@@ -241,6 +238,8 @@ class Serving:
                 self._requeue(attempt, type(error).__name__)
                 return
             self.starts.owe(attempt)
+        if self._cancels.has(attempt.task.job_id, self._clock()):  # it came meanwhile
+            attempt.cancel()
 
     def _hear(self, attempt: Attempt, event: EngineEvent) -> None:
         """Take one event, in the engine's own thread."""
