@@ -111,19 +111,24 @@ class Nest:
     def _spawn(self) -> None:
         self.pipe, theirs = Pipe.pair()
         command = [sys.executable, "-P", "-m", "workers.engine.child"]
-        self.child = subprocess.Popen(
-            [
-                *(*command, str(theirs.fileno()), str(os.getpid())),
-                *([WARM] if self.is_warm else []),
-            ],
-            env=child_environment(self.site.cuda_devices, self.site.threads),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            pass_fds=(theirs.fileno(),),
-            # Ctrl-C and group signals are for the worker, which then closes us.
-            start_new_session=True,
-        )
-        theirs.close()
+        try:
+            self.child = subprocess.Popen(
+                [
+                    *(*command, str(theirs.fileno()), str(os.getpid())),
+                    *([WARM] if self.is_warm else []),
+                ],
+                env=child_environment(self.site.cuda_devices, self.site.threads),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                # Ctrl-C and group signals are for the worker, which then closes us.
+                start_new_session=True,
+            )
+        except OSError:
+            self.pipe.close()
+            raise
+        finally:
+            theirs.close()
 
 
 def child_environment(cuda_devices: str, threads: int) -> dict[str, str]:

@@ -140,6 +140,8 @@ class EngineProcess:
     def close(self) -> None:
         """Stop the child, by force after a bound; what runs fails as closed."""
         self._closing = True
+        if self._nest.failure is not None:
+            return  # there never was a child
         self._send(Stop())
         if self._nest.is_mine:
             return

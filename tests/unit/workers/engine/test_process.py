@@ -19,6 +19,7 @@ from workers import engine as engines
 from workers.engine import Bounds, Loaded
 from workers.engine.errors import EngineBusy, EngineGone, LoadFailed
 from workers.engine.nest import Nest, Site, child_environment
+from workers.engine.pipe import Pipe
 from workers.engine.process import EngineProcess
 from workers.engine.protocol import Piece
 from workers.engine.wire import Load
@@ -217,6 +218,26 @@ def test_a_death_while_loading_is_a_failed_load() -> None:
     assert failure.fault.code == "engine_died"
     assert "SIGKILL" in failure.fault.message
     assert exits.faults == []
+
+
+def test_a_child_that_cannot_be_started_is_a_failed_load_and_keeps_no_pipe(
+    monkeypatch: pytest.MonkeyPatch, start: Make
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise BlockingIOError("no more processes")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    made: list[Pipe] = []
+    pair = Pipe.pair
+
+    def watched() -> tuple[Pipe, Pipe]:
+        made.extend(ends := pair())
+        return ends
+
+    monkeypatch.setattr(Pipe, "pair", watched)
+    with pytest.raises(LoadFailed, match="no more processes"):
+        start()
+    assert [end.fileno() for end in made] == [-1, -1]
 
 
 @pytest.mark.parametrize(("slots", "named"), [(0, "slots"), (-1, "slots")])
