@@ -11,7 +11,8 @@ import struct
 import threading
 from collections import deque
 
-READ_BYTES = 262_144
+READ_BYTES = 65_536
+"""For more, malloc asks the kernel for memory anew, read after read."""
 
 _HEAD = struct.Struct("<I")
 
@@ -64,11 +65,8 @@ class Pipe:
 
     def frames(self) -> list[bytes]:
         """All whole frames that are here; raises `EOFError` when no more can come."""
-        with contextlib.suppress(BlockingIOError):
-            read = self._socket.recv(READ_BYTES, socket.MSG_DONTWAIT)
-            if not read and not self._whole:
-                raise EOFError
-            self._ahead += read
+        if self._has_ended() and not self._whole:
+            raise EOFError
         whole, self._whole = self._whole, []
         begin = at = 0
         while len(self._ahead) - at >= _HEAD.size:
@@ -80,6 +78,22 @@ class Pipe:
             at = end
         del self._ahead[:at]
         return whole
+
+    def _has_ended(self) -> bool:
+        """Read all that is here; true when that was nothing, and nothing will come."""
+        is_new = False
+        try:
+            while read := self._socket.recv(READ_BYTES, socket.MSG_DONTWAIT):
+                self._ahead += read
+                is_new = True
+                if len(read) < READ_BYTES:
+                    return False
+        except BlockingIOError:
+            return False
+        except OSError:
+            if not is_new:  # else its last words first
+                raise
+        return not is_new
 
     def frame(self, timeout_s: float | None = None) -> bytes | None:
         """The next frame; None when it does not begin to come in time."""

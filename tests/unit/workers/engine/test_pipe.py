@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from workers.engine.pipe import Pipe
+from workers.engine.pipe import READ_BYTES, Pipe
 
 LARGE = b"x" * 5_000_000
 
@@ -60,6 +60,17 @@ def test_half_a_frame_is_kept_until_the_rest_comes(pipe: Ends) -> None:
     assert read(theirs, 1) == [b"words"]
 
 
+def test_all_that_is_here_comes_at_once_however_much_it_is(pipe: Ends) -> None:
+    ours, theirs = pipe
+    sent = [b"x" * (READ_BYTES // 2), b"y" * READ_BYTES]  # a socket takes that many
+    for frame in sent:
+        ours.send(frame)
+    ours.close()
+    assert theirs.frames() == sent
+    with pytest.raises(EOFError):
+        theirs.frames()
+
+
 def test_one_frame_at_a_time_leaves_the_others(pipe: Ends) -> None:
     ours, theirs = pipe
     for frame in (b"one", b"two", b"three"):
@@ -89,6 +100,17 @@ def test_the_end_of_the_other_side_is_heard_after_its_last_words(pipe: Ends) -> 
     assert theirs.frame(1.0) == b"last"
     with pytest.raises(EOFError):
         theirs.frame(1.0)
+
+
+def test_last_words_are_heard_of_one_that_ended_without_listening(pipe: Ends) -> None:
+    ours, theirs = pipe
+    theirs.send(b"never read")  # so that the end of the other one is an error here
+    last = b"x" * (READ_BYTES - 4)  # one read, and no sign that there is no more
+    ours.send(last)
+    ours.close()
+    assert theirs.frames() == [last]
+    with pytest.raises((EOFError, OSError)):
+        theirs.frames()
 
 
 def test_a_closed_pipe_takes_nothing_more(pipe: Ends) -> None:
