@@ -5,11 +5,11 @@ each method by itself. Here one read takes what has arrived, and what is written
 `corked` leaves in one write. Plain sockets only: TLS goes py-amqp's own way.
 """
 
+import contextlib
 import socket
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import kombu
 from amqp.exceptions import UnexpectedFrame
@@ -119,6 +119,9 @@ class BufferedTransport(TCPTransport):  # type: ignore[misc]  # amqp has no type
             sent = self.sock.send(frame, socket.MSG_DONTWAIT)
         except BlockingIOError:
             sent = 0
+        except OSError:
+            self._fail()
+            raise
         if sent < len(frame):
             self._waiting.append(frame[sent:])
         return not self._waiting
@@ -126,7 +129,19 @@ class BufferedTransport(TCPTransport):  # type: ignore[misc]  # amqp has no type
     def _flush(self) -> None:
         if self._waiting:
             waiting, self._waiting = self._waiting, []
-            super().write(waiting[0] if len(waiting) == 1 else b"".join(waiting))
+            try:
+                self._write(waiting[0] if len(waiting) == 1 else b"".join(waiting))
+            except OSError:
+                self._fail()
+                raise
+
+    def _fail(self) -> None:
+        """Let who reads find the end, whichever thread wrote: half a frame may be out,
+        and a connection called lost here would be opened anew unseen, by kombu."""
+        opened = self.sock
+        if opened is not None:
+            with contextlib.suppress(OSError):
+                opened.shutdown(socket.SHUT_RDWR)
 
 
 class Channel(closing.Channel):
@@ -212,7 +227,7 @@ def drain(connection: kombu.Connection) -> None:
         opened.blocking_read()
 
 
-@contextmanager
+@contextlib.contextmanager
 def corked(connection: kombu.Connection) -> Iterator[None]:
     """Let all that is written within leave at once at the end, or before a wait."""
     transport = getattr(connection.connection, "transport", None)

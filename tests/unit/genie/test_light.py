@@ -1,5 +1,6 @@
 """Our short way of speaking AMQP says, byte for byte, what the library says."""
 
+import socket
 import struct
 from types import SimpleNamespace
 from typing import Any
@@ -157,7 +158,7 @@ class Sock:
     def __init__(self, *pieces: bytes) -> None:
         self.pieces = list(pieces)
         self.sent: list[bytes] = []
-        self.room = 1_000_000
+        self.room, self.is_broken = 1_000_000, False
 
     def recv(self, _most: int) -> bytes:
         if not self.pieces:
@@ -165,13 +166,23 @@ class Sock:
         return self.pieces.pop(0)
 
     def send(self, data: bytes, _flags: int) -> int:
+        self._check()
         if self.room == 0:
             raise BlockingIOError
         self.sent.append(data[: self.room])
         return len(self.sent[-1])
 
     def sendall(self, data: bytes) -> None:
+        self._check()
         self.sent.append(bytes(data))
+
+    def shutdown(self, how: int) -> None:
+        assert how == socket.SHUT_RDWR
+        self.pieces = [b""]
+
+    def _check(self) -> None:
+        if self.is_broken:
+            raise BrokenPipeError
 
 
 def transport(*pieces: bytes) -> tuple[BufferedTransport, Sock]:
@@ -246,6 +257,22 @@ def test_who_must_not_wait_leaves_the_rest_to_who_may() -> None:
     assert not writing.write_soon(b"later")
     writing.write(b"!")
     assert b"".join(sock.sent) == b"allhalfmorelater!"
+
+
+@pytest.mark.parametrize("writes", ["flush", "uncork_soon"])
+def test_a_write_that_failed_in_any_thread_is_the_end_for_who_reads(
+    writes: str,
+) -> None:
+    writing, sock = transport()
+    writing.connected = True
+    sock.is_broken = True
+    writing.hold(b"ack")
+    with pytest.raises(BrokenPipeError):
+        getattr(writing, writes)()
+    # Not said by us: kombu would open another connection behind the reader's back.
+    assert writing.connected
+    with pytest.raises(ConnectionResetError):
+        writing.read_frame()
 
 
 def test_who_must_not_wait_joins_what_is_held_back() -> None:
