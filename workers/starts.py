@@ -25,6 +25,8 @@ class Starts:
 
     def owe(self, attempt: Attempt) -> None:
         """It runs; said at once unless it is the job's first attempt."""
+        if attempt.is_over:  # the engine refused it while it was given to it
+            return
         self._owed[attempt.id] = attempt
         if not attempt.is_first:
             self.say(attempt)

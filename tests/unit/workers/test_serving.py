@@ -251,6 +251,18 @@ def test_a_cancel_that_comes_while_a_job_starts_reaches_its_engine() -> None:
     assert stage.puppet.cancelled == [stage.puppet.requests[0].id]
 
 
+def test_what_an_engine_refuses_at_once_is_not_said_to_have_started() -> None:
+    class Strict(Puppet):
+        def submit(self, request: EngineRequest, sink: Sink) -> None:
+            super().submit(request, sink)
+            self.finish(FinishReason.ERROR, Fault(code="invalid_request", message=""))
+
+    stage = Stage(Strict())
+    stage.take()
+    stage.wait()
+    assert stage.events.events == [stage.outcome]
+
+
 def test_another_fingerprint_than_asked_for_fails_naming_both() -> None:
     stage = Stage()
     stage.take(fingerprint="gf1-b")
