@@ -1,6 +1,7 @@
 """What is left of a connection that was lost: nothing, and without the collector."""
 
 import gc
+import socket
 import uuid
 import weakref
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from fixtures.fleet import wait_until
 from fixtures.nodes import RabbitNode
 from fixtures.proxy import Proxy
 from genie import topology
-from genie.messaging import broker, closing, light
+from genie.messaging import broker, closing, frames, light
 from genie.messaging.confirms import Confirms
 from genie.messaging.publisher import Letter, Publisher
 from genie.messaging.pump import Pump
@@ -108,6 +109,18 @@ def test_a_closed_connection_refuses_and_does_not_open_itself(
         with pytest.raises(RecoverableConnectionError):
             use()
     assert not opened.connected
+
+
+def test_a_write_that_fails_leaves_the_loss_to_who_reads(rabbitmq_url: str) -> None:
+    with of_ours(rabbitmq_url) as connection:
+        broker.connect(connection)
+        channel, opened = connection.channel(), connection.connection
+        opened.sock.shutdown(socket.SHUT_WR)
+        with pytest.raises(BrokenPipeError):
+            light.ack(channel, 1)
+        assert connection.connection is opened, "kombu has opened another one"
+        with pytest.raises(ConnectionResetError):
+            frames.drain(connection)
 
 
 def test_pumps_and_publishers_that_lose_their_connections_keep_none(
