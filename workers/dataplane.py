@@ -310,6 +310,7 @@ class DataPlane:
         with contextlib.suppress(OSError, RecoverableConnectionError):
             light.ack(channel, tag, is_held=True)
             # It leaves with what our thread writes next. Looked at after it was held,
-            # so that either that turn comes soon or it has seen this one.
-            if self._look_at - time.monotonic() > SOON_S:
+            # so that either that turn comes soon or it has seen this one. One that is
+            # overdue waits for the broker.
+            if abs(self._look_at - time.monotonic()) > SOON_S:
                 light.flush(channel)
