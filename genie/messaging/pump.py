@@ -113,7 +113,10 @@ class Pump:
         )
         errors = connection.connection_errors + connection.channel_errors
         try:
-            self._serve(connection, self._open(connection))
+            try:
+                self._serve(connection, self._open(connection))
+            finally:
+                self._drop(connection)
         except (*errors, OSError) as error:
             log.warning("connection_lost", name=self._name, error=repr(error))
         except Exception as error:
@@ -121,8 +124,6 @@ class Pump:
             # hears nothing; what was in hand comes again on the next connection.
             kind = type(error).__name__
             log.critical("consumer_failed", name=self._name, error=kind, exc_info=True)
-        finally:
-            self._drop(connection)
 
     def _open(self, connection: kombu.Connection) -> "StdChannel":
         broker.connect(connection)
