@@ -116,7 +116,7 @@ def test_a_write_that_fails_leaves_the_loss_to_who_reads(rabbitmq_url: str) -> N
         broker.connect(connection)
         channel, opened = connection.channel(), connection.connection
         opened.sock.shutdown(socket.SHUT_WR)
-        with pytest.raises(BrokenPipeError):
+        with pytest.raises(ConnectionError):  # which one, the broker decides
             light.ack(channel, 1)
         assert connection.connection is opened, "kombu has opened another one"
         with pytest.raises(ConnectionResetError):
