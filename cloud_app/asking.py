@@ -176,6 +176,8 @@ class Watch:
         return self._end(JobState.TIMEOUT, fault)
 
     def _start(self, event: Started) -> None:
+        if self._splice.knows(event.attempt_id):
+            return  # sent twice, by a worker that lost its connection
         self._begin(event)
         self._splice.begin(event.attempt_id, event.resumed)
         if event.resumed or not self._splice.has_given:

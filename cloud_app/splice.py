@@ -89,9 +89,13 @@ class Splice:
         """True once the reader has some text."""
         return any(one.text for one in self.given)
 
+    def knows(self, attempt_id: str) -> bool:
+        """True when an attempt has begun, whether it was replaced since or not."""
+        return attempt_id in (self._attempt, *self._ended)
+
     def begin(self, attempt_id: str, resumed: Sequence[int] = ()) -> None:
         """A worker began, so many characters on; earlier attempts are ignored."""
-        if attempt_id in (self._attempt, *self._ended):
+        if self.knows(attempt_id):
             return
         if self._attempt is not None:
             self._ended.add(self._attempt)
@@ -100,9 +104,9 @@ class Splice:
             strand.begin(resumed[index] if index < len(resumed) else 0)
 
     def take(self, chunk: Chunk) -> Written:
-        """The part of a chunk that is new to the reader."""
+        """The part of a chunk that is new to the reader; none of one sent twice."""
         self.begin(chunk.attempt_id)
-        if chunk.attempt_id != self._attempt:
+        if chunk.attempt_id != self._attempt or chunk.seq < self._seq:
             return Written()
         if chunk.seq != self._seq:
             raise BrokenAnswer(f"chunk {self._seq} of the answer was lost")

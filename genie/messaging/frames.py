@@ -87,6 +87,11 @@ class BufferedTransport(TCPTransport):  # type: ignore[misc]  # amqp has no type
         with self._writing:
             self._waiting.append(frame)
 
+    @property
+    def is_holding(self) -> bool:
+        """True while something waits to be written."""
+        return bool(self._waiting)
+
     def cork(self) -> None:
         """Hold back what is written from now on."""
         with self._writing:

@@ -7,7 +7,7 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -29,6 +29,11 @@ RETRY_FIRST_S, RETRY_MOST_S = 0.1, 5.0
 LOOK_S = 2.0
 """How often an idle publisher looks at its connection."""
 
+KEPT_S = 1.0
+"""How long a plain letter is kept after its write: what the kernel took, a connection
+that broke meanwhile may not have brought. The broker reads nothing of a connection that
+it closes, and whoever writes hears of that a moment late."""
+
 MOST_AT_ONCE = 64
 """Letters of one write; more would make the first of them wait for the last."""
 
@@ -40,6 +45,7 @@ class Letter:
     ``confirmed`` letters are durable, waited for, and sent again until a queue has
     them; then ``on_sent`` runs in the publisher's thread. ``queue`` is declared first:
     a letter to a queue that is not there would hold up all that come after it.
+    Plain ones may come twice where a connection was lost: readers drop the second.
     """
 
     to: str
@@ -218,6 +224,7 @@ class _Line:
         self._confirms: Confirms[Letter] | None = None
         self._rest: list[Letter] = []
         self._plain: list[Letter] = []
+        self._kept: deque[tuple[Letter, float]] = deque()
         self._checked_at = time.monotonic()
 
     @property
@@ -226,7 +233,8 @@ class _Line:
         waiting = self._confirms.waiting if self._confirms else []
         known = set(map(id, waiting))  # the one whose writing failed stands in both
         rest = [letter for letter in self._rest if id(letter) not in known]
-        return [*waiting, *self._plain, *rest]
+        kept = [letter for letter, _at in self._kept]
+        return [*waiting, *kept, *self._plain, *rest]
 
     @property
     def is_owing(self) -> bool:
@@ -270,7 +278,9 @@ class _Line:
         when it will have to be sent again, on another line."""
         channel = self._channels[letter.confirmed]
         if self._confirms is None or not letter.confirmed:
-            return self._write(channel, letter, waits=False)
+            is_out = self._write(channel, letter, waits=False)
+            self._keep([letter])
+            return is_out
         try:
             write = partial(self._write, channel, letter, waits=False)
             return self._confirms.send(letter, write)
@@ -291,6 +301,7 @@ class _Line:
                 self._publish(self._rest[0])
                 del self._rest[0]
         sent, self._plain = self._plain, []
+        self._keep(letter for letter in sent if not letter.confirmed)
         if self._confirms is not None:
             sent += self._confirms.take()
         return sent
@@ -301,6 +312,16 @@ class _Line:
             self._connection.release()
         except self.errors:
             self._connection.collect()
+
+    def _keep(self, letters: Iterable[Letter]) -> None:
+        if self._is_memory:
+            return
+        now = time.monotonic()
+        wire = getattr(self._channels.get(False), "wire", None)
+        is_out = not (isinstance(wire, frames.BufferedTransport) and wire.is_holding)
+        while is_out and self._kept and now - self._kept[0][1] > KEPT_S:
+            self._kept.popleft()
+        self._kept.extend((letter, now) for letter in letters)
 
     def _listen(self) -> None:
         with contextlib.suppress(TimeoutError):  # half a frame: the rest will come

@@ -2,6 +2,8 @@
 
 import gc
 import socket
+import threading
+import time
 import uuid
 import weakref
 from collections.abc import Callable, Iterator
@@ -141,6 +143,36 @@ def test_pumps_and_publishers_that_lose_their_connections_keep_none(
     publisher.stop()
     pump.stop()
     assert alive() == []
+
+
+def test_letters_survive_that_the_broker_closes_their_connection(
+    rabbitmq: RabbitNode, rabbitmq_url: str
+) -> None:
+    name = f"kept-{uuid.uuid4().hex[:6]}"
+    with of_ours(rabbitmq_url) as connection:
+        channel = connection.channel()
+        kombu.Queue(name, kombu.Exchange(""), name, expires=60_000)(channel).declare()
+    publisher = Publisher(rabbitmq_url, name="kept.post")
+    publisher.start()
+
+    def close() -> None:
+        for _ in range(LOSSES):
+            close_all(rabbitmq, rabbitmq_url)
+
+    closing_them = threading.Thread(target=close)
+    closing_them.start()
+    sent = 0
+    while closing_them.is_alive():
+        with publisher.gathered():
+            for _ in range(4):
+                publisher.send(Letter(to=name, body=b"%d" % sent))
+                sent += 1
+        time.sleep(0.004)
+    publisher.stop(WAIT_S)
+    with of_ours(rabbitmq_url) as connection:
+        channel = connection.channel()
+        got = [int(m.body) for m in iter(partial(channel.basic_get, name, True), None)]
+    assert list(dict.fromkeys(got)) == list(range(sent))
 
 
 def test_a_worker_whose_network_is_cut_keeps_no_connection(

@@ -66,6 +66,19 @@ def test_a_lost_chunk_breaks_the_answer() -> None:
         splice.take(chunk("a", 2, "three"))
 
 
+def test_a_chunk_that_was_sent_twice_is_given_once() -> None:
+    splice = Splice()
+    seqs = (0, 0, 1, 0, 1, 2)
+    assert [splice.take(chunk("a", n, "xyz"[n])).text for n in seqs] == [
+        "x",
+        "",
+        "y",
+        "",
+        "",
+        "z",
+    ]
+
+
 def test_a_final_text_that_differs_breaks_the_answer() -> None:
     splice = Splice()
     splice.take(chunk("a", 0, "one"))

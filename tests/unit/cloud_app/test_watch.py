@@ -205,6 +205,26 @@ def test_an_attempt_before_any_text_was_given_needs_no_one_to_go_on(
     assert cloud.bus.resumed == []
 
 
+@pytest.mark.parametrize("repeats", [True, False])
+def test_what_a_worker_sent_twice_is_told_once_and_asks_nobody(
+    cloud: Cloud, job: JobRecord, repeats: bool
+) -> None:
+    texts, outcome, _ = told(
+        cloud.ctx,
+        job,
+        began(job, "a"),
+        said(job, "a", 0, "one"),
+        began(job, "a"),
+        said(job, "a", 0, "one"),
+        said(job, "a", 1, " two"),
+        ended(job, "a", "one two"),
+        repeats=repeats,
+    )
+    assert texts == ["one", " two"]
+    assert outcome.state is JobState.COMPLETED
+    assert cloud.bus.resumed == []
+
+
 def test_an_answer_survives_one_loss_after_another(
     cloud: Cloud, job: JobRecord
 ) -> None:
