@@ -4,14 +4,11 @@ import ctypes
 import gc
 from functools import cache
 
-LARGE_BYTES = 128 * 1024
-"""What is at least as large is the kernel's again once it is free."""
-
 ARENAS = 2
 """Python lets one thread allocate at a time; glibc gives each a heap of its own."""
 
-M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8
-"""glibc's names of the two for `mallopt`."""
+M_ARENA_MAX = -8
+"""glibc's name of it for `mallopt`."""
 
 OLDEST_EVERY = 2
 """Collections of the middle-aged until one of all; Python's own word is 10."""
@@ -34,16 +31,16 @@ def settle() -> None:
     youngest, middle, _ = gc.get_threshold()
     gc.set_threshold(youngest, middle, OLDEST_EVERY)
     gc.collect()  # from here on it counts from what is not frozen
-    _give_back()
+    _share_heaps()
 
 
-def _give_back() -> None:
-    """Have glibc keep no holes of the size of a connection's buffer.
+def _share_heaps() -> None:
+    """Have glibc keep few heaps: in each, what lies behind a hole keeps its place.
 
-    It learns from the first such buffer that is freed to take the next from its heaps,
-    where whatever comes to lie behind them keeps their place.
+    Never fix from what size on memory is the kernel's (``M_MMAP_THRESHOLD``), though
+    that leaves fewer holes: what web reads for many slow clients grew page by new page,
+    and one that kept pace beside them waited for seconds (P14).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # other libraries of C have none, and no such habit
-        mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
         mallopt(M_ARENA_MAX, ARENAS)
