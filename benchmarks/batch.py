@@ -21,7 +21,7 @@ import psycopg
 from benchmarks.common import site
 from benchmarks.common.figures import Board, Rounds, is_quick, p99
 from benchmarks.common.sse import Reader
-from cloud_app.batching.lines import CHUNK_LINES
+from cloud_app.batches.lines import CHUNK_LINES
 from fixtures.fleet import wait_until
 from genie import Batch, Client
 from genie.contracts.batch import BatchState

@@ -40,7 +40,7 @@ from benchmarks.simulator import arrivals
 from fixtures import tiny
 from genie import catalog
 from genie.contracts.model import ModelSpec
-from workers.files import Models
+from workers.files.files import ModelStore
 
 MODEL = "smollm2:135m"
 GOALS = {"sequential": 4.5, "batched": 1.7, "limit": 0.85}
@@ -234,7 +234,7 @@ def _whole(text: str) -> str:
 
 def _pulled(spec: ModelSpec) -> Path:
     home = os.environ.get("GENIE_HOME", "~/.local/share/genie-fleet")
-    path = Models(Path(home).expanduser() / "models").ensure(spec).path
+    path = ModelStore(Path(home).expanduser() / "models").ensure(spec).path
     if path is None:
         raise SystemExit(f"{spec.id} has no files")
     return path

@@ -34,12 +34,13 @@ from benchmarks.common.figures import Board, Rounds
 from benchmarks.simulator import arrivals
 from fixtures import tiny
 from genie.contracts.inference import Sampling, WorkClass
-from workers.engine import CUDA_BUDGET, loading
-from workers.engine.backend import Room
-from workers.engine.packed import PackedBackend
-from workers.engine.prompts import Prompts
+from workers.engine import CUDA_BUDGET
+from workers.engine.child.backend import EngineLimits
+from workers.engine.child.scheduler import ForwardPass
 from workers.engine.protocol import EngineRequest
-from workers.engine.scheduler import Step
+from workers.engine.torch import loading
+from workers.engine.torch.packed import PackedBackend
+from workers.engine.torch.prompts import PromptRenderer
 
 GOALS = {"sequential": 12.0, "batched": 1.3, "roofline": 0.5}
 LLAMA_8B: dict[str, object] = {
@@ -161,9 +162,11 @@ class Rivals:
 class Ours:
     """The model as this engine serves it, stepped here."""
 
-    def __init__(self, shape: str, slots: int, prompts: Prompts, card: Card) -> None:
+    def __init__(
+        self, shape: str, slots: int, prompts: PromptRenderer, card: Card
+    ) -> None:
         self._model, self._card = built(shape), card
-        room = Room(
+        room = EngineLimits(
             model=shape, slots=slots, context=CONTEXT, waiting=1000, budget=CUDA_BUDGET
         )
         self.prepared_s = seconds(lambda: self._prepare(room, prompts))
@@ -177,7 +180,7 @@ class Ours:
         heads = config.num_key_value_heads
         self.kv_bytes = 2 * config.num_hidden_layers * heads * width * 2
 
-    def _prepare(self, room: Room, prompts: Prompts) -> None:
+    def _prepare(self, room: EngineLimits, prompts: PromptRenderer) -> None:
         self.runner = loading.self_tested(self._model, prompts, room, room.model)
         self.backend = PackedBackend(
             room, time.monotonic, runner=self.runner, prompts=prompts, ends=frozenset()
@@ -227,7 +230,7 @@ class Ours:
     def _record(self) -> None:
         forward = self.runner.forward
 
-        def record(step: Step, tokens_of: Any) -> Any:
+        def record(step: ForwardPass, tokens_of: Any) -> Any:
             keys = sum(one.computed + 1 for one in step.decodes)
             self._passes.append((step.tokens, keys, len(step.chunks)))
             return forward(step, tokens_of)
@@ -288,7 +291,9 @@ class Load:
 SAMPLED = {"temperature": 0.8, "top_p": 0.95, "seed": 1}
 
 
-def asks_of(prompts: Prompts, lengths: list[tuple[int, int]], seed: int) -> list[Ask]:
+def asks_of(
+    prompts: PromptRenderer, lengths: list[tuple[int, int]], seed: int
+) -> list[Ask]:
     """Requests of these prompts and answers, each with words of its own."""
     chance, most = random.Random(seed), CONTEXT // 2
     found = []
@@ -298,7 +303,7 @@ def asks_of(prompts: Prompts, lengths: list[tuple[int, int]], seed: int) -> list
     return found
 
 
-def loads_of(prompts: Prompts, slots: int, new: int) -> list[Load]:
+def loads_of(prompts: PromptRenderer, slots: int, new: int) -> list[Load]:
     """Both kinds of load."""
     recorded = arrivals.load("conversation", arrivals.folder(), 4000, seed=1)
 
@@ -316,7 +321,7 @@ def measured(shape: str, board: Board, card: Card, said: argparse.Namespace) -> 
     """All rounds of one shape: the others first, since a card holds one of both."""
     with tempfile.TemporaryDirectory() as folder:
         tiny.byte_tokenizer().save_pretrained(folder)
-        prompts = Prompts(AutoTokenizer.from_pretrained(folder))
+        prompts = PromptRenderer(AutoTokenizer.from_pretrained(folder))
     loads = loads_of(prompts, said.slots, said.new)
     if not said.without_rivals:
         rivals = Rivals(shape, said.slots)

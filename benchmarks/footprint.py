@@ -24,8 +24,8 @@ from benchmarks.common.figures import Board, Rounds, is_quick
 from fixtures.fleet import BIN
 from genie import catalog, env
 from workers import engine
-from workers.engine.nest import Nest
-from workers.files import Models
+from workers.engine.parent.spawn import ChildProcess
+from workers.files.files import ModelStore
 
 IMPORT, RSS, IDLE_CPU_PERCENT, LOAD = 3.0, 1.2, 0.2, 0.8
 MODEL = "smollm2:135m"
@@ -109,7 +109,7 @@ def _mb(pid: int) -> float:
 def loads(board: Board, *, rounds: int) -> None:
     """A real model from disk to ready, against reading the same files once."""
     spec = catalog.load().models[MODEL]
-    path = Models(env.models()).ensure(spec).path
+    path = ModelStore(env.models()).ensure(spec).path
     if path is None:
         raise SystemExit(f"{MODEL} has no files")
     files = [file for file in path.iterdir() if file.is_file()]
@@ -155,21 +155,21 @@ def read(files: list[Path]) -> None:
                 pass
 
 
-def cold() -> Nest:
+def cold() -> ChildProcess:
     """A place for a child that is not started yet."""
-    return Nest(engine.site_of("cpu", 1))
+    return ChildProcess(engine.child_environment_for("cpu", 1))
 
 
-def warm() -> Nest:
+def warm() -> ChildProcess:
     """A child that has imported what a model needs and waits for one."""
-    nest = Nest(engine.site_of("cpu", 1), is_warm=True)
+    nest = ChildProcess(engine.child_environment_for("cpu", 1), is_warm=True)
     nest.start()
     if nest.warmed(120.0) is None:
         raise SystemExit("no child was warm after 120 s")
     return nest
 
 
-def load(path: Path, nest: Nest) -> None:
+def load(path: Path, nest: ChildProcess) -> None:
     """Load the model into a child, wait until it serves, end it."""
     spec = catalog.load().models[MODEL]
     loaded = engine.start(

@@ -16,7 +16,7 @@ sys.path.insert(1, str(Path(__file__).parents[1] / "tests"))
 
 from benchmarks.common import celery_echo, pika_echo, site
 from benchmarks.common.figures import Board, Rounds, is_quick, p50
-from cloud_app.bus import Bus, Replies
+from cloud_app.bus import Bus, ReplyRouter
 
 VS_PIKA, HTTP_VS_PIKA, CELERY_VS_US = 1.6, 3.0, 2.5
 TEXT = "one two three"
@@ -38,7 +38,7 @@ def main() -> int:
 
 def measure(here: site.Site, rounds: int, calls: int) -> int:
     """All sides in turns, then the figures."""
-    bus, replies = Bus(here.broker_url), Replies(here.broker_url)
+    bus, replies = Bus(here.broker_url), ReplyRouter(here.broker_url)
     caller, app = pika_echo.Caller(here.bare_url), celery_echo.make(here.bare_url)
     with here.fleet.client() as client:
         sides: dict[str, Side] = {

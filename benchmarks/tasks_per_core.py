@@ -22,7 +22,8 @@ from benchmarks.common import celery_echo, pika_echo, site
 from benchmarks.common.figures import Board, Rounds, is_quick
 from cloud_app.bus import Bus
 from fixtures.fleet import wait_until
-from genie import codec, topology
+from genie import topology
+from genie.contracts import codec
 from genie.contracts.inference import Outcome
 
 VS_PIKA, VS_CELERY = 0.5, 4.0

@@ -8,33 +8,32 @@ from flask_openapi3.models.info import Info
 from flask_openapi3.openapi import OpenAPI
 
 from cloud_app import context, store
+from cloud_app.api import errors
+from cloud_app.api.json import JsonRequest, StrictJson
 from cloud_app.context import Context
 from cloud_app.settings import CloudSettings
-from cloud_app.store import pulse
+from cloud_app.store import reports
 from cloud_app.web import (
-    admin,
-    batches_api,
-    dead_letters_api,
+    batches,
+    dead_letters,
     embeddings,
-    errors,
-    files_api,
+    files,
     fleet,
-    fleet_api,
-    jobs_api,
-    models_api,
-    openai,
+    inference,
+    jobs,
+    models,
     ops,
-    overview_api,
+    overview,
     request,
-    retention_api,
-    schedules_api,
-    sessions,
-    webhooks_api,
+    retention,
+    schedules,
+    webhooks,
+    workers,
 )
-from cloud_app.web.document import Document
-from cloud_app.web.json import JsonRequest, StrictJson
 from cloud_app.web.metrics import Metrics
-from cloud_app.web.seats import Seats
+from cloud_app.web.openapi import OpenApiDocument
+from cloud_app.web.pages import admin, sessions
+from cloud_app.web.seats import StreamLimit
 from genie import env, logs
 from genie.errors import DatabaseDown, SettingsError, Unavailable
 
@@ -68,13 +67,13 @@ def create_app(ctx: Context | None = None) -> Flask:
     errors.install(app)
     sessions.install(app, ctx.settings)
     ops.install(app, ctx)
-    inference = (openai.api, embeddings.api, files_api.api, batches_api.api)
-    fleets = (fleet.api, fleet_api.api, overview_api.api, dead_letters_api.api)
-    work = (jobs_api.api, schedules_api.api, webhooks_api.api, retention_api.api)
-    for api in (*inference, *work, models_api.api, *fleets, ops.api):
+    asked = (inference.api, embeddings.api, files.api, batches.api)
+    fleets = (workers.api, fleet.api, overview.api, dead_letters.api)
+    work = (jobs.api, schedules.api, webhooks.api, retention.api)
+    for api in (*asked, *work, models.api, *fleets, ops.api):
         app.register_api(api)
     app.register_blueprint(admin.pages)
-    app.extensions["genie.document"] = Document(app)
+    app.extensions["genie.document"] = OpenApiDocument(app)
     return app
 
 
@@ -91,8 +90,8 @@ def _application(ctx: Context) -> OpenAPI:
     app.config["MAX_CONTENT_LENGTH"] = ctx.settings.max_body_bytes
     app.config["SECRET_KEY"] = ctx.settings.secret_key
     app.extensions["genie"] = ctx
-    app.extensions["genie.metrics"] = Metrics(lambda: pulse.states(ctx.db))
-    app.extensions["genie.seats"] = Seats(ctx.settings.web_threads)
+    app.extensions["genie.metrics"] = Metrics(lambda: reports.states(ctx.db))
+    app.extensions["genie.seats"] = StreamLimit(ctx.settings.web_threads)
     return app
 
 

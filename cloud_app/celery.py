@@ -14,23 +14,24 @@ from celery.beat import Service
 from celery.worker import WorkController, state
 from celery.worker.consumer import Consumer
 
-from cloud_app import context, jobs, recording, schedule, store, tasks
+from cloud_app import beat, context, store, tasks
 from cloud_app.bus import OutcomeConsumer
 from cloud_app.context import Context
+from cloud_app.jobs import lifecycle
 from cloud_app.settings import CloudSettings
-from genie import env, heap, logs
+from genie import env, gc_tuning, logs
 from genie.errors import DatabaseDown, GenieError, SettingsError
 from genie.messaging import broker
-from genie.messaging.tasks import make_celery, reach
+from genie.messaging.tasks import broker_settings, make_celery
 
 log = logs.logger("celery")
 
 RETRY_S = 2.0
 
-Read = Callable[[], CloudSettings]
+ReadSettings = Callable[[], CloudSettings]
 
 
-def make_app(read: Read) -> celery.Celery:
+def make_app(read: ReadSettings) -> celery.Celery:
     """The brain's Celery app; ``read`` gives its settings once the process starts."""
     app = make_celery("cloud_app", queues=[broker.brain_queue()])
     app.conf.beat_scheduler = "celery.beat:Scheduler"  # intervals: nothing to keep
@@ -40,12 +41,12 @@ def make_app(read: Read) -> celery.Celery:
     return app
 
 
-def _settled(read: Read) -> dict[str, object]:
+def _settled(read: ReadSettings) -> dict[str, object]:
     """Celery settings that depend on ours; asked for when the process starts."""
     settings = read()
     return {
-        **reach(settings.broker_url),
-        "beat_schedule": schedule.entries(settings),
+        **broker_settings(settings.broker_url),
+        "beat_schedule": beat.entries(settings),
     }
 
 
@@ -57,7 +58,7 @@ class Brain(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no typ
 
     # after Beat: `worker -B` forks it, and a fork with our connections open hangs
     requires = ("celery.worker.components:Pool", "celery.worker.components:Beat")
-    read: Read
+    read: ReadSettings
 
     def __init__(self, parent: WorkController, **kwargs: object) -> None:
         super().__init__(parent, **kwargs)
@@ -82,8 +83,8 @@ class Brain(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no typ
         context.install(ctx)
         self._outcomes = OutcomeConsumer(
             ctx.settings.broker_url,
-            partial(jobs.apply, ctx),
-            partial(recording.together, ctx),
+            partial(lifecycle.apply, ctx),
+            partial(lifecycle.record_batch, ctx),
         )
         self._outcomes.start()
         log.info("brain_started")
@@ -102,7 +103,7 @@ class Brain(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no typ
         self.stop(parent)
 
 
-def _step(read: Read) -> type[Brain]:
+def _step(read: ReadSettings) -> type[Brain]:
     """A bootstep class of one app: Celery makes the instance."""
     return type("Brain", (Brain,), {"read": staticmethod(read), "__module__": __name__})
 
@@ -136,10 +137,10 @@ app = make_app(_from_environment)
 @signals.worker_ready.connect  # type: ignore[untyped-decorator]  # celery has no types
 def _brain_ready(sender: Consumer, **_: object) -> None:
     if sender.app is app:
-        heap.settle()
+        gc_tuning.freeze_loaded_objects()
 
 
 @signals.beat_init.connect  # type: ignore[untyped-decorator]  # the same
 def _beat_ready(sender: Service, **_: object) -> None:
     if sender.app is app:
-        heap.settle()
+        gc_tuning.freeze_loaded_objects()

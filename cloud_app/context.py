@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cloud_app import store
-from cloud_app.bus import Bus, Replies
+from cloud_app.bus import Bus, ReplyRouter
 from cloud_app.settings import CloudSettings
 from genie import catalog as catalogs
 from genie.errors import GenieError
@@ -24,7 +24,7 @@ class Context:
     db: store.Database
     catalog: catalogs.Catalog
     bus: Bus
-    replies: Replies
+    replies: ReplyRouter
     now: Callable[[], datetime] = utc_now
 
     def close(self) -> None:
@@ -41,7 +41,7 @@ def build(settings: CloudSettings) -> Context:
         db=store.Database(settings.database_url),
         catalog=catalogs.load(settings.catalog_path),
         bus=Bus(settings.broker_url),
-        replies=Replies(settings.broker_url),
+        replies=ReplyRouter(settings.broker_url),
     )
 
 

@@ -6,7 +6,7 @@ after the fork: a broker connection that crosses a fork hangs both sides.
 
 from cloud_app import store
 from cloud_app.settings import CloudSettings
-from genie import catalog, env, heap
+from genie import catalog, env, gc_tuning
 from genie.errors import DatabaseDown, GenieError, SettingsError
 
 
@@ -31,7 +31,7 @@ def on_starting(_server: object) -> None:
 
 def post_worker_init(_worker: object) -> None:
     """The application is loaded, and no request has come yet."""
-    heap.settle()
+    gc_tuning.freeze_loaded_objects()
 
 
 def _check_schema() -> None:

@@ -8,32 +8,28 @@ from collections.abc import Callable
 
 import celery
 
-from cloud_app import (
-    context,
-    dead_letters,
-    files,
-    firing,
-    jobs,
-    placement,
-    silence,
-    webhooks,
-)
-from cloud_app.batching import driver
+from cloud_app import context
+from cloud_app.api import orders
+from cloud_app.batches import driver
 from cloud_app.brain.views import Liveness
 from cloud_app.context import Context
-from cloud_app.web import orders, shown
+from cloud_app.files import files
+from cloud_app.fleet import placement, watch
+from cloud_app.jobs import dead_letters, job_json, lifecycle
+from cloud_app.schedules import fire as schedules_due
+from cloud_app.webhooks import webhooks
 from genie import logs, topology
 from genie.errors import Unavailable
 
 log = logs.logger("tasks")
 
-Run = Callable[[Context], dict[str, int]]
+TaskFunction = Callable[[Context], dict[str, int]]
 """Does the work; gives the counts worth logging, zeros are not."""
 
 
 def register(app: celery.Celery) -> None:
     """Add every task to ``app``, under the names of `genie.topology`."""
-    tasks: dict[str, Run] = {
+    tasks: dict[str, TaskFunction] = {
         topology.TASK_GATHER: gather,
         topology.TASK_PLACE: place,
         topology.TASK_RELAY: relay,
@@ -50,7 +46,7 @@ def register(app: celery.Celery) -> None:
 
 def gather(ctx: Context) -> dict[str, int]:
     """See who went silent; a lost worker that is back is planned for at once."""
-    report = silence.gather(ctx)
+    report = watch.gather(ctx)
     if any(change.was == Liveness.LOST for change in report.transitions):
         placement.place(ctx)
     return {"changed": len(report.transitions), "released": report.released}
@@ -64,12 +60,12 @@ def place(ctx: Context) -> dict[str, int]:
 
 def relay(ctx: Context) -> dict[str, int]:
     """Publish what was committed and never confirmed."""
-    return {"published": jobs.relay(ctx)}
+    return {"published": lifecycle.relay(ctx)}
 
 
 def sweep(ctx: Context) -> dict[str, int]:
     """Time out what is overdue, forget what is old."""
-    report = jobs.sweep(ctx)
+    report = lifecycle.sweep(ctx)
     expired = files.expire(ctx)
     webhooks.forget(ctx)
     return {"timed_out": report.timed_out, "purged": report.purged, "files": expired}
@@ -88,12 +84,12 @@ def drive(ctx: Context) -> dict[str, int]:
 
 def fire(ctx: Context) -> dict[str, int]:
     """Start the runs of schedules that are due."""
-    return {"started": firing.fire(ctx, orders.of_request)}
+    return {"started": schedules_due.fire(ctx, orders.of_request)}
 
 
 def tell(ctx: Context) -> dict[str, int]:
     """Deliver the webhooks that are due."""
-    return {"delivered": webhooks.deliver(ctx, shown.told)}
+    return {"delivered": webhooks.deliver(ctx, job_json.webhook_payload)}
 
 
 def tidy(ctx: Context) -> dict[str, int]:
@@ -101,7 +97,7 @@ def tidy(ctx: Context) -> dict[str, int]:
     return {"removed": files.tidy(ctx)}
 
 
-def _task(name: str, run: Run) -> Callable[[], None]:
+def _task(name: str, run: TaskFunction) -> Callable[[], None]:
     def task() -> None:
         try:
             counts = run(context.current())

@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from genie import errors
-    from genie.aio import AsyncClient, AsyncJob, AsyncStream
-    from genie.batch_lines import BatchResult
-    from genie.batches import Batch
-    from genie.client import Client
-    from genie.jobs import Job
-    from genie.many import as_completed, gather
-    from genie.results import Alternative, Result
-    from genie.scheduling import Schedule
-    from genie.shortcuts import (
+    from genie.sdk.aio import AsyncClient, AsyncJob, AsyncStream
+    from genie.sdk.batch_lines import BatchResult
+    from genie.sdk.batches import Batch
+    from genie.sdk.client import Client
+    from genie.sdk.jobs import Job
+    from genie.sdk.many import as_completed, gather
+    from genie.sdk.results import Alternative, Result
+    from genie.sdk.schedules import Schedule
+    from genie.sdk.shortcuts import (
         ask,
         batch,
         embed,
@@ -42,39 +42,39 @@ if TYPE_CHECKING:
         submit,
         workers,
     )
-    from genie.streaming import Stream, Waiting
+    from genie.sdk.streams import Stream, Waiting
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AsyncClient": "genie.aio",
-    "AsyncJob": "genie.aio",
-    "AsyncStream": "genie.aio",
-    "Batch": "genie.batches",
-    "BatchResult": "genie.batch_lines",
-    "Client": "genie.client",
-    "Job": "genie.jobs",
-    "Alternative": "genie.results",
-    "Result": "genie.results",
-    "Schedule": "genie.scheduling",
-    "Stream": "genie.streaming",
-    "Waiting": "genie.streaming",
-    "as_completed": "genie.many",
-    "ask": "genie.shortcuts",
-    "batch": "genie.shortcuts",
-    "embed": "genie.shortcuts",
-    "gather": "genie.many",
-    "job": "genie.shortcuts",
-    "map": "genie.shortcuts",
-    "models": "genie.shortcuts",
-    "personas": "genie.shortcuts",
-    "queues": "genie.shortcuts",
-    "route": "genie.shortcuts",
-    "schedule": "genie.shortcuts",
-    "schedules": "genie.shortcuts",
-    "stream": "genie.shortcuts",
-    "submit": "genie.shortcuts",
-    "workers": "genie.shortcuts",
+    "AsyncClient": "genie.sdk.aio",
+    "AsyncJob": "genie.sdk.aio",
+    "AsyncStream": "genie.sdk.aio",
+    "Batch": "genie.sdk.batches",
+    "BatchResult": "genie.sdk.batch_lines",
+    "Client": "genie.sdk.client",
+    "Job": "genie.sdk.jobs",
+    "Alternative": "genie.sdk.results",
+    "Result": "genie.sdk.results",
+    "Schedule": "genie.sdk.schedules",
+    "Stream": "genie.sdk.streams",
+    "Waiting": "genie.sdk.streams",
+    "as_completed": "genie.sdk.many",
+    "ask": "genie.sdk.shortcuts",
+    "batch": "genie.sdk.shortcuts",
+    "embed": "genie.sdk.shortcuts",
+    "gather": "genie.sdk.many",
+    "job": "genie.sdk.shortcuts",
+    "map": "genie.sdk.shortcuts",
+    "models": "genie.sdk.shortcuts",
+    "personas": "genie.sdk.shortcuts",
+    "queues": "genie.sdk.shortcuts",
+    "route": "genie.sdk.shortcuts",
+    "schedule": "genie.sdk.shortcuts",
+    "schedules": "genie.sdk.shortcuts",
+    "stream": "genie.sdk.shortcuts",
+    "submit": "genie.sdk.shortcuts",
+    "workers": "genie.sdk.shortcuts",
 }
 """Where each public name lives."""
 

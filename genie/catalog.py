@@ -9,12 +9,12 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from genie.codec import field as field_of
 from genie.contracts.base import Contract, Count, Seconds
+from genie.contracts.codec import field as field_of
 from genie.contracts.inference import WorkClass
 from genie.contracts.model import Capability, ModelFile, ModelSpec, Quant
 from genie.errors import CatalogError
-from genie.sizing import DTYPE_BYTES
+from genie.memory import DTYPE_BYTES
 
 SHIPPED = Path(__file__).with_name("catalog.toml")
 """The default catalog that comes with the product."""
@@ -114,7 +114,7 @@ class _ModelEntry(Contract, frozen=True, kw_only=True):
     tool_format: str | None = None
 
 
-class _File(Contract, frozen=True, kw_only=True):
+class _CatalogFile(Contract, frozen=True, kw_only=True):
     models: tuple[_ModelEntry, ...]
     personas: tuple[Persona, ...]
 
@@ -133,7 +133,7 @@ def load(path: Path = SHIPPED) -> Catalog:
     except tomllib.TOMLDecodeError as error:
         raise CatalogError(f"{path}: {error}") from error
     try:
-        parsed = msgspec.convert(raw, _File)
+        parsed = msgspec.convert(raw, _CatalogFile)
     except msgspec.ValidationError as error:
         name = field_of(error) or ""
         raise CatalogError(
@@ -142,7 +142,7 @@ def load(path: Path = SHIPPED) -> Catalog:
     return _checked(path, source, parsed)
 
 
-def _checked(path: Path, source: str, parsed: _File) -> Catalog:
+def _checked(path: Path, source: str, parsed: _CatalogFile) -> Catalog:
     models = {entry.id: _spec(entry) for entry in parsed.models}
     problem = (
         _repeated("models", "id", [entry.id for entry in parsed.models])

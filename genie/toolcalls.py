@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from genie.contracts.inference import ToolCall
 
-Part = str | ToolCall
+AnswerPart = str | ToolCall
 """Some text for the reader, or one whole call."""
 
 HERMES = "hermes"
@@ -43,7 +43,7 @@ def call_id(seed: str) -> str:
 
 
 @dataclass(slots=True)
-class Reader:
+class ToolCallParser:
     """Reads one answer in pieces; ``seed`` makes the ids of its calls.
 
     Of more than ``most`` calls the first ones are told; None tells all.
@@ -55,7 +55,7 @@ class Reader:
     ['now']
     """
 
-    split: "_Split"
+    split: "_Splitter"
     seed: str
     most: int | None = None
     calls: int = 0
@@ -63,12 +63,12 @@ class Reader:
     _space: str = ""
     _is_begun: bool = False
 
-    def feed(self, text: str) -> list[Part]:
+    def feed(self, text: str) -> list[AnswerPart]:
         """What can be told now; the start of a possible call is held back."""
         self._held += text
         return self._told(is_last=False)
 
-    def end(self) -> list[Part]:
+    def end(self) -> list[AnswerPart]:
         """The rest of the answer; a call cut short is text again."""
         parts = self._told(is_last=True)
         if self._space and not self.calls:
@@ -76,12 +76,12 @@ class Reader:
         self._space = ""
         return parts
 
-    def _told(self, *, is_last: bool) -> list[Part]:
-        place = Place(is_last=is_last, is_prose=self._is_begun)
+    def _told(self, *, is_last: bool) -> list[AnswerPart]:
+        place = TextPosition(is_last=is_last, is_prose=self._is_begun)
         found, self._held = self.split(self._held, place)
         return list(self._parts(found))
 
-    def _parts(self, found: "Iterable[_Found]") -> Iterator[Part]:
+    def _parts(self, found: "Iterable[_ParsedPart]") -> Iterator[AnswerPart]:
         for one in found:
             if isinstance(one, str):
                 yield from self._text(one)
@@ -105,33 +105,33 @@ class Reader:
         self._is_begun = True
 
 
-_Found = str | tuple[str, str]
+_ParsedPart = str | tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TextPosition:
     """Where in an answer a text stands: at its end, after other text."""
 
     is_last: bool
     is_prose: bool
 
 
-_Split = Callable[[str, Place], tuple[list[_Found], str]]
+_Splitter = Callable[[str, TextPosition], tuple[list[_ParsedPart], str]]
 
 
-def reader_of(format: str, seed: str, *, most: int | None = None) -> Reader:
+def reader_of(format: str, seed: str, *, most: int | None = None) -> ToolCallParser:
     """A reader of one answer; ``format`` is one of `FORMATS`."""
     splits = {HERMES: _split_hermes, LLAMA3: _split_llama3, MISTRAL: _split_mistral}
-    return Reader(splits[format], seed, most)
+    return ToolCallParser(splits[format], seed, most)
 
 
 def read(format: str, seed: str, text: str) -> tuple[str, tuple[ToolCall, ...]]:
     """A whole answer: its text, and the calls it makes."""
     reader = reader_of(format, seed)
-    return gathered([*reader.feed(text), *reader.end()])
+    return join_parts([*reader.feed(text), *reader.end()])
 
 
-def gathered(parts: Iterable[Part]) -> tuple[str, tuple[ToolCall, ...]]:
+def join_parts(parts: Iterable[AnswerPart]) -> tuple[str, tuple[ToolCall, ...]]:
     """All text of the parts, and all calls."""
     parts = list(parts)
     texts = [part for part in parts if isinstance(part, str)]
@@ -139,9 +139,9 @@ def gathered(parts: Iterable[Part]) -> tuple[str, tuple[ToolCall, ...]]:
     return "".join(texts), tuple(calls)
 
 
-def _split_hermes(text: str, place: Place) -> tuple[list[_Found], str]:
+def _split_hermes(text: str, place: TextPosition) -> tuple[list[_ParsedPart], str]:
     """``<tool_call>{"name": …, "arguments": {…}}</tool_call>``, any number of them."""
-    found: list[_Found] = []
+    found: list[_ParsedPart] = []
     while True:
         before, mark, rest = text.partition(OPEN)
         if not mark:
@@ -162,18 +162,18 @@ def _split_hermes(text: str, place: Place) -> tuple[list[_Found], str]:
         text = after
 
 
-def _split_llama3(text: str, place: Place) -> tuple[list[_Found], str]:
+def _split_llama3(text: str, place: TextPosition) -> tuple[list[_ParsedPart], str]:
     """All of the answer is ``{"name": …, "parameters": {…}}``, several after ``;``."""
     start = text.lstrip()
     if place.is_prose or (start and not start.startswith("{")):
         return [text], ""
     if not place.is_last:
         return [], text
-    found: list[_Found] = [*_objects(text)]
+    found: list[_ParsedPart] = [*_objects(text)]
     return found or [text], ""
 
 
-def _split_mistral(text: str, place: Place) -> tuple[list[_Found], str]:
+def _split_mistral(text: str, place: TextPosition) -> tuple[list[_ParsedPart], str]:
     """Text, then ``[TOOL_CALLS][{"name": …, "arguments": {…}}, …]`` to the end."""
     before, mark, rest = text.partition(MISTRAL_MARK)
     if not mark:
@@ -181,7 +181,7 @@ def _split_mistral(text: str, place: Place) -> tuple[list[_Found], str]:
         return [text[: len(text) - keep]], text[len(text) - keep :]
     if not place.is_last:
         return [before], mark + rest
-    found: list[_Found] = [*_array(rest)]
+    found: list[_ParsedPart] = [*_array(rest)]
     return [before, *(found or [mark + rest])], ""
 
 

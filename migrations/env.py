@@ -5,7 +5,7 @@ from typing import Literal
 from alembic import context
 from alembic.autogenerate.api import AutogenContext
 
-from cloud_app.tables import Table, UtcDateTime
+from cloud_app.store.tables import Table, UtcDateTime
 
 
 def _render(kind: str, item: object, _autogen: AutogenContext) -> str | Literal[False]:

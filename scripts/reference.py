@@ -16,13 +16,13 @@ import click
 import genie as sdk
 from cloud_app.settings import CloudSettings
 from genie import errors
-from genie.batches import Batches, BatchOptions
-from genie.chat import Options
 from genie.cli.root import COMMANDS, EPILOG, genie
 from genie.env import ClientSettings
-from genie.files import Files
-from genie.scheduling import ScheduleOptions
-from genie.work import Filters
+from genie.sdk.batches import Batches, BatchOptions
+from genie.sdk.chat import AskOptions
+from genie.sdk.files import Files
+from genie.sdk.schedules import ScheduleOptions
+from genie.sdk.work import JobListFilters
 from workers.settings import WorkerSettings
 
 PAGES = Path(__file__).parents[1] / "docs" / "reference"
@@ -93,10 +93,10 @@ SDK_CLASSES: tuple[tuple[str, type], ...] = (
 """`AsyncClient` and its kin follow the others, so their methods are not said again."""
 
 SDK_OPTIONS: tuple[tuple[str, type], ...] = (
-    ("a question", Options),
+    ("a question", AskOptions),
     ("a schedule, besides", ScheduleOptions),
     ("a batch, besides", BatchOptions),
-    ("Client.jobs", Filters),
+    ("Client.jobs", JobListFilters),
 )
 
 PARTS: tuple[tuple[str, str, type], ...] = (
@@ -179,7 +179,11 @@ def sdk_page() -> str:
 
 def options_row(title: str, options: type) -> str:
     """One line of names; what a TypedDict inherits is said elsewhere."""
-    known = set() if options in (Options, Filters) else set(Options.__annotations__)
+    known = (
+        set()
+        if options in (AskOptions, JobListFilters)
+        else set(AskOptions.__annotations__)
+    )
     names = [f"`{name}`" for name in options.__annotations__ if name not in known]
     return f"| {title} | {' '.join(names)} |\n"
 

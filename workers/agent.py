@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from genie import logs
-from genie.contracts.fleet import Heartbeat, HeartbeatReply, Registered
+from genie.contracts.fleet import Heartbeat, HeartbeatReply, RegistrationReply
 from genie.errors import GenieError, Unauthorized
-from workers.cloud import Cloud
+from workers.cloud import CloudClient
 
 log = logs.logger("agent")
 
@@ -23,12 +23,12 @@ BACKOFF_FIRST_S = 1.0
 REFUSED_S = 60.0
 """A refused worker asks once a minute: only a person can mend that."""
 
-Report = Callable[[int], Heartbeat]
+HeartbeatBuilder = Callable[[int], Heartbeat]
 """Builds the heartbeat with a given sequence number."""
 
 
 @dataclass(slots=True, kw_only=True)
-class Pace:
+class HeartbeatTimer:
     """When the next heartbeat is due (pure but for ``jitter``, seconds)."""
 
     interval_s: float
@@ -57,19 +57,19 @@ class Agent:
 
     def __init__(
         self,
-        cloud: Cloud,
-        registered: Registered,
+        cloud: CloudClient,
+        registered: RegistrationReply,
         *,
-        report: Report,
+        report: HeartbeatBuilder,
         obey: Callable[[HeartbeatReply], None],
-        enrol: Callable[[], Registered],
-        pace: Pace | None = None,
+        enrol: Callable[[], RegistrationReply],
+        pace: HeartbeatTimer | None = None,
     ) -> None:
         self.registered = registered
         self.skew = timedelta(0)
         self._cloud, self._report, self._obey = cloud, report, obey
         self._enrol = enrol
-        self._pace = pace or Pace(interval_s=registered.heartbeat_s)
+        self._pace = pace or HeartbeatTimer(interval_s=registered.heartbeat_s)
         self._seq = 0
         self._wake = threading.Condition()
         self._due_at = 0.0

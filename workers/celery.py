@@ -14,13 +14,13 @@ from celery import Celery, bootsteps, signals
 from celery.worker import WorkController
 from celery.worker.consumer import Consumer
 
-from genie import env, heap, logs
-from genie.contracts.fleet import Registered
+from genie import env, gc_tuning, logs
+from genie.contracts.fleet import RegistrationReply
 from genie.errors import CloudUnreachable, GenieError
 from genie.messaging import broker
 from genie.messaging.tasks import make_celery, use_broker, use_queues
 from workers import join, tasks
-from workers.cloud import Cloud
+from workers.cloud import CloudClient
 from workers.host import WorkerHost
 from workers.settings import WorkerSettings
 
@@ -34,7 +34,7 @@ MOVED = 75
 """Exit code: the cloud gave this worker another identity; start it again."""
 
 
-class Boot:
+class WorkerProcess:
     """What one process keeps between Celery's hooks."""
 
     def __init__(self) -> None:
@@ -66,9 +66,9 @@ class Boot:
             threading.Thread(target=self.host.abandon, name="abandon").start()
 
 
-def register(settings: WorkerSettings, boot_id: str) -> Registered:
+def register(settings: WorkerSettings, boot_id: str) -> RegistrationReply:
     """Register, waiting as long as it takes for a cloud that is away."""
-    cloud, delay_s = Cloud(settings.url), BOOT_RETRY_FIRST_S
+    cloud, delay_s = CloudClient(settings.url), BOOT_RETRY_FIRST_S
     try:
         while True:
             try:
@@ -87,7 +87,7 @@ def _move() -> None:
     state.should_stop = MOVED
 
 
-boot = Boot()
+boot = WorkerProcess()
 app = make_celery("workers")
 app.conf.worker_concurrency = CONCURRENCY
 tasks.register(app, lambda: boot.host)
@@ -144,7 +144,7 @@ def _stopping(**_: object) -> None:
 @signals.worker_ready.connect  # type: ignore[untyped-decorator]  # the same
 def _settle(sender: Consumer, **_: object) -> None:
     if sender.app is app:
-        heap.settle()
+        gc_tuning.freeze_loaded_objects()
 
 
 def main(argv: Sequence[str] = ()) -> int:

@@ -2,9 +2,14 @@
 
 from typing import TYPE_CHECKING, TypeVar
 
-from genie import codec
+from genie.contracts import codec
 from genie.contracts.base import Contract
-from genie.contracts.fleet import Heartbeat, HeartbeatReply, Registered, Registration
+from genie.contracts.fleet import (
+    Heartbeat,
+    HeartbeatReply,
+    Registration,
+    RegistrationReply,
+)
 from genie.errors import (
     BadRequest,
     CloudUnreachable,
@@ -22,7 +27,7 @@ CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 10.0
 
 
-class Cloud:
+class CloudClient:
     """One cloud at one address; the HTTP library loads at the first call.
 
     Every method raises CloudUnreachable (try again later), Unauthorized (this
@@ -36,9 +41,9 @@ class Cloud:
         self._transport = transport
         self._client: httpx2.Client | None = None
 
-    def register(self, registration: Registration, token: str) -> Registered:
+    def register(self, registration: Registration, token: str) -> RegistrationReply:
         """Join with a join token, or join again with the worker's own secret."""
-        return self._post("/fleet/v1/register", registration, token, Registered)
+        return self._post("/fleet/v1/register", registration, token, RegistrationReply)
 
     def heartbeat(self, beat: Heartbeat, secret: str) -> HeartbeatReply:
         """Report, and learn what this worker should hold."""

@@ -15,42 +15,42 @@ from genie.contracts.fleet import (
     Heartbeat,
     HeartbeatReply,
     HostStatus,
-    Registered,
+    RegistrationReply,
 )
-from genie.contracts.inference import InferenceTask, Written
+from genie.contracts.inference import InferenceTask, PartialAnswer
 from genie.messaging.publisher import Publisher
-from workers import directives, gpu, join
+from workers import directives, hardware, join
 from workers.agent import Agent
-from workers.attempt import Me
-from workers.cloud import Cloud
-from workers.dataplane import DataPlane
-from workers.engine.spare import Starter
-from workers.files import Models
-from workers.mail import Mail
-from workers.residency import Machine, Residency, Room
-from workers.resident import Fetch, StartEngine
-from workers.serving import Serving
+from workers.bidding.consumers import DataPlane
+from workers.cloud import CloudClient
+from workers.engine.parent.warm_child import EngineStarter
+from workers.files.files import ModelStore
+from workers.models.residency import MachineAccess, MachineLimits, Residency
+from workers.models.resident import FetchModel, StartEngine
+from workers.serving.attempt import WorkerIdentity
+from workers.serving.reports import EventReporter
+from workers.serving.serving import Serving
 from workers.settings import WorkerSettings
 
 log = logs.logger("host")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class HostParts:
     """What a host is built from besides its settings; tests bring twins."""
 
-    cloud: Cloud
-    fetch: Fetch
+    cloud: CloudClient
+    fetch: FetchModel
     start: StartEngine
-    spare: Starter | None = None
+    spare: EngineStarter | None = None
 
 
-def real_parts(settings: WorkerSettings) -> Parts:
+def real_parts(settings: WorkerSettings) -> HostParts:
     """The cloud over HTTP, model files on disk, an engine in a child process."""
-    starter = Starter(keeps=settings.warm_spare)
-    return Parts(
-        cloud=Cloud(settings.url),
-        fetch=Models(settings.models_folder).ensure,
+    starter = EngineStarter(keeps=settings.warm_spare)
+    return HostParts(
+        cloud=CloudClient(settings.url),
+        fetch=ModelStore(settings.models_folder).ensure,
         start=starter,
         spare=starter,
     )
@@ -66,17 +66,17 @@ class WorkerHost:
     def __init__(
         self,
         settings: WorkerSettings,
-        registered: Registered,
+        registered: RegistrationReply,
         *,
         boot_id: str | None = None,
-        parts: Parts | None = None,
+        parts: HostParts | None = None,
         on_moved: Callable[[], None] = lambda: None,
     ) -> None:
         self.settings, self.registered = settings, registered
         self._boot_id = boot_id or join.new_boot_id()
         self._on_moved = on_moved
         parts = parts or real_parts(settings)
-        self._cloud, self._gpus = parts.cloud, gpu.Gpus(env.visible_gpus())
+        self._cloud, self._gpus = parts.cloud, hardware.GpuReader(env.visible_gpus())
         self._spare = parts.spare
         self._directives: tuple[Directive, ...] = ()
         self._is_draining = self._is_stopping = False
@@ -149,7 +149,7 @@ class WorkerHost:
         """Stop a job here, or before it starts here."""
         self.serving.cancel(job_id)
 
-    def resume(self, job_id: str, answers: tuple[Written, ...]) -> None:
+    def resume(self, job_id: str, answers: tuple[PartialAnswer, ...]) -> None:
         """Let a job that runs here go on after the text its asker has already."""
         self.serving.resume(job_id, answers)
 
@@ -157,11 +157,11 @@ class WorkerHost:
         """Tell what is written of a job that runs here."""
         self.serving.say(job_id, to, name)
 
-    def _make_residency(self, parts: Parts) -> Residency:
+    def _make_residency(self, parts: HostParts) -> Residency:
         settings = self.settings
         return Residency(
             self._machine(parts),
-            Room(
+            MachineLimits(
                 threads=settings.threads,
                 reserve_share=settings.memory_reserve_share,
                 limit_bytes=settings.memory_limit_bytes,
@@ -172,13 +172,13 @@ class WorkerHost:
             wait_idle=self._wait_idle,
         )
 
-    def _machine(self, parts: Parts) -> Machine:
+    def _machine(self, parts: HostParts) -> MachineAccess:
         spare = parts.spare
         # All that an engine says in one step leaves for the broker in one write.
         start = partial(parts.start, gather=self._post.gathered)
         if spare is None:
-            return Machine(fetch=parts.fetch, start=start, read=self._read)
-        return Machine(
+            return MachineAccess(fetch=parts.fetch, start=start, read=self._read)
+        return MachineAccess(
             fetch=parts.fetch,
             start=start,
             read=self._read,
@@ -187,10 +187,12 @@ class WorkerHost:
         )
 
     def _make_serving(self) -> Serving:
-        me = Me(worker_id=self.registered.worker_id, name=self.registered.name)
+        me = WorkerIdentity(
+            worker_id=self.registered.worker_id, name=self.registered.name
+        )
         return Serving(
             me,
-            Mail(self._post),
+            EventReporter(self._post),
             ready=self.residency.ready,
             on_slot=self._slot_freed,
             on_served=self.residency.served,
@@ -198,8 +200,8 @@ class WorkerHost:
         )
 
     def _read(self) -> tuple[HostStatus, tuple[GpuStatus, ...]]:
-        host = gpu.host_status(self.settings.models_folder)
-        return host, self._gpus.read(gpu.own_pids())
+        host = hardware.host_status(self.settings.models_folder)
+        return host, self._gpus.read(hardware.own_pids())
 
     def _report(self, seq: int) -> Heartbeat:
         host, gpus = self._read()
@@ -244,15 +246,17 @@ class WorkerHost:
         self.dataplane.wake()
         self.agent.changed()
 
-    def _enrol(self) -> Registered:
+    def _enrol(self) -> RegistrationReply:
         fresh = join.enrol(self.settings, self._cloud, self._boot_id)
         old, self.registered = self.registered, fresh
-        if place(old) != place(fresh):
+        if data_plane_identity(old) != data_plane_identity(fresh):
             log.warning("moved", worker=fresh.worker_id, was=old.worker_id)
             self._on_moved()
         return fresh
 
 
-def place(registered: Registered) -> tuple[str, str, tuple[str, ...]]:
+def data_plane_identity(
+    registered: RegistrationReply,
+) -> tuple[str, str, tuple[str, ...]]:
     """What a running data plane depends on: identity, broker and queues."""
     return registered.worker_id, registered.broker_url, registered.queues

@@ -6,10 +6,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from genie import env, logs
-from genie.contracts.fleet import Registered, Registration
+from genie.contracts.fleet import Registration, RegistrationReply
 from genie.errors import CloudUnreachable, SettingsError, Unauthorized
-from workers import gpu, identity
-from workers.cloud import Cloud
+from workers import hardware, identity
+from workers.cloud import CloudClient
 from workers.settings import WorkerSettings, worker_name
 
 log = logs.logger("join")
@@ -41,13 +41,15 @@ def describe(settings: WorkerSettings, boot_id: str) -> Registration:
         name=settings.name,
         boot_id=boot_id,
         version=release(),
-        host=gpu.host_status(settings.models_folder),
-        gpus=gpu.Gpus(env.visible_gpus()).read(gpu.own_pids()),
+        host=hardware.host_status(settings.models_folder),
+        gpus=hardware.GpuReader(env.visible_gpus()).read(hardware.own_pids()),
         engines=ENGINES,
     )
 
 
-def enrol(settings: WorkerSettings, cloud: Cloud, boot_id: str) -> Registered:
+def enrol(
+    settings: WorkerSettings, cloud: CloudClient, boot_id: str
+) -> RegistrationReply:
     """Register now, with the saved secret first and the join token second.
 
     Raises CloudUnreachable when the cloud is away, and Unauthorized, whose message
@@ -73,7 +75,9 @@ def enrol(settings: WorkerSettings, cloud: Cloud, boot_id: str) -> Registered:
     raise Unauthorized(f"{reason}; {HOW_TO_JOIN}")
 
 
-def resume(settings: WorkerSettings, cloud: Cloud, boot_id: str) -> Registered:
+def resume(
+    settings: WorkerSettings, cloud: CloudClient, boot_id: str
+) -> RegistrationReply:
     """Register, or go on with the saved registration while the cloud is away.
 
     Raises as `enrol` does, and CloudUnreachable only when there is nothing saved.
@@ -90,7 +94,7 @@ def resume(settings: WorkerSettings, cloud: Cloud, boot_id: str) -> Registered:
 
 def join(
     url: str, token: str, home: Path | None = None, name: str | None = None
-) -> Registered:
+) -> RegistrationReply:
     """Join the fleet of the cloud at ``url`` with a single-use ``token``.
 
     Credentials are saved under ``home`` (default: the user's data folder), so that
@@ -101,7 +105,7 @@ def join(
     values: dict[str, object] = {"home": home, "name": _checked(name)}
     given = {key: value for key, value in values.items() if value is not None}
     settings = WorkerSettings(url=url, join_token=token, **given)  # type: ignore[arg-type]  # keys and types are as above
-    cloud = Cloud(url)
+    cloud = CloudClient(url)
     try:
         registered = cloud.register(describe(settings, new_boot_id()), token)
     finally:

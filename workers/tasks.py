@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from genie import codec, topology
-from genie.contracts.inference import Written
+from genie import topology
+from genie.contracts import codec
+from genie.contracts.inference import PartialAnswer
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -35,7 +36,7 @@ def register(app: "Celery", host: "Callable[[], WorkerHost | None]") -> None:
     def resume(job_id: str, answers: list[object]) -> None:
         """Go on after what the asker has already, instead of from the start."""
         if (worker := host()) is not None:
-            given = tuple(codec.convert(Written, one) for one in answers)
+            given = tuple(codec.convert(PartialAnswer, one) for one in answers)
             worker.resume(job_id, given)
 
     @app.task(name=topology.TASK_SAY, ignore_result=True, shared=False)  # type: ignore[untyped-decorator]  # celery has no types

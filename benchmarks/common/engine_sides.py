@@ -12,11 +12,12 @@ from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from genie.contracts.inference import Sampling, WorkClass
 from genie.contracts.model import ModelSpec
-from workers.engine import CPU_BUDGET, loading
-from workers.engine.backend import Backend, Room
-from workers.engine.layout import Layout
-from workers.engine.packed import PackedBackend
+from workers.engine import CPU_BUDGET
+from workers.engine.child.backend import Backend, EngineLimits
 from workers.engine.protocol import EngineRequest, Piece
+from workers.engine.torch import loading
+from workers.engine.torch.layout import Layout
+from workers.engine.torch.packed import PackedBackend
 from workers.engine.wire import Load
 
 NO_END = -1
@@ -149,7 +150,7 @@ class Packed:
             device="cpu",
             threads=1,
         )
-        room = Room(
+        room = EngineLimits(
             model=spec.id,
             slots=slots,
             context=context,
@@ -204,7 +205,7 @@ class Packed:
         return name
 
 
-def _loaded(load: Load, room: Room) -> PackedBackend:
+def _loaded(load: Load, room: EngineLimits) -> PackedBackend:
     backend: Backend
     backend, _ = loading.load(load, room, lambda *_: None, clock=time.monotonic)
     if not isinstance(backend, PackedBackend):

@@ -16,9 +16,9 @@ from typing import Any
 import pika
 
 from benchmarks.common import pika_hold, site
-from cloud_app.bus import Bus, Inbox, Replies
+from cloud_app.bus import Bus, JobInbox, ReplyRouter
 from fixtures.process import ServerProcess
-from genie.contracts.inference import Started
+from genie.contracts.inference import AttemptStarted
 
 REPLIES = "amq.rabbitmq.reply-to"
 PATIENCE_S = 30.0
@@ -112,7 +112,7 @@ class Probes:
 
     def __init__(self, here: site.Site, *, tokens: int) -> None:
         self._here, self._tokens = here, tokens
-        self._bus, self._replies = Bus(here.broker_url), Replies(here.broker_url)
+        self._bus, self._replies = Bus(here.broker_url), ReplyRouter(here.broker_url)
 
     def close(self) -> None:
         """Close the connections."""
@@ -136,7 +136,7 @@ class Probes:
             return victim, [at - killed_at for at in again]
 
     @contextmanager
-    def _asked(self, count: int) -> Iterator[dict[str, Inbox]]:
+    def _asked(self, count: int) -> Iterator[dict[str, JobInbox]]:
         tasks = [
             site.task(f"probe {n}", reply_to=self._replies.name, tokens=self._tokens)
             for n in range(count)
@@ -151,16 +151,16 @@ class Probes:
                 self._replies.forget(job)
 
 
-def _started(inbox: Inbox) -> Started:
+def _started(inbox: JobInbox) -> AttemptStarted:
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         event = inbox.get(1.0)
-        if isinstance(event, Started):
+        if isinstance(event, AttemptStarted):
             return event
     raise TimeoutError("no worker began a probe")
 
 
-def _redelivered(inboxes: dict[str, Inbox]) -> Iterator[float]:
+def _redelivered(inboxes: dict[str, JobInbox]) -> Iterator[float]:
     """When each job was begun again."""
     waiting = dict(inboxes)
     deadline = time.monotonic() + PATIENCE_S
@@ -170,6 +170,6 @@ def _redelivered(inboxes: dict[str, Inbox]) -> Iterator[float]:
         time.sleep(LOOK_S)
         for job, inbox in tuple(waiting.items()):
             event = inbox.get(0.0)
-            if isinstance(event, Started) and event.redelivered:
+            if isinstance(event, AttemptStarted) and event.redelivered:
                 del waiting[job]
                 yield time.monotonic()

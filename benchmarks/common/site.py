@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from cloud_app.bus import Bus, Replies
+from cloud_app.bus import Bus, ReplyRouter
 from cloud_app.context import utc_now
 from cloud_app.store import ids
 from fixtures.fleet import BIN, Fleet
@@ -150,7 +150,7 @@ def task(text: str, *, reply_to: str | None = None, tokens: int = 1) -> Inferenc
     )
 
 
-def ask(bus: Bus, replies: Replies, text: str) -> Outcome:
+def ask(bus: Bus, replies: ReplyRouter, text: str) -> Outcome:
     """Publish a request and wait for its outcome, as the web does; no database."""
     wanted = task(text, reply_to=replies.name)
     inbox = replies.expect(wanted.job_id)

@@ -1,7 +1,8 @@
 """A worker's data plane in simulated time, around the product's own credit policy.
 
-What `workers.dataplane` does with threads and a channel happens here on the clock:
-the same wakings, the same settling, around the same `Loads` and `decide`.
+What `workers.bidding.consumers` does with threads and a channel happens here on the
+clock: the same wakings, the same settling, around the same `InFlightRequests` and
+`decide`.
 """
 
 import random
@@ -13,20 +14,20 @@ from benchmarks.simulator.broker import Consumer, Queue
 from benchmarks.simulator.clock import Clock
 from benchmarks.simulator.worker import Request, Worker
 from genie.contracts.inference import FinishReason, Usage, WorkClass
-from workers.credits import (
+from workers.bidding.consumers import SETTLE_S, SOON_S, TICK_S
+from workers.bidding.credits import (
     RENEW_S,
-    Close,
+    CloseCredit,
     Credit,
     CreditChange,
-    Held,
-    Load,
-    Open,
-    Renew,
+    CreditStatus,
+    ModelLoad,
+    OpenCredit,
+    RenewCredit,
     decide,
 )
-from workers.dataplane import SETTLE_S, SOON_S, TICK_S
+from workers.bidding.load import InFlightRequests
 from workers.engine.protocol import Finish
-from workers.loads import Loads
 
 MODEL, SHARED, OWN = "llama2:7b", "genie", "own"
 
@@ -34,15 +35,19 @@ ENVELOPE_BYTES, BYTES_A_TOKEN, SIZE_SIGMA = 700, 4.0, 0.2
 """What a message's size says about its tokens: a mean, and how far it is off."""
 
 Queues = Mapping[tuple[str, WorkClass], Queue]
-Decide = Callable[[Load, dict[Credit, Held]], tuple[CreditChange, ...]]
+Decide = Callable[[ModelLoad, dict[Credit, CreditStatus]], tuple[CreditChange, ...]]
 
 
-def product(load: Load, held: dict[Credit, Held]) -> tuple[CreditChange, ...]:
+def product(
+    load: ModelLoad, held: dict[Credit, CreditStatus]
+) -> tuple[CreditChange, ...]:
     """The policy as the worker runs it, for one model and the shared queue."""
     return decide([load], [SHARED], held)
 
 
-def hinted(load: Load, held: dict[Credit, Held]) -> tuple[CreditChange, ...]:
+def hinted(
+    load: ModelLoad, held: dict[Credit, CreditStatus]
+) -> tuple[CreditChange, ...]:
     """The same with a queue of the worker's own beside the shared one."""
     return decide([load], [OWN, SHARED], held)
 
@@ -55,9 +60,9 @@ class _Opened:
     opened_at: float
     bid_at: float
 
-    def held(self, now: float) -> Held:
+    def held(self, now: float) -> CreditStatus:
         """The same as the policy sees it."""
-        return Held(
+        return CreditStatus(
             priority=self.consumer.priority,
             is_settled=now - self.opened_at >= SETTLE_S,
             is_old=now - self.bid_at >= RENEW_S,
@@ -78,7 +83,7 @@ class Plane:
         self._clock, self._worker, self._queues = clock, worker, queues
         self._chance, self._decide = chance, policy
         self._open: dict[Credit, _Opened] = {}
-        self._loads = Loads()
+        self._loads = InFlightRequests()
         worker.on_first.append(self._heard)
         worker.on_done.append(self._freed)
         self._settle()
@@ -106,18 +111,18 @@ class Plane:
             self._apply(change, now)
 
     def _apply(self, change: CreditChange, now: float) -> None:
-        if isinstance(change, Open):
+        if isinstance(change, OpenCredit):
             self._subscribe(change, now)
             return
         taken = self._open.pop(change.credit)
         self._queue(change.credit).cancel(taken.consumer)
-        if not isinstance(change, Close):
+        if not isinstance(change, CloseCredit):
             self._subscribe(change, taken.opened_at)
 
     def _queue(self, credit: Credit) -> Queue:
         return self._queues[credit.queue, credit.work_class]
 
-    def _load(self) -> Load:
+    def _load(self) -> ModelLoad:
         return self._loads.of(
             MODEL,
             slots=self._worker.room.slots,
@@ -125,7 +130,7 @@ class Plane:
             dither=self._chance.random(),
         )
 
-    def _subscribe(self, change: Open | Renew, opened_at: float) -> None:
+    def _subscribe(self, change: OpenCredit | RenewCredit, opened_at: float) -> None:
         take = partial(self._delivered, change.credit)
         consumer = Consumer(deliver=take, priority=change.priority)
         self._open[change.credit] = _Opened(

@@ -1,7 +1,8 @@
 """A worker's engine in simulated time: continuous batching with chunked prefill.
 
-The rules are those of `workers.engine.scheduler`: slots, one token of every decoding
-request each pass, prompt chunks up to a budget, first come first served. Passes in
+The rules are those of `workers.engine.child.scheduler`: slots, one token of every
+decoding request each pass, prompt chunks up to a budget, first come first served.
+Passes in
 which nothing can change are taken in one stride.
 """
 

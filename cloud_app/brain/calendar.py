@@ -38,7 +38,7 @@ _FIELDS = 5
 _SECOND = timedelta(seconds=1)
 
 
-class CatchUp(StrEnum):
+class CatchUpPolicy(StrEnum):
     """What becomes of runs missed while nobody could start them."""
 
     NONE = "none"
@@ -46,7 +46,7 @@ class CatchUp(StrEnum):
     ALL = "all"
 
 
-class Overlap(StrEnum):
+class OverlapPolicy(StrEnum):
     """What a run does while the one before is still going on."""
 
     SKIP = "skip"
@@ -63,7 +63,7 @@ class Cron:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Due:
+class DueRuns:
     """What is to start now, what was missed for good, and when to look again.
 
     ``next_at`` is the first moment not decided yet, None when the line never runs
@@ -156,15 +156,15 @@ def due(
     cron: Cron,
     next_at: datetime,
     now: datetime,
-    catch_up: CatchUp,
+    catch_up: CatchUpPolicy,
     delay: Delay = on_the_dot,
-) -> Due:
+) -> DueRuns:
     """Decide on every run from ``next_at`` up to ``now``, at most `BURST` of them.
 
     Each is due ``delay`` after its moment.
     """
     if next_at + delay(next_at) > now:
-        return Due(fire=(), missed=(), next_at=next_at)
+        return DueRuns(fire=(), missed=(), next_at=next_at)
     slots, rest, is_all = [next_at], None, True
     for run in after(cron, next_at):
         is_later = run + delay(run) > now
@@ -174,20 +174,20 @@ def due(
         slots.append(run)
     fire = tuple(_chosen(slots, now, catch_up, delay, is_all=is_all))
     missed = tuple(slot for slot in slots if slot not in fire)
-    return Due(fire=fire, missed=missed, next_at=rest)
+    return DueRuns(fire=fire, missed=missed, next_at=rest)
 
 
 def _chosen(
     slots: list[datetime],
     now: datetime,
-    catch_up: CatchUp,
+    catch_up: CatchUpPolicy,
     delay: Delay,
     *,
     is_all: bool,
 ) -> list[datetime]:
-    if catch_up is CatchUp.ALL:
+    if catch_up is CatchUpPolicy.ALL:
         return slots
-    if catch_up is CatchUp.LAST:
+    if catch_up is CatchUpPolicy.LAST:
         return slots[-1:] if is_all else []
     return [slot for slot in slots if now - slot - delay(slot) <= ON_TIME]
 

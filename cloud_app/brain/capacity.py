@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cloud_app.brain.views import PlacementView, WorkerView
-from genie import sizing
+from cloud_app.brain.views import FleetView, PlacementView, WorkerView
+from genie import memory
 from genie.contracts.fleet import ModelState
 from genie.contracts.model import ModelSpec, Quant
-from genie.sizing import Need
+from genie.memory import MemoryNeed
 
 SLOTS = {"cuda": 8, "cpu": 4}
 CONTEXT = {"cuda": 8192, "cpu": 4096}
@@ -32,7 +32,7 @@ class Fit:
     quant: Quant
     slots: int
     context: int
-    need: Need
+    need: MemoryNeed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +65,7 @@ def fit(
     quants = _quants(spec, worker.device)
     for quant in quants:
         for slots, context in _shapes(spec, worker.device, min_context):
-            need = sizing.need(spec, quant, slots=slots, context=context)
+            need = memory.need(spec, quant, slots=slots, context=context)
             if need.total <= free:
                 return Fit(quant=quant, slots=slots, context=context, need=need)
     least = smallest(spec, worker.device, min_context=min_context)
@@ -77,7 +77,7 @@ def smallest(spec: ModelSpec, device: str, *, min_context: int = 0) -> int:
     """Least bytes any quant of ``spec`` takes on ``device``; 0 without a quant."""
     *_, (slots, context) = _shapes(spec, device, min_context)
     quants = _quants(spec, device)
-    needs = [sizing.need(spec, q, slots=slots, context=context).total for q in quants]
+    needs = [memory.need(spec, q, slots=slots, context=context).total for q in quants]
     return min(needs, default=0)
 
 
@@ -97,7 +97,7 @@ def held_bytes(spec: ModelSpec, worker: WorkerView, placement: PlacementView) ->
     if quant is None:
         return peak
     slots, context = placement.slots, placement.context
-    return max(peak, sizing.need(spec, quant, slots=slots, context=context).total)
+    return max(peak, memory.need(spec, quant, slots=slots, context=context).total)
 
 
 def least_tokens(text: str) -> int:
@@ -174,3 +174,23 @@ def _shapes(
     while context > least:
         context = max(least, context // 2)
         yield 1, context
+
+
+def eta_s(
+    fleet: FleetView, *, queue: str, model: str, ahead: int, tokens: float | None
+) -> float | None:
+    """Seconds until ``ahead`` requests of ``tokens`` each are served, None if unknown.
+
+    Unknown is honest: no replica is ready, none was measured yet, or nobody has seen
+    how long an answer of this model is.
+    """
+    speed = sum(
+        held.tokens_per_s
+        for worker in fleet.workers
+        if worker.is_open and queue in worker.queues
+        for held in worker.models
+        if held.model == model and held.state is ModelState.READY
+    )
+    if tokens is None or speed <= 0:
+        return None
+    return ahead * tokens / speed

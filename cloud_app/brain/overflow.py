@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Situation:
+class OverflowConditions:
     """All that an overflow decision may ever depend on: 32 states."""
 
     org_opted_in: bool
@@ -15,7 +15,7 @@ class Situation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
+class NoOverflow:
     """The job stays on local machines, and why."""
 
     reasons: tuple[str, ...]
@@ -32,7 +32,7 @@ _CONDITIONS = {
 }
 
 
-def decide(situation: Situation) -> Refused:
+def decide(situation: OverflowConditions) -> NoOverflow:
     """Refuse, with every condition that is not met beside the main reason.
 
     >>> here = Situation(
@@ -46,4 +46,4 @@ def decide(situation: Situation) -> Refused:
     ('overflow is not enabled',)
     """
     unmet = [why for name, why in _CONDITIONS.items() if not getattr(situation, name)]
-    return Refused(reasons=(NOT_ENABLED, *unmet))
+    return NoOverflow(reasons=(NOT_ENABLED, *unmet))

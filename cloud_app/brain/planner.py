@@ -11,8 +11,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from cloud_app.brain import capacity, liveness
-from cloud_app.brain.demands import Demands
-from cloud_app.brain.ledger import Ledger, Option, Pressure
+from cloud_app.brain.packing import Demands, PlacementOption, Pressure, WorkerPacking
 from cloud_app.brain.views import (
     DemandView,
     FleetView,
@@ -46,7 +45,7 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unplaced:
+class UnplacedDemand:
     """Demand no worker can take now, and the machine that could."""
 
     model: str
@@ -56,30 +55,32 @@ class Unplaced:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class PlacementPlan:
     """What each worker should hold, by its id; ``held`` says why nothing may move."""
 
     desired: dict[str, tuple[PlacementView, ...]]
     moves: tuple[Move, ...] = ()
-    unplaced: tuple[Unplaced, ...] = ()
+    unplaced: tuple[UnplacedDemand, ...] = ()
     held: str | None = None
 
 
 def plan(
     fleet: FleetView, demand: Iterable[DemandView], catalog: Catalog, now: datetime
-) -> Plan:
+) -> PlacementPlan:
     """The desired placements of every worker. ``now`` is when new ones begin."""
     if liveness.is_mass_silence(fleet):
         why = "more than half of the fleet is silent at once: the fault is ours"
-        return Plan(desired={w.id: w.placements for w in _sorted(fleet)}, held=why)
-    return _Planning(fleet, Demands(demand), catalog, now).run()
+        return PlacementPlan(
+            desired={w.id: w.placements for w in _sorted(fleet)}, held=why
+        )
+    return _PlanBuilder(fleet, Demands(demand), catalog, now).run()
 
 
 def _sorted(fleet: FleetView) -> list[WorkerView]:
     return sorted(fleet.workers, key=lambda worker: worker.id)
 
 
-class _Planning:
+class _PlanBuilder:
     """One run over one snapshot: the ledgers fill up, the moves are written down."""
 
     def __init__(
@@ -89,23 +90,25 @@ class _Planning:
         self._catalog = catalog
         self._now = now
         self._moves: list[Move] = []
-        self._unplaced: list[Unplaced] = []
-        self._ledgers = [Ledger(w, catalog, demands, now) for w in _sorted(fleet)]
+        self._unplaced: list[UnplacedDemand] = []
+        self._ledgers = [
+            WorkerPacking(w, catalog, demands, now) for w in _sorted(fleet)
+        ]
 
-    def run(self) -> Plan:
+    def run(self) -> PlacementPlan:
         for ledger in self._ledgers:
             self._release(ledger)
         for demand in self._demands.wanted:
             self._first_replicas(demand)
         for demand in self._demands.waiting:
             self._more_replicas(demand)
-        return Plan(
+        return PlacementPlan(
             desired={led.worker.id: tuple(led.placements) for led in self._ledgers},
             moves=tuple(self._moves),
             unplaced=tuple(self._unplaced),
         )
 
-    def _release(self, ledger: Ledger) -> None:
+    def _release(self, ledger: WorkerPacking) -> None:
         """What a lost worker held, and what the catalog no longer knows."""
         worker = ledger.worker
         lost = worker.liveness is Liveness.LOST
@@ -145,7 +148,7 @@ class _Planning:
             if self._place(demand, Pressure.STANDING, why):
                 return
 
-    def _holders(self, demand: DemandView) -> list[Ledger]:
+    def _holders(self, demand: DemandView) -> list[WorkerPacking]:
         """Workers of the queue whose replica counts: not failed, not being emptied."""
         return [
             ledger
@@ -162,7 +165,7 @@ class _Planning:
             return (f"{demand.model} is not in the catalog",)
         here = [led for led in self._ledgers if demand.queue in led.worker.queues]
         asked = [(ledger, ledger.option(spec, pressure)) for ledger in here]
-        options = [(led, o) for led, o in asked if isinstance(o, Option)]
+        options = [(led, o) for led, o in asked if isinstance(o, PlacementOption)]
         if not options:
             refused = [o for _, o in asked if isinstance(o, str)]
             return tuple(refused) or (f"no worker serves the queue {demand.queue}",)
@@ -170,7 +173,9 @@ class _Planning:
         self._apply(ledger, spec, option, why)
         return ()
 
-    def _apply(self, ledger: Ledger, spec: ModelSpec, option: Option, why: str) -> None:
+    def _apply(
+        self, ledger: WorkerPacking, spec: ModelSpec, option: PlacementOption, why: str
+    ) -> None:
         for victim in option.victims:
             ledger.remove(victim)
             reason = f"idle, and {spec.id} needs its memory"
@@ -186,13 +191,15 @@ class _Planning:
         ledger.add(placement)
         self._note(MoveKind.LOAD, ledger, spec.id, why)
 
-    def _note(self, kind: MoveKind, ledger: Ledger, model: str, reason: str) -> None:
+    def _note(
+        self, kind: MoveKind, ledger: WorkerPacking, model: str, reason: str
+    ) -> None:
         worker = ledger.worker.id
         self._moves.append(Move(kind=kind, worker=worker, model=model, reason=reason))
 
-    def _no_place(self, demand: DemandView, refused: tuple[str, ...]) -> Unplaced:
+    def _no_place(self, demand: DemandView, refused: tuple[str, ...]) -> UnplacedDemand:
         spec = self._catalog.models.get(demand.model)
-        return Unplaced(
+        return UnplacedDemand(
             model=demand.model,
             queue=demand.queue,
             why=tuple(dict.fromkeys(refused)),

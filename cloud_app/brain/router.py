@@ -3,8 +3,8 @@
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from cloud_app.brain import rungs
-from cloud_app.brain.rungs import Criteria, Rung, Skipped
+from cloud_app.brain import ladder as rungs
+from cloud_app.brain.ladder import LadderChoice, LadderCriteria, SkippedCandidate
 from cloud_app.brain.views import FleetView, Liveness, WorkerView
 from genie.catalog import Catalog, Persona
 from genie.contracts.inference import Locality, WorkClass
@@ -13,7 +13,7 @@ from genie.topology import SHARED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class RoutingRequest:
     """What is asked, and its limits; a ``model`` named outright wins over a persona.
 
     ``queues`` are the logical queues the org may use, the preferred one first.
@@ -44,7 +44,7 @@ class Route:
     work_class: WorkClass
     locality: Locality
     reasons: tuple[str, ...]
-    skipped: tuple[Skipped, ...] = ()
+    skipped: tuple[SkippedCandidate, ...] = ()
     substituted: str | None = None
     ready: bool = False
     context: int = 0
@@ -58,11 +58,13 @@ class Refusal:
     code: str
     message: str
     reasons: tuple[str, ...] = ()
-    skipped: tuple[Skipped, ...] = ()
+    skipped: tuple[SkippedCandidate, ...] = ()
     retryable: bool = False
 
 
-def route(request: Request, fleet: FleetView, catalog: Catalog) -> Route | Refusal:
+def route(
+    request: RoutingRequest, fleet: FleetView, catalog: Catalog
+) -> Route | Refusal:
     """The smallest model that solves the task on the preferred queue that has it.
 
     An explicit model is served as asked or refused, never swapped for another. A
@@ -76,7 +78,9 @@ def route(request: Request, fleet: FleetView, catalog: Catalog) -> Route | Refus
     return found
 
 
-def _now(request: Request, fleet: FleetView, catalog: Catalog) -> Route | Refusal:
+def _now(
+    request: RoutingRequest, fleet: FleetView, catalog: Catalog
+) -> Route | Refusal:
     queues = [queue for queue in request.queues if rungs.serving(fleet, queue)]
     if not queues:
         return _nobody(request)
@@ -96,13 +100,13 @@ def rung(
     allowed: Collection[str] | None = None,
     needed: tuple[Capability, ...] = (),
     min_context: int = 0,
-) -> Rung:
+) -> LadderChoice:
     """The rung of a persona's ladder that serves on ``queue`` now, with the skipped.
 
     ``spec`` is None when no rung can be served; placement asks the same question to
     turn a standing persona into a model.
     """
-    criteria = Criteria(
+    criteria = LadderCriteria(
         allowed=allowed,
         needed=(*persona.needs, *needed),
         min_context=min_context,
@@ -111,7 +115,9 @@ def rung(
     return rungs.choose(ladder, floor, queue, fleet, catalog, criteria)
 
 
-def _choose(request: Request, queue: str, fleet: FleetView, catalog: Catalog) -> Rung:
+def _choose(
+    request: RoutingRequest, queue: str, fleet: FleetView, catalog: Catalog
+) -> LadderChoice:
     if request.persona is not None and request.model is None:
         return rung(
             request.persona,
@@ -122,7 +128,7 @@ def _choose(request: Request, queue: str, fleet: FleetView, catalog: Catalog) ->
             needed=request.needed,
             min_context=request.min_context,
         )
-    criteria = Criteria(
+    criteria = LadderCriteria(
         allowed=request.allowed_models,
         needed=request.needed,
         min_context=request.min_context,
@@ -131,7 +137,9 @@ def _choose(request: Request, queue: str, fleet: FleetView, catalog: Catalog) ->
     return rungs.choose(ladder, None, queue, fleet, catalog, criteria)
 
 
-def _route(request: Request, queue: str, spec: ModelSpec, chosen: Rung) -> Route:
+def _route(
+    request: RoutingRequest, queue: str, spec: ModelSpec, chosen: LadderChoice
+) -> Route:
     shared = queue == SHARED
     return Route(
         model=spec.id,
@@ -147,7 +155,7 @@ def _route(request: Request, queue: str, spec: ModelSpec, chosen: Rung) -> Route
 
 
 def _later(
-    request: Request, fleet: FleetView, catalog: Catalog, refusal: Refusal
+    request: RoutingRequest, fleet: FleetView, catalog: Catalog, refusal: Refusal
 ) -> Route | None:
     """Where it waits for workers to return; None when their return would not help."""
     away = [worker for worker in fleet.workers if not worker.is_open]
@@ -173,7 +181,7 @@ def _why_away(worker: WorkerView) -> str:
     return "draining" if worker.draining else worker.liveness.value
 
 
-def _nobody(request: Request) -> Refusal:
+def _nobody(request: RoutingRequest) -> Refusal:
     names = " or ".join(request.queues) or "that this key may use"
     return Refusal(
         code="no_capacity",
@@ -184,7 +192,7 @@ def _nobody(request: Request) -> Refusal:
     )
 
 
-def _refusal(request: Request, tried: dict[str, Rung]) -> Refusal:
+def _refusal(request: RoutingRequest, tried: dict[str, LadderChoice]) -> Refusal:
     """The refusal a person can act on, with what was considered on every queue."""
     skipped = tuple(skip for found in tried.values() for skip in found.skipped)
     code = _code({skip.code for skip in skipped})
@@ -214,4 +222,12 @@ _STEPS = {
     rungs.TOO_LONG: "send a shorter text or a smaller max_tokens",
 }
 
-__all__ = ["Refusal", "Request", "Route", "Rung", "Skipped", "route", "rung"]
+__all__ = [
+    "Refusal",
+    "RoutingRequest",
+    "Route",
+    "LadderChoice",
+    "SkippedCandidate",
+    "route",
+    "rung",
+]

@@ -8,10 +8,10 @@ from genie.errors import BadRequest
 
 _FIELD = re.compile(r"(\\?)\{\{(.*?)\}\}", re.DOTALL)
 
-Write = Callable[[datetime, datetime, str], str]
+VariableWriter = Callable[[datetime, datetime, str], str]
 """From the moment a run was due and the moment it starts, both local, and the name."""
 
-VARIABLES: Mapping[str, Write] = {
+VARIABLES: Mapping[str, VariableWriter] = {
     "date": lambda due, _now, _name: f"{due:%Y-%m-%d}",
     "time": lambda due, _now, _name: f"{due:%H:%M}",
     "weekday": lambda due, _now, _name: f"{due:%A}",

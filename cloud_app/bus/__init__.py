@@ -1,19 +1,19 @@
 """The only door to the broker: publish, replies, outcomes, depths, dead letters."""
 
 from cloud_app.bus.dead_letters import DeadLetter, DeadLetters
-from cloud_app.bus.inbox import Inbox, News, Unpublished
+from cloud_app.bus.inbox import InboxItem, JobInbox, PublishUnconfirmed
 from cloud_app.bus.outcomes import OutcomeConsumer
-from cloud_app.bus.publish import Bus, Depth
-from cloud_app.bus.replies import Replies
+from cloud_app.bus.publish import Bus, QueueDepth
+from cloud_app.bus.replies import ReplyRouter
 
 __all__ = [
     "Bus",
     "DeadLetter",
     "DeadLetters",
-    "Depth",
-    "Inbox",
-    "News",
+    "QueueDepth",
+    "JobInbox",
+    "InboxItem",
     "OutcomeConsumer",
-    "Replies",
-    "Unpublished",
+    "ReplyRouter",
+    "PublishUnconfirmed",
 ]

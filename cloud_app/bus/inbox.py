@@ -12,32 +12,32 @@ MOST_BYTES = 2 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Unpublished:
+class PublishUnconfirmed:
     """The broker did not say that it has the job's message; it may have it or not."""
 
 
-News = Event | Unpublished
+InboxItem = Event | PublishUnconfirmed
 
 
-class Inbox:
+class JobInbox:
     """The events of one job, in the order they came, while its asker keeps up."""
 
     def __init__(
         self, *, most_chunks: int = MOST_CHUNKS, most_bytes: int = MOST_BYTES
     ) -> None:
-        self._events: queue.SimpleQueue[tuple[News, int]] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[tuple[InboxItem, int]] = queue.SimpleQueue()
         self._most_chunks, self._most_bytes = most_chunks, most_bytes
         self._lock = threading.Lock()
         self._chunks = self._bytes = 0
         self.is_cut = False
 
-    def put(self, event: News, size_bytes: int = 0) -> None:
+    def put(self, event: InboxItem, size_bytes: int = 0) -> None:
         """Add an event; never blocks. Over the bound nothing more is kept."""
         if isinstance(event, Chunk) and not self._count(1, size_bytes):
             return
         self._events.put((event, size_bytes))
 
-    def get(self, timeout_s: float) -> News | None:
+    def get(self, timeout_s: float) -> InboxItem | None:
         """The next event, or None when none came in time or the inbox was cut."""
         if self.is_cut:
             return None

@@ -5,8 +5,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from genie import codec, logs, topology
-from genie.contracts.inference import Chunk, Recorded
+from genie import logs, topology
+from genie.contracts import codec
+from genie.contracts.inference import Chunk, RecordedEvent
 from genie.errors import CodecError, Unavailable
 from genie.messaging import broker, light
 from genie.messaging.pump import Pump
@@ -16,18 +17,18 @@ if TYPE_CHECKING:
 
 log = logs.logger("bus.outcomes")
 
-Apply = Callable[[Recorded], bool]
+ApplyEvent = Callable[[RecordedEvent], bool]
 """Records an event in the database; raises `Unavailable` when it cannot just now."""
 
-Record = Callable[[Sequence[Recorded]], Sequence[int]]
-"""Records events together, in order; the places of those that need `Apply` instead."""
+RecordEvents = Callable[[Sequence[RecordedEvent]], Sequence[int]]
+"""Records events in order; returns the places of those left to `ApplyEvent`."""
 
 PREFETCH = 128
 """Also the most that is recorded in one transaction."""
 
 RETRY_S = 0.5
 
-Held = tuple[Recorded, int]
+UnackedEvent = tuple[RecordedEvent, int]
 """An event and the tag of its message."""
 
 
@@ -38,9 +39,11 @@ class OutcomeConsumer:
     to come, and under load there are others.
     """
 
-    def __init__(self, url: str, apply: Apply, record: Record | None = None) -> None:
+    def __init__(
+        self, url: str, apply: ApplyEvent, record: RecordEvents | None = None
+    ) -> None:
         self._apply, self._together = apply, record
-        self._held: list[Held] = []
+        self._held: list[UnackedEvent] = []
         self._pump = Pump(
             url,
             name="genie-outcomes",
@@ -96,7 +99,9 @@ class OutcomeConsumer:
             for _event, tag in left:
                 channel.basic_reject(tag, requeue=True)
 
-    def _record(self, channel: "StdChannel", held: deque[Held]) -> deque[Held]:
+    def _record(
+        self, channel: "StdChannel", held: deque[UnackedEvent]
+    ) -> deque[UnackedEvent]:
         """Record many at once; those that must be recorded one by one."""
         if self._together is None:
             return held
@@ -114,7 +119,9 @@ class OutcomeConsumer:
                 light.ack(channel, tag)
         return deque(held[place] for place in sorted(left))
 
-    def _record_one(self, channel: "StdChannel", event: Recorded, tag: int) -> None:
+    def _record_one(
+        self, channel: "StdChannel", event: RecordedEvent, tag: int
+    ) -> None:
         try:
             self._apply(event)
         except Unavailable:

@@ -12,9 +12,10 @@ from kombu.exceptions import LimitExceeded
 from kombu.pools import Connections
 
 from cloud_app.bus.dead_letters import DeadLetters
-from cloud_app.bus.replies import Post, Replies
-from genie import codec, topology
-from genie.contracts.inference import InferenceTask, WorkClass, Written
+from cloud_app.bus.replies import OutgoingMessage, ReplyRouter
+from genie import topology
+from genie.contracts import codec
+from genie.contracts.inference import InferenceTask, PartialAnswer, WorkClass
 from genie.errors import BrokerDown
 from genie.messaging import broker, envelope
 from genie.messaging.publisher import failures
@@ -32,7 +33,7 @@ RETRY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Depth:
+class QueueDepth:
     """One broker queue now: messages that wait, and open credits (consumers)."""
 
     queue: str
@@ -79,14 +80,14 @@ class Bus:
 
         self._with_channel(send)
 
-    def ask(self, task: InferenceTask, replies: Replies) -> None:
+    def ask(self, task: InferenceTask, replies: ReplyRouter) -> None:
         """`publish` a task somebody waits for, without waiting for the confirm if that
         can be done: ``replies`` then says in its inbox if it did not come."""
         name = topology.model_queue(task.queue, task.model, task.work_class)
         if name not in self._declared:
             self.publish(task)
             return
-        post = Post(
+        post = OutgoingMessage(
             exchange=task.queue,
             key=topology.routing_key(task.model, task.work_class),
             body=envelope.pack(task),
@@ -103,7 +104,9 @@ class Bus:
         """Ask a worker to stop a job, running or not yet started there."""
         self._control(worker_id, topology.TASK_CANCEL, {"job_id": job_id})
 
-    def resume(self, worker_id: str, job_id: str, answers: tuple[Written, ...]) -> None:
+    def resume(
+        self, worker_id: str, job_id: str, answers: tuple[PartialAnswer, ...]
+    ) -> None:
         """Ask a worker that began a job anew to go on after ``answers`` instead."""
         given = [codec.builtins(one) for one in answers]
         kwargs = {"job_id": job_id, "answers": given}
@@ -114,7 +117,9 @@ class Bus:
         kwargs = {"job_id": job_id, "to": to, "name": name}
         self._control(worker_id, topology.TASK_SAY, kwargs)
 
-    def depths(self, queues: Iterable[tuple[str, str, WorkClass]]) -> tuple[Depth, ...]:
+    def depths(
+        self, queues: Iterable[tuple[str, str, WorkClass]]
+    ) -> tuple[QueueDepth, ...]:
         """Ready messages and consumers of each (queue, model, class), asked now."""
         return tuple(self._depth(*wanted) for wanted in queues)
 
@@ -141,7 +146,7 @@ class Bus:
         """Close the pool's connections."""
         self._pool.force_close_all()
 
-    def _depth(self, queue: str, model: str, work_class: WorkClass) -> Depth:
+    def _depth(self, queue: str, model: str, work_class: WorkClass) -> QueueDepth:
         def ask(channel: "StdChannel") -> tuple[int, int]:
             broker.declare_model_queue(channel, queue, model, work_class)
             name = topology.model_queue(queue, model, work_class)
@@ -149,7 +154,7 @@ class Bus:
             return found.message_count, found.consumer_count
 
         waiting, consumers = self._with_channel(ask)
-        return Depth(
+        return QueueDepth(
             queue=queue,
             model=model,
             work_class=work_class,
@@ -201,7 +206,7 @@ class Bus:
         while True:
             try:
                 return self._once(use)
-            except _Stale as stale:
+            except _StaleResource as stale:
                 if time.monotonic() > give_up_at:
                     raise _down(stale) from stale
             except LimitExceeded as error:
@@ -217,14 +222,14 @@ class Bus:
                 is_sound = True
             except failures(connection) as error:
                 self._declared.clear()  # a broker that came back may have lost queues
-                raise (_Stale() if is_guess else _down(error)) from error
+                raise (_StaleResource() if is_guess else _down(error)) from error
             finally:
                 if not is_sound:  # a connection in doubt must not serve the next one
                     connection.collect()
             return result
 
 
-class _Stale(Exception):
+class _StaleResource(Exception):
     """What we held to be there, a connection or a queue, was not; try once more."""
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from amqp.exceptions import RecoverableConnectionError
 
-from cloud_app.bus.inbox import Inbox, Unpublished
-from genie import codec, logs, topology
+from cloud_app.bus.inbox import JobInbox, PublishUnconfirmed
+from genie import logs, topology
+from genie.contracts import codec
 from genie.errors import CodecError
 from genie.messaging import broker, light
 from genie.messaging.confirms import Confirms
@@ -27,7 +28,7 @@ CONFIRM_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Post:
+class OutgoingMessage:
     """A message ready to go, and where to."""
 
     exchange: str
@@ -36,7 +37,7 @@ class Post:
     headers: dict[str, str | int | None]
 
 
-class _Line:
+class _PublishChannel:
     """A channel to publish on, and what it still owes a confirm for, by job."""
 
     def __init__(self, channel: "StdChannel") -> None:
@@ -46,7 +47,7 @@ class _Line:
         self.is_blocked = False
         channel.events["basic_return"].add(self._take_back)
 
-    def publish(self, job_id: str, post: Post) -> None:
+    def publish(self, job_id: str, post: OutgoingMessage) -> None:
         """Write it; raises what a broken connection raises."""
         send = partial(
             light.publish,
@@ -72,20 +73,20 @@ class _Line:
         self._returned.append(message.properties.get("correlation_id", ""))
 
 
-class Replies:
+class ReplyRouter:
     """Asks, and hands what is answered to whoever waits for it.
 
     The thread and its connection start at the first `expect`, after any fork. Asking
     does not wait for the broker's confirm: the answer is on its way meanwhile. Where
-    the confirm does not come the inbox gets `Unpublished`.
+    the confirm does not come the inbox gets `PublishUnconfirmed`.
     """
 
     def __init__(self, url: str) -> None:
         self._asker_id = uuid.uuid4().hex
-        self._inboxes: dict[str, Inbox] = {}
+        self._inboxes: dict[str, JobInbox] = {}
         self._lock = threading.Lock()
         self._started = False
-        self._line: _Line | None = None
+        self._line: _PublishChannel | None = None
         self._pump = Pump(
             url,
             name="genie-replies",
@@ -100,9 +101,9 @@ class Replies:
         """The ``reply_to`` of tasks asked from this process."""
         return topology.reply_queue(self._asker_id)
 
-    def expect(self, job_id: str) -> Inbox:
+    def expect(self, job_id: str) -> JobInbox:
         """An inbox for a job about to be published; `forget` it when done."""
-        inbox = Inbox()
+        inbox = JobInbox()
         with self._lock:
             self._inboxes[job_id] = inbox
             if not self._started:
@@ -111,7 +112,7 @@ class Replies:
         self._pump.wait_connected(FIRST_CONNECT_S)
         return inbox
 
-    def publish(self, job_id: str, post: Post) -> bool:
+    def publish(self, job_id: str, post: OutgoingMessage) -> bool:
         """Publish what an inbox was made for, from any thread; False if that cannot be
         done here and now: then it was not."""
         line = self._line
@@ -137,7 +138,7 @@ class Replies:
         broker.reply_queue(self._asker_id)(channel).declare()
         light.subscribe(channel, self.name, self._receive, tag="genie", no_ack=True)
         if light.is_shared(channel):  # else nothing is confirmed, or it is encrypted
-            self._line = _Line(channel.connection.channel())
+            self._line = _PublishChannel(channel.connection.channel())
 
     def _cut(self) -> None:
         line, self._line = self._line, None
@@ -162,7 +163,7 @@ class Replies:
             with self._lock:
                 inbox = self._inboxes.get(job_id)
             if inbox is not None:
-                inbox.put(Unpublished())
+                inbox.put(PublishUnconfirmed())
 
     def _receive(self, message: light.Arrived) -> None:
         try:

@@ -7,10 +7,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col, select
 
-from cloud_app.schedule_tables import JobAttempt
 from cloud_app.store.statements import changed, insert_once
-from cloud_app.tables import Job
-from genie.contracts.inference import GivenBack, Started
+from cloud_app.store.tables import JobAttemptRow, JobRow
+from genie.contracts.inference import AttemptGivenBack, AttemptStarted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,15 +21,15 @@ class AttemptRecord:
     started_at: datetime
 
 
-def note(session: Session, event: Started, now: datetime) -> None:
+def note(session: Session, event: AttemptStarted, now: datetime) -> None:
     """Keep the attempt that ``event`` follows on, which the job's row forgets, and it.
 
     Call it before the row takes the event in.
     """
-    _copy(session, event.job_id, col(Job.attempt_id) != event.attempt_id)
+    _copy(session, event.job_id, col(JobRow.attempt_id) != event.attempt_id)
     insert_once(
         session,
-        JobAttempt,
+        JobAttemptRow,
         job_id=event.job_id,
         attempt_id=event.attempt_id,
         worker_id=event.worker_id,
@@ -39,21 +38,23 @@ def note(session: Session, event: Started, now: datetime) -> None:
     )
 
 
-def lose(session: Session, event: GivenBack, now: datetime) -> bool:
+def lose(session: Session, event: AttemptGivenBack, now: datetime) -> bool:
     """Its worker lost the job's message and lives; False when that is known, or when
     nothing is known of that attempt."""
-    _copy(session, event.job_id, col(Job.attempt_id) == event.attempt_id)
+    _copy(session, event.job_id, col(JobRow.attempt_id) == event.attempt_id)
     statement = (
-        sa.update(JobAttempt)
-        .where(*_is(event), col(JobAttempt.lost_at).is_(None))
+        sa.update(JobAttemptRow)
+        .where(*_is(event), col(JobAttemptRow.lost_at).is_(None))
         .values(lost_at=now)
     )
     return changed(session, statement) == 1
 
 
-def is_lost(session: Session, event: GivenBack) -> bool:
+def is_lost(session: Session, event: AttemptGivenBack) -> bool:
     """True when the worker of this attempt was said to have lost its message."""
-    lost = select(JobAttempt).where(*_is(event), col(JobAttempt.lost_at).is_not(None))
+    lost = select(JobAttemptRow).where(
+        *_is(event), col(JobAttemptRow.lost_at).is_not(None)
+    )
     return session.exec(lost).first() is not None
 
 
@@ -61,22 +62,22 @@ def lost(session: Session, job_id: str) -> int:
     """How many attempts of a job ended, if they did, with their worker alive."""
     statement = (
         select(sa.func.count())
-        .select_from(JobAttempt)
-        .where(JobAttempt.job_id == job_id, col(JobAttempt.lost_at).is_not(None))
+        .select_from(JobAttemptRow)
+        .where(JobAttemptRow.job_id == job_id, col(JobAttemptRow.lost_at).is_not(None))
     )
     return session.exec(statement).one()
 
 
 def forget_losses(session: Session, job_id: str) -> None:
     """The job begins anew, and so does the count of its attempts."""
-    statement = sa.update(JobAttempt).where(col(JobAttempt.job_id) == job_id)
+    statement = sa.update(JobAttemptRow).where(col(JobAttemptRow.job_id) == job_id)
     changed(session, statement.values(lost_at=None))
 
 
-def _is(event: GivenBack) -> tuple[sa.ColumnElement[bool], ...]:
+def _is(event: AttemptGivenBack) -> tuple[sa.ColumnElement[bool], ...]:
     return (
-        col(JobAttempt.job_id) == event.job_id,
-        col(JobAttempt.attempt_id) == event.attempt_id,
+        col(JobAttemptRow.job_id) == event.job_id,
+        col(JobAttemptRow.attempt_id) == event.attempt_id,
     )
 
 
@@ -84,24 +85,24 @@ def _copy(session: Session, job_id: str, wanted: sa.ColumnElement[bool]) -> None
     """Keep the attempt that stands in a job's row, if it is a ``wanted`` one."""
     from_row = ("id", "attempt_id", "worker_id", "worker", "started_at")
     in_row = (
-        sa.select(*(col(getattr(Job, name)) for name in from_row))
-        .where(col(Job.id) == job_id, wanted)
-        .where(col(Job.attempt_id).is_not(None))
-        .where(col(Job.started_at).is_not(None))
+        sa.select(*(col(getattr(JobRow, name)) for name in from_row))
+        .where(col(JobRow.id) == job_id, wanted)
+        .where(col(JobRow.attempt_id).is_not(None))
+        .where(col(JobRow.started_at).is_not(None))
     )
     names = ["job_id", "attempt_id", "worker_id", "worker", "started_at"]
     dialect = session.get_bind().dialect.name
     insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
-    copied = insert(JobAttempt).from_select(names, in_row).on_conflict_do_nothing()
+    copied = insert(JobAttemptRow).from_select(names, in_row).on_conflict_do_nothing()
     changed(session, copied)
 
 
 def of_job(session: Session, job_id: str) -> tuple[AttemptRecord, ...]:
     """The noted attempts of a job, oldest first."""
     rows = session.exec(
-        select(JobAttempt)
-        .where(JobAttempt.job_id == job_id)
-        .order_by(col(JobAttempt.started_at), col(JobAttempt.attempt_id))
+        select(JobAttemptRow)
+        .where(JobAttemptRow.job_id == job_id)
+        .order_by(col(JobAttemptRow.started_at), col(JobAttemptRow.attempt_id))
     )
     return tuple(
         AttemptRecord(

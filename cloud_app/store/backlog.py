@@ -7,7 +7,7 @@ from msgspec.structs import replace
 from sqlalchemy import case, func, or_, select, update
 from sqlmodel import Session, col
 
-from cloud_app import tables
+from cloud_app.store import tables
 from cloud_app.store.jobs import OPEN, kept_payload
 from cloud_app.store.records import Backlog
 from cloud_app.store.statements import changed
@@ -19,14 +19,14 @@ from genie.contracts.inference import (
     WorkClass,
 )
 
-Job = tables.Job
+JobRow = tables.JobRow
 
-Waiting = tuple[str, str, WorkClass]
+BacklogKey = tuple[str, str, WorkClass]
 """Where a job waits: logical queue, model and class."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Overdue:
+class TimedOutJob:
     """A job that was just timed out, and where it may still run."""
 
     job_id: str
@@ -37,21 +37,21 @@ class Overdue:
 
 def counts(session: Session, arrived_since: datetime) -> tuple[Backlog, ...]:
     """Open work, and work that arrived lately, by queue and model."""
-    state, created_at = col(Job.state), col(Job.created_at)
+    state, created_at = col(JobRow.state), col(JobRow.created_at)
     is_queued = state == JobState.QUEUED.value
     is_running = state == JobState.RUNNING.value
     statement = (
         select(
-            col(Job.queue),
-            col(Job.model),
+            col(JobRow.queue),
+            col(JobRow.model),
             func.count(case((is_queued, 1))),
             func.count(case((is_running, 1))),
             func.count(case((created_at >= arrived_since, 1))),
             func.min(case((is_queued, created_at))),
         )
         .where(or_(state.in_(OPEN), created_at >= arrived_since))
-        .group_by(col(Job.queue), col(Job.model))
-        .order_by(col(Job.queue), col(Job.model))
+        .group_by(col(JobRow.queue), col(JobRow.model))
+        .order_by(col(JobRow.queue), col(JobRow.model))
     )
     rows = session.connection().execute(statement)
     return tuple(
@@ -67,12 +67,12 @@ def counts(session: Session, arrived_since: datetime) -> tuple[Backlog, ...]:
     )
 
 
-def oldest(session: Session) -> dict[Waiting, datetime]:
+def oldest(session: Session) -> dict[BacklogKey, datetime]:
     """When the oldest job that waits came, by queue, model and class."""
-    by = (col(Job.queue), col(Job.model), col(Job.work_class))
+    by = (col(JobRow.queue), col(JobRow.model), col(JobRow.work_class))
     statement = (
-        select(*by, func.min(col(Job.created_at)))
-        .where(col(Job.state) == JobState.QUEUED.value)
+        select(*by, func.min(col(JobRow.created_at)))
+        .where(col(JobRow.state) == JobState.QUEUED.value)
         .group_by(*by)
     )
     rows = session.connection().execute(statement)
@@ -96,22 +96,24 @@ def claim_unconfirmed(
     older than ``again_before`` is open again. Publishing twice is harmless.
     """
     due = (
-        select(col(Job.id))
-        .where(col(Job.state) == JobState.QUEUED.value)
-        .where(col(Job.confirmed_at).is_(None))
-        .where(col(Job.payload).is_not(None))
-        .where(col(Job.created_at) < before)
-        .where(or_(col(Job.relayed_at).is_(None), col(Job.relayed_at) < again_before))
-        .order_by(col(Job.id))
+        select(col(JobRow.id))
+        .where(col(JobRow.state) == JobState.QUEUED.value)
+        .where(col(JobRow.confirmed_at).is_(None))
+        .where(col(JobRow.payload).is_not(None))
+        .where(col(JobRow.created_at) < before)
+        .where(
+            or_(col(JobRow.relayed_at).is_(None), col(JobRow.relayed_at) < again_before)
+        )
+        .order_by(col(JobRow.id))
         .limit(limit)
         .with_for_update(skip_locked=True)  # PostgreSQL's; SQLite has one writer anyway
     )
     statement = (
-        update(Job)
-        .where(col(Job.id).in_(due.scalar_subquery()))
-        .where(col(Job.confirmed_at).is_(None))
-        .values(relayed_at=now, publications=Job.publications + 1)
-        .returning(col(Job.payload), col(Job.publications))
+        update(JobRow)
+        .where(col(JobRow.id).in_(due.scalar_subquery()))
+        .where(col(JobRow.confirmed_at).is_(None))
+        .values(relayed_at=now, publications=JobRow.publications + 1)
+        .returning(col(JobRow.payload), col(JobRow.publications))
     )
     rows = session.connection().execute(statement).all()
     return tuple(_again(task, number) for task, number in rows if task is not None)
@@ -119,15 +121,15 @@ def claim_unconfirmed(
 
 def reopen(session: Session, *, now: datetime, fault: Fault) -> int:
     """Queue open jobs that can be published again; end the others with ``fault``."""
-    is_open = col(Job.state).in_(OPEN)
+    is_open = col(JobRow.state).in_(OPEN)
     again = (
-        update(Job)
-        .where(is_open, col(Job.payload).is_not(None))
+        update(JobRow)
+        .where(is_open, col(JobRow.payload).is_not(None))
         .values(state=JobState.QUEUED.value, confirmed_at=None, relayed_at=None)
     )
     lost = (
-        update(Job)
-        .where(is_open, col(Job.payload).is_(None))
+        update(JobRow)
+        .where(is_open, col(JobRow.payload).is_(None))
         .values(
             state=JobState.FAILED.value,
             finished_at=now,
@@ -140,19 +142,19 @@ def reopen(session: Session, *, now: datetime, fault: Fault) -> int:
 
 def time_out(
     session: Session, *, before: datetime, now: datetime, fault: Fault, limit: int
-) -> tuple[Overdue, ...]:
+) -> tuple[TimedOutJob, ...]:
     """End jobs whose deadline passed before ``before``, oldest deadline first."""
     due = (
-        select(col(Job.id))
-        .where(col(Job.state).in_(OPEN))
-        .where(col(Job.deadline_at) < before)
-        .order_by(col(Job.deadline_at))
+        select(col(JobRow.id))
+        .where(col(JobRow.state).in_(OPEN))
+        .where(col(JobRow.deadline_at) < before)
+        .order_by(col(JobRow.deadline_at))
         .limit(limit)
     )
     statement = (
-        update(Job)
-        .where(col(Job.id).in_(due.scalar_subquery()))
-        .where(col(Job.state).in_(OPEN))
+        update(JobRow)
+        .where(col(JobRow.id).in_(due.scalar_subquery()))
+        .where(col(JobRow.state).in_(OPEN))
         .values(
             state=JobState.TIMEOUT.value,
             finished_at=now,
@@ -160,11 +162,13 @@ def time_out(
             fault=fault,
             finish_reason=FinishReason.ERROR.value,
         )
-        .returning(col(Job.id), col(Job.model), col(Job.queue), col(Job.worker_id))
+        .returning(
+            col(JobRow.id), col(JobRow.model), col(JobRow.queue), col(JobRow.worker_id)
+        )
     )
     rows = session.connection().execute(statement).all()
     return tuple(
-        Overdue(job_id=job_id, model=model, queue=queue, worker_id=worker_id)
+        TimedOutJob(job_id=job_id, model=model, queue=queue, worker_id=worker_id)
         for job_id, model, queue, worker_id in rows
     )
 

@@ -7,9 +7,9 @@ from typing import Any
 from sqlalchemy import Update, or_, update
 from sqlmodel import Session, col, select
 
-from cloud_app.batch_tables import Batch
-from cloud_app.store.batch_records import BatchRecord, NewBatch, Written
+from cloud_app.store.records import BatchRecord, ChunkResult, NewBatch
 from cloud_app.store.statements import changed, insert_once
+from cloud_app.store.tables import BatchRow
 from genie.contracts.batch import BatchState
 from genie.contracts.inference import Usage
 
@@ -35,7 +35,7 @@ def insert(session: Session, new: NewBatch) -> bool:
     """Add a batch to be checked; False when its org already used the key."""
     return insert_once(
         session,
-        Batch,
+        BatchRow,
         id=new.id,
         org_id=new.org.id,
         key_id=new.key_id,
@@ -54,7 +54,7 @@ def insert(session: Session, new: NewBatch) -> bool:
 
 def by_id(session: Session, batch_id: str) -> BatchRecord | None:
     """A batch of any org: for the cloud's own use, never for a request."""
-    row = session.exec(select(Batch).where(Batch.id == batch_id)).first()
+    row = session.exec(select(BatchRow).where(BatchRow.id == batch_id)).first()
     return None if row is None else _record(row)
 
 
@@ -66,8 +66,8 @@ def of_org(session: Session, org_id: str, batch_id: str) -> BatchRecord | None:
 
 def by_idempotency_key(session: Session, org_id: str, key: str) -> BatchRecord | None:
     """The batch this org submitted under an idempotency key."""
-    statement = select(Batch).where(
-        Batch.org_id == org_id, Batch.idempotency_key == key
+    statement = select(BatchRow).where(
+        BatchRow.org_id == org_id, BatchRow.idempotency_key == key
     )
     row = session.exec(statement).first()
     return None if row is None else _record(row)
@@ -77,27 +77,27 @@ def find(
     session: Session, org_id: str, *, limit: int, after: str | None = None
 ) -> tuple[BatchRecord, ...]:
     """Batches of an org, newest first."""
-    statement = select(Batch).where(Batch.org_id == org_id)
+    statement = select(BatchRow).where(BatchRow.org_id == org_id)
     if after is not None:
-        statement = statement.where(col(Batch.id) < after)
-    rows = session.exec(statement.order_by(col(Batch.id).desc()).limit(limit))
+        statement = statement.where(col(BatchRow.id) < after)
+    rows = session.exec(statement.order_by(col(BatchRow.id).desc()).limit(limit))
     return tuple(_record(row) for row in rows)
 
 
 def is_read(session: Session, file_id: str) -> bool:
     """True while a batch that has not ended needs the file."""
     statement = (
-        select(Batch.id)
-        .where(Batch.input_file_id == file_id)
-        .where(col(Batch.state).not_in(_ENDED))
+        select(BatchRow.id)
+        .where(BatchRow.input_file_id == file_id)
+        .where(col(BatchRow.state).not_in(_ENDED))
     )
     return session.exec(statement.limit(1)).first() is not None
 
 
 def to_drive(session: Session, limit: int) -> tuple[str, ...]:
     """Ids of batches that need a brain, oldest first."""
-    statement = select(Batch.id).where(col(Batch.tidied_at).is_(None))
-    return tuple(session.exec(statement.order_by(col(Batch.id)).limit(limit)))
+    statement = select(BatchRow.id).where(col(BatchRow.tidied_at).is_(None))
+    return tuple(session.exec(statement.order_by(col(BatchRow.id)).limit(limit)))
 
 
 def lease(
@@ -105,9 +105,11 @@ def lease(
 ) -> BatchRecord | None:
     """The batch, kept for ``owner``; None while another brain has it."""
     statement = (
-        update(Batch)
-        .where(col(Batch.id) == batch_id, col(Batch.tidied_at).is_(None))
-        .where(or_(col(Batch.lease_until).is_(None), col(Batch.lease_until) < now))
+        update(BatchRow)
+        .where(col(BatchRow.id) == batch_id, col(BatchRow.tidied_at).is_(None))
+        .where(
+            or_(col(BatchRow.lease_until).is_(None), col(BatchRow.lease_until) < now)
+        )
         .values(lease=owner, lease_until=until)
     )
     return by_id(session, batch_id) if changed(session, statement) else None
@@ -132,9 +134,9 @@ def move(
 ) -> bool:
     """Change a batch that is in one of ``states``; False when it is not."""
     statement = (
-        update(Batch)
-        .where(col(Batch.id) == batch_id)
-        .where(col(Batch.state).in_([state.value for state in states]))
+        update(BatchRow)
+        .where(col(BatchRow.id) == batch_id)
+        .where(col(BatchRow.state).in_([state.value for state in states]))
         .values(**values)
     )
     return changed(session, statement) == 1
@@ -145,9 +147,14 @@ def read_on(
 ) -> bool:
     """The next chunk was cut; False when another brain did, or it takes no more."""
     statement = (
-        update(Batch)
-        .where(col(Batch.id) == batch.id, col(Batch.read_offset) == batch.read_offset)
-        .where(col(Batch.chunks) == batch.chunks, col(Batch.state) == batch.state.value)
+        update(BatchRow)
+        .where(
+            col(BatchRow.id) == batch.id, col(BatchRow.read_offset) == batch.read_offset
+        )
+        .where(
+            col(BatchRow.chunks) == batch.chunks,
+            col(BatchRow.state) == batch.state.value,
+        )
         .values(
             read_offset=offset,
             read_line=line,
@@ -158,28 +165,30 @@ def read_on(
     return changed(session, statement) == 1
 
 
-def count(session: Session, batch_id: str, written: Written) -> None:
+def count(session: Session, batch_id: str, written: ChunkResult) -> None:
     """Add a chunk's share to the counts."""
     usage = written.usage
     statement = (
-        update(Batch)
-        .where(col(Batch.id) == batch_id)
+        update(BatchRow)
+        .where(col(BatchRow.id) == batch_id)
         .values(
-            completed=Batch.completed + written.completed,
-            failed=Batch.failed + written.failed,
-            prompt_tokens=Batch.prompt_tokens + usage.prompt_tokens,
-            completion_tokens=Batch.completion_tokens + usage.completion_tokens,
-            cached_tokens=Batch.cached_tokens + usage.cached_tokens,
+            completed=BatchRow.completed + written.completed,
+            failed=BatchRow.failed + written.failed,
+            prompt_tokens=BatchRow.prompt_tokens + usage.prompt_tokens,
+            completion_tokens=BatchRow.completion_tokens + usage.completion_tokens,
+            cached_tokens=BatchRow.cached_tokens + usage.cached_tokens,
         )
     )
     changed(session, statement)
 
 
 def _leased(batch_id: str, owner: str) -> Update:
-    return update(Batch).where(col(Batch.id) == batch_id, col(Batch.lease) == owner)
+    return update(BatchRow).where(
+        col(BatchRow.id) == batch_id, col(BatchRow.lease) == owner
+    )
 
 
-def _record(row: Batch) -> BatchRecord:
+def _record(row: BatchRow) -> BatchRecord:
     return BatchRecord(
         **{name: getattr(row, name) for name in _SAME},
         state=BatchState(row.state),

@@ -6,22 +6,20 @@ from datetime import datetime
 from sqlalchemy import Update, delete, func, update
 from sqlmodel import Session, col, select
 
-from cloud_app import tables
-from cloud_app.batch_tables import BatchChunk
-from cloud_app.store import jobs
-from cloud_app.store.batch_records import ChunkRecord, Written
-from cloud_app.store.records import JobRecord
+from cloud_app.store import jobs, tables
+from cloud_app.store.records import ChunkRecord, ChunkResult, JobRecord
 from cloud_app.store.statements import changed, insert_once
+from cloud_app.store.tables import BatchChunkRow
 from genie.contracts.inference import Fault, FinishReason, JobState
 
-Job = tables.Job
+JobRow = tables.JobRow
 _FIELDS = tuple(ChunkRecord.__dataclass_fields__)
 
 
 def insert(session: Session, chunk: ChunkRecord) -> bool:
     """Add an open chunk; False when it is there already."""
     values = {name: getattr(chunk, name) for name in _FIELDS}
-    return insert_once(session, BatchChunk, **values)
+    return insert_once(session, BatchChunkRow, **values)
 
 
 def open_of(session: Session, batch_id: str) -> tuple[ChunkRecord, ...]:
@@ -39,7 +37,7 @@ def try_again(session: Session, chunk: ChunkRecord, tries: dict[str, int]) -> bo
     return changed(session, _open(chunk).values(tries=tries)) == 1
 
 
-def write(session: Session, chunk: ChunkRecord, written: Written) -> bool:
+def write(session: Session, chunk: ChunkRecord, written: ChunkResult) -> bool:
     """Name the files of a chunk's answers; False when somebody was first."""
     statement = _open(chunk).values(
         part=written.part,
@@ -51,15 +49,17 @@ def write(session: Session, chunk: ChunkRecord, written: Written) -> bool:
 
 def drop(session: Session, batch_id: str) -> None:
     """Forget the chunks of a batch that ended."""
-    changed(session, delete(BatchChunk).where(col(BatchChunk.batch_id) == batch_id))
+    changed(
+        session, delete(BatchChunkRow).where(col(BatchChunkRow.batch_id) == batch_id)
+    )
 
 
 def open_jobs(session: Session, job_ids: Sequence[str]) -> int:
     """How many of these jobs have not ended."""
     statement = (
         select(func.count())
-        .select_from(Job)
-        .where(col(Job.id).in_(job_ids), col(Job.state).in_(jobs.OPEN))
+        .select_from(JobRow)
+        .where(col(JobRow.id).in_(job_ids), col(JobRow.state).in_(jobs.OPEN))
     )
     return session.exec(statement).one()
 
@@ -72,8 +72,8 @@ def results(session: Session, job_ids: Sequence[str]) -> dict[str, JobRecord]:
 def confirm(session: Session, job_ids: Sequence[str], now: datetime) -> None:
     """The broker has the messages of these jobs."""
     statement = (
-        update(Job)
-        .where(col(Job.id).in_(job_ids), col(Job.confirmed_at).is_(None))
+        update(JobRow)
+        .where(col(JobRow.id).in_(job_ids), col(JobRow.confirmed_at).is_(None))
         .values(confirmed_at=now)
     )
     changed(session, statement)
@@ -90,8 +90,8 @@ def close(
     is_cancelled = state is JobState.CANCELLED
     reason = FinishReason.CANCELLED if is_cancelled else FinishReason.ERROR
     statement = (
-        update(Job)
-        .where(col(Job.id).in_(job_ids), col(Job.state).in_(jobs.OPEN))
+        update(JobRow)
+        .where(col(JobRow.id).in_(job_ids), col(JobRow.state).in_(jobs.OPEN))
         .values(
             state=state.value,
             finished_at=now,
@@ -99,31 +99,31 @@ def close(
             fault=fault,
             finish_reason=reason.value,
         )
-        .returning(col(Job.id), col(Job.worker_id))
+        .returning(col(JobRow.id), col(JobRow.worker_id))
     )
     rows = session.connection().execute(statement).all()
     return tuple((job_id, worker) for job_id, worker in rows if worker is not None)
 
 
 def _find(session: Session, batch_id: str, *, is_open: bool) -> tuple[ChunkRecord, ...]:
-    part = col(BatchChunk.part)
+    part = col(BatchChunkRow.part)
     statement = (
-        select(BatchChunk)
-        .where(BatchChunk.batch_id == batch_id)
+        select(BatchChunkRow)
+        .where(BatchChunkRow.batch_id == batch_id)
         .where(part.is_(None) if is_open else part.is_not(None))
-        .order_by(col(BatchChunk.number))
+        .order_by(col(BatchChunkRow.number))
     )
     return tuple(_record(row) for row in session.exec(statement))
 
 
 def _open(chunk: ChunkRecord) -> Update:
     return (
-        update(BatchChunk)
-        .where(col(BatchChunk.batch_id) == chunk.batch_id)
-        .where(col(BatchChunk.number) == chunk.number)
-        .where(col(BatchChunk.part).is_(None))
+        update(BatchChunkRow)
+        .where(col(BatchChunkRow.batch_id) == chunk.batch_id)
+        .where(col(BatchChunkRow.number) == chunk.number)
+        .where(col(BatchChunkRow.part).is_(None))
     )
 
 
-def _record(row: BatchChunk) -> ChunkRecord:
+def _record(row: BatchChunkRow) -> ChunkRecord:
     return ChunkRecord(**{name: getattr(row, name) for name in _FIELDS})

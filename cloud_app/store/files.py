@@ -6,9 +6,9 @@ from datetime import datetime
 from sqlalchemy import delete
 from sqlmodel import Session, col, select
 
-from cloud_app.batch_tables import StoredFile
-from cloud_app.store.batch_records import FileRecord
+from cloud_app.store.records import FileRecord
 from cloud_app.store.statements import changed, insert_once
+from cloud_app.store.tables import FileRow
 
 _FIELDS = tuple(FileRecord.__dataclass_fields__)
 
@@ -16,14 +16,12 @@ _FIELDS = tuple(FileRecord.__dataclass_fields__)
 def insert(session: Session, file: FileRecord) -> bool:
     """Add a file; False when it is there already."""
     values = {name: getattr(file, name) for name in _FIELDS}
-    return insert_once(session, StoredFile, **values)
+    return insert_once(session, FileRow, **values)
 
 
 def of_org(session: Session, org_id: str, file_id: str) -> FileRecord | None:
     """A file of this org."""
-    statement = select(StoredFile).where(
-        StoredFile.org_id == org_id, StoredFile.id == file_id
-    )
+    statement = select(FileRow).where(FileRow.org_id == org_id, FileRow.id == file_id)
     row = session.exec(statement).first()
     return None if row is None else _record(row)
 
@@ -38,10 +36,10 @@ def find(
     oldest_first: bool = False,
 ) -> tuple[FileRecord, ...]:
     """Files of an org, newest first or oldest; ``after`` is the last id seen."""
-    file_id = col(StoredFile.id)
-    statement = select(StoredFile).where(StoredFile.org_id == org_id)
+    file_id = col(FileRow.id)
+    statement = select(FileRow).where(FileRow.org_id == org_id)
     if purpose is not None:
-        statement = statement.where(StoredFile.purpose == purpose)
+        statement = statement.where(FileRow.purpose == purpose)
     if after is not None:
         is_next = file_id > after if oldest_first else file_id < after
         statement = statement.where(is_next)
@@ -52,24 +50,24 @@ def find(
 
 def expired(session: Session, now: datetime, limit: int) -> tuple[FileRecord, ...]:
     """Files whose time is over, oldest first."""
-    expires_at = col(StoredFile.expires_at)
+    expires_at = col(FileRow.expires_at)
     statement = (
-        select(StoredFile).where(expires_at < now).order_by(expires_at).limit(limit)
+        select(FileRow).where(expires_at < now).order_by(expires_at).limit(limit)
     )
     return tuple(_record(row) for row in session.exec(statement))
 
 
 def known(session: Session, file_ids: Sequence[str]) -> set[str]:
     """Those of these ids that belong to files of any org."""
-    statement = select(StoredFile.id).where(col(StoredFile.id).in_(file_ids))
+    statement = select(FileRow.id).where(col(FileRow.id).in_(file_ids))
     return set(session.exec(statement))
 
 
 def drop(session: Session, file_ids: Sequence[str]) -> int:
     """Forget files; how many there were."""
-    statement = delete(StoredFile).where(col(StoredFile.id).in_(file_ids))
+    statement = delete(FileRow).where(col(FileRow.id).in_(file_ids))
     return changed(session, statement)
 
 
-def _record(row: StoredFile) -> FileRecord:
+def _record(row: FileRow) -> FileRecord:
     return FileRecord(**{name: getattr(row, name) for name in _FIELDS})

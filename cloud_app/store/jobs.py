@@ -9,8 +9,7 @@ from sqlalchemy.orm import defer
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import Select
 
-from cloud_app import tables
-from cloud_app.store import direct
+from cloud_app.store import fast_insert, tables
 from cloud_app.store.database import Database
 from cloud_app.store.records import JobFilter, JobRecord, NewJob
 from cloud_app.store.statements import (
@@ -19,17 +18,17 @@ from cloud_app.store.statements import (
     insert_once,
 )
 from genie.contracts.inference import (
+    AttemptGivenBack,
+    AttemptStarted,
     Fault,
     FinishReason,
-    GivenBack,
     InferenceTask,
     JobState,
     Outcome,
-    Started,
 )
 
-Job = tables.Job
-JobsAndSlugs = Select[tables.Job, str]
+JobRow = tables.JobRow
+JobsAndSlugs = Select[tables.JobRow, str]
 UNWATCHED = ("async", "batch")
 """Modes of jobs nobody waits for: they may have to be published again."""
 
@@ -38,46 +37,46 @@ PLACE_MOST = 1_000
 
 OPEN = (JobState.QUEUED.value, JobState.RUNNING.value)
 
-_WITHOUT_PAYLOAD = defer(col(Job.payload))  # type: ignore[arg-type]  # a column all the same
+_WITHOUT_PAYLOAD = defer(col(JobRow.payload))  # type: ignore[arg-type]  # a column all the same
 
 
 def insert(session: Session, new: NewJob) -> bool:
     """Add a queued job; False when its org already used the idempotency key."""
-    return insert_once(session, Job, **_values(new))
+    return insert_once(session, JobRow, **_values(new))
 
 
 def insert_alone(db: Database, new: NewJob) -> bool:
     """`insert` as the one statement of its transaction."""
-    return direct.insert(db, Job, _values(new))
+    return fast_insert.insert(db, JobRow, _values(new))
 
 
 def insert_all(session: Session, new: Sequence[NewJob]) -> int:
     """Add many queued jobs in one statement; how many were not there yet."""
-    return insert_new(session, Job, [_values(one) for one in new]) if new else 0
+    return insert_new(session, JobRow, [_values(one) for one in new]) if new else 0
 
 
 def by_id(session: Session, job_id: str) -> JobRecord | None:
     """A job of any org: for the cloud's own use, never for a request."""
-    found = session.exec(_jobs().where(Job.id == job_id)).first()
+    found = session.exec(_jobs().where(JobRow.id == job_id)).first()
     return found and _record(*found)
 
 
 def by_ids(session: Session, job_ids: Sequence[str]) -> tuple[JobRecord, ...]:
     """Jobs of any org, without payloads: for the cloud's own use."""
-    statement = _jobs().where(col(Job.id).in_(job_ids)).options(_WITHOUT_PAYLOAD)
+    statement = _jobs().where(col(JobRow.id).in_(job_ids)).options(_WITHOUT_PAYLOAD)
     found = session.exec(statement)
     return tuple(_record(row, slug, with_payload=False) for row, slug in found)
 
 
 def of_org(session: Session, org: str, job_id: str) -> JobRecord | None:
     """A job of this org."""
-    found = session.exec(_jobs(org).where(Job.id == job_id)).first()
+    found = session.exec(_jobs(org).where(JobRow.id == job_id)).first()
     return found and _record(*found)
 
 
 def by_idempotency_key(session: Session, org: str, key: str) -> JobRecord | None:
     """The job this org submitted under an idempotency key."""
-    found = session.exec(_jobs(org).where(Job.idempotency_key == key)).first()
+    found = session.exec(_jobs(org).where(JobRow.idempotency_key == key)).first()
     return found and _record(*found)
 
 
@@ -90,19 +89,19 @@ def find(
     **wanted: Unpack[JobFilter],
 ) -> tuple[JobRecord, ...]:
     """Jobs of an org, newest first, without payloads; ``after`` is the last id seen."""
-    statement = _jobs(org).options(_WITHOUT_PAYLOAD).order_by(col(Job.id).desc())
+    statement = _jobs(org).options(_WITHOUT_PAYLOAD).order_by(col(JobRow.id).desc())
     for name in ("state", "persona", "model"):
         if value := wanted.get(name):
-            statement = statement.where(getattr(Job, name) == value)
+            statement = statement.where(getattr(JobRow, name) == value)
     if worker := wanted.get("worker"):
-        is_there = or_(col(Job.worker) == worker, col(Job.worker_id) == worker)
+        is_there = or_(col(JobRow.worker) == worker, col(JobRow.worker_id) == worker)
         statement = statement.where(is_there)
     if since := wanted.get("since"):
-        statement = statement.where(col(Job.created_at) >= since)
+        statement = statement.where(col(JobRow.created_at) >= since)
     if (listed := wanted.get("ids")) is not None:
-        statement = statement.where(col(Job.id).in_(listed))
+        statement = statement.where(col(JobRow.id).in_(listed))
     if after is not None:
-        statement = statement.where(col(Job.id) < after)
+        statement = statement.where(col(JobRow.id) < after)
     found = session.exec(statement.limit(limit))
     return tuple(_record(row, slug, with_payload=False) for row, slug in found)
 
@@ -110,15 +109,15 @@ def find(
 def confirm(session: Session, job_id: str, now: datetime) -> bool:
     """The broker has the job's message."""
     statement = (
-        update(Job)
-        .where(col(Job.id) == job_id)
-        .where(col(Job.confirmed_at).is_(None))
+        update(JobRow)
+        .where(col(JobRow.id) == job_id)
+        .where(col(JobRow.confirmed_at).is_(None))
         .values(confirmed_at=now)
     )
     return changed(session, statement) == 1
 
 
-def start(session: Session, event: Started, now: datetime) -> int | None:
+def start(session: Session, event: AttemptStarted, now: datetime) -> int | None:
     """A worker took the job; how many attempts that makes, None when nothing changed.
 
     The same attempt told twice counts once; a job that ended stays ended.
@@ -126,24 +125,29 @@ def start(session: Session, event: Started, now: datetime) -> int | None:
     statement = (
         _open(event.job_id)
         .where(
-            or_(col(Job.attempt_id).is_(None), col(Job.attempt_id) != event.attempt_id)
+            or_(
+                col(JobRow.attempt_id).is_(None),
+                col(JobRow.attempt_id) != event.attempt_id,
+            )
         )
         .values(
             state=JobState.RUNNING.value,
-            attempts=Job.attempts + 1,
+            attempts=JobRow.attempts + 1,
             attempt_id=event.attempt_id,
-            started_at=func.coalesce(Job.started_at, now),
-            confirmed_at=func.coalesce(Job.confirmed_at, now),
+            started_at=func.coalesce(JobRow.started_at, now),
+            confirmed_at=func.coalesce(JobRow.confirmed_at, now),
             worker_id=event.worker_id,
             worker=event.worker,
-            fingerprint=func.coalesce(event.fingerprint, Job.fingerprint),
+            fingerprint=func.coalesce(event.fingerprint, JobRow.fingerprint),
         )
-        .returning(col(Job.attempts))
+        .returning(col(JobRow.attempts))
     )
     return session.connection().execute(statement).scalar_one_or_none()
 
 
-def give_back(session: Session, event: GivenBack, *, is_lost: bool = False) -> bool:
+def give_back(
+    session: Session, event: AttemptGivenBack, *, is_lost: bool = False
+) -> bool:
     """A worker gave its attempt back in good order: it does not count, the job waits.
 
     One that ``is_lost`` is subtracted by `attempts.lost` already. False when another
@@ -151,10 +155,10 @@ def give_back(session: Session, event: GivenBack, *, is_lost: bool = False) -> b
     """
     statement = (
         _open(event.job_id)
-        .where(col(Job.attempt_id) == event.attempt_id)
+        .where(col(JobRow.attempt_id) == event.attempt_id)
         .values(
             state=JobState.QUEUED.value,
-            attempts=Job.attempts - (0 if is_lost else 1),
+            attempts=JobRow.attempts - (0 if is_lost else 1),
             attempt_id=None,
             worker_id=None,
             worker=None,
@@ -172,19 +176,19 @@ def end(session: Session, outcome: Outcome, now: datetime) -> bool:
     statement = _open(outcome.job_id).values(
         **_ended(now, keeps_payload=outcome.state is not JobState.COMPLETED),
         state=outcome.state.value,
-        started_at=func.coalesce(Job.started_at, began),
-        confirmed_at=func.coalesce(Job.confirmed_at, now),
+        started_at=func.coalesce(JobRow.started_at, began),
+        confirmed_at=func.coalesce(JobRow.confirmed_at, now),
         first_token_at=first_token_at if has_text else None,
         worker_id=outcome.worker_id,
         worker=outcome.worker,
-        attempts=case((col(Job.attempts) < 1, 1), else_=col(Job.attempts)),
+        attempts=case((col(JobRow.attempts) < 1, 1), else_=col(JobRow.attempts)),
         usage=outcome.usage,
         timing=timing,
         text=outcome.text,
         extras=outcome.extras,
         finish_reason=outcome.finish_reason and outcome.finish_reason.value,
         fault=outcome.fault,
-        fingerprint=func.coalesce(outcome.fingerprint, Job.fingerprint),
+        fingerprint=func.coalesce(outcome.fingerprint, JobRow.fingerprint),
     )
     return changed(session, statement) == 1
 
@@ -206,7 +210,7 @@ def close(
     reason = FinishReason.CANCELLED if is_cancelled else FinishReason.ERROR
     statement = _open(job_id)
     if org is not None:
-        statement = statement.where(col(Job.org_id) == _org_id(org))
+        statement = statement.where(col(JobRow.org_id) == _org_id(org))
     statement = statement.values(
         **_ended(now), state=state.value, fault=fault, finish_reason=reason.value
     )
@@ -216,33 +220,33 @@ def close(
 def place(session: Session, job: JobRecord) -> tuple[str, int] | None:
     """A job's state and how many wait before it, at most `PLACE_MOST`; one query."""
     before = (
-        select(Job.id)
-        .where(col(Job.state) == JobState.QUEUED.value)
-        .where(Job.queue == job.queue, Job.model == job.model)
-        .where(Job.work_class == job.work_class, col(Job.id) < job.id)
+        select(JobRow.id)
+        .where(col(JobRow.state) == JobState.QUEUED.value)
+        .where(JobRow.queue == job.queue, JobRow.model == job.model)
+        .where(JobRow.work_class == job.work_class, col(JobRow.id) < job.id)
         .limit(PLACE_MOST)
         .subquery()
     )
     ahead = select(func.count()).select_from(before).scalar_subquery()
-    statement = select(Job.state, ahead).where(Job.id == job.id)
+    statement = select(JobRow.state, ahead).where(JobRow.id == job.id)
     found = session.connection().execute(statement).first()
     return None if found is None else (found[0], found[1])
 
 
 def still_open(session: Session, job_ids: Sequence[str]) -> tuple[str, ...]:
     """Those of these jobs that have not ended."""
-    statement = select(Job.id).where(col(Job.id).in_(job_ids))
-    return tuple(session.exec(statement.where(col(Job.state).in_(OPEN))))
+    statement = select(JobRow.id).where(col(JobRow.id).in_(job_ids))
+    return tuple(session.exec(statement.where(col(JobRow.state).in_(OPEN))))
 
 
 def reopen(session: Session, job: JobRecord, task: InferenceTask) -> bool:
     """Queue a failed job once more, its message kept for the relay; False when it
     changed since ``job`` was read."""
     statement = (
-        update(Job)
-        .where(col(Job.id) == job.id)
-        .where(col(Job.state) == JobState.FAILED.value)
-        .where(col(Job.finished_at) == job.finished_at)
+        update(JobRow)
+        .where(col(JobRow.id) == job.id)
+        .where(col(JobRow.state) == JobState.FAILED.value)
+        .where(col(JobRow.finished_at) == job.finished_at)
         .values(
             state=JobState.QUEUED.value,
             finished_at=None,
@@ -265,7 +269,11 @@ def reopen(session: Session, job: JobRecord, task: InferenceTask) -> bool:
 
 def drop(session: Session, job_id: str) -> bool:
     """Count an outcome that came after the first; False when there is no such job."""
-    statement = update(Job).where(col(Job.id) == job_id).values(dropped=Job.dropped + 1)
+    statement = (
+        update(JobRow)
+        .where(col(JobRow.id) == job_id)
+        .values(dropped=JobRow.dropped + 1)
+    )
     return changed(session, statement) == 1
 
 
@@ -302,7 +310,11 @@ def _values(new: NewJob) -> dict[str, Any]:
 
 def _open(job_id: str) -> Update:
     """An update of a job that has not ended: the compare of every compare-and-set."""
-    return update(Job).where(col(Job.id) == job_id).where(col(Job.state).in_(OPEN))
+    return (
+        update(JobRow)
+        .where(col(JobRow.id) == job_id)
+        .where(col(JobRow.state).in_(OPEN))
+    )
 
 
 def _ended(now: datetime, *, keeps_payload: bool = True) -> dict[str, Any]:
@@ -314,20 +326,22 @@ def kept_payload() -> Any:  # a case expression; its type has no public name
 
     For the ``values`` of an update.
     """
-    return case((col(Job.retain_h) == 0, null()), else_=col(Job.payload))
+    return case((col(JobRow.retain_h) == 0, null()), else_=col(JobRow.payload))
 
 
 def _org_id(slug: str) -> Any:  # a scalar subquery; its type has no public name
-    return select(tables.Org.id).where(tables.Org.slug == slug).scalar_subquery()
+    return select(tables.OrgRow.id).where(tables.OrgRow.slug == slug).scalar_subquery()
 
 
 def _jobs(org: str | None = None) -> JobsAndSlugs:
     """Jobs with the slug of their org; of one org only when it is given."""
-    statement = select(Job, tables.Org.slug).where(Job.org_id == tables.Org.id)
-    return statement if org is None else statement.where(tables.Org.slug == org)
+    statement = select(JobRow, tables.OrgRow.slug).where(
+        JobRow.org_id == tables.OrgRow.id
+    )
+    return statement if org is None else statement.where(tables.OrgRow.slug == org)
 
 
-def _record(row: Job, org: str, *, with_payload: bool = True) -> JobRecord:
+def _record(row: JobRow, org: str, *, with_payload: bool = True) -> JobRecord:
     return JobRecord(
         id=row.id,
         org=org,

@@ -5,13 +5,12 @@ from datetime import datetime
 from sqlalchemy import update
 from sqlmodel import Session, col, select
 
-from cloud_app import tables
-from cloud_app.store import ids, orgs
+from cloud_app.store import ids, orgs, tables
 from cloud_app.store.records import JoinTokenRecord, KeyRecord, OrgRecord
 from cloud_app.store.statements import changed
 
 
-def _record(row: tables.ApiKey, org: OrgRecord) -> KeyRecord:
+def _record(row: tables.ApiKeyRow, org: OrgRecord) -> KeyRecord:
     allowed = row.allowed_models
     return KeyRecord(
         id=row.id,
@@ -37,7 +36,7 @@ def insert(
     now: datetime,
 ) -> KeyRecord:
     """Add a key of an org."""
-    row = tables.ApiKey(
+    row = tables.ApiKeyRow(
         id=ids.new_id(),
         org_id=org.id,
         name=name,
@@ -55,9 +54,9 @@ def insert(
 def by_prefix(session: Session, prefix: str) -> tuple[KeyRecord, str] | None:
     """The key with this lookup prefix and its digest, revoked ones too."""
     found = session.exec(
-        select(tables.ApiKey, tables.Org)
-        .where(tables.ApiKey.prefix == prefix)
-        .where(tables.ApiKey.org_id == tables.Org.id)
+        select(tables.ApiKeyRow, tables.OrgRow)
+        .where(tables.ApiKeyRow.prefix == prefix)
+        .where(tables.ApiKeyRow.org_id == tables.OrgRow.id)
     ).first()
     if found is None:
         return None
@@ -68,9 +67,9 @@ def by_prefix(session: Session, prefix: str) -> tuple[KeyRecord, str] | None:
 def by_id(session: Session, key_id: str) -> KeyRecord | None:
     """The key of this id, revoked or not."""
     found = session.exec(
-        select(tables.ApiKey, tables.Org)
-        .where(tables.ApiKey.id == key_id)
-        .where(tables.ApiKey.org_id == tables.Org.id)
+        select(tables.ApiKeyRow, tables.OrgRow)
+        .where(tables.ApiKeyRow.id == key_id)
+        .where(tables.ApiKeyRow.org_id == tables.OrgRow.id)
     ).first()
     return None if found is None else _record(found[0], orgs.record(found[1]))
 
@@ -78,21 +77,21 @@ def by_id(session: Session, key_id: str) -> KeyRecord | None:
 def of_org(session: Session, org: OrgRecord) -> tuple[KeyRecord, ...]:
     """Every key of an org, oldest first, revoked ones too."""
     rows = session.exec(
-        select(tables.ApiKey)
-        .where(tables.ApiKey.org_id == org.id)
-        .order_by(col(tables.ApiKey.id))
+        select(tables.ApiKeyRow)
+        .where(tables.ApiKeyRow.org_id == org.id)
+        .order_by(col(tables.ApiKeyRow.id))
     )
     return tuple(_record(row, org) for row in rows)
 
 
 def revoke(session: Session, org: OrgRecord, key: str, now: datetime) -> bool:
     """Revoke an org's key by id or prefix; False when there is no live one."""
-    key_columns = (col(tables.ApiKey.id), col(tables.ApiKey.prefix))
+    key_columns = (col(tables.ApiKeyRow.id), col(tables.ApiKeyRow.prefix))
     statement = (
-        update(tables.ApiKey)
-        .where(col(tables.ApiKey.org_id) == org.id)
+        update(tables.ApiKeyRow)
+        .where(col(tables.ApiKeyRow.org_id) == org.id)
         .where((key_columns[0] == key) | (key_columns[1] == key))
-        .where(col(tables.ApiKey.revoked_at).is_(None))
+        .where(col(tables.ApiKeyRow.revoked_at).is_(None))
         .values(revoked_at=now)
     )
     return changed(session, statement) > 0
@@ -110,7 +109,7 @@ def insert_token(
 ) -> None:
     """Add a join token of an org."""
     session.add(
-        tables.JoinToken(
+        tables.JoinTokenRow(
             id=ids.new_id(),
             org_id=org.id,
             prefix=prefix,
@@ -128,9 +127,9 @@ def token_by_prefix(
 ) -> tuple[JoinTokenRecord, str] | None:
     """The join token with this lookup prefix and its digest, used ones too."""
     found = session.exec(
-        select(tables.JoinToken, tables.Org)
-        .where(tables.JoinToken.prefix == prefix)
-        .where(tables.JoinToken.org_id == tables.Org.id)
+        select(tables.JoinTokenRow, tables.OrgRow)
+        .where(tables.JoinTokenRow.prefix == prefix)
+        .where(tables.JoinTokenRow.org_id == tables.OrgRow.id)
     ).first()
     if found is None:
         return None
@@ -148,9 +147,9 @@ def token_by_prefix(
 def use_token(session: Session, token_id: str, now: datetime) -> bool:
     """Use a join token; False when somebody else just did."""
     statement = (
-        update(tables.JoinToken)
-        .where(col(tables.JoinToken.id) == token_id)
-        .where(col(tables.JoinToken.used_at).is_(None))
+        update(tables.JoinTokenRow)
+        .where(col(tables.JoinTokenRow.id) == token_id)
+        .where(col(tables.JoinTokenRow.used_at).is_(None))
         .values(used_at=now)
     )
     return changed(session, statement) == 1

@@ -6,43 +6,42 @@ from typing import Any
 from sqlalchemy import update
 from sqlmodel import Session, col, select
 
-from cloud_app import tables
-from cloud_app.store import ids
+from cloud_app.store import ids, tables
 from cloud_app.store.records import AuditRecord, OrgRecord
 from cloud_app.store.statements import changed, insert_once
 
 
-def record(row: tables.Org) -> OrgRecord:
+def record(row: tables.OrgRow) -> OrgRecord:
     """An org as the rest of the cloud sees it."""
     return OrgRecord(id=row.id, slug=row.slug, name=row.name, retain_h=row.retain_h)
 
 
 def by_slug(session: Session, slug: str) -> OrgRecord | None:
     """The org with this slug."""
-    row = session.exec(select(tables.Org).where(tables.Org.slug == slug)).first()
+    row = session.exec(select(tables.OrgRow).where(tables.OrgRow.slug == slug)).first()
     return None if row is None else record(row)
 
 
 def every_id(session: Session) -> tuple[str, ...]:
     """The id of every org."""
-    return tuple(session.exec(select(tables.Org.id).order_by(tables.Org.id)))
+    return tuple(session.exec(select(tables.OrgRow.id).order_by(tables.OrgRow.id)))
 
 
 def slugs(session: Session) -> tuple[str, ...]:
     """The slug of every org."""
-    return tuple(session.exec(select(tables.Org.slug).order_by(tables.Org.slug)))
+    return tuple(session.exec(select(tables.OrgRow.slug).order_by(tables.OrgRow.slug)))
 
 
 def insert(session: Session, slug: str, name: str, now: datetime) -> bool:
     """Add an org; False when the slug is taken."""
     return insert_once(
-        session, tables.Org, id=ids.new_id(), slug=slug, name=name, created_at=now
+        session, tables.OrgRow, id=ids.new_id(), slug=slug, name=name, created_at=now
     )
 
 
 def retain(session: Session, org: OrgRecord, hours: int | None) -> None:
     """Set how long an org's texts are kept; None: as long as the cloud keeps them."""
-    statement = update(tables.Org).where(col(tables.Org.id) == org.id)
+    statement = update(tables.OrgRow).where(col(tables.OrgRow.id) == org.id)
     changed(session, statement.values(retain_h=hours))
 
 
@@ -58,7 +57,7 @@ def note(
 ) -> None:
     """Write an audit row: who did what to what. Never a secret."""
     session.add(
-        tables.Audit(
+        tables.AuditRow(
             id=ids.new_id(),
             at=at,
             org_id=org.id,
@@ -75,9 +74,9 @@ def audit(
 ) -> tuple[AuditRecord, ...]:
     """The newest audit rows of an org, newest first."""
     rows = session.exec(
-        select(tables.Audit)
-        .where(tables.Audit.org_id == org.id)
-        .order_by(col(tables.Audit.id).desc())
+        select(tables.AuditRow)
+        .where(tables.AuditRow.org_id == org.id)
+        .order_by(col(tables.AuditRow.id).desc())
         .limit(limit)
     )
     return tuple(

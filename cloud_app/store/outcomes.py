@@ -9,20 +9,21 @@ from msgspec.structs import replace
 from sqlalchemy import Connection, bindparam, case, func, or_, select, update
 from sqlmodel import col
 
-from cloud_app import tables
-from genie.contracts.inference import JobState, Outcome, Recorded, Started
+from cloud_app.store import tables
+from genie.contracts.inference import AttemptStarted, JobState, Outcome, RecordedEvent
 
-Job = tables.Job
+JobRow = tables.JobRow
 _MAX_NAME = 255
 _moment = tables.UtcDateTime()
 
 _IS_OPEN = or_(
-    col(Job.state) == JobState.QUEUED.value, col(Job.state) == JobState.RUNNING.value
+    col(JobRow.state) == JobState.QUEUED.value,
+    col(JobRow.state) == JobState.RUNNING.value,
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class OpenJobState:
     """How far an open job is."""
 
     attempts: int
@@ -30,7 +31,7 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class End:
+class JobCompletion:
     """A completed job: its outcome, which attempt that was, and how many it took."""
 
     outcome: Outcome
@@ -38,7 +39,7 @@ class End:
     attempt_id: str | None
 
 
-R = TypeVar("R", bound=Recorded)
+R = TypeVar("R", bound=RecordedEvent)
 
 
 def storable(event: R) -> R:
@@ -51,16 +52,18 @@ def storable(event: R) -> R:
     return replace(event, fingerprint=fingerprint, **names)
 
 
-def lock(connection: Connection, job_ids: Sequence[str]) -> dict[str, Standing]:
+def lock(connection: Connection, job_ids: Sequence[str]) -> dict[str, OpenJobState]:
     """Those of these jobs that are open, which nobody else can change from here on."""
     rows = connection.execute(_LOCK, {"ids": list(job_ids)})
     return {
-        job_id: Standing(attempts=attempts, attempt_id=attempt_id)
+        job_id: OpenJobState(attempts=attempts, attempt_id=attempt_id)
         for job_id, attempts, attempt_id in rows
     }
 
 
-def start(connection: Connection, events: Sequence[Started], now: datetime) -> None:
+def start(
+    connection: Connection, events: Sequence[AttemptStarted], now: datetime
+) -> None:
     """The next attempt of each of these locked jobs."""
     rows = [
         {
@@ -77,7 +80,9 @@ def start(connection: Connection, events: Sequence[Started], now: datetime) -> N
         connection.execute(_START, rows)
 
 
-def complete(connection: Connection, ends: Sequence[End], now: datetime) -> None:
+def complete(
+    connection: Connection, ends: Sequence[JobCompletion], now: datetime
+) -> None:
     """The outcomes of these locked jobs."""
     if ends:
         connection.execute(_COMPLETE, [_end(one, now) for one in ends])
@@ -85,41 +90,45 @@ def complete(connection: Connection, ends: Sequence[End], now: datetime) -> None
 
 def complete_one(connection: Connection, outcome: Outcome, now: datetime) -> bool:
     """The outcome of one open job, in one statement; False when there is none."""
-    end = End(outcome=outcome, attempts=0, attempt_id=None)
+    end = JobCompletion(outcome=outcome, attempts=0, attempt_id=None)
     return connection.execute(_COMPLETE_ONE, _end(end, now)).rowcount == 1
 
 
 _LOCK = (
-    select(col(Job.id), col(Job.attempts), col(Job.attempt_id))
-    .where(col(Job.id).in_(bindparam("ids", expanding=True)), _IS_OPEN)
-    .order_by(col(Job.id))  # two brains lock in the same order
+    select(col(JobRow.id), col(JobRow.attempts), col(JobRow.attempt_id))
+    .where(col(JobRow.id).in_(bindparam("ids", expanding=True)), _IS_OPEN)
+    .order_by(col(JobRow.id))  # two brains lock in the same order
     .with_for_update()
 )
 
 _START = (
-    update(Job)
-    .where(col(Job.id) == bindparam("of"), _IS_OPEN)
+    update(JobRow)
+    .where(col(JobRow.id) == bindparam("of"), _IS_OPEN)
     .values(
         state=JobState.RUNNING.value,
-        attempts=Job.attempts + 1,
+        attempts=JobRow.attempts + 1,
         attempt_id=bindparam("attempt"),
-        started_at=func.coalesce(Job.started_at, bindparam("now", type_=_moment)),
-        confirmed_at=func.coalesce(Job.confirmed_at, bindparam("now", type_=_moment)),
+        started_at=func.coalesce(JobRow.started_at, bindparam("now", type_=_moment)),
+        confirmed_at=func.coalesce(
+            JobRow.confirmed_at, bindparam("now", type_=_moment)
+        ),
         worker_id=bindparam("by_id"),
         worker=bindparam("by"),
-        fingerprint=func.coalesce(bindparam("print"), Job.fingerprint),
+        fingerprint=func.coalesce(bindparam("print"), JobRow.fingerprint),
     )
 )
 
 _ENDS = (
-    update(Job)
-    .where(col(Job.id) == bindparam("of"), _IS_OPEN)
+    update(JobRow)
+    .where(col(JobRow.id) == bindparam("of"), _IS_OPEN)
     .values(
         state=JobState.COMPLETED.value,
         payload=None,
         finished_at=bindparam("now", type_=_moment),
-        started_at=func.coalesce(Job.started_at, bindparam("began", type_=_moment)),
-        confirmed_at=func.coalesce(Job.confirmed_at, bindparam("now", type_=_moment)),
+        started_at=func.coalesce(JobRow.started_at, bindparam("began", type_=_moment)),
+        confirmed_at=func.coalesce(
+            JobRow.confirmed_at, bindparam("now", type_=_moment)
+        ),
         first_token_at=bindparam("first"),
         worker_id=bindparam("by_id"),
         worker=bindparam("by"),
@@ -129,17 +138,17 @@ _ENDS = (
         extras=bindparam("beside"),
         finish_reason=bindparam("why"),
         fault=bindparam("broke"),
-        fingerprint=func.coalesce(bindparam("print"), Job.fingerprint),
+        fingerprint=func.coalesce(bindparam("print"), JobRow.fingerprint),
     )
 )
 
 _COMPLETE = _ENDS.values(attempts=bindparam("tries"), attempt_id=bindparam("attempt"))
 _COMPLETE_ONE = _ENDS.values(
-    attempts=case((col(Job.attempts) < 1, 1), else_=col(Job.attempts))
+    attempts=case((col(JobRow.attempts) < 1, 1), else_=col(JobRow.attempts))
 )
 
 
-def _end(end: End, now: datetime) -> dict[str, Any]:
+def _end(end: JobCompletion, now: datetime) -> dict[str, Any]:
     outcome, timing = end.outcome, end.outcome.timing
     began = now - timedelta(seconds=timing.total_s)
     has_text = outcome.usage.completion_tokens > 0

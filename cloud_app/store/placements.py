@@ -6,11 +6,11 @@ from sqlalchemy import delete, text, update
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
-from cloud_app import tables
+from cloud_app.store import tables
 from cloud_app.store.records import PlacementRecord
 from cloud_app.store.statements import changed, insert_once
 
-Placement = tables.Placement
+PlacementRow = tables.PlacementRow
 
 _PLANNING_LOCK = 0x706C616E  # any number, the same in every release: "plan"
 
@@ -30,7 +30,7 @@ def everything(session: Session) -> tuple[PlacementRecord, ...]:
 
 def of_worker(session: Session, worker_id: str) -> tuple[PlacementRecord, ...]:
     """What one worker should hold, by model."""
-    rows = session.exec(_ordered().where(Placement.worker_id == worker_id))
+    rows = session.exec(_ordered().where(PlacementRow.worker_id == worker_id))
     return tuple(_record(row) for row in rows)
 
 
@@ -44,12 +44,12 @@ def write(session: Session, wanted: PlacementRecord) -> None:
         "reason": wanted.reason,
         "since": wanted.since,
     }
-    if insert_once(session, Placement, **key, **values):
+    if insert_once(session, PlacementRow, **key, **values):
         return
     statement = (
-        update(Placement)
-        .where(col(Placement.worker_id) == wanted.worker_id)
-        .where(col(Placement.model) == wanted.model)
+        update(PlacementRow)
+        .where(col(PlacementRow.worker_id) == wanted.worker_id)
+        .where(col(PlacementRow.model) == wanted.model)
     )
     changed(session, statement.values(**values))
 
@@ -57,24 +57,28 @@ def write(session: Session, wanted: PlacementRecord) -> None:
 def drop(session: Session, worker_id: str, models: Iterable[str]) -> int:
     """Take models away from a worker; how many it had."""
     statement = (
-        delete(Placement)
-        .where(col(Placement.worker_id) == worker_id)
-        .where(col(Placement.model).in_(tuple(models)))
+        delete(PlacementRow)
+        .where(col(PlacementRow.worker_id) == worker_id)
+        .where(col(PlacementRow.model).in_(tuple(models)))
     )
     return changed(session, statement)
 
 
 def release(session: Session, worker_ids: Iterable[str]) -> int:
     """Take everything away from these workers; how many placements that were."""
-    statement = delete(Placement).where(col(Placement.worker_id).in_(tuple(worker_ids)))
+    statement = delete(PlacementRow).where(
+        col(PlacementRow.worker_id).in_(tuple(worker_ids))
+    )
     return changed(session, statement)
 
 
-def _ordered() -> SelectOfScalar[Placement]:
-    return select(Placement).order_by(col(Placement.worker_id), col(Placement.model))
+def _ordered() -> SelectOfScalar[PlacementRow]:
+    return select(PlacementRow).order_by(
+        col(PlacementRow.worker_id), col(PlacementRow.model)
+    )
 
 
-def _record(row: Placement) -> PlacementRecord:
+def _record(row: PlacementRow) -> PlacementRecord:
     return PlacementRecord(
         worker_id=row.worker_id,
         model=row.model,

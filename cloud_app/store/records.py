@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, TypedDict
 
+from genie.contracts.batch import BatchState
 from genie.contracts.fleet import Heartbeat
 from genie.contracts.inference import (
-    Extras,
+    AnswerExtras,
     Fault,
     InferenceTask,
     JobState,
@@ -104,7 +106,7 @@ class PlacementRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Webhook:
+class WebhookConfig:
     """Where to tell that a job has ended; the secret signs, and is never shown."""
 
     url: str
@@ -128,7 +130,7 @@ class NewJob:
     idempotency_key: str | None = None
     body_sha256: str | None = None
     metadata: dict[str, str]
-    webhook: Webhook | None = None
+    webhook: WebhookConfig | None = None
     retain_h: int | None = None
     retry_of: str | None = None
 
@@ -169,7 +171,7 @@ class JobRecord:
     usage: Usage | None = None
     timing: Timing | None = None
     text: str | None = None
-    extras: Extras | None = None
+    extras: AnswerExtras | None = None
     finish_reason: str | None = None
     fault: Fault | None = None
     fingerprint: str | None = None
@@ -214,3 +216,198 @@ class AuditRecord:
     action: str
     subject: str
     detail: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRecord:
+    """A stored file; ``path`` is where it lies below the files' URL."""
+
+    id: str
+    org_id: str
+    key_id: str
+    purpose: str
+    filename: str
+    size_bytes: int
+    sha256: str
+    path: str
+    created_at: datetime
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewBatch:
+    """A batch about to be accepted."""
+
+    id: str
+    org: OrgRecord
+    key_id: str
+    endpoint: str
+    window: str
+    input_file_id: str
+    metadata: dict[str, str]
+    created_at: datetime
+    expires_at: datetime
+    idempotency_key: str | None
+    body_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchRecord:
+    """A batch and how far it is; ``errors`` are the mistakes in its input."""
+
+    id: str
+    org_id: str
+    key_id: str
+    state: BatchState
+    closing: BatchState | None
+    endpoint: str
+    window: str
+    input_file_id: str
+    output_file_id: str | None
+    error_file_id: str | None
+    model: str | None
+    total: int
+    completed: int
+    failed: int
+    usage: Usage
+    errors: tuple[dict[str, Any], ...]
+    metadata: dict[str, str]
+    read_offset: int
+    read_line: int
+    chunks: int
+    created_at: datetime
+    expires_at: datetime
+    in_progress_at: datetime | None
+    finalizing_at: datetime | None
+    completed_at: datetime | None
+    failed_at: datetime | None
+    expired_at: datetime | None
+    cancelling_at: datetime | None
+    cancelled_at: datetime | None
+    body_sha256: str
+
+    @property
+    def takes_more(self) -> bool:
+        """True while further lines of the input may be run."""
+        return self.state is BatchState.IN_PROGRESS and self.closing is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkRecord:
+    """Some lines of a batch.
+
+    ``tries`` counts, by line number, the runs of lines that needed more than one;
+    ``refused`` holds the faults of lines that were never run.
+    """
+
+    batch_id: str
+    number: int
+    offset: int
+    size_bytes: int
+    first_line: int
+    lines: int
+    tries: dict[str, int]
+    refused: dict[str, dict[str, Any]]
+    part: str | None
+    has_output: bool
+    has_errors: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkResult:
+    """What a chunk came to: its files and its share of the batch's counts."""
+
+    part: str
+    has_output: bool
+    has_errors: bool
+    completed: int
+    failed: int
+    usage: Usage
+
+
+class RunTrigger(StrEnum):
+    """Why a run came about."""
+
+    CRON = "cron"
+    MANUAL = "manual"
+
+
+class RunState(StrEnum):
+    """What became of one run of a schedule."""
+
+    STARTED = "started"
+    QUEUED = "queued"
+    SKIPPED = "skipped"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleRecord:
+    """A request that is made again and again.
+
+    ``next_at`` is the first run nobody has decided, ``due_at`` the same with its
+    jitter; None: it never runs again. ``trouble`` says why it could not run lately.
+    """
+
+    id: str
+    org: OrgRecord
+    key_id: str
+    name: str
+    cron: str
+    timezone: str
+    request: dict[str, Any]
+    webhook: WebhookConfig | None
+    overlap: str
+    catch_up: str
+    jitter_s: float
+    created_at: datetime
+    next_at: datetime | None
+    due_at: datetime | None
+    paused_at: datetime | None = None
+    trouble: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """One run: when it was due, what was decided, and the job it made."""
+
+    id: str
+    schedule_id: str
+    fire_at: datetime
+    trigger: RunTrigger
+    state: RunState
+    reason: str | None = None
+    job_id: str | None = None
+    decided_at: datetime
+
+
+class DeliveryState(StrEnum):
+    """How far a webhook's delivery is; ``waiting`` is for the end of its job."""
+
+    WAITING = "waiting"
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryRecord:
+    """One event for one receiver. ``status`` is the last HTTP status it answered.
+
+    ``body`` is what is sent when it is not about a job.
+    """
+
+    id: str
+    org: str
+    job_id: str | None
+    event: str | None
+    url: str
+    secret: str = field(repr=False)
+    body: str | None = field(repr=False)
+    state: DeliveryState
+    attempts: int
+    next_at: datetime | None
+    created_at: datetime
+    ended_at: datetime | None
+    status: int | None
+    error: str | None

@@ -5,10 +5,10 @@ from datetime import datetime, timedelta
 from sqlalchemy import ColumnElement, or_, select, update
 from sqlmodel import Session, col
 
-from cloud_app import tables
+from cloud_app.store import tables
 from cloud_app.store.statements import changed
 
-Job = tables.Job
+JobRow = tables.JobRow
 
 DELIVERY_GRACE = timedelta(seconds=60)
 """How long an answer that is not to be kept can still be fetched a second time."""
@@ -17,10 +17,10 @@ DELIVERY_GRACE = timedelta(seconds=60)
 def delivered(session: Session, job_id: str, now: datetime) -> None:
     """The answer reached whoever it was for; only the first time counts."""
     statement = (
-        update(Job)
-        .where(col(Job.id) == job_id)
-        .where(col(Job.delivered_at).is_(None))
-        .where(col(Job.finished_at).is_not(None))
+        update(JobRow)
+        .where(col(JobRow.id) == job_id)
+        .where(col(JobRow.delivered_at).is_(None))
+        .where(col(JobRow.finished_at).is_not(None))
         .values(delivered_at=now)
     )
     changed(session, statement)
@@ -31,7 +31,7 @@ def purge(session: Session, *, retain_h: float, now: datetime, limit: int) -> in
 
     ``retain_h`` is the longest that any is kept, in hours.
     """
-    finished_at, wanted_h = col(Job.finished_at), col(Job.retain_h)
+    finished_at, wanted_h = col(JobRow.finished_at), col(JobRow.retain_h)
     count = _forget(session, now, limit, finished_at < now - timedelta(hours=retain_h))
     count += _forget(session, now, limit, wanted_h == 0, _is_delivered(now))
     for hours in _wishes(session):
@@ -43,9 +43,9 @@ def purge(session: Session, *, retain_h: float, now: datetime, limit: int) -> in
 def _wishes(session: Session) -> list[int]:
     """The retention times that jobs not yet purged ask for."""
     statement = (
-        select(col(Job.retain_h))
-        .where(col(Job.retain_h) > 0, col(Job.finished_at).is_not(None))
-        .where(col(Job.purged_at).is_(None))
+        select(col(JobRow.retain_h))
+        .where(col(JobRow.retain_h) > 0, col(JobRow.finished_at).is_not(None))
+        .where(col(JobRow.purged_at).is_(None))
         .distinct()
     )
     found = session.connection().execute(statement).scalars()
@@ -55,10 +55,10 @@ def _wishes(session: Session) -> list[int]:
 def _is_delivered(now: datetime) -> ColumnElement[bool]:
     """Fetched or told; an answer somebody waited for was delivered at its end."""
     moment = now - DELIVERY_GRACE
-    is_waited_for = col(Job.mode).in_(("sync", "stream"))
+    is_waited_for = col(JobRow.mode).in_(("sync", "stream"))
     return or_(
-        col(Job.delivered_at) < moment,
-        is_waited_for & (col(Job.finished_at) < moment),
+        col(JobRow.delivered_at) < moment,
+        is_waited_for & (col(JobRow.finished_at) < moment),
     )
 
 
@@ -66,15 +66,15 @@ def _forget(
     session: Session, now: datetime, limit: int, *is_old: ColumnElement[bool]
 ) -> int:
     old = (
-        select(col(Job.id))
-        .where(col(Job.finished_at).is_not(None), col(Job.purged_at).is_(None))
+        select(col(JobRow.id))
+        .where(col(JobRow.finished_at).is_not(None), col(JobRow.purged_at).is_(None))
         .where(*is_old)
-        .order_by(col(Job.finished_at))
+        .order_by(col(JobRow.finished_at))
         .limit(limit)
     )
     statement = (
-        update(Job)
-        .where(col(Job.id).in_(old.scalar_subquery()))
+        update(JobRow)
+        .where(col(JobRow.id).in_(old.scalar_subquery()))
         .values(text=None, extras=None, payload=None, purged_at=now)
     )
     return changed(session, statement)

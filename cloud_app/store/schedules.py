@@ -6,18 +6,17 @@ from typing import Any
 from sqlalchemy import delete, func, update
 from sqlmodel import Session, col, select
 
-from cloud_app import tables
-from cloud_app.schedule_tables import Schedule, ScheduleRun
-from cloud_app.store import orgs
+from cloud_app.store import orgs, tables
 from cloud_app.store.jobs import OPEN
-from cloud_app.store.records import Webhook
-from cloud_app.store.schedule_records import (
+from cloud_app.store.records import (
     RunRecord,
     RunState,
+    RunTrigger,
     ScheduleRecord,
-    Trigger,
+    WebhookConfig,
 )
 from cloud_app.store.statements import changed, insert_once
+from cloud_app.store.tables import ScheduleRow, ScheduleRunRow
 
 _SAME = (
     *("id", "key_id", "name", "cron", "timezone", "request", "overlap", "catch_up"),
@@ -31,7 +30,7 @@ def insert(session: Session, schedule: ScheduleRecord) -> bool:
     hook = schedule.webhook
     return insert_once(
         session,
-        Schedule,
+        ScheduleRow,
         org_id=schedule.org.id,
         webhook={"url": hook.url, "secret": hook.secret} if hook else None,
         **{name: getattr(schedule, name) for name in _SAME},
@@ -40,14 +39,14 @@ def insert(session: Session, schedule: ScheduleRecord) -> bool:
 
 def of_org(session: Session, org: str, name_or_id: str) -> ScheduleRecord | None:
     """An org's schedule by its name or id."""
-    either = (col(Schedule.name) == name_or_id) | (col(Schedule.id) == name_or_id)
-    found = session.exec(_all().where(tables.Org.slug == org).where(either)).first()
+    either = (col(ScheduleRow.name) == name_or_id) | (col(ScheduleRow.id) == name_or_id)
+    found = session.exec(_all().where(tables.OrgRow.slug == org).where(either)).first()
     return found and _record(*found)
 
 
 def all_of_org(session: Session, org: str) -> tuple[ScheduleRecord, ...]:
     """Every schedule of an org, by name."""
-    statement = _all().where(tables.Org.slug == org).order_by(col(Schedule.name))
+    statement = _all().where(tables.OrgRow.slug == org).order_by(col(ScheduleRow.name))
     return tuple(_record(*found) for found in session.exec(statement))
 
 
@@ -55,9 +54,9 @@ def due(session: Session, now: datetime, limit: int) -> tuple[ScheduleRecord, ..
     """Schedules of any org with a run that should start by now, the latest first."""
     statement = (
         _all()
-        .where(col(Schedule.due_at) <= now)
-        .where(col(Schedule.paused_at).is_(None))
-        .order_by(col(Schedule.due_at))
+        .where(col(ScheduleRow.due_at) <= now)
+        .where(col(ScheduleRow.paused_at).is_(None))
+        .order_by(col(ScheduleRow.due_at))
         .limit(limit)
     )
     return tuple(_record(*found) for found in session.exec(statement))
@@ -69,10 +68,10 @@ def claim(session: Session, schedule: ScheduleRecord) -> bool:
     Only as it was read: with the same next run, and not paused since.
     """
     statement = (
-        select(Schedule.id)
-        .where(Schedule.id == schedule.id)
-        .where(Schedule.next_at == schedule.next_at)
-        .where(col(Schedule.paused_at).is_(None))
+        select(ScheduleRow.id)
+        .where(ScheduleRow.id == schedule.id)
+        .where(ScheduleRow.next_at == schedule.next_at)
+        .where(col(ScheduleRow.paused_at).is_(None))
         .with_for_update(skip_locked=True)  # PostgreSQL's; SQLite has one writer anyway
     )
     return session.exec(statement).first() is not None
@@ -80,22 +79,22 @@ def claim(session: Session, schedule: ScheduleRecord) -> bool:
 
 def change(session: Session, schedule_id: str, **values: Any) -> bool:
     """Set columns of a schedule; False when it is gone."""
-    statement = update(Schedule).where(col(Schedule.id) == schedule_id)
+    statement = update(ScheduleRow).where(col(ScheduleRow.id) == schedule_id)
     return changed(session, statement.values(**values)) == 1
 
 
 def remove(session: Session, schedule_id: str) -> None:
     """Delete a schedule and the record of its runs; their jobs stay."""
-    runs = delete(ScheduleRun).where(col(ScheduleRun.schedule_id) == schedule_id)
+    runs = delete(ScheduleRunRow).where(col(ScheduleRunRow.schedule_id) == schedule_id)
     changed(session, runs)
-    changed(session, delete(Schedule).where(col(Schedule.id) == schedule_id))
+    changed(session, delete(ScheduleRow).where(col(ScheduleRow.id) == schedule_id))
 
 
 def add_run(session: Session, run: RunRecord) -> bool:
     """Record a run; False when this moment of its schedule was decided before."""
     return insert_once(
         session,
-        ScheduleRun,
+        ScheduleRunRow,
         id=run.id,
         schedule_id=run.schedule_id,
         fire_at=run.fire_at,
@@ -110,9 +109,9 @@ def add_run(session: Session, run: RunRecord) -> bool:
 def runs(session: Session, schedule_id: str, limit: int) -> tuple[RunRecord, ...]:
     """The newest runs of a schedule, newest first."""
     statement = (
-        select(ScheduleRun)
-        .where(ScheduleRun.schedule_id == schedule_id)
-        .order_by(col(ScheduleRun.fire_at).desc())
+        select(ScheduleRunRow)
+        .where(ScheduleRunRow.schedule_id == schedule_id)
+        .order_by(col(ScheduleRunRow.fire_at).desc())
         .limit(limit)
     )
     return tuple(_run(row) for row in session.exec(statement))
@@ -121,10 +120,10 @@ def runs(session: Session, schedule_id: str, limit: int) -> tuple[RunRecord, ...
 def open_jobs(session: Session, schedule_id: str) -> tuple[str, ...]:
     """Ids of a schedule's jobs that have not ended."""
     statement = (
-        select(tables.Job.id)
-        .where(tables.Job.id == ScheduleRun.job_id)
-        .where(ScheduleRun.schedule_id == schedule_id)
-        .where(col(tables.Job.state).in_(OPEN))
+        select(tables.JobRow.id)
+        .where(tables.JobRow.id == ScheduleRunRow.job_id)
+        .where(ScheduleRunRow.schedule_id == schedule_id)
+        .where(col(tables.JobRow.state).in_(OPEN))
     )
     return tuple(session.exec(statement))
 
@@ -133,9 +132,9 @@ def count_queued(session: Session, schedule_id: str) -> int:
     """How many runs of a schedule wait for the one before."""
     statement = (
         select(func.count())
-        .select_from(ScheduleRun)
-        .where(col(ScheduleRun.schedule_id) == schedule_id)
-        .where(col(ScheduleRun.state) == RunState.QUEUED.value)
+        .select_from(ScheduleRunRow)
+        .where(col(ScheduleRunRow.schedule_id) == schedule_id)
+        .where(col(ScheduleRunRow.state) == RunState.QUEUED.value)
     )
     return session.exec(statement).one()
 
@@ -145,19 +144,19 @@ def waiting(
 ) -> tuple[tuple[ScheduleRecord, RunRecord], ...]:
     """The oldest queued run of each schedule that is not paused."""
     oldest = (
-        select(func.min(ScheduleRun.fire_at))
-        .where(ScheduleRun.schedule_id == Schedule.id)
-        .where(ScheduleRun.state == RunState.QUEUED.value)
-        .correlate(Schedule)
+        select(func.min(ScheduleRunRow.fire_at))
+        .where(ScheduleRunRow.schedule_id == ScheduleRow.id)
+        .where(ScheduleRunRow.state == RunState.QUEUED.value)
+        .correlate(ScheduleRow)
         .scalar_subquery()
     )
     statement = (
-        select(Schedule, tables.Org, ScheduleRun)
-        .where(Schedule.org_id == tables.Org.id)
-        .where(ScheduleRun.schedule_id == Schedule.id)
-        .where(ScheduleRun.state == RunState.QUEUED.value)
-        .where(ScheduleRun.fire_at == oldest)
-        .where(col(Schedule.paused_at).is_(None))
+        select(ScheduleRow, tables.OrgRow, ScheduleRunRow)
+        .where(ScheduleRow.org_id == tables.OrgRow.id)
+        .where(ScheduleRunRow.schedule_id == ScheduleRow.id)
+        .where(ScheduleRunRow.state == RunState.QUEUED.value)
+        .where(ScheduleRunRow.fire_at == oldest)
+        .where(col(ScheduleRow.paused_at).is_(None))
         .limit(limit)
     )
     found = session.exec(statement)
@@ -178,32 +177,34 @@ def _decide(
     session: Session, run_id: str, state: RunState, now: datetime, **values: Any
 ) -> bool:
     statement = (
-        update(ScheduleRun)
-        .where(col(ScheduleRun.id) == run_id)
-        .where(col(ScheduleRun.state) == RunState.QUEUED.value)
+        update(ScheduleRunRow)
+        .where(col(ScheduleRunRow.id) == run_id)
+        .where(col(ScheduleRunRow.state) == RunState.QUEUED.value)
         .values(state=state.value, decided_at=now, **values)
     )
     return changed(session, statement) == 1
 
 
 def _all() -> Any:  # a select of two tables; its type has no public name
-    return select(Schedule, tables.Org).where(Schedule.org_id == tables.Org.id)
+    return select(ScheduleRow, tables.OrgRow).where(
+        ScheduleRow.org_id == tables.OrgRow.id
+    )
 
 
-def _record(row: Schedule, org: tables.Org) -> ScheduleRecord:
+def _record(row: ScheduleRow, org: tables.OrgRow) -> ScheduleRecord:
     return ScheduleRecord(
         org=orgs.record(org),
-        webhook=Webhook(**row.webhook) if row.webhook else None,
+        webhook=WebhookConfig(**row.webhook) if row.webhook else None,
         **{name: getattr(row, name) for name in _SAME},
     )
 
 
-def _run(row: ScheduleRun) -> RunRecord:
+def _run(row: ScheduleRunRow) -> RunRecord:
     return RunRecord(
         id=row.id,
         schedule_id=row.schedule_id,
         fire_at=row.fire_at,
-        trigger=Trigger(row.trigger),
+        trigger=RunTrigger(row.trigger),
         state=RunState(row.state),
         reason=row.reason,
         job_id=row.job_id,

@@ -10,7 +10,7 @@ from sqlalchemy.engine import CursorResult
 from sqlalchemy.sql.dml import Insert, UpdateBase
 from sqlmodel import Session
 
-from cloud_app.tables import Table
+from cloud_app.store.tables import Table
 
 
 def insert_once(session: Session, table: type[Table], **values: Any) -> bool:

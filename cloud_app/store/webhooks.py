@@ -6,19 +6,22 @@ from typing import Any
 from sqlalchemy import delete, or_, update
 from sqlmodel import Session, col, select
 
-from cloud_app import tables
-from cloud_app.schedule_tables import WebhookDelivery as Delivery
-from cloud_app.store import ids
-from cloud_app.store.records import OrgRecord, Webhook
-from cloud_app.store.schedule_records import DeliveryRecord, DeliveryState
+from cloud_app.store import ids, tables
+from cloud_app.store.records import (
+    DeliveryRecord,
+    DeliveryState,
+    OrgRecord,
+    WebhookConfig,
+)
 from cloud_app.store.statements import changed
+from cloud_app.store.tables import WebhookDeliveryRow as Delivery
 
 CLAIM = timedelta(seconds=60)
 """How long a brain may take for one try before another may take over."""
 
 
 def await_job(
-    session: Session, org: OrgRecord, hook: Webhook, job_id: str, now: datetime
+    session: Session, org: OrgRecord, hook: WebhookConfig, job_id: str, now: datetime
 ) -> None:
     """Tell ``hook`` once the job has ended."""
     state = DeliveryState.WAITING
@@ -28,7 +31,7 @@ def await_job(
 def add(
     session: Session,
     org: OrgRecord,
-    hook: Webhook,
+    hook: WebhookConfig,
     *,
     event: str,
     body: str,
@@ -46,8 +49,8 @@ def claim(session: Session, now: datetime, limit: int) -> tuple[DeliveryRecord, 
 
     What nobody reports on within `CLAIM` is open again.
     """
-    has_ended = select(tables.Job.id).where(
-        tables.Job.id == Delivery.job_id, col(tables.Job.finished_at).is_not(None)
+    has_ended = select(tables.JobRow.id).where(
+        tables.JobRow.id == Delivery.job_id, col(tables.JobRow.finished_at).is_not(None)
     )
     is_due = or_(
         (col(Delivery.state) == DeliveryState.PENDING.value)
@@ -97,7 +100,7 @@ def failed(
     changed(session, _same(tried).values(next_at=again_at, **values))
 
 
-def again(session: Session, org: str, delivery_id: str, now: datetime) -> bool:
+def redeliver(session: Session, org: str, delivery_id: str, now: datetime) -> bool:
     """Try one that has ended anew, from its first attempt; False: there is none."""
     ended = (DeliveryState.DELIVERED.value, DeliveryState.FAILED.value)
     statement = (
@@ -116,7 +119,7 @@ def of_org(
     session: Session, org: str, *, job_id: str | None = None, limit: int = 20
 ) -> tuple[DeliveryRecord, ...]:
     """An org's deliveries, newest first; only those of one job when it is given."""
-    wanted = [col(tables.Org.slug) == org]
+    wanted = [col(tables.OrgRow.slug) == org]
     if job_id is not None:
         wanted.append(col(Delivery.job_id) == job_id)
     return _records(session, *wanted, limit=limit)
@@ -125,7 +128,7 @@ def of_org(
 def one_of_org(session: Session, org: str, delivery_id: str) -> DeliveryRecord | None:
     """One delivery of an org."""
     found = _records(
-        session, col(tables.Org.slug) == org, col(Delivery.id) == delivery_id
+        session, col(tables.OrgRow.slug) == org, col(Delivery.id) == delivery_id
     )
     return found[0] if found else None
 
@@ -135,7 +138,7 @@ def forget(session: Session, before: datetime) -> int:
     return changed(session, delete(Delivery).where(col(Delivery.ended_at) < before))
 
 
-def _row(org: OrgRecord, hook: Webhook, now: datetime, **values: Any) -> Delivery:
+def _row(org: OrgRecord, hook: WebhookConfig, now: datetime, **values: Any) -> Delivery:
     return Delivery(
         id=ids.new_id(now),
         org_id=org.id,
@@ -168,15 +171,15 @@ def _end(
 
 
 def _org_id(slug: str) -> Any:  # a scalar subquery; its type has no public name
-    return select(tables.Org.id).where(tables.Org.slug == slug).scalar_subquery()
+    return select(tables.OrgRow.id).where(tables.OrgRow.slug == slug).scalar_subquery()
 
 
 def _records(
     session: Session, *wanted: Any, limit: int | None = None
 ) -> tuple[DeliveryRecord, ...]:
     statement = (
-        select(Delivery, tables.Org.slug)
-        .where(Delivery.org_id == tables.Org.id)
+        select(Delivery, tables.OrgRow.slug)
+        .where(Delivery.org_id == tables.OrgRow.id)
         .where(*wanted)
         .order_by(col(Delivery.id).desc())
         .limit(limit)

@@ -1,21 +1,22 @@
 """Workers and their last heartbeat."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import or_, update
 from sqlmodel import Session, col, select
 
-from cloud_app import tables
-from cloud_app.store import orgs
+from cloud_app.store import orgs, tables
 from cloud_app.store.records import OrgRecord, WorkerRecord
-from cloud_app.store.statements import changed
-from genie.contracts.fleet import Heartbeat, Registration
+from cloud_app.store.statements import changed, insert_new
+from genie.contracts import codec
+from genie.contracts.fleet import Heartbeat, ModelStatus, Registration
 
-Worker = tables.Worker
+WorkerRow = tables.WorkerRow
 
 
-def _record(row: Worker, org: OrgRecord) -> WorkerRecord:
+def _record(row: WorkerRow, org: OrgRecord) -> WorkerRecord:
     return WorkerRecord(
         id=row.id,
         name=row.name,
@@ -48,7 +49,7 @@ def insert(
 ) -> None:
     """Add a worker as it registered."""
     session.add(
-        Worker(
+        WorkerRow(
             id=worker_id,
             org_id=org.id,
             queues=list(queues),
@@ -65,7 +66,7 @@ def update_registration(
     session: Session, worker_id: str, said: Registration, now: datetime
 ) -> None:
     """Write what a known worker says of itself when it registers again."""
-    statement = update(Worker).where(col(Worker.id) == worker_id)
+    statement = update(WorkerRow).where(col(WorkerRow.id) == worker_id)
     changed(session, statement.values(**_said(said, now)))
 
 
@@ -90,10 +91,10 @@ def _said(said: Registration, now: datetime) -> dict[str, Any]:
 def by_id(session: Session, worker_id: str) -> tuple[WorkerRecord, str] | None:
     """A worker that was not removed, and the digest of its secret."""
     found = session.exec(
-        select(Worker, tables.Org)
-        .where(Worker.id == worker_id)
-        .where(col(Worker.removed_at).is_(None))
-        .where(Worker.org_id == tables.Org.id)
+        select(WorkerRow, tables.OrgRow)
+        .where(WorkerRow.id == worker_id)
+        .where(col(WorkerRow.removed_at).is_(None))
+        .where(WorkerRow.org_id == tables.OrgRow.id)
     ).first()
     if found is None:
         return None
@@ -104,10 +105,10 @@ def by_id(session: Session, worker_id: str) -> tuple[WorkerRecord, str] | None:
 def of_org(session: Session, org: OrgRecord) -> tuple[WorkerRecord, ...]:
     """Every worker of an org that was not removed, by name."""
     rows = session.exec(
-        select(Worker)
-        .where(Worker.org_id == org.id)
-        .where(col(Worker.removed_at).is_(None))
-        .order_by(col(Worker.name), col(Worker.id))
+        select(WorkerRow)
+        .where(WorkerRow.org_id == org.id)
+        .where(col(WorkerRow.removed_at).is_(None))
+        .order_by(col(WorkerRow.name), col(WorkerRow.id))
     )
     return tuple(_record(row, org) for row in rows)
 
@@ -115,11 +116,11 @@ def of_org(session: Session, org: OrgRecord) -> tuple[WorkerRecord, ...]:
 def seen_since(session: Session, moment: datetime) -> tuple[WorkerRecord, ...]:
     """Every worker of every org that was heard of since ``moment``, by id."""
     found = session.exec(
-        select(Worker, tables.Org)
-        .where(Worker.org_id == tables.Org.id)
-        .where(col(Worker.removed_at).is_(None))
-        .where(col(Worker.seen_at) >= moment)
-        .order_by(col(Worker.id))
+        select(WorkerRow, tables.OrgRow)
+        .where(WorkerRow.org_id == tables.OrgRow.id)
+        .where(col(WorkerRow.removed_at).is_(None))
+        .where(col(WorkerRow.seen_at) >= moment)
+        .order_by(col(WorkerRow.id))
     )
     return tuple(_record(row, orgs.record(org)) for row, org in found)
 
@@ -129,10 +130,12 @@ def save_heartbeat(
 ) -> bool:
     """Store a heartbeat unless a newer one of the same boot is there."""
     statement = (
-        update(Worker)
-        .where(col(Worker.id) == worker_id)
-        .where(col(Worker.removed_at).is_(None))
-        .where(or_(col(Worker.boot_id) != beat.boot_id, col(Worker.seq) < beat.seq))
+        update(WorkerRow)
+        .where(col(WorkerRow.id) == worker_id)
+        .where(col(WorkerRow.removed_at).is_(None))
+        .where(
+            or_(col(WorkerRow.boot_id) != beat.boot_id, col(WorkerRow.seq) < beat.seq)
+        )
         .values(status=beat, boot_id=beat.boot_id, seq=beat.seq, seen_at=now)
     )
     return changed(session, statement) == 1
@@ -141,18 +144,18 @@ def save_heartbeat(
 def seq(session: Session, worker_id: str) -> int | None:
     """Number of the stored heartbeat; None when the worker was removed."""
     return session.exec(
-        select(Worker.seq)
-        .where(Worker.id == worker_id)
-        .where(col(Worker.removed_at).is_(None))
+        select(WorkerRow.seq)
+        .where(WorkerRow.id == worker_id)
+        .where(col(WorkerRow.removed_at).is_(None))
     ).first()
 
 
 def note_liveness(session: Session, worker_id: str, was: str, now_is: str) -> bool:
     """Note that a worker's liveness changed; False when another brain noted it."""
     statement = (
-        update(Worker)
-        .where(col(Worker.id) == worker_id)
-        .where(col(Worker.noted) == was)
+        update(WorkerRow)
+        .where(col(WorkerRow.id) == worker_id)
+        .where(col(WorkerRow.noted) == was)
         .values(noted=now_is)
     )
     return changed(session, statement) == 1
@@ -163,13 +166,13 @@ def retire(
 ) -> tuple[str, ...]:
     """Forget silent workers of this name: a new one takes it; the ids forgotten."""
     statement = (
-        update(Worker)
-        .where(col(Worker.org_id) == org.id)
-        .where(col(Worker.name) == name)
-        .where(col(Worker.removed_at).is_(None))
-        .where(col(Worker.seen_at) < seen_before)
+        update(WorkerRow)
+        .where(col(WorkerRow.org_id) == org.id)
+        .where(col(WorkerRow.name) == name)
+        .where(col(WorkerRow.removed_at).is_(None))
+        .where(col(WorkerRow.seen_at) < seen_before)
         .values(removed_at=now)
-        .returning(col(Worker.id))
+        .returning(col(WorkerRow.id))
     )
     return tuple(session.connection().execute(statement).scalars())
 
@@ -179,9 +182,9 @@ def quarantine(
 ) -> bool:
     """Take a worker out of planning, or with ``at`` None back into it."""
     statement = (
-        update(Worker)
-        .where(col(Worker.id) == worker_id)
-        .where(col(Worker.org_id) == org.id)
+        update(WorkerRow)
+        .where(col(WorkerRow.id) == worker_id)
+        .where(col(WorkerRow.org_id) == org.id)
         .values(quarantined_at=at)
     )
     return changed(session, statement) == 1
@@ -190,10 +193,10 @@ def quarantine(
 def remove(session: Session, org: OrgRecord, worker_id: str, now: datetime) -> bool:
     """Forget a worker; its secret is worthless from then on."""
     statement = (
-        update(Worker)
-        .where(col(Worker.id) == worker_id)
-        .where(col(Worker.org_id) == org.id)
-        .where(col(Worker.removed_at).is_(None))
+        update(WorkerRow)
+        .where(col(WorkerRow.id) == worker_id)
+        .where(col(WorkerRow.org_id) == org.id)
+        .where(col(WorkerRow.removed_at).is_(None))
         .values(removed_at=now)
     )
     return changed(session, statement) == 1
@@ -202,8 +205,39 @@ def remove(session: Session, org: OrgRecord, worker_id: str, now: datetime) -> b
 def holding(session: Session, model: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """Ids and queues of the workers that should hold ``model``."""
     rows = session.exec(
-        select(Worker.id, Worker.queues)
-        .where(tables.Placement.model == model)
-        .where(tables.Placement.worker_id == Worker.id)
+        select(WorkerRow.id, WorkerRow.queues)
+        .where(tables.PlacementRow.model == model)
+        .where(tables.PlacementRow.worker_id == WorkerRow.id)
     )
     return tuple((worker_id, tuple(queues)) for worker_id, queues in rows)
+
+
+FingerprintFact = tuple[str, str, str]
+"""Model, quant and fingerprint."""
+
+
+def insert_facts(
+    session: Session, found: Mapping[FingerprintFact, ModelStatus], now: datetime
+) -> int:
+    """Keep the file digests behind fingerprints; how many of them were new."""
+    rows = [
+        {
+            "model": model,
+            "quant": quant,
+            "fingerprint": fingerprint,
+            "files": [codec.builtins(file) for file in status.files],
+            "first_seen_at": now,
+        }
+        for (model, quant, fingerprint), status in found.items()
+    ]
+    return insert_new(session, tables.ModelFactRow, rows)
+
+
+def fingerprints(session: Session, model: str) -> tuple[FingerprintFact, ...]:
+    """Every fingerprint the fleet has seen of a model, oldest first."""
+    rows = session.exec(
+        select(tables.ModelFactRow)
+        .where(tables.ModelFactRow.model == model)
+        .order_by(col(tables.ModelFactRow.first_seen_at))
+    )
+    return tuple((row.model, row.quant, row.fingerprint) for row in rows)

@@ -7,13 +7,14 @@ from flask import Response, jsonify, request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 
-from cloud_app import inference
-from cloud_app.inference import Answer
-from cloud_app.ordering import Order
-from cloud_app.web import answers, errors, orders, presence
-from cloud_app.web.bodies.inference import Embeddings
-from cloud_app.web.document import Says
-from cloud_app.web.embedding_shape import EmbeddingRequest
+from cloud_app.api import errors, orders, responses
+from cloud_app.api.bodies.inference import Embeddings
+from cloud_app.api.orders import Order
+from cloud_app.api.requests import EmbeddingRequest
+from cloud_app.jobs import submit
+from cloud_app.jobs.submit import CompletedJob
+from cloud_app.web import presence
+from cloud_app.web.openapi import ResponseSpec
 from cloud_app.web.request import context, key, metrics, require_key, seats, tell
 from genie.contracts.inference import Outcome
 from genie.errors import BadRequest
@@ -32,7 +33,7 @@ api.before_request(require_key)
 @api.post("/embeddings")
 def embed(
     body: EmbeddingRequest,
-) -> Annotated[Response, Says(Embeddings)]:
+) -> Annotated[Response, ResponseSpec(Embeddings)]:
     """Turn up to 256 texts into vectors of length 1, in the order they came.
 
     encoding_format base64 is little-endian float32, what OpenAI's clients ask for.
@@ -49,14 +50,14 @@ def embed(
     finally:
         seat.leave()
     _check_dimensions(body.dimensions, answer.outcome)
-    return jsonify(answers.vectors(answer.job, answer.outcome, body.encoding_format))
+    return jsonify(responses.vectors(answer.job, answer.outcome, body.encoding_format))
 
 
-def _answered(order: Order) -> Answer:
-    accepted = inference.submit(context(), order)
+def _answered(order: Order) -> CompletedJob:
+    accepted = submit.submit(context(), order)
     tell(accepted.job, replayed=accepted.replayed)
     gone = presence.is_gone(request.environ)
-    answer = inference.collect(context(), accepted, gone)
+    answer = submit.collect(context(), accepted, gone)
     metrics().used(answer.job.model, answer.outcome.usage)
     tell(answer.job, worker=answer.outcome.worker, replayed=accepted.replayed)
     return answer

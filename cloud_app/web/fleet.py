@@ -1,43 +1,209 @@
-"""What workers call: join the fleet, and every half minute say how they are."""
+"""The fleet for its admins: workers, queues, join tokens and API keys."""
 
-from typing import Annotated
+from datetime import timedelta
+from typing import Annotated, Literal
 
-from flask import Response, request
+from flask import request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
+from pydantic import BaseModel, Field
 
-from cloud_app import auth, registry
-from cloud_app.web import errors
-from cloud_app.web.document import Says, Takes
-from cloud_app.web.request import bearer, context
-from genie import codec
-from genie.contracts.fleet import Heartbeat, HeartbeatReply, Registered, Registration
+from cloud_app.api import errors
+from cloud_app.api.bodies.fleet import (
+    JoinToken,
+    Key,
+    KeyList,
+    NewKey,
+    Placement,
+    Queue,
+    QueueList,
+    RevokedKey,
+    Worker,
+    WorkerList,
+)
+from cloud_app.api.requests import RequestModel
+from cloud_app.brain.views import PlacementView
+from cloud_app.bus import QueueDepth
+from cloud_app.fleet import placement, registry
+from cloud_app.orgs import auth
+from cloud_app.settings import ALONE
+from cloud_app.store.records import KeyRecord, WorkerRecord
+from cloud_app.web.pages import fleet
+from cloud_app.web.pages.commands import join_command
+from cloud_app.web.request import context, key, require_admin
+from genie import topology
+from genie.contracts import codec
+from genie.contracts.inference import WorkClass
+from genie.errors import Conflict
 
 api = APIBlueprint(
-    "fleet",
+    "admin_api",
     __name__,
-    url_prefix="/fleet/v1",
-    abp_tags=[Tag(name="fleet", description="What workers call")],
+    url_prefix="/v1",
+    abp_tags=[Tag(name="admin", description="For admin keys")],
+    abp_security=[{"key": []}],
     abp_responses=errors.RESPONSES,
 )
+api.before_request(require_admin)
+
+DisplayName = Annotated[str, Field(min_length=1, max_length=80)]
 
 
-@api.post("/register")
-def register() -> Annotated[Response, Takes(Registration), Says(Registered)]:
-    """Join the fleet with a join token, or come back with the worker's own secret."""
-    token = bearer()
-    auth.check_joiner(context(), token)
-    registration = codec.decode(Registration, request.get_data())
-    return _contract(registry.register(context(), registration, token))
+class JoinTokenRequest(RequestModel):
+    """Which queues the new worker shall serve; the shared one if not said."""
+
+    queues: list[str] | None = Field(None, min_length=1, max_length=8)
 
 
-@api.post("/heartbeat")
-def heartbeat() -> Annotated[Response, Takes(Heartbeat), Says(HeartbeatReply)]:
-    """Report status; the answer always holds the full set of desired models."""
-    worker = auth.authenticate_worker(context(), bearer())
-    beat = codec.decode(Heartbeat, request.get_data())
-    return _contract(registry.heartbeat(context(), worker, beat))
+class KeyRequest(RequestModel):
+    """The key to make."""
+
+    name: DisplayName
+    is_admin: bool = False
+    allowed_models: list[str] | None = Field(None, min_length=1, max_length=100)
 
 
-def _contract(value: Registered | HeartbeatReply) -> Response:
-    return Response(codec.encode(value), mimetype="application/json")
+class KeyPath(BaseModel):
+    """Which key, by id or prefix."""
+
+    key_id: str = Field(max_length=100)
+
+
+@api.get("/workers")
+def list_workers() -> WorkerList:
+    """Every worker of this org: state, GPUs, models, placements."""
+    return {"object": "list", "data": workers_now()}
+
+
+@api.get("/queues")
+def list_queues() -> QueueList:
+    """What waits in each queue this org may use, by model and class of work."""
+    return {"object": "list", "data": queues_now()}
+
+
+@api.post("/join-tokens")
+def make_join_token(body: JoinTokenRequest) -> tuple[JoinToken, Literal[201]]:
+    """Make a token one worker joins with, once, within an hour; shown only now."""
+    ctx = context()
+    if not ctx.settings.takes_machines:
+        raise Conflict(ALONE, code="embedded_fleet")
+    queues = tuple(body.queues or (topology.SHARED,))
+    token = auth.create_join_token(ctx, key().org.slug, queues, actor=key().prefix)
+    expires_at = ctx.now() + timedelta(seconds=auth.JOIN_TTL_S)
+    made: JoinToken = {
+        "object": "join_token",
+        "token": token,
+        "queues": list(queues),
+        "expires_at": int(expires_at.timestamp()),
+        "command": join_command(ctx.settings, request.host_url, token),
+    }
+    return made, 201
+
+
+@api.get("/keys")
+def list_keys() -> KeyList:
+    """Every API key of this org, without its secret."""
+    data = [_key(record) for record in auth.list_keys(context(), key().org.slug)]
+    return {"object": "list", "data": data}
+
+
+@api.post("/keys")
+def make_key(body: KeyRequest) -> tuple[NewKey, Literal[201]]:
+    """Make an API key; its secret is shown only now."""
+    allowed = body.allowed_models
+    record, secret = auth.create_key(
+        context(),
+        key().org.slug,
+        body.name,
+        body.is_admin,
+        None if allowed is None else tuple(allowed),
+        actor=key().prefix,
+    )
+    return {**_key(record), "secret": secret}, 201
+
+
+@api.delete("/keys/<key_id>")
+def revoke_key(path: KeyPath) -> RevokedKey:
+    """Revoke an API key, at once."""
+    auth.revoke_key(context(), key().org.slug, path.key_id, actor=key().prefix)
+    return {"object": "key", "id": path.key_id, "revoked": True}
+
+
+def workers_now() -> list[Worker]:
+    """Every worker of the org that asks."""
+    ctx = context()
+    held = {view.id: view.placements for view in registry.view(ctx).workers}
+    known = registry.workers(ctx, key().org.slug)
+    return [_worker(worker, held.get(worker.id, ())) for worker in known]
+
+
+def queues_now() -> list[Queue]:
+    """Every queue the org that asks may use."""
+    ctx = context()
+    names = {topology.SHARED, topology.org_queue(key().org.slug)}
+    used = {(d.queue, d.model) for d in placement.demand(ctx) if d.queue in names}
+    wanted = [(*pair, kind) for pair in sorted(used) for kind in WorkClass]
+    waiting_s = placement.waiting_s(ctx)
+    return [
+        _queue(depth, waiting_s.get((depth.queue, depth.model, depth.work_class)))
+        for depth in ctx.bus.depths(wanted)
+    ]
+
+
+def _worker(worker: WorkerRecord, held: tuple[PlacementView, ...]) -> Worker:
+    seen_at = worker.seen_at or worker.registered_at
+    age_s = max(0.0, (context().now() - seen_at).total_seconds())
+    status = worker.status
+    return {
+        "id": worker.id,
+        "object": "worker",
+        "name": worker.name,
+        "org": worker.org.slug,
+        "state": fleet.state(worker, age_s, context().settings.heartbeat_s),
+        "queues": list(worker.queues),
+        "hostname": worker.hostname,
+        "version": worker.version,
+        "gpus": [codec.builtins(gpu) for gpu in status.gpus] if status else [],
+        "host": codec.builtins(status.host) if status else None,
+        "models": [codec.builtins(m) for m in status.models] if status else [],
+        "placements": [_placement(one) for one in held],
+        "last_heartbeat_s": round(age_s, 1),
+    }
+
+
+def _placement(held: PlacementView) -> Placement:
+    return {
+        "model": held.model,
+        "quant": held.quant,
+        "slots": held.slots,
+        "context": held.context,
+        "reason": held.reason,
+        "since": int(held.since.timestamp()),
+    }
+
+
+def _queue(depth: QueueDepth, oldest_s: float | None) -> Queue:
+    return {
+        "queue": depth.queue,
+        "model": depth.model,
+        "class": depth.work_class.value,
+        "waiting": depth.waiting,
+        "consumers": depth.consumers,
+        "oldest_s": None if oldest_s is None else round(oldest_s, 1),
+        "sla_s": fleet.sla_s(context(), depth.model),
+    }
+
+
+def _key(record: KeyRecord) -> Key:
+    allowed = record.allowed_models
+    revoked_at = record.revoked_at
+    return {
+        "id": record.id,
+        "object": "key",
+        "name": record.name,
+        "prefix": record.prefix,
+        "is_admin": record.is_admin,
+        "allowed_models": None if allowed is None else list(allowed),
+        "created_at": int(record.created_at.timestamp()),
+        "revoked_at": None if revoked_at is None else int(revoked_at.timestamp()),
+    }

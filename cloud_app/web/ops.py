@@ -11,10 +11,10 @@ from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 
 from cloud_app import store
+from cloud_app.api import errors
+from cloud_app.api.bodies.fleet import Health, LivenessStatus, VersionInfo
 from cloud_app.context import Context
-from cloud_app.web import errors
-from cloud_app.web.bodies.fleet import Alive, Health, Version
-from cloud_app.web.document import Document, Says
+from cloud_app.web.openapi import OpenApiDocument, ResponseSpec
 from genie.contracts.base import PROTOCOL
 from genie.errors import GenieError
 
@@ -76,44 +76,44 @@ def release() -> str:
         return "0+unknown"
 
 
-Told = Annotated[Response, Says(Health), Says(Health, 503)]
+HealthResponse = Annotated[Response, ResponseSpec(Health), ResponseSpec(Health, 503)]
 
 
 @api.get("/livez")
-def livez() -> Alive:
+def livez() -> LivenessStatus:
     """Whether this process answers at all."""
     return {"status": "ok"}
 
 
 @api.get("/readyz")
-def readyz() -> Told:
+def readyz() -> HealthResponse:
     """Whether work can be accepted: database, schema and broker are there."""
     return _readiness()
 
 
 @api.get("/health")
-def health() -> Told:
+def health() -> HealthResponse:
     """The same as readyz, with the version."""
     return _readiness(version=release())
 
 
 @api.get("/version")
-def show_version() -> Version:
+def show_version() -> VersionInfo:
     """Which release this is, and which worker protocol it speaks."""
     return {"version": release(), "protocol": PROTOCOL}
 
 
 @api.get("/metrics")
-def metrics() -> Annotated[Response, Says(str, media="text/plain")]:
+def metrics() -> Annotated[Response, ResponseSpec(str, media="text/plain")]:
     """Figures for Prometheus; no names of orgs, keys or users are in there."""
     text = current_app.extensions["genie.metrics"].text()
     return Response(text, content_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 @api.get("/openapi")
-def openapi() -> Annotated[Response, Says(dict[str, Any])]:
+def openapi() -> Annotated[Response, ResponseSpec(dict[str, Any])]:
     """This description."""
-    document: Document = current_app.extensions["genie.document"]
+    document: OpenApiDocument = current_app.extensions["genie.document"]
     return jsonify(document.json)
 
 

@@ -7,12 +7,12 @@ from urllib.parse import quote
 
 from flask import Flask, Response, current_app, g, request
 
-from cloud_app import auth
 from cloud_app.context import Context
+from cloud_app.orgs import auth
 from cloud_app.store import ids
 from cloud_app.store.records import JobRecord, KeyRecord
 from cloud_app.web.metrics import Metrics
-from cloud_app.web.seats import Seats
+from cloud_app.web.seats import StreamLimit
 from genie.errors import BadRequest, Forbidden
 from genie.logs import logger
 
@@ -43,9 +43,9 @@ def context() -> Context:
     return ctx
 
 
-def seats() -> Seats:
+def seats() -> StreamLimit:
     """The places of requests that wait for their answer."""
-    found: Seats = current_app.extensions["genie.seats"]
+    found: StreamLimit = current_app.extensions["genie.seats"]
     return found
 
 

@@ -8,7 +8,7 @@ SPARE_THREADS = 8
 """Kept for everything that does not wait: jobs, heartbeats, health, pages."""
 
 
-class Seats:
+class StreamLimit:
     """Places for requests that hold a thread until their answer is complete."""
 
     def __init__(self, threads: int) -> None:
@@ -21,7 +21,7 @@ class Seats:
         """Requests that wait right now."""
         return self._taken
 
-    def take(self) -> "Seat":
+    def take(self) -> "StreamPermit":
         """One place; raises `Unavailable` when all are taken."""
         with self._lock:
             if self._taken >= self.total:
@@ -32,7 +32,7 @@ class Seats:
                     retry_after_s=2,
                 )
             self._taken += 1
-        return Seat(self)
+        return StreamPermit(self)
 
     def give_back(self) -> None:
         """One place is free again."""
@@ -40,11 +40,11 @@ class Seats:
             self._taken -= 1
 
 
-class Seat:
+class StreamPermit:
     """A taken place; leaving twice is harmless."""
 
-    def __init__(self, seats: Seats) -> None:
-        self._seats: Seats | None = seats
+    def __init__(self, seats: StreamLimit) -> None:
+        self._seats: StreamLimit | None = seats
 
     def leave(self) -> None:
         """Give the place back."""

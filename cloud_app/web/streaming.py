@@ -1,29 +1,78 @@
-"""One answer as server-sent events, from the first comment to ``[DONE]``."""
+"""Server-sent events as bytes."""
 
+import socket
+import struct
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from cloud_app import endings
-from cloud_app.asking import Text, Waiting
+from cloud_app.api import errors, responses
+from cloud_app.api.json import dumps
+from cloud_app.api.responses import ChoiceParts, Dialect, begun
+from cloud_app.jobs import failures
+from cloud_app.jobs.stream import AnswerText, QueueWait
 from cloud_app.store.records import JobRecord
-from cloud_app.web import answers, errors, sse
-from cloud_app.web.answers import Dialect
-from cloud_app.web.choices import Said, begun
 from cloud_app.web.metrics import Metrics
-from cloud_app.web.seats import Seat
-from genie.contracts.inference import Choice, JobState, Outcome
+from cloud_app.web.seats import StreamPermit
+from genie.contracts.inference import JobState, Outcome, SampledToken
 from genie.errors import GenieError
-from genie.toolcalls import Part
+from genie.toolcalls import AnswerPart
+
+SEND_MOST_S = 20
+"""A client that reads nothing for this long is gone, whatever its connection says."""
+
+DONE = b"data: [DONE]\n\n"
+
+HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+"""Proxies must neither store nor hold back a stream."""
+
+
+def data(value: object) -> bytes:
+    """One event that carries JSON.
+
+    >>> data({"a": 1})
+    b'data: {"a":1}\\n\\n'
+    """
+    return f"data: {dumps(value)}\n\n".encode()
+
+
+def event(key: str, name: str, value: object) -> bytes:
+    """One named event with the id a reader may go on after.
+
+    >>> event("1", "started", {})
+    b'id: 1\\nevent: started\\ndata: {}\\n\\n'
+    """
+    return f"id: {key}\nevent: {name}\ndata: {dumps(value)}\n\n".encode()
+
+
+def comment(text: str) -> bytes:
+    """A line every client ignores and no proxy times out on.
+
+    >>> comment("queued position=1")
+    b': queued position=1\\n\\n'
+    """
+    return f": {text}\n\n".encode()
+
+
+def bound(environ: Mapping[str, object]) -> None:
+    """Let a write that nobody reads fail in time, instead of holding its thread.
+
+    On gunicorn, which gives the client's socket; waitress buffers, to its own limit.
+    """
+    client = environ.get("gunicorn.socket")
+    if isinstance(client, socket.socket):
+        limit = struct.pack("ll", SEND_MOST_S, 0)  # a timeval: seconds, microseconds
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+
 
 COMMENT_EVERY_S = 1.0
 """A waiting client hears from us this often, and we notice when it has gone."""
 
-Item = Waiting | Text | Outcome
+StreamItem = QueueWait | AnswerText | Outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class StreamPlan:
     """What one stream is about."""
 
     dialect: Dialect
@@ -33,7 +82,7 @@ class Plan:
     n: int = 1
 
 
-class Sending:
+class AnswerStreamBody:
     """The body of a streaming answer; the server closes it when the client goes.
 
     Closing gives the seat back and, before the end, cancels the job. A class, because
@@ -41,14 +90,18 @@ class Sending:
     """
 
     def __init__(
-        self, plan: Plan, items: Iterator[Item], seat: Seat, metrics: Metrics
+        self,
+        plan: StreamPlan,
+        items: Iterator[StreamItem],
+        seat: StreamPermit,
+        metrics: Metrics,
     ) -> None:
         self._items, self._seat, self._metrics = items, seat, metrics
         self._frames = frames(plan, self._counted(plan.job))
         self._is_open = True
         metrics.streams.inc()
 
-    def __iter__(self) -> "Sending":
+    def __iter__(self) -> "AnswerStreamBody":
         return self
 
     def __next__(self) -> bytes:
@@ -65,54 +118,54 @@ class Sending:
         finally:
             self._seat.leave()
 
-    def _counted(self, job: JobRecord) -> Iterator[Item]:
+    def _counted(self, job: JobRecord) -> Iterator[StreamItem]:
         for item in self._items:
             if isinstance(item, Outcome):
                 self._metrics.used(job.model, item.usage)
             yield item
 
 
-def close(items: Iterator[Item]) -> None:
+def close(items: Iterator[StreamItem]) -> None:
     """Close an iterator that may be a generator; for ours that cancels the job."""
     stop = getattr(items, "close", None)
     if stop is not None:
         stop()
 
 
-def primed(items: Iterator[Item]) -> Iterator[Item]:
+def prime(items: Iterator[StreamItem]) -> Iterator[StreamItem]:
     """``items`` after its first was looked at, so that a bad request gets its status.
 
     Raises the request's own mistakes (400, 413); any other fault is told in the stream.
     """
     first = next(items)
     if isinstance(first, Outcome) and first.state is not JobState.COMPLETED:
-        error = endings.failure(first.state, first.fault)
+        error = failures.job_failure(first.state, first.fault)
         if error.http_status in (400, 413):
             close(items)
             raise error
-    return Rejoined(first, items)
+    return PrimedIterator(first, items)
 
 
-class Pieces:
+class ChunkWriter:
     """The text of one streamed answer as chunks; calls of tools become chunks of
     their own. What it tells of tokens goes with the next chunk."""
 
-    def __init__(self, plan: Plan, index: int = 0) -> None:
+    def __init__(self, plan: StreamPlan, index: int = 0) -> None:
         self.index = index
         self.has_ended = False
         self._dialect, self._job = plan.dialect, plan.job
-        self._reader = answers.calls_of(plan.job, index)
+        self._reader = responses.calls_of(plan.job, index)
         self._calls = 0
-        self._odds: list[Choice] = []
+        self._odds: list[SampledToken] = []
         self._offset = 0
 
     def begin(self) -> Iterator[bytes]:
         """Whose turn it is, where that is said."""
-        opening = answers.opening(self._dialect, self._job, self.index)
+        opening = responses.opening(self._dialect, self._job, self.index)
         if opening is not None:
-            yield sse.data(opening)
+            yield data(opening)
 
-    def feed(self, text: str, odds: Iterable[Choice] = ()) -> Iterator[bytes]:
+    def feed(self, text: str, odds: Iterable[SampledToken] = ()) -> Iterator[bytes]:
         """What can be shown of some new text."""
         self._odds += odds
         yield from self._shown(
@@ -130,22 +183,22 @@ class Pieces:
         is_calling = self._calls > 0 and reason != "error"
         said = self._said(reason="tool_calls" if is_calling else reason)
         if outcome is None:
-            return sse.data(answers.piece(self._dialect, self._job, said))
-        return sse.data(answers.last(self._dialect, self._job, outcome, said))
+            return data(responses.piece(self._dialect, self._job, said))
+        return data(responses.last(self._dialect, self._job, outcome, said))
 
-    def _shown(self, parts: Iterable[Part]) -> Iterator[bytes]:
+    def _shown(self, parts: Iterable[AnswerPart]) -> Iterator[bytes]:
         for part in parts:
             if not part:
                 continue
             said = self._said(part)
-            yield sse.data(answers.piece(self._dialect, self._job, said))
+            yield data(responses.piece(self._dialect, self._job, said))
 
-    def _said(self, part: Part = "", reason: str | None = None) -> Said:
+    def _said(self, part: AnswerPart = "", reason: str | None = None) -> ChoiceParts:
         odds, self._odds = tuple(self._odds), []
         offset, self._offset = self._offset, self._offset + sum(map(begun, odds))
         is_text = isinstance(part, str)
         number, self._calls = self._calls, self._calls + (not is_text)
-        return Said(
+        return ChoiceParts(
             index=self.index,
             text=part if isinstance(part, str) else "",
             calls=() if isinstance(part, str) else (part,),
@@ -156,17 +209,17 @@ class Pieces:
         )
 
 
-class Rejoined:
+class PrimedIterator:
     """An iterator with its first item put back; closing closes the original."""
 
-    def __init__(self, first: Item, rest: Iterator[Item]) -> None:
-        self._first: Item | None = first
+    def __init__(self, first: StreamItem, rest: Iterator[StreamItem]) -> None:
+        self._first: StreamItem | None = first
         self._rest = rest
 
-    def __iter__(self) -> "Rejoined":
+    def __iter__(self) -> "PrimedIterator":
         return self
 
-    def __next__(self) -> Item:
+    def __next__(self) -> StreamItem:
         first, self._first = self._first, None
         return next(self._rest) if first is None else first
 
@@ -175,7 +228,7 @@ class Rejoined:
         close(self._rest)
 
 
-def frames(plan: Plan, items: Iterator[Item]) -> Iterator[bytes]:
+def frames(plan: StreamPlan, items: Iterator[StreamItem]) -> Iterator[bytes]:
     """The events of one stream as bytes."""
     try:
         yield from _answer(plan, items)
@@ -184,25 +237,25 @@ def frames(plan: Plan, items: Iterator[Item]) -> Iterator[bytes]:
     except Exception as error:  # noqa: BLE001  # the reason stands below
         # The web error page of a stream: its status is sent, so it can only be told
         # in the stream; silence would be the bug.
-        yield sse.data(errors.body(errors.unforeseen(error, plan.request_id), 500))
+        yield data(errors.body(errors.unforeseen(error, plan.request_id), 500))
 
 
-def _answer(plan: Plan, items: Iterator[Item]) -> Iterator[bytes]:
-    pieces = [Pieces(plan, index) for index in range(plan.n)]
+def _answer(plan: StreamPlan, items: Iterator[StreamItem]) -> Iterator[bytes]:
+    pieces = [ChunkWriter(plan, index) for index in range(plan.n)]
     for one in pieces:
         yield from one.begin()
     told_at = 0.0
     for item in items:
-        if isinstance(item, Text):
+        if isinstance(item, AnswerText):
             yield from _more(pieces, item)
         elif isinstance(item, Outcome):
             yield from _end(plan, item, pieces)
         elif time.monotonic() - told_at >= COMMENT_EVERY_S:
             told_at = time.monotonic()
-            yield sse.comment(waiting(item))
+            yield comment(waiting(item))
 
 
-def _more(pieces: list[Pieces], item: Text) -> Iterator[bytes]:
+def _more(pieces: list[ChunkWriter], item: AnswerText) -> Iterator[bytes]:
     one = pieces[item.index]
     yield from one.feed(item.text, item.choices)
     if item.finish_reason is None:
@@ -213,7 +266,7 @@ def _more(pieces: list[Pieces], item: Text) -> Iterator[bytes]:
         yield one.end(item.finish_reason.value)
 
 
-def waiting(item: Waiting) -> str:
+def waiting(item: QueueWait) -> str:
     """What a waiting client is told.
 
     >>> waiting(Waiting(position=2, eta_s=1.25))
@@ -226,7 +279,9 @@ def waiting(item: Waiting) -> str:
     return f"queued{position}{eta}"
 
 
-def _end(plan: Plan, outcome: Outcome, pieces: list[Pieces]) -> Iterator[bytes]:
+def _end(
+    plan: StreamPlan, outcome: Outcome, pieces: list[ChunkWriter]
+) -> Iterator[bytes]:
     answers_ = outcome.answers
     open_ = [one for one in pieces if not one.has_ended]
     is_good = outcome.state is JobState.COMPLETED
@@ -236,12 +291,12 @@ def _end(plan: Plan, outcome: Outcome, pieces: list[Pieces]) -> Iterator[bytes]:
         reason = (ended.value if ended else "stop") if is_good else "error"
         yield one.end(reason, outcome if one is open_[-1] else None)
     if not is_good:
-        yield from _fault(endings.failure(outcome.state, outcome.fault))
+        yield from _fault(failures.job_failure(outcome.state, outcome.fault))
         return
     if plan.includes_usage:
-        yield sse.data(answers.tally(plan.dialect, plan.job, outcome))
-    yield sse.DONE
+        yield data(responses.tally(plan.dialect, plan.job, outcome))
+    yield DONE
 
 
 def _fault(error: GenieError) -> Iterator[bytes]:
-    yield sse.data(errors.body(errors.fault_of(error), error.http_status))
+    yield data(errors.body(errors.fault_of(error), error.http_status))

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast
 import click
 import msgspec
 
-from genie.chat import Options
 from genie.cli import hints
-from genie.cli.output import Session, as_json, detaching, note, show_json
+from genie.cli.output import CommandSession, as_json, detaching, note, show_json
+from genie.sdk.chat import AskOptions
 
 if TYPE_CHECKING:
-    from genie.client import Client
-    from genie.jobs import Result
-    from genie.streaming import Waiting
+    from genie.sdk.client import Client
+    from genie.sdk.jobs import Result
+    from genie.sdk.streams import Waiting
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -70,7 +70,7 @@ schema = click.option(
 
 
 def asking(command: F) -> F:
-    """Give a command the prompt and the options of `genie.chat.Options`."""
+    """Give a command the prompt and the options of `genie.sdk.chat.Options`."""
     decorated = command
     for option in reversed(OPTIONS):
         decorated = option(decorated)
@@ -84,12 +84,12 @@ def asking(command: F) -> F:
 @as_json
 @click.pass_obj
 def ask(
-    session: Session,
+    session: CommandSession,
     prompt: str | None,
     schema: dict[str, object] | None,
     stream: bool | None,
     as_json: bool,
-    **options: Unpack[Options],
+    **options: Unpack[AskOptions],
 ) -> None:
     """Ask a question and print the answer.
 
@@ -117,12 +117,12 @@ def ask(
 @as_json
 @click.pass_obj
 def submit(
-    session: Session,
+    session: CommandSession,
     prompt: str | None,
     schema: dict[str, object] | None,
     wait: bool,
     as_json: bool,
-    **options: Unpack[Options],
+    **options: Unpack[AskOptions],
 ) -> None:
     """Submit a question as a job.
 
@@ -137,7 +137,7 @@ def submit(
         show_result(session, job.result(), as_json)
 
 
-def show_result(session: Session, result: "Result", as_json: bool) -> None:
+def show_result(session: CommandSession, result: "Result", as_json: bool) -> None:
     """An answer, and on a terminal how it came about."""
     if as_json:
         show_json(result)
@@ -165,17 +165,17 @@ def piped() -> str:
         raise click.UsageError("standard input is not UTF-8 text") from error
 
 
-def given(options: Options) -> Options:
+def given(options: AskOptions) -> AskOptions:
     """The options that were given on the command line."""
     kept = {name: value for name, value in options.items() if value not in (None, ())}
-    return cast(Options, kept)
+    return cast(AskOptions, kept)
 
 
 def _streamed(
     client: "Client",
     question: str,
     schema: dict[str, object] | None,
-    options: Options,
+    options: AskOptions,
 ) -> "Result":
     line = WaitLine(is_shown=sys.stderr.isatty())
     with client.stream(question, schema=schema, on_wait=line.tell, **options) as answer:
@@ -213,7 +213,7 @@ class WaitLine:
             click.echo("\r\x1b[K", nl=False, err=True)
 
 
-def _sum_up(session: Session, result: "Result") -> None:
+def _sum_up(session: CommandSession, result: "Result") -> None:
     if result.substituted:
         note(
             f"genie: {result.model} answered instead of {result.substituted}, which "

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Unpack
 import click
 
 from genie.cli import hints
-from genie.cli.groups import Listing
+from genie.cli.groups import ListGroup
 from genie.cli.output import (
-    Session,
+    CommandSession,
     as_json,
     detaching,
     show_card,
@@ -21,14 +21,14 @@ from genie.contracts.batch import BatchState
 from genie.errors import JobFailed
 
 if TYPE_CHECKING:
-    from genie.batches import Batch, BatchOptions, BatchResult, Requests
+    from genie.sdk.batches import Batch, BatchOptions, BatchRequests, BatchResult
 
 COLUMNS = ("batch", "status", "done", "failed", "total", "model", "age")
 PAGE = click.IntRange(1, 100)
 NONE = "no batches; `genie batch submit FILE` makes one"
 
 
-@click.group(cls=Listing)
+@click.group(cls=ListGroup)
 def batch() -> None:
     """Run many requests from one file; without a verb, list batches."""
 
@@ -54,7 +54,7 @@ def batch() -> None:
 @as_json
 @click.pass_obj
 def submit(
-    session: Session,
+    session: CommandSession,
     path: str,
     prompts: bool,
     as_json: bool,
@@ -71,7 +71,7 @@ def submit(
             "persona, model and max-tokens are for --prompts; a file says them in "
             "each line's body"
         )
-    requests: Requests = _prompts(Path(path)) if prompts else path
+    requests: BatchRequests = _prompts(Path(path)) if prompts else path
     made = session.connect().batch(requests, **options)
     show_json(made.details) if as_json else click.echo(made.id)
 
@@ -89,7 +89,7 @@ def submit(
 @as_json
 @click.pass_obj
 def list_batches(
-    session: Session, as_json: bool, limit: int, after: str | None
+    session: CommandSession, as_json: bool, limit: int, after: str | None
 ) -> None:
     """List your org's batches, newest first."""
     found = session.connect().batches.list(limit=limit, after=after)
@@ -104,7 +104,7 @@ def list_batches(
 @click.argument("batch_id", metavar="BATCH", shell_complete=hints.batch)
 @as_json
 @click.pass_obj
-def show(session: Session, batch_id: str, as_json: bool) -> None:
+def show(session: CommandSession, batch_id: str, as_json: bool) -> None:
     """Show one batch: how far it is, and what was wrong with its input."""
     found = session.connect().batches.get(batch_id)
     if as_json:
@@ -118,7 +118,9 @@ def show(session: Session, batch_id: str, as_json: bool) -> None:
 @click.option("--timeout", type=click.FloatRange(min=0), help="Seconds, at most.")
 @as_json
 @click.pass_obj
-def wait(session: Session, batch_id: str, timeout: float | None, as_json: bool) -> None:
+def wait(
+    session: CommandSession, batch_id: str, timeout: float | None, as_json: bool
+) -> None:
     """Wait for the end of a batch.
 
     Ends with 1 unless it completed. Ctrl-C stops the waiting, not the batch.
@@ -138,7 +140,7 @@ def wait(session: Session, batch_id: str, timeout: float | None, as_json: bool) 
 @click.argument("batch_id", metavar="BATCH", shell_complete=hints.batch)
 @as_json
 @click.pass_obj
-def results(session: Session, batch_id: str, as_json: bool) -> None:
+def results(session: CommandSession, batch_id: str, as_json: bool) -> None:
     """Wait for a batch and print its answers.
 
     A line each: the custom_id, and the answer or the error. Ctrl-C stops the waiting,
@@ -158,7 +160,7 @@ def results(session: Session, batch_id: str, as_json: bool) -> None:
 )
 @as_json
 @click.pass_obj
-def cancel(session: Session, batch_ids: tuple[str, ...], as_json: bool) -> None:
+def cancel(session: CommandSession, batch_ids: tuple[str, ...], as_json: bool) -> None:
     """Cancel batches; the answers they have are kept."""
     client = session.connect()
     for batch_id in batch_ids:

@@ -33,14 +33,14 @@ complete -o nosort -F %(complete_func)s %(prog_name)s
 """
 
 
-class Bash(BashComplete):
+class BashCompletion(BashComplete):
     """Bash, with values that have a colon in them, as the names of models do."""
 
     source_template = BASH
 
 
 SHELLS: dict[str, type[ShellComplete]] = {
-    "bash": Bash,
+    "bash": BashCompletion,
     "zsh": ZshComplete,
     "fish": FishComplete,
 }

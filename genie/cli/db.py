@@ -64,7 +64,8 @@ def bootstrap(org: str, as_json: bool) -> None:
     The key is shown this once. Needs the cloud's own settings; every further key is
     made with `genie keys create`.
     """
-    from cloud_app import auth, context
+    from cloud_app import context
+    from cloud_app.orgs import auth
     from cloud_app.settings import CloudSettings
     from cloud_app.store import schema
 

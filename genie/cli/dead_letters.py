@@ -6,9 +6,9 @@ import click
 import msgspec
 
 from genie.cli import hints
-from genie.cli.groups import Listing
+from genie.cli.groups import ListGroup
 from genie.cli.output import (
-    Session,
+    CommandSession,
     as_json,
     show_card,
     show_done,
@@ -18,13 +18,13 @@ from genie.cli.output import (
 from genie.cli.values import age, when
 
 if TYPE_CHECKING:
-    from genie.answers import DeadLetterAnswer
+    from genie.api_types import DeadLetterAnswer
 
 COLUMNS = ("letter", "queue", "model", "class", "reason", "age", "bytes")
 NONE = "no dead letters: every message could be served"
 
 
-@click.group("dead-letters", cls=Listing)
+@click.group("dead-letters", cls=ListGroup)
 def dead_letters() -> None:
     """Look at messages no worker could serve; needs an admin key."""
 
@@ -32,7 +32,7 @@ def dead_letters() -> None:
 @dead_letters.command("list")
 @as_json
 @click.pass_obj
-def list_letters(session: Session, as_json: bool) -> None:
+def list_letters(session: CommandSession, as_json: bool) -> None:
     """List your org's dead letters, oldest first, without their text."""
     found = session.connect().dead_letters()
     if as_json:
@@ -58,7 +58,7 @@ def list_letters(session: Session, as_json: bool) -> None:
 @click.option("--text", is_flag=True, help="With its prompt; that is written down.")
 @as_json
 @click.pass_obj
-def show(session: Session, letter_id: str, text: bool, as_json: bool) -> None:
+def show(session: CommandSession, letter_id: str, text: bool, as_json: bool) -> None:
     """Show one dead letter and why it died."""
     letter = session.connect().dead_letter(letter_id, text=text)
     if as_json:
@@ -81,7 +81,7 @@ def show(session: Session, letter_id: str, text: bool, as_json: bool) -> None:
 )
 @as_json
 @click.pass_obj
-def replay(session: Session, letter_ids: tuple[str, ...], as_json: bool) -> None:
+def replay(session: CommandSession, letter_ids: tuple[str, ...], as_json: bool) -> None:
     """Put the jobs of dead letters back into their queues."""
     client = session.connect()
     for letter_id in letter_ids:
@@ -99,7 +99,9 @@ def replay(session: Session, letter_ids: tuple[str, ...], as_json: bool) -> None
 )
 @as_json
 @click.pass_obj
-def discard(session: Session, letter_ids: tuple[str, ...], as_json: bool) -> None:
+def discard(
+    session: CommandSession, letter_ids: tuple[str, ...], as_json: bool
+) -> None:
     """Remove dead letters for good; their jobs stay failed."""
     client = session.connect()
     for letter_id in letter_ids:

@@ -21,10 +21,10 @@ from genie.cli.up import stop_on_signals
 from genie.errors import GenieError, JobTimeout
 
 if TYPE_CHECKING:
-    from genie.answers import WorkerAnswer
+    from genie.api_types import WorkerAnswer
     from genie.cli.embedded import EmbeddedFleet
-    from genie.client import Client
-    from genie.jobs import Job, Result
+    from genie.sdk.client import Client
+    from genie.sdk.jobs import Job, Result
 
 MODEL_WAIT_S = 1800.0
 """The first run fetches and converts a model; a slow line takes its time."""
@@ -34,7 +34,7 @@ QUESTION = "In two sentences: what is a GPU good for?"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
+class DemoTask:
     """One job of the show: a persona, what it is about, and its text."""
 
     persona: str
@@ -44,7 +44,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class DemoAnswer:
     """One answer of the demo, as ``--json`` prints it."""
 
     persona: str | None
@@ -58,11 +58,11 @@ class Told:
 
 
 @dataclass(slots=True, kw_only=True)
-class Story:
+class DemoReport:
     """What happened, collected for ``--json``."""
 
     url: str = ""
-    answers: list[Told] = field(default_factory=list)
+    answers: list[DemoAnswer] = field(default_factory=list)
     placements: list[dict[str, str | None]] = field(default_factory=list)
     first_answer_s: float | None = None
 
@@ -79,19 +79,19 @@ def demo(leave: bool, as_json: bool, port: int, echo: bool, verbose: bool) -> No
     The worker joins empty; the planner places the model. Everything runs here: no
     prompt leaves this machine.
     """
-    from genie.cli.embedded import EmbeddedFleet, Options
+    from genie.cli.embedded import EmbeddedFleet, EmbeddedFleetOptions
 
     began = time.monotonic()
     logs.configure(level="INFO" if verbose else "ERROR")
     stop = stop_on_signals()
-    options = Options(
+    options = EmbeddedFleetOptions(
         home=env.read(env.ClientSettings).home,
         port=port,
         catalog_path=catalog.ECHO if echo else catalog.SHIPPED,
     )
     console = Console(stderr=as_json, highlight=False)
     with EmbeddedFleet(options) as fleet, fleet.client() as client:
-        show = Show(console, client, stop, began)
+        show = DemoRun(console, client, stop, began)
         story = show.run(fleet.url)
         if as_json:
             click.echo(json.dumps(asdict(story), indent=2))
@@ -102,7 +102,7 @@ def demo(leave: bool, as_json: bool, port: int, echo: bool, verbose: bool) -> No
         console.print("stopping …")
 
 
-class Show:
+class DemoRun:
     """The demo's scenes, told on a console while they happen."""
 
     def __init__(
@@ -114,9 +114,9 @@ class Show:
     ) -> None:
         self._console, self._client, self._stop = console, client, stop
         self._began = began
-        self._story = Story()
+        self._story = DemoReport()
 
-    def run(self, url: str) -> Story:
+    def run(self, url: str) -> DemoReport:
         """Play all scenes; returns what happened."""
         self._story.url = url
         self._say(f"fleet is up at [bold]{url}[/]: web, brain, beat, one worker")
@@ -171,7 +171,7 @@ class Show:
         self._story.first_answer_s = round(time.monotonic() - self._began, 2)
         self._tell(answer.result)
 
-    def _jobs(self, wanted: Sequence[Task]) -> None:
+    def _jobs(self, wanted: Sequence[DemoTask]) -> None:
         self._say(f"submit {len(wanted)} jobs, each tagged with a persona")
         jobs = [
             self._client.submit(t.prompt, persona=t.persona, max_tokens=t.max_tokens)
@@ -203,7 +203,7 @@ class Show:
                 time.sleep(0.2)
 
     def _tell(self, result: "Result") -> None:
-        told = Told(
+        told = DemoAnswer(
             persona=result.persona,
             model=result.model,
             worker=result.worker,
@@ -232,38 +232,38 @@ class Show:
         self._console.print(table)
 
 
-def tasks() -> tuple[Task, ...]:
+def tasks() -> tuple[DemoTask, ...]:
     """Real text for each persona: this very project's own files."""
     package = resources.files("genie")
     sizing = _lines(package.joinpath("sizing.py").read_text(encoding="utf-8"), 24, 14)
     topology = _lines(package.joinpath("errors.py").read_text("utf-8"), 0, 12)
     return (
-        Task(
+        DemoTask(
             persona="review",
-            title="genie/sizing.py",
+            title="genie/memory.py",
             prompt=f"Review this Python code:\n\n{sizing}",
             max_tokens=64,
         ),
-        Task(
+        DemoTask(
             persona="rollup",
             title="genie/errors.py",
             prompt=f"Summarise this list of errors in two sentences:\n\n{topology}",
             max_tokens=64,
         ),
-        Task(
+        DemoTask(
             persona="coder",
             title="a small function",
             prompt="Write a Python function that returns the larger of two numbers.",
             max_tokens=64,
         ),
-        Task(
+        DemoTask(
             persona="classify",
             title="one word",
             prompt="Is this review positive or negative? 'The machine is quiet and "
             "fast, I love it.' Answer positive or negative.",
             max_tokens=8,
         ),
-        Task(
+        DemoTask(
             persona="chat",
             title="a greeting",
             prompt="Greet the people who just added their first GPU machine.",

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import click
 
 from genie import __version__, env
-from genie.cli.output import Session, as_json, quiet, show_json, show_table
+from genie.cli.output import CommandSession, as_json, quiet, show_json, show_table
 from genie.cli.values import size
-from genie.credentials import resolve
 from genie.env import ClientSettings
 from genie.errors import GenieError, SettingsError
+from genie.sdk.credentials import resolve
 
 if TYPE_CHECKING:
-    from genie.client import Client
+    from genie.sdk.client import Client
 
 ROOM_BYTES = 20 * 1024**3
 """Free disk under which pulling a model of some size will fail."""
@@ -71,7 +71,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
     Ends with 1 when a check fails.
     """
     quiet()
-    session: Session = ctx.obj
+    session: CommandSession = ctx.obj
     found = tuple(checks(session))
     if as_json:
         show_json(found)
@@ -84,7 +84,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
         ctx.exit(1)
 
 
-def checks(session: Session) -> Iterator[Check]:
+def checks(session: CommandSession) -> Iterator[Check]:
     """Every check that applies to this machine, from the inside out."""
     yield python()
     settings, problem = _settings()
@@ -109,7 +109,7 @@ def python() -> Check:
     return Check(name="python", verdict=Verdict.OK, detail=detail)
 
 
-def cloud(session: Session) -> Iterator[Check]:
+def cloud(session: CommandSession) -> Iterator[Check]:
     """Whether the cloud answers, what it says of itself, and whether our key works."""
     try:
         client = session.connect()
@@ -208,9 +208,9 @@ def database(url: str) -> Check:
 def gpus() -> Check:
     """The GPUs a worker on this machine would use."""
     try:
-        from workers import gpu
+        from workers import hardware
 
-        found = gpu.Gpus(env.visible_gpus()).read()
+        found = hardware.GpuReader(env.visible_gpus()).read()
     except ModuleNotFoundError as error:
         return _absent("gpus", error.name or "gpustat", "worker")
     if found:
@@ -243,10 +243,10 @@ def disk() -> Check:
 def model_cache() -> Check:
     """Which models are on this machine already."""
     try:
-        from workers.files import Models
+        from workers.files.files import ModelStore
     except ModuleNotFoundError as error:
         return _absent("models", error.name or "filelock", "worker")
-    stored = Models(env.models()).ls()
+    stored = ModelStore(env.models()).ls()
     detail = ", ".join(f"{one.id} {size(one.size_bytes)}" for one in stored)
     return Check(name="models", verdict=Verdict.OK, detail=detail or "none pulled yet")
 

@@ -24,18 +24,22 @@ from waitress.server import create_server
 import cloud_app.app
 import cloud_app.tasks
 import workers.tasks
-from cloud_app import auth, context, jobs, recording, schedule, store
+from cloud_app import beat as cloud_beat
+from cloud_app import context, store
 from cloud_app.bus import OutcomeConsumer
+from cloud_app.jobs import lifecycle
+from cloud_app.orgs import auth
 from cloud_app.settings import CloudSettings
-from genie import catalog, credentials, env
+from genie import catalog, env
 from genie.cli.up import DEFAULT_PORT
-from genie.client import Client
-from genie.credentials import Credentials
 from genie.errors import SettingsError, Unauthorized
 from genie.messaging import broker
 from genie.messaging.tasks import make_celery
+from genie.sdk import credentials
+from genie.sdk.client import Client
+from genie.sdk.credentials import Credentials
 from workers import join
-from workers.cloud import Cloud
+from workers.cloud import CloudClient
 from workers.host import WorkerHost
 from workers.settings import WorkerSettings
 
@@ -49,7 +53,7 @@ STOP_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class EmbeddedFleetOptions:
     """Where the fleet keeps its files and where it listens."""
 
     home: Path
@@ -89,7 +93,7 @@ class EmbeddedFleet:
     Use it as a context manager: on leaving, every thread and child process ends.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: EmbeddedFleetOptions) -> None:
         self._options = options
         self._stack = ExitStack()
         self.url = options.url
@@ -120,7 +124,7 @@ class EmbeddedFleet:
         ctx = context.build(options.settings)
         stack.callback(ctx.close)
         store.schema.upgrade(ctx.db)
-        jobs.reopen(ctx)
+        lifecycle.reopen(ctx)
         context.install(ctx)
         self.api_key = _key(ctx, options)
         app = make_celery("genie", broker_url=BROKER_URL)
@@ -131,7 +135,7 @@ class EmbeddedFleet:
         cloud_app.tasks.register(app)
         app.conf.task_queues = [broker.brain_queue(), broker.control_queue(control)]
         app.conf.task_default_queue = broker.brain_queue().name
-        app.conf.beat_schedule = schedule.entries(ctx.settings)
+        app.conf.beat_schedule = cloud_beat.entries(ctx.settings)
         _start_celery(stack, app)
 
 
@@ -148,7 +152,7 @@ def _lock(stack: ExitStack, folder: Path) -> None:
     stack.callback(lock.release)
 
 
-def _check_port(options: Options) -> None:
+def _check_port(options: EmbeddedFleetOptions) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -172,7 +176,7 @@ def _secret(file: Path) -> str:
     return file.read_text(encoding="utf-8")
 
 
-def _key(ctx: context.Context, options: Options) -> str:
+def _key(ctx: context.Context, options: EmbeddedFleetOptions) -> str:
     """The admin key saved at an earlier start, or a new one, saved for the CLI."""
     auth.ensure_org(ctx, ORG, "This machine")
     saved = credentials.load(options.home)
@@ -191,7 +195,9 @@ def _is_valid(ctx: context.Context, key: str) -> bool:
     return True
 
 
-def _serve_web(stack: ExitStack, ctx: context.Context, options: Options) -> None:
+def _serve_web(
+    stack: ExitStack, ctx: context.Context, options: EmbeddedFleetOptions
+) -> None:
     server = create_server(
         cloud_app.app.create_app(ctx),
         host=options.host,
@@ -207,14 +213,17 @@ def _serve_web(stack: ExitStack, ctx: context.Context, options: Options) -> None
 
 def _start_brain(stack: ExitStack, ctx: context.Context) -> None:
     outcomes = OutcomeConsumer(
-        BROKER_URL, partial(jobs.apply, ctx), partial(recording.together, ctx)
+        BROKER_URL, partial(lifecycle.apply, ctx), partial(lifecycle.record_batch, ctx)
     )
     outcomes.start()
     stack.callback(outcomes.stop)
 
 
 def _start_worker(
-    stack: ExitStack, ctx: context.Context, app: celery.Celery, options: Options
+    stack: ExitStack,
+    ctx: context.Context,
+    app: celery.Celery,
+    options: EmbeddedFleetOptions,
 ) -> str:
     """Join over HTTP like any other worker; returns the worker's id."""
     settings = WorkerSettings(
@@ -225,7 +234,7 @@ def _start_worker(
         state_dir=options.folder / "worker",
     )
     boot_id = join.new_boot_id()
-    with closing(Cloud(options.url)) as cloud:
+    with closing(CloudClient(options.url)) as cloud:
         registered = join.enrol(settings, cloud, boot_id)
     host = WorkerHost(settings, registered, boot_id=boot_id)
     host.start()

@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from genie.cli.output import Session, as_json, show_json, show_table
+from genie.cli.output import CommandSession, as_json, show_json, show_table
 from genie.cli.values import short, size, span, took
 from genie.contracts.fleet import ModelState
 
 if TYPE_CHECKING:
-    from genie.answers import WorkerAnswer
+    from genie.api_types import WorkerAnswer
 
 WORKER_COLUMNS = ("worker", "state", "queues", "memory", "models", "heard", "id")
 QUEUE_COLUMNS = ("queue", "model", "class", "waiting", "consumers", "oldest", "SLA")
@@ -20,7 +20,7 @@ NO_QUEUE = "no queues yet: no model has been placed or asked for"
 @click.command()
 @as_json
 @click.pass_obj
-def workers(session: Session, as_json: bool) -> None:
+def workers(session: CommandSession, as_json: bool) -> None:
     """List the fleet's workers and the models they hold; needs an admin key."""
     found = session.connect().workers()
     if as_json:
@@ -45,7 +45,7 @@ def workers(session: Session, as_json: bool) -> None:
 @click.command()
 @as_json
 @click.pass_obj
-def queues(session: Session, as_json: bool) -> None:
+def queues(session: CommandSession, as_json: bool) -> None:
     """List the queues, their depth and their oldest request; needs an admin key."""
     found = session.connect().queues()
     if as_json:

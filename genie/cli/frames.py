@@ -9,10 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from genie.cli import parts
-from genie.cli.parts import NOTHING, Part
+from genie.cli.parts import NOTHING, TablePart
 from genie.cli.tables import GAP, TONES
 from genie.cli.values import cell, is_number, took
-from genie.overview import FleetAnswer
+from genie.sdk.overview import FleetAnswer
 
 WIDE = 150
 """Columns from which queues and routes stand beside the rest."""
@@ -72,13 +72,13 @@ def shares(heights: Sequence[int], room: int) -> list[int]:
     return given
 
 
-def _is_airy(listed: Sequence[Part], room: int | None) -> bool:
+def _is_airy(listed: Sequence[TablePart], room: int | None) -> bool:
     """True when there is room for a blank line before each part."""
     return room is None or room >= sum(part.height + 1 for part in listed)
 
 
 def _stacked(
-    listed: Sequence[Part], width: int, room: int | None, spaced: bool
+    listed: Sequence[TablePart], width: int, room: int | None, spaced: bool
 ) -> RenderableType:
     heights = [part.height for part in listed]
     left = sum(heights) if room is None else room - spaced * len(listed)
@@ -106,7 +106,7 @@ def _beside(fleet: FleetAnswer, width: int, room: int | None) -> RenderableType:
     return grid
 
 
-def _drawn(part: Part, width: int, rows: int) -> RenderableType:
+def _drawn(part: TablePart, width: int, rows: int) -> RenderableType:
     if not part.rows:
         heading = Text("  ".join(part.columns), style="bold", no_wrap=True)
         return Group(heading, Text(part.none, style="dim", overflow="ellipsis"))
@@ -132,7 +132,9 @@ def _add_column(table: Table, name: str, width: int, column: Sequence[object]) -
     )
 
 
-def _kept(part: Part, rows: Sequence[Sequence[object]], width: int) -> dict[int, int]:
+def _kept(
+    part: TablePart, rows: Sequence[Sequence[object]], width: int
+) -> dict[int, int]:
     """The columns that fit, with their widths; all but the elastic one stay whole."""
     found: dict[int, int] = {}
     for left_out in range(len(part.spare) + 1):
@@ -146,7 +148,7 @@ def _kept(part: Part, rows: Sequence[Sequence[object]], width: int) -> dict[int,
     return found
 
 
-def _shorten(found: dict[int, int], part: Part, width: int, least: int) -> int:
+def _shorten(found: dict[int, int], part: TablePart, width: int, least: int) -> int:
     """Shorten the elastic column so that all fit; the characters still too many."""
     over = max(0, sum(found.values()) + GAP * (len(found) - 1) - width)
     elastic = part.columns.index(part.elastic)
@@ -160,7 +162,7 @@ def _is_told(rows: Sequence[Sequence[object]], index: int) -> bool:
     return any(cell(_bare(row[index])) for row in rows)
 
 
-def _width(part: Part, index: int, rows: Sequence[Sequence[object]]) -> int:
+def _width(part: TablePart, index: int, rows: Sequence[Sequence[object]]) -> int:
     texts = [part.columns[index], *(cell(_bare(row[index])) for row in rows)]
     return max(map(cell_len, texts))
 

@@ -4,7 +4,7 @@ import click
 from click.shell_completion import CompletionItem
 
 
-class Listing(click.Group):
+class ListGroup(click.Group):
     """A group whose command ``list`` runs when no verb is given.
 
     `genie jobs --state failed` is `genie jobs list --state failed`.

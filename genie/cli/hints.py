@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import click
 from click.shell_completion import CompletionItem
 
-from genie.cli.output import Session
+from genie.cli.output import CommandSession
 from genie.errors import GenieError
 
 if TYPE_CHECKING:
-    from genie.client import Client
+    from genie.sdk.client import Client
 
 PATIENCE_S = 2.0
 """Nobody waits longer for a word to be completed."""
@@ -20,16 +20,16 @@ PATIENCE_S = 2.0
 NEWEST = 30
 
 Hints = list[CompletionItem]
-Read = Callable[["Client"], Iterable[CompletionItem]]
-Complete = Callable[[click.Context, click.Parameter, str], Hints]
+ReadCompletions = Callable[["Client"], Iterable[CompletionItem]]
+Completer = Callable[[click.Context, click.Parameter, str], Hints]
 
 
-def of(read: Read) -> Complete:
+def of(read: ReadCompletions) -> Completer:
     """Completes from what ``read`` finds; nothing when that fails or takes too long."""
 
     def complete(ctx: click.Context, _param: click.Parameter, typed: str) -> Hints:
         # no command runs here, so there is a session only where a test brought one
-        session = ctx.find_object(Session) or Session(connect=_connect)
+        session = ctx.find_object(CommandSession) or CommandSession(connect=_connect)
         found: Hints = []
         thread = Thread(target=lambda: _ask(session, read, found), daemon=True)
         thread.start()
@@ -47,13 +47,13 @@ def shipped(_ctx: click.Context, _param: click.Parameter, typed: str) -> Hints:
     return [CompletionItem(name) for name in found if name.startswith(typed)]
 
 
-def _ask(session: Session, read: Read, found: Hints) -> None:
+def _ask(session: CommandSession, read: ReadCompletions, found: Hints) -> None:
     with suppress(GenieError):
         found.extend(read(session.connect()))
 
 
 def _connect() -> "Client":
-    from genie.client import Client
+    from genie.sdk.client import Client
 
     return Client(retry_s=0)
 

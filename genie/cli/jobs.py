@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Unpack
 
 import click
 
-from genie.answers import JobAnswer
+from genie.api_types import JobAnswer
 from genie.cli import hints
 from genie.cli.ask import show_result
-from genie.cli.groups import Listing
+from genie.cli.groups import ListGroup
 from genie.cli.output import (
-    Session,
+    CommandSession,
     as_json,
     detaching,
     note,
@@ -19,15 +19,15 @@ from genie.cli.output import (
     show_json,
     show_table,
 )
-from genie.cli.values import Told, age, cell, took, when
+from genie.cli.values import DisplayValue, age, cell, took, when
 from genie.contracts.inference import JobState
-from genie.jobs import bare
+from genie.sdk.jobs import strip_job_id_prefix
 
 if TYPE_CHECKING:
-    from genie.answers import JobEvent
-    from genie.client import Client
-    from genie.jobs import Job
-    from genie.work import Filters, RetryFilters
+    from genie.api_types import JobEvent
+    from genie.sdk.client import Client
+    from genie.sdk.jobs import Job
+    from genie.sdk.work import JobListFilters, RetryFilters
 
 EVENT_COLUMNS = ("when", "after", "event", "attempt", "where", "why")
 COLUMNS = ("job", "status", "persona", "model", "worker", "age", "took")
@@ -41,7 +41,7 @@ MOST = "So many at most."
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
-class Since(click.ParamType[float]):
+class SinceParam(click.ParamType[float]):
     """A moment: how long ago (30m, 2h, 7d) or a date and time in ISO form."""
 
     name = "when"
@@ -71,7 +71,7 @@ def since(text: str, now: datetime) -> float:
     return datetime.fromisoformat(text).astimezone().timestamp()
 
 
-@click.group(cls=Listing)
+@click.group(cls=ListGroup)
 def jobs() -> None:
     """List, show, follow, retry and cancel jobs; without a verb, list them.
 
@@ -91,14 +91,16 @@ def jobs() -> None:
     shell_complete=hints.worker,
     help="Only this worker, by name or id.",
 )
-@click.option("--since", type=Since(), help="Only newer: 30m, 2h, 7d or a date.")
+@click.option("--since", type=SinceParam(), help="Only newer: 30m, 2h, 7d or a date.")
 @click.option("--limit", type=PAGE, default=20, show_default=True, help=MOST)
 @click.option(
     "--after", metavar="JOB", shell_complete=hints.job, help="Go on after this job."
 )
 @as_json
 @click.pass_obj
-def list_jobs(session: Session, as_json: bool, **filters: Unpack["Filters"]) -> None:
+def list_jobs(
+    session: CommandSession, as_json: bool, **filters: Unpack["JobListFilters"]
+) -> None:
     """List your org's jobs, newest first."""
     found = session.connect().jobs(**filters)
     if as_json:
@@ -113,7 +115,7 @@ def list_jobs(session: Session, as_json: bool, **filters: Unpack["Filters"]) -> 
 @click.option("--timeline", is_flag=True, help="Also what happened when.")
 @as_json
 @click.pass_obj
-def show(session: Session, job_id: str, timeline: bool, as_json: bool) -> None:
+def show(session: CommandSession, job_id: str, timeline: bool, as_json: bool) -> None:
     """Show one job: where it went and why, and its answer or error."""
     client = session.connect()
     job = client.job(job_id)
@@ -137,7 +139,9 @@ def show(session: Session, job_id: str, timeline: bool, as_json: bool) -> None:
 @click.option("--timeout", type=click.FloatRange(min=0), help="Seconds, at most.")
 @as_json
 @click.pass_obj
-def wait(session: Session, job_id: str, timeout: float | None, as_json: bool) -> None:
+def wait(
+    session: CommandSession, job_id: str, timeout: float | None, as_json: bool
+) -> None:
     """Wait for a job and print its answer.
 
     Ends with 1 when there is none. Ctrl-C stops the waiting, not the job.
@@ -153,7 +157,7 @@ def wait(session: Session, job_id: str, timeout: float | None, as_json: bool) ->
 )
 @as_json
 @click.pass_obj
-def cancel(session: Session, job_ids: tuple[str, ...], as_json: bool) -> None:
+def cancel(session: CommandSession, job_ids: tuple[str, ...], as_json: bool) -> None:
     """Cancel jobs; one that has ended stays as it is."""
     client = session.connect()
     for job_id in job_ids:
@@ -165,7 +169,7 @@ def cancel(session: Session, job_ids: tuple[str, ...], as_json: bool) -> None:
 @click.argument("job_id", metavar="JOB", shell_complete=hints.job)
 @as_json
 @click.pass_obj
-def events(session: Session, job_id: str, as_json: bool) -> None:
+def events(session: CommandSession, job_id: str, as_json: bool) -> None:
     """Follow what happens to a job until it has ended.
 
     Ctrl-C stops the following, not the job.
@@ -195,12 +199,12 @@ def events(session: Session, job_id: str, as_json: bool) -> None:
     shell_complete=hints.worker,
     help="Only this worker, by name or id.",
 )
-@click.option("--since", type=Since(), help="Only newer: 30m, 2h, 7d or a date.")
+@click.option("--since", type=SinceParam(), help="Only newer: 30m, 2h, 7d or a date.")
 @click.option("--limit", type=PAGE, default=100, show_default=True, help=MOST)
 @as_json
 @click.pass_obj
 def retry(
-    session: Session,
+    session: CommandSession,
     job_ids: tuple[str, ...],
     is_all: bool,
     as_json: bool,
@@ -216,7 +220,7 @@ def retry(
     client = session.connect()
     for job_id in job_ids:
         job = client.retry_job(job_id)
-        show_done(session, as_json, job, (job_id, bare(job.id)))
+        show_done(session, as_json, job, (job_id, strip_job_id_prefix(job.id)))
     if is_all:
         _retry_all(session, client, filters, as_json)
 
@@ -225,7 +229,7 @@ def retry(
 @click.argument("hours", required=False)
 @as_json
 @click.pass_obj
-def retention(session: Session, hours: str | None, as_json: bool) -> None:
+def retention(session: CommandSession, hours: str | None, as_json: bool) -> None:
     """Show or set for how many HOURS texts are kept.
 
     They count from a job's end. 0 keeps nothing past its delivery; `default` keeps
@@ -242,7 +246,7 @@ def retention(session: Session, hours: str | None, as_json: bool) -> None:
 
 
 def _retry_all(
-    session: Session, client: "Client", filters: "RetryFilters", as_json: bool
+    session: CommandSession, client: "Client", filters: "RetryFilters", as_json: bool
 ) -> None:
     made, skipped = client.retry_jobs(**filters)
     for job in made:
@@ -265,7 +269,7 @@ def _event(event: "JobEvent", began: float) -> tuple[object, ...]:
     return (
         when(event.at),
         took(max(0.0, event.at - began)),
-        Told(person=event.event.replace("_", " "), script=event.event),
+        DisplayValue(person=event.event.replace("_", " "), script=event.event),
         event.attempt or event.attempts,
         event.worker or event.model or event.queue,
         "; ".join(part for part in told if part),
@@ -314,7 +318,7 @@ def _card(job: "Job") -> list[tuple[str, object]]:
     ]
 
 
-def _took(details: JobAnswer) -> Told | None:
+def _took(details: JobAnswer) -> DisplayValue | None:
     if details.finished_at is None or details.created_at is None:
         return None
     return took(details.finished_at - details.created_at)

@@ -3,9 +3,9 @@
 import click
 
 from genie.cli import hints
-from genie.cli.groups import Listing
+from genie.cli.groups import ListGroup
 from genie.cli.output import (
-    Session,
+    CommandSession,
     as_json,
     note,
     show_done,
@@ -17,7 +17,7 @@ from genie.cli.values import age, when
 COLUMNS = ("key", "name", "prefix", "admin", "models", "age", "revoked")
 
 
-@click.group(cls=Listing)
+@click.group(cls=ListGroup)
 def keys() -> None:
     """List, create and revoke your org's API keys; needs an admin key."""
 
@@ -25,7 +25,7 @@ def keys() -> None:
 @keys.command("list")
 @as_json
 @click.pass_obj
-def list_keys(session: Session, as_json: bool) -> None:
+def list_keys(session: CommandSession, as_json: bool) -> None:
     """List the keys, without their secrets."""
     found = session.connect().keys()
     if as_json:
@@ -59,7 +59,11 @@ def list_keys(session: Session, as_json: bool) -> None:
 @as_json
 @click.pass_obj
 def create(
-    session: Session, name: str, admin: bool, models: tuple[str, ...], as_json: bool
+    session: CommandSession,
+    name: str,
+    admin: bool,
+    models: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Create a key; it is shown this once."""
     made = session.connect().create_key(name, admin=admin, models=models)
@@ -74,7 +78,7 @@ def create(
 @click.argument("key", shell_complete=hints.key)
 @as_json
 @click.pass_obj
-def revoke(session: Session, key: str, as_json: bool) -> None:
+def revoke(session: CommandSession, key: str, as_json: bool) -> None:
     """Revoke a key, by its id or prefix; it stops working at once."""
     session.connect().revoke_key(key)
     show_done(session, as_json, {"key": key, "revoked": True}, (key, "revoked"))

@@ -19,10 +19,10 @@ from rich.text import Text
 from genie.cli.frames import frame
 from genie.cli.values import span
 from genie.errors import GenieError, Unavailable
-from genie.overview import FleetAnswer
+from genie.sdk.overview import FleetAnswer
 
 if TYPE_CHECKING:
-    from genie.client import Client
+    from genie.sdk.client import Client
 
 TICK_S = 0.1
 """How soon a key or a changed size of the terminal is noticed."""
@@ -31,7 +31,7 @@ LEAVE = frozenset("qQ\x03\x04")
 """q, Ctrl-C and Ctrl-D."""
 
 
-class Watch:
+class FleetWatcher:
     """Looks at the fleet in a thread of its own, so that keys never wait for it."""
 
     def __init__(self, client: "Client", *, jobs: int, every_s: float) -> None:
@@ -67,12 +67,12 @@ class Watch:
             self.seen_at, self.away = time.monotonic(), None
 
 
-class Screen:
+class AlternateScreen:
     """The alternate screen of a terminal; the terminal is as before when it ends."""
 
     def __init__(self, client: "Client", *, jobs: int, every_s: float) -> None:
         self._url = client.url
-        self._watch = Watch(client, jobs=jobs, every_s=every_s)
+        self._watch = FleetWatcher(client, jobs=jobs, every_s=every_s)
         self._console = Console(file=sys.stdout, highlight=False)
 
     def run(self, first: FleetAnswer) -> None:
@@ -91,7 +91,7 @@ class Screen:
         if self._watch.fatal is not None:
             raise self._watch.fatal
 
-    def _draw_until(self, pressed: "Keys", live: Live) -> None:
+    def _draw_until(self, pressed: "KeyboardInput", live: Live) -> None:
         shown: object = None
         while self._watch.fatal is None:
             old = self._age() if self._watch.away else ""
@@ -121,7 +121,7 @@ class Screen:
         return span(time.monotonic() - self._watch.seen_at)
 
 
-class Keys:
+class KeyboardInput:
     """What is typed, without Enter; nothing where there is no keyboard."""
 
     def __init__(self, descriptor: int | None) -> None:
@@ -141,15 +141,15 @@ class Keys:
 
 
 @contextmanager
-def keys() -> Iterator[Keys]:
+def keys() -> Iterator[KeyboardInput]:
     """The keyboard, key by key; as it was before at the end."""
     if not sys.stdin or not sys.stdin.isatty():
-        yield Keys(None)
+        yield KeyboardInput(None)
         return
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
     try:
         tty.setcbreak(descriptor)
-        yield Keys(descriptor)
+        yield KeyboardInput(descriptor)
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)

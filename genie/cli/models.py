@@ -7,7 +7,7 @@ import click
 
 from genie.cli import hints
 from genie.cli.output import (
-    Session,
+    CommandSession,
     as_json,
     note,
     quiet,
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from genie.contracts.model import ModelSpec
-    from genie.fitting import Fit, Place
+    from genie.memory import FitEstimate, MemoryPool
 
 FIT_COLUMNS = (
     *("place", "quant", "context", "slots", "weights", "kv cache", "overhead"),
@@ -39,7 +39,7 @@ def models(ctx: click.Context, as_json: bool) -> None:
     """List the catalog's models and where they are ready; look after this disk."""
     if ctx.invoked_subcommand is not None:
         return
-    session: Session = ctx.obj
+    session: CommandSession = ctx.obj
     found = session.connect().models()
     if as_json:
         show_json(found)
@@ -63,20 +63,22 @@ def models(ctx: click.Context, as_json: bool) -> None:
 @click.option("--catalog", type=click.Path(exists=True), help="Another catalog file.")
 @as_json
 @click.pass_obj
-def pull(session: Session, model: str, catalog: str | None, as_json: bool) -> None:
+def pull(
+    session: CommandSession, model: str, catalog: str | None, as_json: bool
+) -> None:
     """Fetch a model's files onto this machine, verified.
 
     A worker does this by itself when it is told to load a model; pulling before
     saves that wait.
     """
     from genie.errors import JobFailed
-    from workers.files import Models, PullFailed
+    from workers.files.files import ModelStore, PullFailed
 
     quiet()
     spec = spec_of(model, catalog)
     with click.progressbar(length=100, label=spec.id, file=sys.stderr) as bar:
         try:
-            done = Models(folder()).ensure(
+            done = ModelStore(folder()).ensure(
                 spec,
                 lambda share: bar.update(int(share * 100) - bar.pos),
                 # Below the bar, which has begun its line.
@@ -93,11 +95,11 @@ def pull(session: Session, model: str, catalog: str | None, as_json: bool) -> No
 @models.command()
 @as_json
 @click.pass_obj
-def ls(session: Session, as_json: bool) -> None:
+def ls(session: CommandSession, as_json: bool) -> None:
     """List the models on this machine's disk."""
-    from workers.files import Models
+    from workers.files.files import ModelStore
 
-    stored = Models(folder()).ls()
+    stored = ModelStore(folder()).ls()
     if as_json:
         show_json(
             [
@@ -125,7 +127,7 @@ def ls(session: Session, as_json: bool) -> None:
 @as_json
 @click.pass_obj
 def fit(
-    session: Session,
+    session: CommandSession,
     model: str,
     catalog: str | None,
     context: int | None,
@@ -137,12 +139,12 @@ def fit(
     Memory is weights + KV cache + overhead. A slot is room for one request; its
     context is prompt and answer together.
     """
-    from genie import fitting
+    from genie import memory
 
     quiet()
     spec = spec_of(model, catalog)
     places = workers_of(session) if fleet else places_here()
-    found = list(fitting.fits(spec, places, context=context))
+    found = list(memory.fits(spec, places, context=context))
     if as_json:
         show_json([fit_json(one) for one in found])
         return
@@ -173,15 +175,15 @@ def fit(
 )
 @as_json
 @click.pass_obj
-def rm(session: Session, models: tuple[str, ...], as_json: bool) -> None:
+def rm(session: CommandSession, models: tuple[str, ...], as_json: bool) -> None:
     """Delete models from this machine's disk.
 
     A worker that needs one pulls it anew.
     """
     from genie.errors import NotFound
-    from workers.files import Models
+    from workers.files.files import ModelStore
 
-    store = Models(folder())
+    store = ModelStore(folder())
     for model in models:
         freed = store.rm(model)
         if not freed:
@@ -195,7 +197,7 @@ def rm(session: Session, models: tuple[str, ...], as_json: bool) -> None:
 @click.command()
 @as_json
 @click.pass_obj
-def personas(session: Session, as_json: bool) -> None:
+def personas(session: CommandSession, as_json: bool) -> None:
     """List the kinds of work and their ladders of models, smallest first."""
     found = session.connect().personas()
     if as_json:
@@ -225,19 +227,19 @@ def spec_of(model: str, catalog: str | None) -> "ModelSpec":
     )
 
 
-def places_here() -> "list[Place]":
+def places_here() -> "list[MemoryPool]":
     """This machine's GPUs, or its memory, less the reserve a worker keeps."""
     from genie import env
-    from workers import ledger
-    from workers.gpu import Gpus, host_status
+    from workers.hardware import GpuReader, host_status
+    from workers.models import memory
     from workers.settings import MEMORY_RESERVE_SHARE
 
-    limits = ledger.Limits(reserve_share=MEMORY_RESERVE_SHARE)
-    found = ledger.devices(host_status(folder()), Gpus(env.visible_gpus()).read())
-    return [place(one.name, ledger.usable(one, limits)) for one in found]
+    limits = memory.MemoryLimits(reserve_share=MEMORY_RESERVE_SHARE)
+    found = memory.devices(host_status(folder()), GpuReader(env.visible_gpus()).read())
+    return [place(one.name, memory.usable(one, limits)) for one in found]
 
 
-def workers_of(session: Session) -> "list[Place]":
+def workers_of(session: CommandSession) -> "list[MemoryPool]":
     """The free memory of the fleet's workers, as they last reported."""
     places = []
     for worker in session.connect().workers():
@@ -250,15 +252,15 @@ def workers_of(session: Session) -> "list[Place]":
     return places
 
 
-def place(name: str, free_bytes: int) -> "Place":
+def place(name: str, free_bytes: int) -> "MemoryPool":
     """A place by its name, which ends with the device's."""
-    from genie.fitting import Place
+    from genie.memory import MemoryPool
 
     kind = name.rpartition(" ")[2].partition(":")[0]
-    return Place(name=name, kind=kind, free_bytes=free_bytes)
+    return MemoryPool(name=name, kind=kind, free_bytes=free_bytes)
 
 
-def fit_json(found: "Fit") -> dict[str, object]:
+def fit_json(found: "FitEstimate") -> dict[str, object]:
     """One way to load a model, as data; all sizes in bytes."""
     return {
         "place": found.place.name,

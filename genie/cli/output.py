@@ -15,7 +15,7 @@ from genie.cli.values import cell, plain
 from genie.errors import JobTimeout
 
 if TYPE_CHECKING:
-    from genie.client import Client
+    from genie.sdk.client import Client
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -28,7 +28,7 @@ NARROWEST_VALUE = 20
 
 def connect() -> "Client":
     """A client by the settings of this process."""
-    from genie.client import Client
+    from genie.sdk.client import Client
 
     return Client(retry_s=CLI_RETRY_S)
 
@@ -39,7 +39,7 @@ def is_terminal() -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
+class CommandSession:
     """One run of the command; tests bring a client and a terminal of their own."""
 
     connect: Callable[[], "Client"] = connect
@@ -59,7 +59,7 @@ def show_json(value: object) -> None:
 
 
 def show_table(
-    session: Session,
+    session: CommandSession,
     columns: Sequence[str],
     rows: Iterable[Sequence[object]],
     *,
@@ -81,7 +81,7 @@ def show_table(
         note(none)
 
 
-def show_card(session: Session, pairs: Sequence[tuple[str, object]]) -> None:
+def show_card(session: CommandSession, pairs: Sequence[tuple[str, object]]) -> None:
     """Names and values, one a line; names without a value are left out."""
     kept = [(name, value) for name, value in pairs if cell(value)]
     if not session.is_terminal():
@@ -95,7 +95,7 @@ def show_card(session: Session, pairs: Sequence[tuple[str, object]]) -> None:
 
 
 def show_done(
-    session: Session, as_json: bool, answer: object, cells: Sequence[object]
+    session: CommandSession, as_json: bool, answer: object, cells: Sequence[object]
 ) -> None:
     """One thing of many that was done or happened, in one line as soon as it did."""
     if as_json:

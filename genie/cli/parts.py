@@ -5,11 +5,17 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
-from genie.answers import GpuAnswer, HeldModel, HostAnswer, QueueAnswer, WorkerAnswer
-from genie.cli.values import Told, short, size, span, took
+from genie.api_types import (
+    GpuAnswer,
+    HostAnswer,
+    QueueAnswer,
+    WorkerAnswer,
+    WorkerModel,
+)
+from genie.cli.values import DisplayValue, short, size, span, took
 from genie.contracts.fleet import ModelState
 from genie.contracts.inference import JobState, WorkClass
-from genie.overview import FleetAnswer, JobLine, ReasonAnswer
+from genie.sdk.overview import FleetAnswer, JobLine, ReasonAnswer
 
 BAR = 10
 NOTHING = "–"
@@ -18,7 +24,7 @@ WORST_FIRST = ("lost", "offline", "quarantined", "late", "draining", "online")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class TablePart:
     """One table of the frame. ``elastic`` is the column that may be shortened."""
 
     columns: tuple[str, ...]
@@ -36,10 +42,10 @@ class Part:
         return 1 + max(1, len(self.rows))
 
 
-def workers(fleet: FleetAnswer) -> Part:
+def workers(fleet: FleetAnswer) -> TablePart:
     """The machines, the worst state first."""
     found = sorted(fleet.workers, key=lambda w: (_badness(w.state), w.name))
-    return Part(
+    return TablePart(
         columns=("worker", "state", "memory", "load", "running", "heard"),
         rows=tuple(row for worker in found for row in _worker(fleet, worker)),
         elastic="worker",
@@ -48,7 +54,7 @@ def workers(fleet: FleetAnswer) -> Part:
     )
 
 
-def models(fleet: FleetAnswer) -> Part:
+def models(fleet: FleetAnswer) -> TablePart:
     """Every model on every worker, the busiest first."""
     held = [
         (worker, model)
@@ -57,7 +63,7 @@ def models(fleet: FleetAnswer) -> Part:
         if model.state is not ModelState.ABSENT
     ]
     held.sort(key=lambda pair: (-_busy(fleet, *pair), pair[1].model, pair[0].name))
-    return Part(
+    return TablePart(
         columns=("model", "on", "state", "slots", "waiting", "tokens/s", "error"),
         rows=tuple(_model(fleet, worker, model) for worker, model in held),
         elastic="on",
@@ -66,13 +72,13 @@ def models(fleet: FleetAnswer) -> Part:
     )
 
 
-def queues(fleet: FleetAnswer) -> Part:
+def queues(fleet: FleetAnswer) -> TablePart:
     """What waits for each model by class of work, the deepest first."""
     groups: dict[tuple[str, str], list[QueueAnswer]] = {}
     for queue in fleet.queues:
         groups.setdefault((queue.queue, queue.model or ""), []).append(queue)
     found = sorted(groups.values(), key=lambda group: -sum(q.waiting for q in group))
-    return Part(
+    return TablePart(
         columns=("queue", "model", *map(str, WorkClass), "oldest", "SLA"),
         rows=tuple(_queue(group) for group in found),
         elastic="queue",
@@ -81,9 +87,9 @@ def queues(fleet: FleetAnswer) -> Part:
     )
 
 
-def jobs(fleet: FleetAnswer) -> Part:
+def jobs(fleet: FleetAnswer) -> TablePart:
     """What runs, then the newest."""
-    return Part(
+    return TablePart(
         columns=("job", "status", "persona", "model", "worker", "age", "took"),
         rows=tuple(_job(job, fleet.now) for job in fleet.jobs),
         elastic="worker",
@@ -92,9 +98,9 @@ def jobs(fleet: FleetAnswer) -> Part:
     )
 
 
-def routes(fleet: FleetAnswer) -> Part:
+def routes(fleet: FleetAnswer) -> TablePart:
     """Where each persona's work goes."""
-    return Part(
+    return TablePart(
         columns=("persona", "goes to", "share", "TTFT p95", "because"),
         rows=tuple(_route(found) for found in fleet.routes),
         elastic="because",
@@ -104,9 +110,9 @@ def routes(fleet: FleetAnswer) -> Part:
     )
 
 
-def percent(share: float) -> Told:
+def percent(share: float) -> DisplayValue:
     """A share of 0 to 1, on the right in a table."""
-    return Told(person=f"{share:.0%}", script=f"{share:g}", is_number=True)
+    return DisplayValue(person=f"{share:.0%}", script=f"{share:g}", is_number=True)
 
 
 def bar(share: float, width: int = BAR) -> Text:
@@ -116,7 +122,7 @@ def bar(share: float, width: int = BAR) -> Text:
     return Text.assemble(("█" * full, tone), ("░" * (width - full), "dim"))
 
 
-def _busy(fleet: FleetAnswer, worker: WorkerAnswer, model: HeldModel) -> int:
+def _busy(fleet: FleetAnswer, worker: WorkerAnswer, model: WorkerModel) -> int:
     """Requests in hand: the last heartbeat is up to 30 s old, the jobs are of now."""
     counted = sum(
         job.status is JobState.RUNNING
@@ -164,7 +170,7 @@ def _load(device: GpuAnswer | HostAnswer | None) -> str:
 
 
 def _model(
-    fleet: FleetAnswer, worker: WorkerAnswer, model: HeldModel
+    fleet: FleetAnswer, worker: WorkerAnswer, model: WorkerModel
 ) -> tuple[object, ...]:
     state = model.state.value
     if model.progress is not None and model.state is not ModelState.READY:

@@ -24,7 +24,7 @@ from click.exceptions import NoArgsIsHelpError
 from click.shell_completion import CompletionItem
 
 from genie import __version__, errors
-from genie.cli.output import Session, note
+from genie.cli.output import CommandSession, note
 from genie.errors import GenieError
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -196,7 +196,7 @@ def genie(ctx: click.Context) -> None:
     `genie up` saved on this machine.
     """
     if ctx.obj is None:
-        ctx.obj = Session()
+        ctx.obj = CommandSession()
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import click
 
 from genie.cli import hints
 from genie.cli.ask import piped
-from genie.cli.output import Session, as_json, show_card, show_json
+from genie.cli.output import CommandSession, as_json, show_card, show_json
 
 NO_CAPACITY = 3
 
@@ -32,7 +32,7 @@ def route(
 
     Ends with 3 when it would be refused.
     """
-    session: Session = ctx.obj
+    session: CommandSession = ctx.obj
     question = "\n\n".join(part for part in (prompt, piped()) if part) or None
     found = session.connect().route(question, persona=persona, model=model)
     if as_json:

@@ -6,9 +6,9 @@ import click
 
 from genie.cli import hints
 from genie.cli.ask import asking, joined
-from genie.cli.groups import Listing
+from genie.cli.groups import ListGroup
 from genie.cli.output import (
-    Session,
+    CommandSession,
     as_json,
     show_card,
     show_done,
@@ -18,7 +18,7 @@ from genie.cli.output import (
 from genie.cli.values import when
 
 if TYPE_CHECKING:
-    from genie.scheduling import RunAnswer, Schedule, ScheduleOptions
+    from genie.sdk.schedules import RunAnswer, Schedule, ScheduleOptions
 
 COLUMNS = ("schedule", "cron", "timezone", "next run", "state", "trouble")
 NONE = "no schedules; `genie schedule add NAME CRON PROMPT` makes one"
@@ -28,7 +28,7 @@ OVERLAP = click.Choice(["skip", "queue", "replace"])
 CATCH_UP = click.Choice(["none", "last", "all"])
 
 
-@click.group(cls=Listing)
+@click.group(cls=ListGroup)
 def schedule() -> None:
     """Ask questions again and again; without a verb, list schedules."""
 
@@ -46,7 +46,7 @@ def schedule() -> None:
 @as_json
 @click.pass_obj
 def add(
-    session: Session,
+    session: CommandSession,
     called: str,
     cron: str,
     prompt: str | None,
@@ -70,7 +70,7 @@ def add(
 @schedule.command("list")
 @as_json
 @click.pass_obj
-def list_schedules(session: Session, as_json: bool) -> None:
+def list_schedules(session: CommandSession, as_json: bool) -> None:
     """List your org's schedules and their next run."""
     found = session.connect().schedules()
     if as_json:
@@ -84,7 +84,7 @@ def list_schedules(session: Session, as_json: bool) -> None:
 @click.argument("name", shell_complete=hints.schedule)
 @as_json
 @click.pass_obj
-def show(session: Session, name: str, as_json: bool) -> None:
+def show(session: CommandSession, name: str, as_json: bool) -> None:
     """Show when a schedule runs, in words, and what came of it."""
     _show(session, session.connect().find_schedule(name), as_json)
 
@@ -93,7 +93,7 @@ def show(session: Session, name: str, as_json: bool) -> None:
 @click.argument("name", shell_complete=hints.schedule)
 @as_json
 @click.pass_obj
-def run(session: Session, name: str, as_json: bool) -> None:
+def run(session: CommandSession, name: str, as_json: bool) -> None:
     """Start a run at once and print its job's id."""
     started = session.connect().run_schedule(name)
     show_json(started) if as_json else click.echo(started.job_id)
@@ -103,7 +103,7 @@ def run(session: Session, name: str, as_json: bool) -> None:
 @click.argument("name", shell_complete=hints.schedule)
 @as_json
 @click.pass_obj
-def pause(session: Session, name: str, as_json: bool) -> None:
+def pause(session: CommandSession, name: str, as_json: bool) -> None:
     """Start nothing until it is resumed."""
     details = session.connect().change_schedule(name, "pause")
     show_done(session, as_json, details, (name, "paused"))
@@ -113,7 +113,7 @@ def pause(session: Session, name: str, as_json: bool) -> None:
 @click.argument("name", shell_complete=hints.schedule)
 @as_json
 @click.pass_obj
-def resume(session: Session, name: str, as_json: bool) -> None:
+def resume(session: CommandSession, name: str, as_json: bool) -> None:
     """Go on with the next run from now."""
     details = session.connect().change_schedule(name, "resume")
     show_done(session, as_json, details, (name, _first(details.next_runs)))
@@ -125,7 +125,7 @@ def resume(session: Session, name: str, as_json: bool) -> None:
 )
 @as_json
 @click.pass_obj
-def rm(session: Session, names: tuple[str, ...], as_json: bool) -> None:
+def rm(session: CommandSession, names: tuple[str, ...], as_json: bool) -> None:
     """Remove schedules; their jobs stay."""
     client = session.connect()
     for name in names:
@@ -134,7 +134,7 @@ def rm(session: Session, names: tuple[str, ...], as_json: bool) -> None:
         show_done(session, as_json, removed, (name, "removed"))
 
 
-def _show(session: Session, made: "Schedule", as_json: bool) -> None:
+def _show(session: CommandSession, made: "Schedule", as_json: bool) -> None:
     details = made.details
     if as_json:
         show_json(details)

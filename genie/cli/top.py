@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from genie.cli.output import Session, as_json, show_json
+from genie.cli.output import CommandSession, as_json, show_json
 from genie.cli.tables import terminal_width
 
 if TYPE_CHECKING:
-    from genie.overview import FleetAnswer
+    from genie.sdk.overview import FleetAnswer
 
 PLAIN_WIDTH = 120
 """Columns of a frame in a pipe."""
@@ -31,7 +31,7 @@ JOBS = 40
 )
 @as_json
 @click.pass_obj
-def top(session: Session, once: bool, every_s: float, as_json: bool) -> None:
+def top(session: CommandSession, once: bool, every_s: float, as_json: bool) -> None:
     """Watch the fleet work: machines, models, queues, jobs and where work goes.
 
     q or Ctrl-C leaves. In a pipe, and with --once, one frame is printed whole; --json
@@ -44,9 +44,9 @@ def top(session: Session, once: bool, every_s: float, as_json: bool) -> None:
     elif once or not session.is_terminal():
         _print(first, client.url)
     else:
-        from genie.cli.live import Screen
+        from genie.cli.live import AlternateScreen
 
-        Screen(client, jobs=JOBS, every_s=every_s).run(first)
+        AlternateScreen(client, jobs=JOBS, every_s=every_s).run(first)
 
 
 def _print(fleet: "FleetAnswer", url: str) -> None:

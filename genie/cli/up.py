@@ -43,11 +43,11 @@ def up(
     SQLite and an in-memory queue: nothing to install. Other machines cannot join this
     fleet; production runs the same parts as processes (see the README).
     """
-    from genie.cli.embedded import EmbeddedFleet, Options
+    from genie.cli.embedded import EmbeddedFleet, EmbeddedFleetOptions
 
     logs.configure(level="INFO" if verbose else "WARNING")
     stop = stop_on_signals()
-    options = Options(
+    options = EmbeddedFleetOptions(
         home=env.read(env.ClientSettings).home,
         host=host,
         port=port,

@@ -8,7 +8,7 @@ MINUTE_S, HOUR_S, DAY_S = 60.0, 3600.0, 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class DisplayValue:
     """One value, for a person and for a script."""
 
     person: str
@@ -16,14 +16,14 @@ class Told:
     is_number: bool = False
 
 
-def when(seconds: float | None) -> Told | None:
+def when(seconds: float | None) -> DisplayValue | None:
     """A moment: local time for people, ISO 8601 in UTC for scripts."""
     if seconds is None:
         return None
-    return Told(person=moment(seconds), script=iso(seconds))
+    return DisplayValue(person=moment(seconds), script=iso(seconds))
 
 
-def age(seconds: float | None, now: float | None = None) -> Told | None:
+def age(seconds: float | None, now: float | None = None) -> DisplayValue | None:
     """How long ago a moment was for people, the moment itself for scripts.
 
     >>> age(1_700_000_000.0, now=1_700_000_090.0)
@@ -32,10 +32,12 @@ def age(seconds: float | None, now: float | None = None) -> Told | None:
     if seconds is None:
         return None
     passed = (time.time() if now is None else now) - seconds
-    return Told(person=span(max(0.0, passed)), script=iso(seconds), is_number=True)
+    return DisplayValue(
+        person=span(max(0.0, passed)), script=iso(seconds), is_number=True
+    )
 
 
-def took(seconds: float | None) -> Told | None:
+def took(seconds: float | None) -> DisplayValue | None:
     """A duration: with its unit for people, bare seconds for scripts.
 
     >>> [took(seconds).person for seconds in (0.0131, 2.5, 42.0, 150.0, 9000.0)]
@@ -53,7 +55,7 @@ def took(seconds: float | None) -> Told | None:
         person = f"{seconds / MINUTE_S:.1f} min"
     else:
         person = f"{seconds / HOUR_S:.1f} h"
-    return Told(person=person, script=f"{round(seconds, 3):g}", is_number=True)
+    return DisplayValue(person=person, script=f"{round(seconds, 3):g}", is_number=True)
 
 
 def span(seconds: float) -> str:
@@ -71,10 +73,10 @@ def span(seconds: float) -> str:
     return f"{seconds / DAY_S:.0f} d"
 
 
-def short(seconds: float) -> Told:
+def short(seconds: float) -> DisplayValue:
     """A length of time, on the right in a table: `span` for people, seconds else."""
     script = f"{round(seconds, 3):g}"
-    return Told(person=span(seconds), script=script, is_number=True)
+    return DisplayValue(person=span(seconds), script=script, is_number=True)
 
 
 def moment(seconds: float) -> str:
@@ -88,9 +90,9 @@ def iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def figure(text: str) -> Told | None:
+def figure(text: str) -> DisplayValue | None:
     """A number with its unit, on the right in a table; nothing for no text."""
-    return Told(person=text, script=text, is_number=True) if text else None
+    return DisplayValue(person=text, script=text, is_number=True) if text else None
 
 
 def size(count: float | None) -> str:
@@ -110,7 +112,7 @@ def cell(value: object) -> str:
     """
     if value is None:
         return ""
-    if isinstance(value, Told):
+    if isinstance(value, DisplayValue):
         return value.person
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -123,12 +125,12 @@ def cell(value: object) -> str:
 
 def plain(value: object) -> str:
     """A value as scripts read it: one line, no tabs."""
-    text = value.script if isinstance(value, Told) else cell(value)
+    text = value.script if isinstance(value, DisplayValue) else cell(value)
     return " ".join(text.split())
 
 
 def is_number(value: object) -> bool:
     """True for what people compare by its digits, and so want on the right."""
-    if isinstance(value, Told):
+    if isinstance(value, DisplayValue):
         return value.is_number
     return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -3,11 +3,11 @@
 import click
 
 from genie import env
-from genie.cli.output import Session, as_json, note, quiet, show_done, show_json
+from genie.cli.output import CommandSession, as_json, note, quiet, show_done, show_json
 from genie.cli.values import moment
 
 
-class Address(click.ParamType[str]):
+class CloudAddress(click.ParamType[str]):
     """The address of a cloud, with its scheme."""
 
     name = "url"
@@ -32,13 +32,17 @@ def worker() -> None:
 
 
 @worker.command()
-@click.argument("url", type=Address())
+@click.argument("url", type=CloudAddress())
 @click.option("--token", help="The join token, gj-…; asked for when not given.")
 @click.option("--name", help="This worker's name; the host's unless given.")
 @as_json
 @click.pass_obj
 def join(
-    session: Session, url: str, token: str | None, name: str | None, as_json: bool
+    session: CommandSession,
+    url: str,
+    token: str | None,
+    name: str | None,
+    as_json: bool,
 ) -> None:
     """Join the fleet of the cloud at URL.
 
@@ -70,7 +74,7 @@ def start() -> None:
 @click.option("--queue", "queues", multiple=True, help="A queue to serve; repeatable.")
 @as_json
 @click.pass_obj
-def token(session: Session, queues: tuple[str, ...], as_json: bool) -> None:
+def token(session: CommandSession, queues: tuple[str, ...], as_json: bool) -> None:
     """Make a token for one machine to join with; needs an admin key."""
     made = session.connect().join_token(queues)
     if as_json:

@@ -2,5 +2,5 @@
 
 Three modules by conversation: ``model`` (what a catalog says of a model),
 ``inference`` (one request and its answer), ``fleet`` (registration, heartbeat,
-directives). `genie.codec` turns any of them into JSON and back, strictly.
+directives). `genie.contracts.codec` turns any of them into JSON and back, strictly.
 """

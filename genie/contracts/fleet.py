@@ -125,7 +125,7 @@ class Registration(Contract, frozen=True, kw_only=True):
     protocol: int = PROTOCOL
 
 
-class Registered(Contract, frozen=True, kw_only=True):
+class RegistrationReply(Contract, frozen=True, kw_only=True):
     """The cloud's answer: who the worker is and where its work comes from."""
 
     worker_id: str

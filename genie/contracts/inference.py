@@ -101,7 +101,7 @@ class Sampling(Contract, frozen=True, kw_only=True):
     logprobs: Count | None = None
 
 
-class Odds(Contract, frozen=True, kw_only=True, array_like=True):
+class Logprob(Contract, frozen=True, kw_only=True, array_like=True):
     """A token and how likely the model itself held it.
 
     Log probabilities are those of the raw logits: no temperature, penalty or bias.
@@ -113,13 +113,13 @@ class Odds(Contract, frozen=True, kw_only=True, array_like=True):
     raw: tuple[Count, ...] = ()
 
 
-class Choice(Odds, frozen=True, kw_only=True, array_like=True):
+class SampledToken(Logprob, frozen=True, kw_only=True, array_like=True):
     """The token that was chosen, and the likeliest ones it was chosen from."""
 
-    rivals: tuple[Odds, ...] = ()
+    rivals: tuple[Logprob, ...] = ()
 
 
-class Written(Contract, frozen=True, kw_only=True, omit_defaults=True):
+class PartialAnswer(Contract, frozen=True, kw_only=True, omit_defaults=True):
     """One answer as far as it is written; ``finish_reason`` is None until its end.
 
     ``choices`` are its tokens one by one, if the request asked for logprobs.
@@ -127,7 +127,7 @@ class Written(Contract, frozen=True, kw_only=True, omit_defaults=True):
 
     text: str = ""
     tokens: Count = 0
-    choices: tuple[Choice, ...] = ()
+    choices: tuple[SampledToken, ...] = ()
     finish_reason: FinishReason | None = None
 
 
@@ -168,7 +168,7 @@ class InferenceTask(
     """At most one tool may be called in one answer."""
     crashes: Count = 0
     """How often an engine has died under it."""
-    resume: tuple[Written, ...] = ()
+    resume: tuple[PartialAnswer, ...] = ()
     """What is written of the answers already; they go on after that."""
     n: Count = 1
     """How many answers are wanted; each has a random stream of its own."""
@@ -199,7 +199,7 @@ class Timing(Contract, frozen=True, kw_only=True):
     total_s: Seconds = 0.0
 
 
-class Extras(Contract, frozen=True, kw_only=True):
+class AnswerExtras(Contract, frozen=True, kw_only=True):
     """What an answer holds besides its text.
 
     ``vectors`` has one embedding for each input: little-endian float32 in base64.
@@ -207,11 +207,13 @@ class Extras(Contract, frozen=True, kw_only=True):
     """
 
     vectors: tuple[str, ...] = ()
-    choices: tuple[Choice, ...] = ()
-    others: tuple[Written, ...] = ()
+    choices: tuple[SampledToken, ...] = ()
+    others: tuple[PartialAnswer, ...] = ()
 
 
-class Started(Contract, frozen=True, kw_only=True, tag_field="kind", tag="started"):
+class AttemptStarted(
+    Contract, frozen=True, kw_only=True, tag_field="kind", tag="started"
+):
     """A worker took the job: published before its first token.
 
     ``resumed`` characters of each answer were given before; this attempt goes on
@@ -229,7 +231,7 @@ class Started(Contract, frozen=True, kw_only=True, tag_field="kind", tag="starte
     resumed: tuple[Count, ...] = ()
 
 
-class GivenBack(
+class AttemptGivenBack(
     Contract, frozen=True, kw_only=True, tag_field="kind", tag="given_back"
 ):
     """A worker gave a started job back in good order: that attempt does not count.
@@ -267,7 +269,7 @@ class Chunk(
     text: str
     tokens: Count
     index: Count = 0
-    choices: tuple[Choice, ...] = ()
+    choices: tuple[SampledToken, ...] = ()
     finish_reason: FinishReason | None = None
 
 
@@ -287,20 +289,20 @@ class Outcome(Contract, frozen=True, kw_only=True, tag_field="kind", tag="outcom
     usage: Usage = Usage()
     timing: Timing = Timing()
     fault: Fault | None = None
-    extras: Extras | None = None
+    extras: AnswerExtras | None = None
 
     @property
-    def answers(self) -> tuple[Written, ...]:
+    def answers(self) -> tuple[PartialAnswer, ...]:
         """Every answer, the first one too."""
-        extras = self.extras or Extras()
-        first = Written(
+        extras = self.extras or AnswerExtras()
+        first = PartialAnswer(
             text=self.text, choices=extras.choices, finish_reason=self.finish_reason
         )
         return (first, *extras.others)
 
 
-Recorded = Started | GivenBack | Outcome
+RecordedEvent = AttemptStarted | AttemptGivenBack | Outcome
 """What the cloud hears of a job."""
 
-Event = Recorded | Chunk
+Event = RecordedEvent | Chunk
 """What travels back: to the asker's reply queue and, chunks apart, to the cloud."""

@@ -2,7 +2,8 @@
 
 import msgspec
 
-from genie import codec, topology
+from genie import topology
+from genie.contracts import codec
 from genie.contracts.base import Contract
 from genie.contracts.inference import InferenceTask
 from genie.errors import CodecError

@@ -54,10 +54,10 @@ def make_celery(
 
 def use_broker(app: celery.Celery, url: str) -> None:
     """Point ``app`` at a broker."""
-    app.conf.update(reach(url))
+    app.conf.update(broker_settings(url))
 
 
-def reach(url: str) -> dict[str, object]:
+def broker_settings(url: str) -> dict[str, object]:
     """Celery's settings for a broker: its address and what the way there needs."""
     if broker.is_memory(url):
         polling = {"polling_interval": broker.POLLING_INTERVAL_S}

@@ -11,12 +11,12 @@ import pytest
 
 from fixtures.fleet import Fleet, wait_until
 from genie import Client, topology
-from genie.chat import Options
 from genie.contracts.inference import WorkClass
 from genie.messaging import broker
+from genie.sdk.chat import AskOptions
 
 HEARTBEAT_S = 2.0  # as in conftest.py
-LONG: Options = {"persona": "chat", "max_tokens": 500}
+LONG: AskOptions = {"persona": "chat", "max_tokens": 500}
 SECRET = "the-words-of-a-prompt"
 
 

@@ -16,12 +16,12 @@ import pytest
 from fixtures.fleet import Fleet, wait_until
 from fixtures.nodes import RabbitNode
 from genie import Client
-from genie.chat import Options
 from genie.contracts.inference import JobState
 from genie.errors import Conflict, JobFailed, Unavailable
+from genie.sdk.chat import AskOptions
 
 HEARTBEAT_S = 2.0  # as in conftest.py
-LONG: Options = {"persona": "chat", "max_tokens": 150}
+LONG: AskOptions = {"persona": "chat", "max_tokens": 150}
 """About three seconds of echo:small at 20 ms a token."""
 
 POISON = "p0ison"

@@ -12,9 +12,9 @@ from openai.types.chat import ChatCompletionMessageParam
 import genie
 from fixtures.fleet import Fleet, wait_until
 from genie import Client, catalog, env
-from genie.client import default
 from genie.contracts.inference import JobState
 from genie.errors import ContextTooLong
+from genie.sdk.client import default
 
 CATALOG = Path(__file__).with_name("real-model.toml")
 MODEL = "smollm2:135m"

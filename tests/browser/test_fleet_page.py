@@ -5,9 +5,9 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
-from cloud_app import auth
-from cloud_app.inference import submit
-from cloud_app.ordering import Mode, Order
+from cloud_app.api.orders import Mode, Order
+from cloud_app.jobs.submit import submit
+from cloud_app.orgs import auth
 from cloud_app.store.records import KeyRecord
 from fixtures import web
 from fixtures.site import Site

@@ -87,7 +87,7 @@ def test_each_sequence_sees_its_own_slot_as_far_as_it_is_used(  # noqa: PLR0917
     softcap: float | None,
     has_sinks: bool,
 ) -> None:
-    from workers.engine import kernels
+    from workers.engine.torch import kernels
 
     def random(*shape: int) -> Tensor:
         return torch.randn(*shape, device="cuda", dtype=dtype)
@@ -97,7 +97,7 @@ def test_each_sequence_sees_its_own_slot_as_far_as_it_is_used(  # noqa: PLR0917
     slots = torch.randperm(count + 2, device="cuda")[:count]
     lengths = torch.randint(1, room + 1, (count,), device="cuda")
     lengths[0], lengths[-1] = 1, room
-    look = kernels.Look(
+    look = kernels.KernelOptions(
         scale=width**-0.5,
         window=window,
         softcap=softcap,
@@ -110,7 +110,7 @@ def test_each_sequence_sees_its_own_slot_as_far_as_it_is_used(  # noqa: PLR0917
 
 @DTYPES
 def test_tokens_are_stored_at_their_slots_and_places(dtype: torch.dtype) -> None:
-    from workers.engine import fused
+    from workers.engine.torch import fused
 
     room = [torch.zeros(6, 2, 50, 64, device="cuda", dtype=dtype) for _ in range(2)]
     wanted = [one.clone() for one in room]
@@ -130,7 +130,7 @@ def test_tokens_are_stored_at_their_slots_and_places(dtype: torch.dtype) -> None
 def test_a_rotation_is_the_models_own(dtype: torch.dtype) -> None:
     from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-    from workers.engine import fused
+    from workers.engine.torch import fused
 
     query, key = (
         torch.randn(1, 5, heads, 64, device="cuda", dtype=dtype).transpose(1, 2)
@@ -146,7 +146,7 @@ def test_a_rotation_is_the_models_own(dtype: torch.dtype) -> None:
 
 @DTYPES
 def test_a_gate_is_the_two_operations_it_stands_for(dtype: torch.dtype) -> None:
-    from workers.engine import fused
+    from workers.engine.torch import fused
 
     gate, up = (torch.randn(1, 5, 300, device="cuda", dtype=dtype) for _ in range(2))
     assert apart(fused.gated(gate, up), functional.silu(gate) * up) < FEW[dtype]

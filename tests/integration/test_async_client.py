@@ -21,8 +21,8 @@ from fixtures.scripted_cloud import (
     completes,
 )
 from genie import errors
-from genie.aio import AsyncClient, AsyncJob
-from genie.streaming import Waiting
+from genie.sdk.aio import AsyncClient, AsyncJob
+from genie.sdk.streams import Waiting
 
 T = TypeVar("T")
 

@@ -14,14 +14,15 @@ import kombu
 import psutil
 import pytest
 
-from cloud_app.bus import DeadLetters, OutcomeConsumer, Replies
+from cloud_app.bus import DeadLetters, OutcomeConsumer, ReplyRouter
 from fixtures.fleet import wait_until
-from genie import codec, topology
+from genie import topology
+from genie.contracts import codec
 from genie.contracts.inference import (
     InferenceTask,
     JobState,
     Outcome,
-    Recorded,
+    RecordedEvent,
     WorkClass,
 )
 from genie.errors import CodecError
@@ -203,7 +204,7 @@ def test_bad_outcomes_are_set_aside_and_good_ones_recorded(
 ) -> None:
     seen: queue.SimpleQueue[str] = queue.SimpleQueue()
 
-    def record(event: Recorded) -> bool:
+    def record(event: RecordedEvent) -> bool:
         seen.put(event.job_id)
         return True
 
@@ -222,7 +223,7 @@ def test_bad_outcomes_are_set_aside_and_good_ones_recorded(
 def test_bad_replies_reach_nobody_and_good_ones_whom_they_are_for(
     rabbitmq_url: str, sender: Sender
 ) -> None:
-    replies = Replies(rabbitmq_url)
+    replies = ReplyRouter(rabbitmq_url)
     inbox = replies.expect("job-1")
     said = codec.encode(outcome("job-1"))
     packed = Bad(

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from cloud_app import batches, store
-from cloud_app.batching import driver, feeding, lines
+from cloud_app import store
+from cloud_app.batches import batches, driver, feed, lines
 from fixtures.batches import CHAT, Desk, desk, jsonl, line
 from fixtures.clouds import Cloud
 from fixtures.nodes import PostgresNode
 from fixtures.ports import free_port
 from genie import catalog
-from genie.cli.embedded import EmbeddedFleet, Options
+from genie.cli.embedded import EmbeddedFleet, EmbeddedFleetOptions
 from genie.contracts.batch import BatchState
 
 BRAINS = 4
@@ -42,7 +42,7 @@ def test_one_brain_of_many_gets_the_lease(office: Desk) -> None:
     owners = iter("abcd")
 
     def take() -> bool:
-        lease = driver.Lease(office.cloud.ctx, batch.id, next(owners))
+        lease = driver.BatchLease(office.cloud.ctx, batch.id, next(owners))
         return lease.take() is not None
 
     assert sum(at_once(take)) == 1
@@ -68,8 +68,8 @@ def test_brains_that_cut_the_same_chunk_make_its_jobs_once(office: Desk) -> None
         file = store.files.of_org(session, batch.org_id, batch.input_file_id)
     assert again is not None
     assert file is not None
-    source = feeding.Source(batch=again, file=file, key=office.key)
-    fed = at_once(lambda: feeding.feed(ctx, source))
+    source = feed.BatchInput(batch=again, file=file, key=office.key)
+    fed = at_once(lambda: feed.feed(ctx, source))
     assert sum(after is not None for after in fed) == 1
     with ctx.db.reading() as session:
         assert len(store.chunks.open_of(session, batch.id)) == 1
@@ -108,7 +108,9 @@ def test_one_idempotency_key_makes_one_batch(office: Desk) -> None:
 
 
 def test_the_embedded_fleet_runs_a_batch(tmp_path: Path) -> None:
-    options = Options(home=tmp_path, port=free_port(), catalog_path=catalog.ECHO)
+    options = EmbeddedFleetOptions(
+        home=tmp_path, port=free_port(), catalog_path=catalog.ECHO
+    )
     prompts = {f"p{n}": f"text {n}" for n in range(250)}
     with EmbeddedFleet(options) as fleet, fleet.client() as client:
         batch = client.batch(prompts, model="echo:small", max_tokens=2)

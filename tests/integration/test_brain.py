@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from cloud_app import jobs
+from cloud_app.jobs import lifecycle
 from cloud_app.store.records import JobRecord
 from fixtures.clouds import Cloud, outcome
 from fixtures.nodes import PostgresNode, RabbitNode
 from fixtures.process import ServerProcess
-from genie import codec, topology
+from genie import topology
+from genie.contracts import codec
 from genie.contracts.base import Contract
 from genie.contracts.inference import JobState
 from genie.messaging import broker
@@ -98,7 +99,7 @@ def test_a_brain_records_relays_and_outlives_its_servers(
     after = cloud.job()
     brain.say(outcome(after.id, text="after the broker came back"))
     brain.wait_state(after, JobState.COMPLETED)
-    assert jobs.get(cloud.ctx, "acme", after.id).dropped == 0
+    assert lifecycle.get(cloud.ctx, "acme", after.id).dropped == 0
 
 
 def test_a_brain_stops_in_order(brain: Brain) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import kombu
 import pytest
 
-from cloud_app.bus import Bus, Replies, Unpublished
+from cloud_app.bus import Bus, PublishUnconfirmed, ReplyRouter
 from fixtures.fleet import wait_until
 from fixtures.nodes import RabbitNode
 from genie.contracts.inference import (
@@ -23,14 +23,14 @@ from integration.test_messaging import WAIT_S, Taker, task
 
 
 def test_what_is_asked_of_a_queue_that_is_gone_is_in_doubt(rabbitmq_url: str) -> None:
-    bus, replies, model = Bus(rabbitmq_url), Replies(rabbitmq_url), "vanished"
+    bus, replies, model = Bus(rabbitmq_url), ReplyRouter(rabbitmq_url), "vanished"
     bus.publish(task(model))
     with broker.connection(rabbitmq_url, name="delete") as connection:
         connection.default_channel.queue_delete(f"genie.{model}.interactive")
     sent = task(model)
     inbox = replies.expect(sent.job_id)
     bus.ask(sent, replies)
-    assert inbox.get(WAIT_S) == Unpublished()
+    assert inbox.get(WAIT_S) == PublishUnconfirmed()
     bus.publish(sent)  # which declares the queue anew
     depth = bus.depths([("genie", model, WorkClass.INTERACTIVE)])[0]
     assert depth.waiting == 1
@@ -41,12 +41,12 @@ def test_what_is_asked_of_a_queue_that_is_gone_is_in_doubt(rabbitmq_url: str) ->
 def test_what_was_not_confirmed_when_the_connection_broke_is_in_doubt(
     rabbitmq_url: str,
 ) -> None:
-    bus, replies, sent = Bus(rabbitmq_url), Replies(rabbitmq_url), task("cut")
+    bus, replies, sent = Bus(rabbitmq_url), ReplyRouter(rabbitmq_url), task("cut")
     inbox, other = replies.expect("job-1"), replies.expect("job-2")
     assert replies._line is not None
     replies._line.confirms.send("job-1", lambda: True)  # on its way for ever
     replies._pump.call(lambda channel: channel.connection.sock.shutdown(2))
-    assert inbox.get(WAIT_S) == Unpublished()
+    assert inbox.get(WAIT_S) == PublishUnconfirmed()
     assert other.get(0.1) is None
     replies.expect(sent.job_id)
     bus.ask(sent, replies)

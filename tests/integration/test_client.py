@@ -17,8 +17,8 @@ from fixtures.scripted_cloud import (
     completes,
 )
 from genie import errors
-from genie.client import Client
-from genie.streaming import Waiting
+from genie.sdk.client import Client
+from genie.sdk.streams import Waiting
 
 
 @pytest.fixture

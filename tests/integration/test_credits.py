@@ -11,10 +11,10 @@ import pytest
 from amqp.exceptions import NotFound
 
 from genie import topology
-from genie.contracts.inference import JobState, Outcome, Started, WorkClass
+from genie.contracts.inference import AttemptStarted, JobState, Outcome, WorkClass
 from genie.messaging import broker
 from integration.worker_rig import MODEL, Asker, Rig
-from workers import dataplane
+from workers.bidding import consumers as bidding
 
 OTHER, ACME = "echo:large", "org.acme"
 FAST, J, B = WorkClass.INTERACTIVE, WorkClass.JOB, WorkClass.BATCH
@@ -67,7 +67,7 @@ def test_background_work_begins_when_no_interactive_work_waits(asker: Asker) -> 
     with Rig(asker.url, "ann", slots=2, ms_per_token=2):
         for job in (*urgent, *jobs, *batch):
             assert asker.outcome(job).state is JobState.COMPLETED
-        starts = [asker.times(one, Started) for one in (urgent, jobs, batch)]
+        starts = [asker.times(one, AttemptStarted) for one in (urgent, jobs, batch)]
     assert [len(one) for one in starts] == [6, 6, 6]
     assert max(starts[0]) < min(*starts[1], *starts[2])
 
@@ -75,7 +75,7 @@ def test_background_work_begins_when_no_interactive_work_waits(asker: Asker) -> 
 def test_equal_workers_that_idle_share_evenly(
     rabbitmq_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dataplane, "RENEW_S", 0.2)
+    monkeypatch.setattr(bidding, "RENEW_S", 0.2)
     with (
         Asker(rabbitmq_url) as asker,
         Rig(rabbitmq_url, "ann", ms_per_token=20),
@@ -101,9 +101,9 @@ def test_a_much_faster_worker_gets_what_both_could_serve(rabbitmq_url: str) -> N
 def test_a_bid_drawn_anew_leaves_one_consumer_and_loses_nothing(
     rabbitmq_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dataplane, "RENEW_S", 0.01)
-    monkeypatch.setattr(dataplane, "TICK_S", 0.005)
-    monkeypatch.setattr(dataplane, "SOON_S", 0.005)
+    monkeypatch.setattr(bidding, "RENEW_S", 0.01)
+    monkeypatch.setattr(bidding, "TICK_S", 0.005)
+    monkeypatch.setattr(bidding, "SOON_S", 0.005)
     with (
         Asker(rabbitmq_url) as asker,
         Rig(rabbitmq_url, "ann", slots=2) as ann,

@@ -13,9 +13,9 @@ from genie import catalog, env
 from genie.contracts.inference import Sampling, WorkClass
 from genie.contracts.model import ModelSpec
 from workers import engine as engines
-from workers.engine import Loaded
+from workers.engine import LoadedEngine
 from workers.engine.protocol import EngineEvent, EngineRequest, Finish
-from workers.files import Models, Pulled
+from workers.files.files import LocalModel, ModelStore
 
 MODEL = "all-minilm:22m"
 TEXTS = (
@@ -35,12 +35,12 @@ def spec() -> ModelSpec:
 
 
 @pytest.fixture(scope="module")
-def pulled(spec: ModelSpec) -> Pulled:
-    return Models(env.models()).ensure(spec)
+def pulled(spec: ModelSpec) -> LocalModel:
+    return ModelStore(env.models()).ensure(spec)
 
 
 @pytest.fixture(scope="module")
-def loaded(spec: ModelSpec, pulled: Pulled) -> Iterator[Loaded]:
+def loaded(spec: ModelSpec, pulled: LocalModel) -> Iterator[LoadedEngine]:
     loaded = engines.start(
         spec,
         spec.quants[0],
@@ -55,7 +55,7 @@ def loaded(spec: ModelSpec, pulled: Pulled) -> Iterator[Loaded]:
     loaded.engine.close()
 
 
-def embed(loaded: Loaded, *texts: str) -> Finish:
+def embed(loaded: LoadedEngine, *texts: str) -> Finish:
     heard: list[EngineEvent] = []
     ended = threading.Event()
 
@@ -102,24 +102,28 @@ def plainly(path: Path, text: str) -> tuple[float, ...]:
     return tuple(float(value) for value in normal)
 
 
-def test_vectors_are_those_of_transformers(loaded: Loaded, pulled: Pulled) -> None:
+def test_vectors_are_those_of_transformers(
+    loaded: LoadedEngine, pulled: LocalModel
+) -> None:
     assert pulled.path is not None
     for text, vector in zip(TEXTS, vectors(embed(loaded, *TEXTS)), strict=True):
         assert cosine(vector, plainly(pulled.path, text)) > 0.9999
 
 
-def test_like_meanings_are_near(loaded: Loaded) -> None:
+def test_like_meanings_are_near(loaded: LoadedEngine) -> None:
     bread, loaf, stocks, *_ = vectors(embed(loaded, *TEXTS))
     assert cosine(bread, loaf) > 0.4 > cosine(bread, stocks)
 
 
-def test_a_text_over_its_window_is_refused(loaded: Loaded) -> None:
+def test_a_text_over_its_window_is_refused(loaded: LoadedEngine) -> None:
     fault = embed(loaded, "word " * 400).fault
     assert fault is not None
     assert (fault.code, fault.param) == ("context_length_exceeded", "input[0]")
 
 
-def test_every_file_it_reads_is_in_the_catalog(spec: ModelSpec, pulled: Pulled) -> None:
+def test_every_file_it_reads_is_in_the_catalog(
+    spec: ModelSpec, pulled: LocalModel
+) -> None:
     assert pulled.path is not None
     assert {file.name for file in pulled.files} == {file.name for file in spec.files}
     assert all(file.sha256 for file in spec.files)

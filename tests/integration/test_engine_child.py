@@ -20,11 +20,11 @@ from genie.contracts.fleet import DesiredModel, HostStatus, ModelState
 from genie.contracts.inference import FinishReason
 from genie.contracts.model import Capability, ModelSpec
 from workers import engine as engines
-from workers.engine import Loaded
+from workers.engine import LoadedEngine
 from workers.engine.errors import EngineBusy, EngineGone
 from workers.engine.protocol import EngineRequest
-from workers.files import Pulled
-from workers.residency import Machine, Residency, Room
+from workers.files.files import LocalModel
+from workers.models.residency import MachineAccess, MachineLimits, Residency
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -43,10 +43,10 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
 
 
 @pytest.fixture(scope="module")
-def start(spec: ModelSpec) -> Iterator[Callable[..., Loaded]]:
-    started: list[Loaded] = []
+def start(spec: ModelSpec) -> Iterator[Callable[..., LoadedEngine]]:
+    started: list[LoadedEngine] = []
 
-    def make(**said: Any) -> Loaded:
+    def make(**said: Any) -> LoadedEngine:
         room = {"slots": 4, "context": 256, "device": "cpu", "threads": 1}
         path = Path(spec.source.removeprefix("path:"))
         given: dict[str, Any] = {"on_exit": lambda _: None, **room, **said}
@@ -148,7 +148,7 @@ def submission(chance: random.Random, number: int) -> dict[str, Any]:
     return said
 
 
-def test_no_submission_kills_the_engine(start: Callable[..., Loaded]) -> None:
+def test_no_submission_kills_the_engine(start: Callable[..., LoadedEngine]) -> None:
     chance = random.Random(20)
     loaded = start()
     pid, refused = pid_of(loaded), 0
@@ -188,7 +188,7 @@ def unchecked(said: dict[str, Any], number: int) -> EngineRequest:
     return EngineRequest(**({"sampling": {}} | sound | known | {"id": f"u{number}"}))
 
 
-def submit(loaded: Loaded, request: EngineRequest, sink: Heard) -> None:
+def submit(loaded: LoadedEngine, request: EngineRequest, sink: Heard) -> None:
     """Submit, waiting while the engine is full."""
     for _ in range(3000):
         try:
@@ -201,18 +201,18 @@ def submit(loaded: Loaded, request: EngineRequest, sink: Heard) -> None:
 
 
 def test_a_killed_child_ends_sixteen_requests_and_comes_back_by_itself(
-    spec: ModelSpec, start: Callable[..., Loaded]
+    spec: ModelSpec, start: Callable[..., LoadedEngine]
 ) -> None:
     ready = threading.Semaphore(0)
     residency = Residency(
-        Machine(
-            fetch=lambda spec, _: Pulled(
+        MachineAccess(
+            fetch=lambda spec, _: LocalModel(
                 path=Path(spec.source.removeprefix("path:")), files=()
             ),
             start=engines.start,
             read=lambda: (roomy(), ()),
         ),
-        Room(threads=1, reserve_share=0.0, drain_s=1.0),
+        MachineLimits(threads=1, reserve_share=0.0, drain_s=1.0),
         on_change=ready.release,
         wait_idle=lambda *_: True,
     )
@@ -247,14 +247,14 @@ def test_a_killed_child_ends_sixteen_requests_and_comes_back_by_itself(
 
 def until_ready(
     residency: Residency, ready: threading.Semaphore, other_than: Any = None
-) -> Loaded:
+) -> LoadedEngine:
     """The engine, once it serves; woken by every change of a state."""
     end = time.monotonic() + 120
     while time.monotonic() < end:
         found = residency.ready().get("tiny")
         if found is not None and found is not other_than:
             assert residency.statuses()[0].state is ModelState.READY
-            assert isinstance(found, Loaded)
+            assert isinstance(found, LoadedEngine)
             return found
         ready.acquire(timeout=1)
     raise AssertionError("the model was not ready within 120 s")
@@ -269,7 +269,7 @@ def roomy() -> HostStatus:
     )
 
 
-def test_unloading_gives_all_memory_back(start: Callable[..., Loaded]) -> None:
+def test_unloading_gives_all_memory_back(start: Callable[..., LoadedEngine]) -> None:
     start().engine.close()
     before = resident_bytes(os.getpid())
     for _ in range(2):

@@ -20,9 +20,9 @@ import pytest
 import genie
 from fixtures.ports import free_port
 from genie import catalog, logs
-from genie.batches import Batches
-from genie.cli.embedded import EmbeddedFleet, Options
-from genie.files import Files
+from genie.cli.embedded import EmbeddedFleet, EmbeddedFleetOptions
+from genie.sdk.batches import Batches
+from genie.sdk.files import Files
 
 ROOT = Path(__file__).parents[2]
 SEES = re.compile(r"[Ss]ee `([\w.]+)`")
@@ -56,7 +56,7 @@ def fleet(
     home = tmp_path_factory.mktemp("home")
     models = home / "catalog.toml"
     models.write_text(_once(catalog.ECHO.read_text(encoding="utf-8")))
-    options = Options(home=home, port=free_port(), catalog_path=models)
+    options = EmbeddedFleetOptions(home=home, port=free_port(), catalog_path=models)
     with pytest.MonkeyPatch.context() as patch, EmbeddedFleet(options) as made:
         patch.setenv("GENIE_HOME", str(home))
         patch.setenv("GENIE_URL", made.url)

@@ -11,18 +11,18 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from cloud_app import jobs, poison
 from cloud_app.bus import Bus
+from cloud_app.jobs import lifecycle
 from fixtures.clouds import Cloud
 from fixtures.fleet import wait_until
 from fixtures.nodes import RabbitNode
 from fixtures.proxy import Proxy
 from genie import topology
-from genie.contracts.inference import Chunk, JobState, Started, WorkClass
+from genie.contracts.inference import AttemptStarted, Chunk, JobState, WorkClass
 from genie.errors import BrokerDown
 from integration.test_worker_dataplane import task
 from integration.worker_rig import MODEL, Asker, Rig
-from workers import watchdog
+from workers.bidding import watchdog
 
 SILENT_S = 4.0
 HALF_OPEN_S = 30.0
@@ -64,7 +64,7 @@ def test_connections_cut_again_and_again_make_no_job_poison(
     job = cloud.job(mode="stream")
     with ExitStack() as stack:
         asker.ask("word " * 60, job_id=job.id)
-        for number in range(poison.MOST + 3):
+        for number in range(lifecycle.MOST + 3):
             way = stack.enter_context(Proxy(rabbitmq.port))
             rig = Rig(way.of(rabbitmq_url), f"w{number}", ms_per_token=100)
             stack.enter_context(rig)
@@ -74,10 +74,10 @@ def test_connections_cut_again_and_again_make_no_job_poison(
         asker.outcome(job.id, topology.OUTCOMES)
     for event in asker.events(job.id, topology.OUTCOMES):
         assert not isinstance(event, Chunk)
-        jobs.apply(cloud.ctx, event)
+        lifecycle.apply(cloud.ctx, event)
     ended = cloud.reread(job)
     cloud.close()
-    assert (ended.state, ended.attempts) == (JobState.COMPLETED, poison.MOST + 3)
+    assert (ended.state, ended.attempts) == (JobState.COMPLETED, lifecycle.MOST + 3)
 
 
 def test_a_network_that_was_gone_for_a_while_needs_no_restart(
@@ -121,7 +121,7 @@ def runs_on(asker: Asker, job: str, worker: str) -> bool:
 
 
 def workers_of(asker: Asker, job: str) -> list[str]:
-    return [e.worker for e in asker.events(job) if isinstance(e, Started)]
+    return [e.worker for e in asker.events(job) if isinstance(e, AttemptStarted)]
 
 
 def test_a_slow_network_changes_no_answer(

@@ -7,7 +7,7 @@ import pytest
 
 from fixtures.ports import free_port
 from genie import Client, catalog
-from genie.cli.embedded import EmbeddedFleet, Options
+from genie.cli.embedded import EmbeddedFleet, EmbeddedFleetOptions
 from genie.contracts.inference import JobState
 
 WORDS = 250
@@ -18,7 +18,9 @@ WORDS = 250
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """A client of a fleet of its own."""
     home = tmp_path_factory.mktemp("home")
-    options = Options(home=home, port=free_port(), catalog_path=catalog.ECHO)
+    options = EmbeddedFleetOptions(
+        home=home, port=free_port(), catalog_path=catalog.ECHO
+    )
     with EmbeddedFleet(options) as fleet, fleet.client() as made:
         made.ask("wake up", model="echo:large", max_tokens=1)
         yield made

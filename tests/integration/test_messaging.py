@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from cloud_app.bus import Bus, OutcomeConsumer, Replies
+from cloud_app.bus import Bus, OutcomeConsumer, ReplyRouter
 from fixtures.fleet import wait_until
-from genie import codec, topology
+from genie import topology
+from genie.contracts import codec
 from genie.contracts.inference import (
     Chunk,
     Event,
@@ -21,7 +22,7 @@ from genie.contracts.inference import (
     JobState,
     Message,
     Outcome,
-    Recorded,
+    RecordedEvent,
     Sampling,
     WorkClass,
 )
@@ -123,7 +124,7 @@ def test_a_task_nobody_takes_waits_and_is_counted(bus: Bus) -> None:
 
 
 def test_events_reach_the_inbox_of_their_job_in_order(url: str) -> None:
-    replies = Replies(url)
+    replies = ReplyRouter(url)
     inbox = replies.expect("job-1")
     publisher = Publisher(url, name="worker")
     publisher.start()
@@ -140,7 +141,7 @@ def test_events_reach_the_inbox_of_their_job_in_order(url: str) -> None:
 
 
 def test_what_is_asked_is_answered_and_not_in_doubt(url: str, bus: Bus) -> None:
-    replies, model = Replies(url), f"m-{uuid.uuid4().hex[:6]}"
+    replies, model = ReplyRouter(url), f"m-{uuid.uuid4().hex[:6]}"
     taker = Taker(url, model, WorkClass.INTERACTIVE)
     for _ in range(3):  # the first one declares the queue, the others are quicker
         sent = task(model)
@@ -242,7 +243,7 @@ def test_many_confirmed_letters_go_at_once_and_in_order(url: str) -> None:
 
 
 def test_an_outcome_nobody_can_record_goes_to_the_dead_letters(url: str) -> None:
-    def apply(event: Recorded) -> bool:
+    def apply(event: RecordedEvent) -> bool:
         if event.job_id == "poison":
             raise ValueError("no column takes this")
         return True
@@ -261,13 +262,13 @@ def test_an_outcome_nobody_can_record_goes_to_the_dead_letters(url: str) -> None
 def test_what_cannot_be_recorded_together_is_recorded_one_by_one(url: str) -> None:
     together: list[int] = []
 
-    def record(events: Sequence[Recorded]) -> Sequence[int]:
+    def record(events: Sequence[RecordedEvent]) -> Sequence[int]:
         together.append(len(events))
         if any(event.job_id == "poison" for event in events):
             raise ValueError("no column takes this")
         return [at for at, event in enumerate(events) if event.job_id == "odd"]
 
-    def apply(event: Recorded) -> bool:
+    def apply(event: RecordedEvent) -> bool:
         if event.job_id == "poison":
             raise ValueError("no column takes this")
         return True
@@ -308,7 +309,7 @@ def test_a_mistake_of_ours_does_not_end_a_consumer(url: str) -> None:
 def test_an_outcome_waits_while_the_database_is_away(url: str) -> None:
     failures = iter([True, True, False])
 
-    def apply(event: Recorded) -> bool:
+    def apply(event: RecordedEvent) -> bool:
         if next(failures):
             raise DatabaseDown("gone")
         return True
@@ -336,12 +337,12 @@ def test_a_bad_outcome_blocks_nothing(url: str) -> None:
 
 def _outcomes(
     url: str,
-    apply: Callable[[Recorded], bool],
-    together: Callable[[Sequence[Recorded]], Sequence[int]] | None = None,
+    apply: Callable[[RecordedEvent], bool],
+    together: Callable[[Sequence[RecordedEvent]], Sequence[int]] | None = None,
 ) -> tuple[OutcomeConsumer, "queue.SimpleQueue[Event]"]:
     seen: queue.SimpleQueue[Event] = queue.SimpleQueue()
 
-    def record(event: Recorded) -> bool:
+    def record(event: RecordedEvent) -> bool:
         changed = apply(event)
         seen.put(event)
         return changed

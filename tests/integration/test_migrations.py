@@ -12,7 +12,7 @@ from sqlalchemy import inspect
 
 from cloud_app import store
 from cloud_app.store import Database, schema
-from cloud_app.tables import Table
+from cloud_app.store.tables import Table
 from fixtures.clouds import NOON
 from fixtures.nodes import PostgresNode
 

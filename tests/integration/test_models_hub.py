@@ -18,7 +18,7 @@ import pytest
 
 from fixtures import tiny
 from genie.cli.models import spec_of
-from workers import files
+from workers.files import files
 
 REPO, COMMIT = "genie/tiny", "c" * 40
 WAIT_S = 60.0
@@ -273,7 +273,7 @@ def test_weights_that_arrive_changed_are_never_served(
     assert status != 0
     assert "model.safetensors" in err
     assert "pull it again" in err
-    assert files.Models(tmp_path / "models").ls() == ()
+    assert files.ModelStore(tmp_path / "models").ls() == ()
     hub.is_tampered = False
     status, out, err = done(pull(tmp_path, hub, catalog))
     assert status == 0, err

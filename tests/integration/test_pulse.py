@@ -7,13 +7,13 @@ from typing import cast
 
 import pytest
 
-from cloud_app import auth
+from cloud_app.api.orders import Mode, Order
 from cloud_app.context import Context
-from cloud_app.inference import submit
-from cloud_app.ordering import Mode, Order
-from cloud_app.store import pulse
+from cloud_app.jobs.submit import submit
+from cloud_app.orgs import auth
+from cloud_app.store import reports
 from cloud_app.store.records import KeyRecord
-from cloud_app.web import fleet_page
+from cloud_app.web.pages import fleet
 from fixtures import web
 from fixtures.web import Clock, TwinBus
 from genie.contracts.inference import JobState, Message
@@ -64,19 +64,19 @@ def test_the_last_hour_is_what_is_open_or_was_asked_or_ended_in_it(
     bus.work = web.failing("load_failed", "it does not load")
     failed = ask(ctx, key)
 
-    found = pulse.since(ctx.db, key.org, ctx.now() - HOUR)
-    counts = pulse.counts(ctx.db, key.org, ctx.now() - HOUR)
+    found = reports.since(ctx.db, key.org, ctx.now() - HOUR)
+    counts = reports.counts(ctx.db, key.org, ctx.now() - HOUR)
 
     assert {job.id for job in found} == {waiting, failed}
     assert counts[JobState.QUEUED] == counts[JobState.FAILED] == 1
     assert counts[JobState.COMPLETED] == 0
-    assert pulse.states(ctx.db)["completed"] == 1
+    assert reports.states(ctx.db)["completed"] == 1
 
 
 def test_the_page_tells_how_long_where_and_why(ctx: Context, key: KeyRecord) -> None:
     for _ in range(3):
         ask(ctx, key, "review")
-    page = fleet_page.look(ctx, key)
+    page = fleet.fleet_page(ctx, key)
 
     row = page.reasons[0]
     assert (row.persona, row.model, row.share) == ("review", "echo:small", "100 %")
@@ -91,6 +91,6 @@ def test_another_orgs_work_is_not_drawn(ctx: Context, key: KeyRecord) -> None:
     rival = auth.ensure_org(ctx, "rival")
     start = ctx.now() - HOUR
 
-    assert pulse.since(ctx.db, rival, start) == ()
-    assert pulse.reasons(ctx.db, rival, [job_id]) == {}
-    assert sum(pulse.counts(ctx.db, rival, start).values()) == 0
+    assert reports.since(ctx.db, rival, start) == ()
+    assert reports.reasons(ctx.db, rival, [job_id]) == {}
+    assert sum(reports.counts(ctx.db, rival, start).values()) == 0

@@ -13,13 +13,14 @@ from typing import Self
 
 import pytest
 
-from cloud_app import jobs, schedules, store
-from cloud_app.brain.calendar import CatchUp, Overlap
+from cloud_app import store
+from cloud_app.api import orders
+from cloud_app.brain.calendar import CatchUpPolicy, OverlapPolicy
 from cloud_app.context import Context
-from cloud_app.schedules import NewSchedule
-from cloud_app.store.records import KeyRecord
-from cloud_app.store.schedule_records import ScheduleRecord
-from cloud_app.web import orders
+from cloud_app.jobs import lifecycle
+from cloud_app.schedules import schedules
+from cloud_app.schedules.schedules import NewSchedule
+from cloud_app.store.records import KeyRecord, ScheduleRecord
 from fixtures import web
 from fixtures.nodes import PostgresNode
 
@@ -105,8 +106,8 @@ def _overdue(ctx: Context, key: KeyRecord, name: str, slots: int) -> ScheduleRec
         name=name,
         cron="* * * * *",
         request=ASK,
-        overlap=Overlap.QUEUE,
-        catch_up=CatchUp.ALL,
+        overlap=OverlapPolicy.QUEUE,
+        catch_up=CatchUpPolicy.ALL,
     )
     made = schedules.create(ctx, key, new, orders.of_request)
     assert made.next_at is not None
@@ -143,7 +144,7 @@ def _check(ctx: Context, schedule: ScheduleRecord, slots: int) -> None:
         job.text
         for run in runs
         if run.job_id is not None
-        for job in [jobs.get(ctx, "acme", run.job_id)]
+        for job in [lifecycle.get(ctx, "acme", run.job_id)]
     )
     assert [answers[_text(slot)] for slot in wanted] == [1] * slots
     assert _jobs_of(ctx, schedule) == sum(run.job_id is not None for run in runs)
@@ -152,7 +153,7 @@ def _check(ctx: Context, schedule: ScheduleRecord, slots: int) -> None:
 def _jobs_of(ctx: Context, schedule: ScheduleRecord) -> int:
     """How many jobs there are of a schedule, whatever its runs say."""
     count, after = 0, None
-    while page := jobs.find(ctx, "acme", limit=200, after=after):
+    while page := lifecycle.find(ctx, "acme", limit=200, after=after):
         count += sum(job.metadata.get("schedule") == schedule.name for job in page)
         after = page[-1].id
     return count

@@ -11,7 +11,10 @@ import pytest
 from msgspec import structs
 from psycopg import DataError
 
-from cloud_app import auth, jobs, placement, recording, registry, silence, store
+from cloud_app import store
+from cloud_app.fleet import placement, registry, watch
+from cloud_app.jobs import lifecycle
+from cloud_app.orgs import auth
 from cloud_app.store.records import JobRecord, NewJob
 from fixtures.clouds import NOON, Cloud, outcome, started
 from fixtures.nodes import PostgresNode
@@ -34,23 +37,23 @@ def cloud(postgres: PostgresNode) -> Iterator[Cloud]:
 
 def test_a_job_reads_back_the_same_from_postgresql(cloud: Cloud) -> None:
     new = cloud.new_job(idempotency_key="k", prompt="NUL \0, ☃ and \ud7ff")
-    job, created = jobs.accept(cloud.ctx, new)
+    job, created = lifecycle.accept(cloud.ctx, new)
     assert created
     assert cloud.reread(job) == job
     cloud.start(job, "a1")
     cloud.finish(job, "an answer with NUL \0")
     assert cloud.reread(job).text == "an answer with NUL \0"
-    assert jobs.find(cloud.ctx, "acme", state=JobState.COMPLETED) == (
+    assert lifecycle.find(cloud.ctx, "acme", state=JobState.COMPLETED) == (
         cloud.reread(job),
     )
     cloud.clock.forward(24 * 3600 + 1)
-    assert jobs.sweep(cloud.ctx).purged == 1
+    assert lifecycle.sweep(cloud.ctx).purged == 1
     assert cloud.reread(job).text is None
 
 
 def test_concurrent_submits_under_one_key_make_one_job(cloud: Cloud) -> None:
     new = [cloud.new_job(idempotency_key="k") for _ in range(MANY)]
-    answers = _at_once([partial(jobs.accept, cloud.ctx, n) for n in new])
+    answers = _at_once([partial(lifecycle.accept, cloud.ctx, n) for n in new])
     assert sum(created for _, created in answers) == 1
     assert len({job.id for job, _ in answers}) == 1
 
@@ -60,7 +63,7 @@ def test_concurrent_submits_of_other_bodies_conflict(cloud: Cloud) -> None:
 
     def accept(number: int) -> str:
         try:
-            jobs.accept(cloud.ctx, new[number])
+            lifecycle.accept(cloud.ctx, new[number])
         except Conflict:
             return "conflict"
         return "created"
@@ -74,7 +77,7 @@ def test_of_concurrent_outcomes_one_wins_and_the_rest_are_counted(
 ) -> None:
     job = cloud.job()
     events: list[Outcome] = [outcome(job.id, text=f"answer {n}") for n in range(MANY)]
-    won = _at_once([partial(jobs.apply, cloud.ctx, e) for e in events])
+    won = _at_once([partial(lifecycle.apply, cloud.ctx, e) for e in events])
     assert sum(won) == 1
     done = cloud.reread(job)
     assert done.text == f"answer {won.index(True)}"
@@ -87,7 +90,7 @@ def test_two_brains_that_record_the_same_events_record_each_once(
     made = [cloud.job() for _ in range(MANY)]
     starts = [started(job.id, "a1") for job in made]
     ends = [outcome(job.id, text="NUL \0") for job in made[: MANY // 2]]
-    brains = [partial(recording.together, cloud.ctx, [*starts, *ends])] * 4
+    brains = [partial(lifecycle.record_batch, cloud.ctx, [*starts, *ends])] * 4
     left = [len(places) for places in _at_once(brains)]
     # Whoever comes later finds half of the jobs at their end: a start and an end each.
     assert sorted(left) == [0, MANY, MANY, MANY]
@@ -100,7 +103,7 @@ def test_two_brains_do_not_publish_the_same_job(cloud: Cloud) -> None:
     for _ in range(20):
         cloud.job()
     cloud.clock.forward(6)
-    _at_once([partial(jobs.relay, cloud.ctx) for _ in range(4)])
+    _at_once([partial(lifecycle.relay, cloud.ctx) for _ in range(4)])
     published = [task.job_id for task in cloud.bus.published]
     assert len(published) == len(set(published)) == 20
 
@@ -131,7 +134,7 @@ def test_a_heartbeat_and_the_view_work_on_postgresql(cloud: Cloud) -> None:
     reply = cloud.beat(worker, 1)
     assert reply.desired[0].spec.id == "echo:small"
     cloud.clock.forward(301)
-    assert silence.gather(cloud.ctx).transitions[0].now_is == "lost"
+    assert watch.gather(cloud.ctx).transitions[0].now_is == "lost"
 
 
 def test_an_outage_is_told_at_once_and_over_without_a_restart(
@@ -156,7 +159,7 @@ def test_a_crash_loses_no_accepted_job(cloud: Cloud, postgres: PostgresNode) -> 
     def submit() -> None:
         while not stop.is_set():
             try:
-                accepted.append(jobs.accept(cloud.ctx, cloud.new_job())[0])
+                accepted.append(lifecycle.accept(cloud.ctx, cloud.new_job())[0])
             except DatabaseDown:
                 stop.wait(0.05)
 
@@ -196,8 +199,8 @@ def test_other_settings_of_the_same_cloud_share_nothing(cloud: Cloud) -> None:
 def _calls(cloud: Cloud, job: JobRecord) -> tuple[Callable[[], object], ...]:
     return (
         cloud.ctx.db.ping,
-        lambda: jobs.get(cloud.ctx, "acme", job.id),
-        lambda: jobs.accept(cloud.ctx, cloud.new_job()),
+        lambda: lifecycle.get(cloud.ctx, "acme", job.id),
+        lambda: lifecycle.accept(cloud.ctx, cloud.new_job()),
         lambda: cloud.beat(cloud.join(), 1),
     )
 
@@ -230,7 +233,7 @@ def test_a_row_written_the_short_way_is_the_row_of_the_usual_way(cloud: Cloud) -
         new = replace(made, task=task, idempotency_key=f"k☃{number}")
         assert insert(cloud.ctx.db, new)
         assert not insert(cloud.ctx.db, new)
-        rows.append(jobs.get(cloud.ctx, "acme", task.job_id))
+        rows.append(lifecycle.get(cloud.ctx, "acme", task.job_id))
     short, usual = rows
     assert short.metadata == labels
     assert replace(short, id="", payload=None, idempotency_key="") == replace(

@@ -16,7 +16,7 @@ import pytest
 
 from fixtures import ports
 from genie import catalog
-from genie.cli.embedded import EmbeddedFleet, Options
+from genie.cli.embedded import EmbeddedFleet, EmbeddedFleetOptions
 
 PATIENCE_S = 60.0
 TABS = 10
@@ -32,7 +32,9 @@ Environ = dict[str, str]
 def environ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environ]:
     """What a user's shell has while `genie up --echo` serves on this machine."""
     home = tmp_path_factory.mktemp("home")
-    options = Options(home=home, port=ports.free_port(), catalog_path=catalog.ECHO)
+    options = EmbeddedFleetOptions(
+        home=home, port=ports.free_port(), catalog_path=catalog.ECHO
+    )
     with EmbeddedFleet(options):
         yield {
             "GENIE_HOME": str(home),

@@ -13,8 +13,8 @@ import pytest
 from openai import OpenAI
 from openai.types.chat import ChatCompletionMessageParam
 
-from cloud_app import jobs
 from cloud_app.context import utc_now
+from cloud_app.jobs import lifecycle
 from fixtures import web
 from fixtures.site import Site, serve
 from fixtures.web import TwinBus
@@ -121,10 +121,10 @@ def test_a_client_that_goes_away_cancels_its_job(site: Site) -> None:
     response.close()
     connection.close()
 
-    job = jobs.get(site.ctx, web.ORG, job_id)
+    job = lifecycle.get(site.ctx, web.ORG, job_id)
     for _ in range(200):
         if job.state is JobState.CANCELLED:
             return
         time.sleep(0.05)  # the server notices at its next write
-        job = jobs.get(site.ctx, web.ORG, job_id)
+        job = lifecycle.get(site.ctx, web.ORG, job_id)
     pytest.fail(f"job {job_id} is still {job.state}")

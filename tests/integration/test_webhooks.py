@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from cloud_app import jobs, store, webhooks
-from cloud_app.store.records import JobRecord, Webhook
-from cloud_app.store.schedule_records import DeliveryRecord
-from cloud_app.web import shown
+from cloud_app import store
+from cloud_app.jobs import job_json, lifecycle
+from cloud_app.store.records import DeliveryRecord, JobRecord, WebhookConfig
+from cloud_app.webhooks import webhooks
 from fixtures import certificates
 from fixtures.clouds import Cloud
 from fixtures.receiver import Receiver, receiving
@@ -69,15 +69,15 @@ def cloud(tmp_path: Path) -> Iterator[Cloud]:
 
 def done(cloud: Cloud, url: str, retain_h: int | None = None) -> JobRecord:
     """A job that ended, with a webhook that waits to be told."""
-    hook = Webhook(url=url, secret=SECRET)
+    hook = WebhookConfig(url=url, secret=SECRET)
     new = replace(cloud.new_job(), webhook=hook, retain_h=retain_h)
-    job, _ = jobs.accept(cloud.ctx, new)
+    job, _ = lifecycle.accept(cloud.ctx, new)
     cloud.finish(job, "what only the receiver may read")
     return job
 
 
 def deliver(cloud: Cloud) -> int:
-    return webhooks.deliver(cloud.ctx, shown.told)
+    return webhooks.deliver(cloud.ctx, job_json.webhook_payload)
 
 
 def only(cloud: Cloud) -> DeliveryRecord:
@@ -186,7 +186,7 @@ def test_loopback_is_refused_unless_it_is_allowed(
     done(cloud, receiver.url.replace("127.0.0.1", "localhost"))
     settings = replace(cloud.ctx.settings, webhook_allow_private=False)
     strict = replace(cloud.ctx, settings=settings)
-    assert webhooks.deliver(strict, shown.told) == 0
+    assert webhooks.deliver(strict, job_json.webhook_payload) == 0
     assert receiver.told == []
     assert "private network" in (only(cloud).error or "")
 
@@ -209,12 +209,12 @@ def test_an_answer_that_is_not_to_be_kept_is_forgotten_once_told(
     job = done(cloud, receiver.url, retain_h=0)
     deliver(cloud)
     cloud.clock.forward(61)
-    jobs.sweep(cloud.ctx)
+    lifecycle.sweep(cloud.ctx)
     assert cloud.reread(job).text is None
 
 
 def test_anything_else_can_be_told_too(cloud: Cloud, receiver: Receiver) -> None:
-    hook = Webhook(url=receiver.url, secret=SECRET)
+    hook = WebhookConfig(url=receiver.url, secret=SECRET)
     with cloud.ctx.db.session() as session:
         store.webhooks.add(
             session,

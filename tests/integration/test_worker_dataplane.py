@@ -15,12 +15,12 @@ import pytest
 
 from genie import topology
 from genie.contracts.inference import (
+    AttemptStarted,
     Chunk,
     InferenceTask,
     JobState,
     Outcome,
     Sampling,
-    Started,
     WorkClass,
 )
 from genie.messaging import broker
@@ -49,7 +49,7 @@ def test_a_request_is_answered_in_chunks_and_its_outcome_goes_to_cloud_and_asker
     assert outcome.worker == "ann"
     assert outcome.fingerprint == FINGERPRINT
     kinds = [type(event) for event in asker.events(job)]
-    assert (kinds[0], kinds[-1]) == (Started, Outcome)
+    assert (kinds[0], kinds[-1]) == (AttemptStarted, Outcome)
     assert not any(isinstance(e, Chunk) for e in asker.events(job, topology.OUTCOMES))
 
 
@@ -100,7 +100,7 @@ def test_a_killed_workers_request_runs_on_another_worker(
             outcome = asker.outcome(job)
             took = time.monotonic() - killed_at
     assert (outcome.worker, outcome.state) == ("heir", JobState.COMPLETED)
-    starts = [e for e in asker.events(job) if isinstance(e, Started)]
+    starts = [e for e in asker.events(job) if isinstance(e, AttemptStarted)]
     assert [start.redelivered for start in starts] == [False, True]
     assert took < 5
 
@@ -128,7 +128,7 @@ def test_a_running_job_is_cancelled_and_a_waiting_one_never_starts(
         rig.serving.cancel(running)
         states = [asker.outcome(job).state for job in (running, waiting)]
     assert states == [JobState.CANCELLED] * 2
-    assert not any(isinstance(e, Started) for e in asker.events(waiting))
+    assert not any(isinstance(e, AttemptStarted) for e in asker.events(waiting))
 
 
 def test_a_job_past_its_deadline_ends_without_running(
@@ -171,7 +171,9 @@ def test_no_message_comes_to_a_consumer_that_has_hung_up(
         jobs = [asker.ask() for _ in range(300)]
         for job in jobs:
             asker.outcome(job)
-    starts = [e for job in jobs for e in asker.events(job) if isinstance(e, Started)]
+    starts = [
+        e for job in jobs for e in asker.events(job) if isinstance(e, AttemptStarted)
+    ]
     assert not [start for start in starts if start.redelivered]
     assert "no callbacks" not in caplog.text
 
@@ -200,7 +202,7 @@ def test_an_idle_worker_starts_the_next_request_soon(
     with Asker(url) as asker, Rig(url, "ann", slots=1):
         jobs = [asker.ask() for _ in range(200)]
         asker.outcome(jobs[-1])
-        starts = asker.times(jobs, Started)
+        starts = asker.times(jobs, AttemptStarted)
         ends = asker.times(jobs, Outcome)
     gaps = [start - end for end, start in zip(ends, starts[1:], strict=False)]
     gap_ms = 1000 * statistics.median(gaps)

@@ -14,17 +14,17 @@ from pathlib import Path
 
 import pytest
 
-from genie import codec
 from genie.catalog import ECHO, load
+from genie.contracts import codec
 from genie.contracts.fleet import (
     DesiredModel,
     Heartbeat,
     HeartbeatReply,
     ModelState,
-    Registered,
     Registration,
+    RegistrationReply,
 )
-from genie.contracts.inference import JobState, Outcome, Started
+from genie.contracts.inference import AttemptStarted, JobState, Outcome
 from genie.messaging import broker
 from genie.messaging.tasks import make_celery
 from integration.worker_rig import PATIENCE_S, Asker
@@ -118,7 +118,7 @@ class CloudTwin:
         with self._news:
             self.credentials.append(bearer)
             self._news.notify_all()
-        registered = Registered(
+        registered = RegistrationReply(
             worker_id="w1",
             worker_secret="gw-secret",
             name=said.name,
@@ -198,7 +198,7 @@ def test_a_stop_signal_lets_the_running_request_finish(
         outcome = asker.outcome(job)
         assert process.wait(PATIENCE_S) == 0
         assert outcome.state is JobState.COMPLETED
-        assert len(asker.times([job], Started)) == 1
+        assert len(asker.times([job], AttemptStarted)) == 1
 
 
 def test_a_second_signal_gives_the_running_request_back(
@@ -214,7 +214,7 @@ def test_a_second_signal_gives_the_running_request_back(
             assert process.wait(PATIENCE_S) == 0
         assert asker.times([job], Outcome) == []
         with worker(cloud, tmp_path, token=None):
-            asker.wait_until(lambda: len(asker.times([job], Started)) == 2)
+            asker.wait_until(lambda: len(asker.times([job], AttemptStarted)) == 2)
 
 
 def test_a_nudge_brings_a_heartbeat_and_a_cancel_ends_a_job(

@@ -15,26 +15,27 @@ from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from genie import codec, topology
+from genie import topology
+from genie.contracts import codec
 from genie.contracts.inference import (
+    AttemptStarted,
     Chunk,
     Event,
     InferenceTask,
     Message,
     Outcome,
     Sampling,
-    Started,
     WorkClass,
 )
 from genie.messaging import broker, envelope
 from genie.messaging.publisher import Publisher
 from genie.messaging.pump import Pump
-from workers.attempt import Me
-from workers.dataplane import DataPlane
+from workers.bidding.consumers import DataPlane
 from workers.engine.echo import EchoEngine
-from workers.mail import Mail
-from workers.resident import Loaded
-from workers.serving import Serving
+from workers.models.resident import ServingModel
+from workers.serving.attempt import WorkerIdentity
+from workers.serving.reports import EventReporter
+from workers.serving.serving import Serving
 
 if TYPE_CHECKING:
     from kombu.transport.base import StdChannel
@@ -71,13 +72,13 @@ class Rig:
             for model in models
         }
         self.engine = self._engines[models[0]]
-        self._ready: dict[str, Loaded] = {
+        self._ready: dict[str, ServingModel] = {
             model: Resting(engine=engine) for model, engine in self._engines.items()
         }
         self._post = Publisher(url, name=f"{name}.post")
         self.serving = Serving(
-            Me(worker_id=name, name=name),
-            Mail(self._post),
+            WorkerIdentity(worker_id=name, name=name),
+            EventReporter(self._post),
             ready=lambda: self._ready,
             on_slot=self._slot,
             on_served=lambda _model: None,
@@ -204,10 +205,10 @@ class Asker:
         assert isinstance(found, Outcome)
         return found
 
-    def started(self, job_id: str) -> Started:
+    def started(self, job_id: str) -> AttemptStarted:
         """Wait until a job runs."""
-        found = self.wait(job_id, Started)
-        assert isinstance(found, Started)
+        found = self.wait(job_id, AttemptStarted)
+        assert isinstance(found, AttemptStarted)
         return found
 
     def text(self, job_id: str) -> str:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from genie.contracts.inference import Fault
 from genie.contracts.model import ModelSpec, Quant
-from workers.engine.backend import waiting_bound
+from workers.engine.child.backend import waiting_bound
 from workers.engine.echo import WHOLE_PROMPTS, EchoOptions
 from workers.engine.errors import load_failed
-from workers.engine.nest import Nest, Site
-from workers.engine.process import Bounds, EngineProcess
-from workers.engine.protocol import Engine, Gather, Progressed
+from workers.engine.parent.process import ChildTimeouts, EngineProcess
+from workers.engine.parent.spawn import ChildEnvironment, ChildProcess
+from workers.engine.protocol import Engine, Gather, OnLoadProgress
 from workers.engine.wire import Load
 
 CPU_BUDGET = 128
@@ -24,7 +24,7 @@ CUDA_BUDGET = 2048
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Loaded:
+class LoadedEngine:
     """A model that serves: its engine, its identity and the memory it took."""
 
     engine: Engine
@@ -42,19 +42,19 @@ def start(  # noqa: PLR0913 - the one door: each is a fact only the caller knows
     device: str,
     threads: int,
     on_exit: Callable[[Fault], None],
-    on_progress: Progressed | None = None,
-    bounds: Bounds | None = None,
-    nest: Nest | None = None,
+    on_progress: OnLoadProgress | None = None,
+    bounds: ChildTimeouts | None = None,
+    nest: ChildProcess | None = None,
     gather: Gather = nullcontext,
-) -> Loaded:
+) -> LoadedEngine:
     """Load a model into a child process and wait until it serves.
 
-    ``path`` is what `workers.files.Models.ensure` returned, None for echo;
+    ``path`` is what `workers.files.files.Models.ensure` returned, None for echo;
     ``context`` is tokens a slot; ``device`` is ``cpu``, ``cuda:0`` or ``cuda:0,1``.
     Raises LoadFailed, whose fault says why and what to do. If the engine dies
     later, ``on_exit`` is called once, from the engine's own thread. ``nest`` is a
-    child that was started beforehand, for the same `site_of`; ``gather`` is entered
-    around all that one read of its pipe brings.
+    child that was started beforehand, for the same `child_environment_for`; ``gather``
+    is entered     around all that one read of its pipe brings.
     """
     load = Load(
         spec=spec,
@@ -69,22 +69,22 @@ def start(  # noqa: PLR0913 - the one door: each is a fact only the caller knows
     )
     engine = EngineProcess(
         load,
-        nest=nest or Nest(site_of(device, threads)),
+        nest=nest or ChildProcess(child_environment_for(device, threads)),
         on_exit=on_exit,
         on_progress=on_progress,
         bounds=bounds,
         gather=gather,
     )
     ready = engine.start()
-    return Loaded(
+    return LoadedEngine(
         engine=engine, fingerprint=ready.fingerprint, peak_bytes=ready.peak_bytes
     )
 
 
-def site_of(device: str, threads: int) -> Site:
+def child_environment_for(device: str, threads: int) -> ChildEnvironment:
     """What a child for ``device`` must be started with."""
     visible = "" if device == "cpu" else device.removeprefix("cuda:")
-    return Site(visible, max(1, threads))
+    return ChildEnvironment(visible, max(1, threads))
 
 
 def _slots(spec: ModelSpec, slots: int) -> int:
@@ -113,4 +113,4 @@ def _budget(spec: ModelSpec, device: str) -> int:
     return CPU_BUDGET if device == "cpu" else CUDA_BUDGET
 
 
-__all__ = ["Bounds", "Engine", "Loaded", "site_of", "start"]
+__all__ = ["ChildTimeouts", "Engine", "LoadedEngine", "child_environment_for", "start"]

@@ -17,18 +17,27 @@ from typing import NoReturn
 from urllib.parse import parse_qsl
 
 from genie.contracts.inference import (
-    Choice,
-    Extras,
+    AnswerExtras,
     Fault,
     FinishReason,
-    Odds,
+    Logprob,
+    SampledToken,
     Usage,
 )
 from genie.contracts.model import ModelSpec, Quant
 from genie.fingerprint import fingerprint
-from workers.engine.backend import Backend, Clock, Prompt, Room, waiting_bound
+from workers.engine.child.backend import (
+    Backend,
+    EngineClock,
+    EngineLimits,
+    PreparedPrompt,
+    waiting_bound,
+)
+from workers.engine.child.loop import CommandQueue, EngineLoop
+from workers.engine.child.scheduler import ForwardPass
+from workers.engine.child.scheduler import Sequence as Running
 from workers.engine.errors import load_failed, refused
-from workers.engine.loop import Inbox, Loop
+from workers.engine.parent.pending import PendingRequests
 from workers.engine.protocol import (
     EngineEvent,
     EngineRequest,
@@ -36,9 +45,6 @@ from workers.engine.protocol import (
     Finish,
     Sink,
 )
-from workers.engine.scheduler import Sequence as Running
-from workers.engine.scheduler import Step
-from workers.engine.sinks import Sinks
 from workers.engine.wire import Cancel, Stop, Submit
 
 ENGINE = "echo/1"
@@ -117,10 +123,10 @@ class EchoBackend(Backend):
 
     def __init__(
         self,
-        room: Room,
+        room: EngineLimits,
         options: EchoOptions,
         *,
-        clock: Clock = time.monotonic,
+        clock: EngineClock = time.monotonic,
         crash: Callable[[], NoReturn] = die,
     ) -> None:
         super().__init__(room, clock)
@@ -131,7 +137,7 @@ class EchoBackend(Backend):
         self._words: dict[str, list[str]] = {}
         self._given: dict[str, int] = {}
 
-    def prepare(self, request: EngineRequest) -> Prompt:
+    def prepare(self, request: EngineRequest) -> PreparedPrompt:
         """Read the words; a poisonous prompt kills the engine here."""
         texts = [message.content for message in request.messages]
         if request.prompt is not None:
@@ -146,16 +152,16 @@ class EchoBackend(Backend):
         limit = len(words) + 2 if asked is None else asked
         given = self._given[request.id] = len(request.resume.split())
         tokens = max(1, sum(len(text.split()) for text in texts))
-        return Prompt(tokens + given, max(0, limit - given), resumed=given)
+        return PreparedPrompt(tokens + given, max(0, limit - given), resumed=given)
 
     def submit(self, request: EngineRequest) -> None:
         """Embed at once, or take a chat in."""
         if request.inputs:
-            self._events.append(embedded(request))
+            self._events.append(word_vectors(request))
             return
         super().submit(request)
 
-    def advance(self, step: Step) -> None:
+    def advance(self, step: ForwardPass) -> None:
         """One word for every running request."""
         self.scheduler.done(step)
         whole = (chunk.sequence for chunk in step.chunks if chunk.completes)
@@ -197,13 +203,13 @@ class EchoBackend(Backend):
             sequence, said, choice=self._choice(sequence, said), is_end=is_last
         )
 
-    def _choice(self, sequence: Running, said: str) -> Choice | None:
+    def _choice(self, sequence: Running, said: str) -> SampledToken | None:
         """An echo never doubts: its word has probability one, and no rival."""
         rivals = self._answers[sequence.id].request.sampling.logprobs
         if rivals is None:
             return None
-        itself = (Odds(token=said, logprob=0.0),) if rivals else ()
-        return Choice(token=said, logprob=0.0, rivals=itself)
+        itself = (Logprob(token=said, logprob=0.0),) if rivals else ()
+        return SampledToken(token=said, logprob=0.0, rivals=itself)
 
     @staticmethod
     def _asked(request: EngineRequest) -> str:
@@ -213,14 +219,14 @@ class EchoBackend(Backend):
         return users[-1] if users else request.messages[-1].content
 
 
-def embedded(request: EngineRequest) -> Finish:
+def word_vectors(request: EngineRequest) -> Finish:
     """Texts as the words they are made of: like texts have like vectors."""
     texts = [text.lower().split() for text in request.inputs]
     return Finish(
         id=request.id,
         reason=FinishReason.STOP,
         usage=Usage(prompt_tokens=sum(len(words) + 2 for words in texts)),
-        extras=Extras(vectors=tuple(_vector(words) for words in texts)),
+        extras=AnswerExtras(vectors=tuple(_vector(words) for words in texts)),
     )
 
 
@@ -233,7 +239,7 @@ def _vector(words: list[str]) -> str:
     return base64.b64encode(raw).decode("ascii")
 
 
-class _Crashed(Exception):
+class _EngineCrash(Exception):
     """The in-process engine's own death."""
 
 
@@ -256,7 +262,7 @@ class EchoEngine:
     ) -> None:
         bound = waiting_bound(slots) if waiting is None else waiting
         options = EchoOptions(ms_per_token=ms_per_token, crash_on=crash_on)
-        room = Room(
+        room = EngineLimits(
             model=model,
             slots=slots,
             context=context,
@@ -264,11 +270,11 @@ class EchoEngine:
             budget=WHOLE_PROMPTS,
         )
         self._on_exit = on_exit
-        self._sinks = Sinks(slots=slots, waiting=bound)
-        self._inbox = Inbox()
+        self._sinks = PendingRequests(slots=slots, waiting=bound)
+        self._inbox = CommandQueue()
         self._latest = EngineStats(slots=slots, free_slots=slots, context=context)
         backend = EchoBackend(room, options, crash=_crash)
-        self._loop = Loop(backend, self._inbox, self._emit)
+        self._loop = EngineLoop(backend, self._inbox, self._emit)
         self._thread = threading.Thread(target=self._run, name="echo", daemon=True)
         self._thread.start()
 
@@ -294,7 +300,7 @@ class EchoEngine:
     def _run(self) -> None:
         try:
             self._loop.run()
-        except _Crashed:
+        except _EngineCrash:
             self._crashed()
             return
         message = "the engine was closed"
@@ -318,4 +324,4 @@ class EchoEngine:
 
 
 def _crash() -> NoReturn:
-    raise _Crashed
+    raise _EngineCrash

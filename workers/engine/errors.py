@@ -35,7 +35,7 @@ class LoadFailed(EngineError):
         super().__init__(fault.message)
 
 
-class Refused(EngineError):
+class RequestRefused(EngineError):
     """A request this engine cannot run; ``fault`` becomes its one `Finish`."""
 
     def __init__(self, fault: Fault) -> None:
@@ -48,6 +48,6 @@ def load_failed(code: str, message: str, *, retryable: bool = False) -> LoadFail
     return LoadFailed(Fault(code=code, message=message, retryable=retryable))
 
 
-def refused(code: str, message: str, param: str | None = None) -> Refused:
-    """A `Refused` in one line; ``param`` names the field of the request."""
-    return Refused(Fault(code=code, message=message, param=param))
+def refused(code: str, message: str, param: str | None = None) -> RequestRefused:
+    """A `RequestRefused` in one line; ``param`` names the field of the request."""
+    return RequestRefused(Fault(code=code, message=message, param=param))

@@ -7,11 +7,11 @@ from typing import Protocol
 from genie.contracts.base import Contract, Count, Seconds
 from genie.contracts.fleet import LoadStage
 from genie.contracts.inference import (
-    Choice,
-    Extras,
+    AnswerExtras,
     Fault,
     FinishReason,
     Message,
+    SampledToken,
     Sampling,
     Tool,
     Usage,
@@ -51,7 +51,7 @@ class Piece(Contract, frozen=True, kw_only=True, tag_field="kind", tag="piece"):
     id: str
     text: str
     tokens: Count
-    choices: tuple[Choice, ...] = ()
+    choices: tuple[SampledToken, ...] = ()
 
 
 class Finish(Contract, frozen=True, kw_only=True, tag_field="kind", tag="finish"):
@@ -63,7 +63,7 @@ class Finish(Contract, frozen=True, kw_only=True, tag_field="kind", tag="finish"
     fault: Fault | None = None
     first_token_s: Seconds = 0.0
     total_s: Seconds = 0.0
-    extras: Extras | None = None
+    extras: AnswerExtras | None = None
 
 
 EngineEvent = Piece | Finish
@@ -75,7 +75,7 @@ Gather = Callable[[], AbstractContextManager[None]]
 """Entered around all that an engine says at once, so that it may be sent on so."""
 
 
-Progressed = Callable[[float, LoadStage], None]
+OnLoadProgress = Callable[[float, LoadStage], None]
 """Hears how far a load has come, 0 to 1, and what comes next."""
 
 

@@ -3,9 +3,9 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from workers import files
 from workers.engine.errors import LoadFailed
 from workers.engine.wire import Load
+from workers.files import files
 
 
 class Verification:

@@ -48,41 +48,53 @@ class Stop(Contract, frozen=True, kw_only=True, tag_field="kind", tag="stop"):
     """End the child; what runs is failed by the parent."""
 
 
-class Progress(Contract, frozen=True, kw_only=True, tag_field="kind", tag="progress"):
+class LoadProgress(
+    Contract, frozen=True, kw_only=True, tag_field="kind", tag="progress"
+):
     """How far loading has come, 0 to 1, and what comes next."""
 
     share: float
     stage: LoadStage
 
 
-class Ready(Contract, frozen=True, kw_only=True, tag_field="kind", tag="ready"):
+class EngineReady(Contract, frozen=True, kw_only=True, tag_field="kind", tag="ready"):
     """The model is loaded and passed its self-test."""
 
     fingerprint: str
     peak_bytes: Count
 
 
-class Warm(Contract, frozen=True, kw_only=True, tag_field="kind", tag="warm"):
+class ChildWarm(Contract, frozen=True, kw_only=True, tag_field="kind", tag="warm"):
     """The child has imported what a model needs and waits for its `Load`."""
 
     peak_bytes: Count
 
 
-class Failed(Contract, frozen=True, kw_only=True, tag_field="kind", tag="failed"):
+class LoadFailureReport(
+    Contract, frozen=True, kw_only=True, tag_field="kind", tag="failed"
+):
     """The model could not be loaded."""
 
     fault: Fault
 
 
 Command = Load | Submit | Cancel | Stop
-Report = Warm | Progress | Ready | Failed | Piece | Finish | EngineStats
+ChildReport = (
+    ChildWarm
+    | LoadProgress
+    | EngineReady
+    | LoadFailureReport
+    | Piece
+    | Finish
+    | EngineStats
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _commands = msgspec.msgpack.Decoder(tuple[Command, ...])
-_reports = msgspec.msgpack.Decoder(tuple[Report, ...])
+_reports = msgspec.msgpack.Decoder(tuple[ChildReport, ...])
 
 
-def encode(batch: Iterable[Command | Report]) -> bytes:
+def encode(batch: Iterable[Command | ChildReport]) -> bytes:
     """One frame of the pipe."""
     return _encoder.encode(tuple(batch))
 
@@ -92,7 +104,7 @@ def decode_commands(frame: bytes) -> tuple[Command, ...]:
     return _commands.decode(frame)
 
 
-def unreadable(frame: bytes, why: str) -> list[Finish]:
+def failures_of_unreadable(frame: bytes, why: str) -> list[Finish]:
     """The ends of the requests in a frame that `decode_commands` cannot read."""
     try:
         commands = msgspec.msgpack.decode(frame)
@@ -117,6 +129,6 @@ def _request_id(command: object) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def decode_reports(frame: bytes) -> tuple[Report, ...]:
+def decode_reports(frame: bytes) -> tuple[ChildReport, ...]:
     """What the child reported; raises msgspec.ValidationError naming a wrong field."""
     return _reports.decode(frame)

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from workers.files.errors import PullFailed, pull_failed
-from workers.files.manifest import SERVED
+from workers.files.manifest import SERVED, PullFailed, pull_failed
 
 PIECE_BYTES = 1024 * 1024
 PARTIAL_CONTENT = 206
@@ -21,7 +20,7 @@ TRIES = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Remote:
+class RemoteFile:
     """One file of a repository; ``sha256`` is None for small files."""
 
     name: str
@@ -31,12 +30,12 @@ class Remote:
 
 
 @dataclass(frozen=True, slots=True)
-class Repository:
+class HubRepository:
     """One commit of a repository, and what an engine may read of it."""
 
     name: str
     commit: str
-    files: tuple[Remote, ...]
+    files: tuple[RemoteFile, ...]
 
     @property
     def size_bytes(self) -> int:
@@ -44,7 +43,7 @@ class Repository:
         return sum(one.size_bytes for one in self.files)
 
 
-def look(name: str, revision: str) -> Repository:
+def read_revision(name: str, revision: str) -> HubRepository:
     """What a revision holds now; raises PullFailed."""
     # Imported here, as below: the hub's client is slow to import and rarely needed.
     from huggingface_hub import HfApi
@@ -52,7 +51,7 @@ def look(name: str, revision: str) -> Repository:
     with _translated(name, revision):
         info = HfApi().model_info(name, revision=revision, files_metadata=True)
     found = [
-        Remote(
+        RemoteFile(
             name=one.rfilename,
             blob=one.blob_id or "",
             size_bytes=one.size or 0,
@@ -61,11 +60,11 @@ def look(name: str, revision: str) -> Repository:
         for one in info.siblings or ()
         if _is_served(one.rfilename)
     ]
-    return Repository(name, info.sha or revision, tuple(found))
+    return HubRepository(name, info.sha or revision, tuple(found))
 
 
 def fetch(
-    repository: Repository, folder: Path, on_progress: Callable[[float], None]
+    repository: HubRepository, folder: Path, on_progress: Callable[[float], None]
 ) -> None:
     """Bring every file into ``folder``; raises PullFailed.
 
@@ -91,14 +90,14 @@ def _is_served(name: str) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in SERVED)
 
 
-def _is_here(remote: Remote, folder: Path) -> bool:
+def _is_here(remote: RemoteFile, folder: Path) -> bool:
     path = folder / remote.name
     return path.is_file() and path.stat().st_size == remote.size_bytes
 
 
 def _bring(
-    repository: Repository,
-    remote: Remote,
+    repository: HubRepository,
+    remote: RemoteFile,
     folder: Path,
     arrived: Callable[[int], None],
 ) -> None:
@@ -118,7 +117,10 @@ def _bring(
 
 
 def _continue(
-    repository: Repository, remote: Remote, part: Path, arrived: Callable[[int], None]
+    repository: HubRepository,
+    remote: RemoteFile,
+    part: Path,
+    arrived: Callable[[int], None],
 ) -> None:
     from huggingface_hub import get_session, hf_hub_url
     from huggingface_hub.utils import (  # type: ignore[attr-defined]  # listed by name
@@ -169,7 +171,7 @@ def _translated(name: str, revision: str) -> Iterator[None]:
         raise pull_failed("pull_failed", message[:500], retryable=True) from error
 
 
-def _check(repository: Repository, remote: Remote, part: Path) -> None:
+def _check(repository: HubRepository, remote: RemoteFile, part: Path) -> None:
     size = part.stat().st_size
     found = _digest(part) if remote.sha256 else None
     if size == remote.size_bytes and found == remote.sha256:

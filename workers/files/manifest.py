@@ -1,4 +1,4 @@
-"""The record beside a pulled model: where it came from and what each file was."""
+"""Why a model's files are not there or not right."""
 
 import hashlib
 import os
@@ -11,12 +11,35 @@ from typing import TypeVar
 import msgspec
 
 from genie.contracts.base import Contract, Count
+from genie.contracts.inference import Fault
 from genie.contracts.model import ModelFile, ModelSpec
-from workers.files.errors import corrupt, pull_failed
+
+
+class PullFailed(Exception):
+    """A model's files could not be had; ``fault`` says why and what to do next."""
+
+    def __init__(self, fault: Fault) -> None:
+        self.fault = fault
+        super().__init__(fault.message)
+
+
+def pull_failed(code: str, message: str, *, retryable: bool = False) -> PullFailed:
+    """A `PullFailed` in one line."""
+    return PullFailed(Fault(code=code, message=message, retryable=retryable))
+
+
+def corrupt(model_id: str, name: str, *, expected: str, found: str) -> PullFailed:
+    """A file is not what it should be."""
+    return pull_failed(
+        "corrupt",
+        f"{name} of {model_id} is corrupt: its sha256 is {found}, it should be "
+        f"{expected}. Run `genie models rm {model_id}`, then pull it again",
+    )
+
 
 NAME = "manifest.json"
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
 
 READERS = 4
 """Files digested at once."""
@@ -36,7 +59,7 @@ SERVED = (
 """All an engine may read of a model: no code, no pickles."""
 
 
-class Served(Contract, frozen=True, kw_only=True):
+class ServedFile(Contract, frozen=True, kw_only=True):
     """One file an engine reads, as it was when its digest was taken."""
 
     name: str
@@ -53,12 +76,12 @@ class Manifest(Contract, frozen=True, kw_only=True):
 
     source: str
     files: tuple[ModelFile, ...]
-    served: tuple[Served, ...]
+    served: tuple[ServedFile, ...]
     target: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fetched:
+class FetchedModel:
     """What a source delivered: a folder to serve and the source's own files.
 
     ``is_foreign`` marks a folder that is not ours to move.
@@ -88,7 +111,7 @@ def served_in(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def record(source: str, fetched: Fetched) -> Manifest:
+def record(source: str, fetched: FetchedModel) -> Manifest:
     """The manifest of what a source delivered."""
     return Manifest(
         source=source,
@@ -166,16 +189,16 @@ def foreign_files(folder: Path, spec: ModelSpec) -> tuple[ModelFile, ...]:
 
 
 def _side_by_side(
-    digest: Callable[[Item], Result], items: Sequence[Item]
-) -> tuple[Result, ...]:
+    digest: Callable[[ItemT], ResultT], items: Sequence[ItemT]
+) -> tuple[ResultT, ...]:
     # Digesting leaves Python's lock alone, and a large model has many large files.
     with ThreadPoolExecutor(READERS) as pool:
         return tuple(pool.map(digest, items))
 
 
-def _served(path: Path) -> Served:
+def _served(path: Path) -> ServedFile:
     stat = path.stat()
-    return Served(
+    return ServedFile(
         name=path.name,
         size_bytes=stat.st_size,
         mtime_ns=stat.st_mtime_ns,
@@ -183,7 +206,7 @@ def _served(path: Path) -> Served:
     )
 
 
-def _rechecked(folder: Path, model_id: str, known: Served) -> Served:
+def _rechecked(folder: Path, model_id: str, known: ServedFile) -> ServedFile:
     path = folder / known.name
     if path.is_file():
         stat = path.stat()
@@ -192,7 +215,7 @@ def _rechecked(folder: Path, model_id: str, known: Served) -> Served:
     return _check(folder, model_id, known)
 
 
-def _check(folder: Path, model_id: str, known: Served) -> Served:
+def _check(folder: Path, model_id: str, known: ServedFile) -> ServedFile:
     path = folder / known.name
     if not path.is_file():
         raise corrupt(model_id, known.name, expected=known.sha256, found="missing")

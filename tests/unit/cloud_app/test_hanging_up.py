@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from cloud_app import asking, inference
-from cloud_app.bus import Inbox
-from cloud_app.inference import Accepted
+from cloud_app.bus import JobInbox
+from cloud_app.jobs import stream, submit
+from cloud_app.jobs.submit import SubmittedJob
 from cloud_app.web.presence import is_gone
 from fixtures.clouds import Cloud
 from genie.contracts.inference import JobState, Outcome
@@ -16,7 +16,7 @@ from genie.errors import JobCancelled
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "WAIT_S", 0.001)
+    monkeypatch.setattr(stream, "WAIT_S", 0.001)
 
 
 def gone_after(looks: int) -> Callable[[], bool]:
@@ -26,15 +26,15 @@ def gone_after(looks: int) -> Callable[[], bool]:
 
 def test_the_job_of_who_hung_up_is_cancelled(cloud: Cloud) -> None:
     job = cloud.job(mode="sync")
-    accepted = Accepted(job=job, replayed=False, inbox=Inbox())
+    accepted = SubmittedJob(job=job, replayed=False, inbox=JobInbox())
     with pytest.raises(JobCancelled, match="hung up"):
-        inference.collect(cloud.ctx, accepted, gone_after(3))
+        submit.collect(cloud.ctx, accepted, gone_after(3))
     assert cloud.reread(job).state is JobState.CANCELLED
 
 
 def test_a_job_asked_for_under_a_key_runs_on_for_who_comes_back(cloud: Cloud) -> None:
     job = cloud.job(mode="sync", idempotency_key="once")
-    inbox = Inbox()
+    inbox = JobInbox()
     inbox.put(
         Outcome(
             job_id=job.id,
@@ -47,8 +47,8 @@ def test_a_job_asked_for_under_a_key_runs_on_for_who_comes_back(cloud: Cloud) ->
             text="done",
         )
     )
-    accepted = Accepted(job=job, replayed=False, inbox=inbox)
-    answer = inference.collect(cloud.ctx, accepted, lambda: True)
+    accepted = SubmittedJob(job=job, replayed=False, inbox=inbox)
+    answer = submit.collect(cloud.ctx, accepted, lambda: True)
     assert answer.outcome.text == "done"
     assert cloud.reread(job).state is JobState.QUEUED
 

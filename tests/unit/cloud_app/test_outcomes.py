@@ -6,8 +6,8 @@ from typing import Any, cast
 import pytest
 
 from cloud_app.bus import OutcomeConsumer, outcomes
-from genie import codec
-from genie.contracts.inference import Recorded, Started
+from genie.contracts import codec
+from genie.contracts.inference import AttemptStarted, RecordedEvent
 from genie.errors import DatabaseDown
 from genie.messaging.light import Arrived
 
@@ -34,13 +34,13 @@ class Database:
         self._gone_at = gone_at
         self.asked: list[str] = []
 
-    def apply(self, event: Recorded) -> bool:
+    def apply(self, event: RecordedEvent) -> bool:
         self.asked.append(event.job_id)
         if event.job_id >= self._gone_at:
             raise DatabaseDown("the database cannot be reached")
         return True
 
-    def together(self, events: Sequence[Recorded]) -> Sequence[int]:
+    def together(self, events: Sequence[RecordedEvent]) -> Sequence[int]:
         for event in events:
             self.apply(event)
         return ()
@@ -58,7 +58,7 @@ def settled(consumer: OutcomeConsumer, jobs: int) -> Channel:
     """Give it a started event of each job, then let it record them."""
     channel = Channel()
     for tag in range(1, jobs + 1):
-        event = Started(
+        event = AttemptStarted(
             job_id=f"job-{tag}",
             attempt_id="1",
             worker_id="w",
@@ -106,7 +106,7 @@ def test_when_none_can_be_recorded_together_all_come_again_after_one_wait(
 def test_one_that_cannot_be_recorded_is_dead_and_the_others_are_not(
     waits: list[float],
 ) -> None:
-    def apply(event: Recorded) -> bool:
+    def apply(event: RecordedEvent) -> bool:
         if event.job_id == "job-2":
             raise ValueError("a mistake of ours")
         return True

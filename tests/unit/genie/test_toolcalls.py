@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from genie import toolcalls
 from genie.contracts.inference import ToolCall
-from genie.toolcalls import FORMATS, gathered, read, reader_of
+from genie.toolcalls import FORMATS, join_parts, read, reader_of
 
 NOW = '{"name": "now", "arguments": {"zone": "UTC"}}'
 ADD = '{"name": "add", "arguments": {"a": 1, "b": [2, {"c": "}"}]}}'
@@ -94,7 +94,7 @@ def test_pieces_give_what_the_whole_gives(
     reader = reader_of(format, "job")
     parts = [part for piece in pieces(text, cuts) for part in reader.feed(piece)]
     parts += reader.end()
-    assert gathered(parts) == read(format, "job", text)
+    assert join_parts(parts) == read(format, "job", text)
 
 
 @given(st.sampled_from(FORMATS), st.text(max_size=60))
@@ -140,5 +140,5 @@ def test_calls_beyond_those_that_are_wanted_are_not_told(format: str) -> None:
         "mistral": f"[TOOL_CALLS][{NOW}, {ADD}]",
     }[format]
     reader = reader_of(format, "job", most=1)
-    said, calls = gathered([*reader.feed(text), *reader.end()])
+    said, calls = join_parts([*reader.feed(text), *reader.end()])
     assert (said, [one.name for one in calls]) == ("", ["now"])

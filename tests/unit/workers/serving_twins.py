@@ -5,29 +5,29 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from genie import codec, topology
+from genie import topology
+from genie.contracts import codec
 from genie.contracts.inference import (
-    Choice,
+    AnswerExtras,
     Event,
-    Extras,
     Fault,
     FinishReason,
     InferenceTask,
     Message,
     Outcome,
+    SampledToken,
     Sampling,
     Usage,
     WorkClass,
 )
 from genie.messaging import envelope
 from genie.messaging.publisher import Letter
-from workers.attempt import Delivery, Me
 from workers.engine.echo import EchoEngine
 from workers.engine.protocol import EngineRequest, EngineStats, Finish, Piece, Sink
-from workers.mail import Mail
-from workers.resident import Loaded
-from workers.serving import Serving
-from workers.starts import START_S
+from workers.models.resident import ServingModel
+from workers.serving.attempt import BrokerDelivery, WorkerIdentity
+from workers.serving.reports import START_S, EventReporter
+from workers.serving.serving import Serving
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 MODEL = "echo:small"
@@ -89,7 +89,7 @@ class Puppet:
         tokens: int = 1,
         *,
         number: int = -1,
-        odds: tuple[Choice, ...] = (),
+        odds: tuple[SampledToken, ...] = (),
     ) -> None:
         name = self.requests[number].id
         self.sink(Piece(id=name, text=text, tokens=tokens, choices=odds))
@@ -101,7 +101,7 @@ class Puppet:
         *,
         number: int = -1,
         cached: int = 0,
-        extras: Extras | None = None,
+        extras: AnswerExtras | None = None,
     ) -> None:
         usage = Usage(prompt_tokens=9, completion_tokens=11, cached_tokens=cached)
         self.sink(
@@ -141,14 +141,14 @@ class Stage:
     def __init__(self, engine: Puppet | EchoEngine | None = None) -> None:
         self.engine = Puppet() if engine is None else engine
         self.events, self.replies = Box(), Box()
-        self.ready: dict[str, Loaded] = {MODEL: Ready(self.engine)}
+        self.ready: dict[str, ServingModel] = {MODEL: Ready(self.engine)}
         self.settled: list[str] = []
         self.slots: list[str] = []
         self.served: list[str] = []
         self.clock = 0.0
         self.serving = Serving(
-            Me(worker_id="w1", name="ann"),
-            Mail(self),
+            WorkerIdentity(worker_id="w1", name="ann"),
+            EventReporter(self),
             ready=lambda: self.ready,
             on_slot=lambda _task: self.slots.append("free"),
             on_served=self.served.append,
@@ -181,11 +181,11 @@ class Stage:
 
     def delivery(
         self, body: bytes, name: str = "", *, redelivered: bool = False
-    ) -> Delivery:
+    ) -> BrokerDelivery:
         def settle(how: str) -> Callable[[], None]:
             return lambda: self.settled.append(how + name)
 
-        return Delivery(
+        return BrokerDelivery(
             body=body,
             model=MODEL,
             redelivered=redelivered,

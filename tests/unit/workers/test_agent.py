@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from genie.contracts.fleet import Heartbeat, HeartbeatReply, Registered
+from genie.contracts.fleet import Heartbeat, HeartbeatReply, RegistrationReply
 from genie.errors import CloudUnreachable, GenieError, Unauthorized
-from workers import gpu
-from workers.agent import Agent, Pace
-from workers.cloud import Cloud
+from workers import hardware
+from workers.agent import Agent, HeartbeatTimer
+from workers.cloud import CloudClient
 
-HOST = gpu.host_status(Path("/"))
-FIRST = Registered(
+HOST = hardware.host_status(Path("/"))
+FIRST = RegistrationReply(
     worker_id="w1",
     worker_secret="gw-1",
     name="ann",
@@ -26,7 +26,7 @@ FIRST = Registered(
 BOUND_S = 10.0
 
 
-class CloudTwin(Cloud):
+class CloudTwin(CloudClient):
     """Answers heartbeats by a script; then ``next_in_s`` for ever."""
 
     def __init__(self, *script: Exception | HeartbeatReply, next_in_s: float) -> None:
@@ -62,12 +62,12 @@ def report(seq: int) -> Heartbeat:
 
 
 def agent(
-    cloud: Cloud,
+    cloud: CloudClient,
     *,
     obey: Callable[[HeartbeatReply], None] = lambda _reply: None,
-    enrol: Callable[[], Registered] = lambda: FIRST,
+    enrol: Callable[[], RegistrationReply] = lambda: FIRST,
 ) -> Agent:
-    pace = Pace(interval_s=0.02, jitter=lambda: 0.0)
+    pace = HeartbeatTimer(interval_s=0.02, jitter=lambda: 0.0)
     return Agent(cloud, FIRST, report=report, obey=obey, enrol=enrol, pace=pace)
 
 
@@ -154,7 +154,7 @@ def test_time_is_the_clouds() -> None:
 
 
 def test_waits_double_while_the_cloud_is_away_and_end_at_the_interval() -> None:
-    pace = Pace(interval_s=30.0, jitter=lambda: 1.0)
+    pace = HeartbeatTimer(interval_s=30.0, jitter=lambda: 1.0)
     waits = [pace.after_miss() for _ in range(7)]
     assert waits == [1, 2, 4, 8, 16, 30, 30]
     assert pace.after_answer(30.0) == 33.0
@@ -163,5 +163,5 @@ def test_waits_double_while_the_cloud_is_away_and_end_at_the_interval() -> None:
 
 @pytest.mark.parametrize("jitter", [-1.0, 0.0, 1.0])
 def test_the_jitter_is_a_tenth(jitter: float) -> None:
-    pace = Pace(interval_s=30.0, jitter=lambda: jitter)
+    pace = HeartbeatTimer(interval_s=30.0, jitter=lambda: jitter)
     assert pace.after_answer(30.0) == pytest.approx(30 + 3 * jitter)

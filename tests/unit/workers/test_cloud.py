@@ -8,15 +8,15 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from genie import codec
-from genie.contracts.fleet import Heartbeat, HeartbeatReply, Registered
+from genie.contracts import codec
+from genie.contracts.fleet import Heartbeat, HeartbeatReply, RegistrationReply
 from genie.errors import BadRequest, CloudUnreachable, SettingsError, Unauthorized
-from workers import gpu, identity, join
-from workers.cloud import Cloud
+from workers import hardware, identity, join
+from workers.cloud import CloudClient
 from workers.settings import WorkerSettings
 
 URL = "https://genie.example"
-REGISTERED = Registered(
+REGISTERED = RegistrationReply(
     worker_id="w1",
     worker_secret="gw-secret",
     name="ann",
@@ -24,13 +24,13 @@ REGISTERED = Registered(
     broker_url="memory://",
     queues=("genie",),
 )
-BEAT = Heartbeat(seq=1, boot_id="b", host=gpu.host_status(Path("/")))
+BEAT = Heartbeat(seq=1, boot_id="b", host=hardware.host_status(Path("/")))
 
 Answer = Callable[[httpx2.Request], httpx2.Response]
 
 
-def cloud(answer: Answer) -> Cloud:
-    return Cloud(URL + "/", transport=httpx2.MockTransport(answer))
+def cloud(answer: Answer) -> CloudClient:
+    return CloudClient(URL + "/", transport=httpx2.MockTransport(answer))
 
 
 def fixed(status: int, body: bytes) -> Answer:

@@ -18,17 +18,17 @@ from genie.contracts.fleet import (
     Heartbeat,
     HeartbeatReply,
     ModelState,
-    Registered,
     Registration,
+    RegistrationReply,
 )
 from genie.contracts.model import ModelSpec, Quant
 from genie.messaging.tasks import make_celery
 from workers import tasks
-from workers.cloud import Cloud
+from workers.cloud import CloudClient
 from workers.engine.echo import EchoEngine
-from workers.files import Pulled
-from workers.host import Parts, WorkerHost
-from workers.resident import Loaded
+from workers.files.files import LocalModel
+from workers.host import HostParts, WorkerHost
+from workers.models.resident import ServingModel
 from workers.settings import WorkerSettings
 
 BOUND_S = 10.0
@@ -59,10 +59,10 @@ class Ready:
     peak_bytes: int = 0
 
 
-class CloudTwin(Cloud):
+class CloudTwin(CloudClient):
     """Answers every beat with the desired set and the open directives."""
 
-    def __init__(self, registered: Registered) -> None:
+    def __init__(self, registered: RegistrationReply) -> None:
         super().__init__("http://twin")
         self.registered = registered
         self.desired: tuple[DesiredModel, ...] = (WANTED,)
@@ -71,7 +71,7 @@ class CloudTwin(Cloud):
         self.beats: list[Heartbeat] = []
         self._news = threading.Condition()
 
-    def register(self, registration: Registration, token: str) -> Registered:
+    def register(self, registration: Registration, token: str) -> RegistrationReply:
         return self.registered
 
     def heartbeat(self, beat: Heartbeat, secret: str) -> HeartbeatReply:
@@ -96,7 +96,7 @@ class CloudTwin(Cloud):
             return next(filter(wanted, self.beats))
 
 
-def start(spec: ModelSpec, quant: Quant, **given: Any) -> Loaded:
+def start(spec: ModelSpec, quant: Quant, **given: Any) -> ServingModel:
     del spec, quant
     return Ready(engine=EchoEngine(slots=given["slots"]))
 
@@ -104,7 +104,7 @@ def start(spec: ModelSpec, quant: Quant, **given: Any) -> Loaded:
 @pytest.fixture
 def cloud() -> CloudTwin:
     return CloudTwin(
-        Registered(
+        RegistrationReply(
             worker_id="w1",
             worker_secret="gw-1",
             name="ann",
@@ -125,9 +125,9 @@ def host(cloud: CloudTwin, tmp_path: Path, moved: list[str]) -> Iterator[WorkerH
     host = WorkerHost(
         WorkerSettings(url="http://twin", home=tmp_path, name="ann", join_token="gj-1"),
         cloud.registered,
-        parts=Parts(
+        parts=HostParts(
             cloud=cloud,
-            fetch=lambda _spec, _progress: Pulled(path=None, files=()),
+            fetch=lambda _spec, _progress: LocalModel(path=None, files=()),
             start=start,
         ),
         on_moved=lambda: moved.append("moved"),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloud_app.brain import calendar
-from cloud_app.brain.calendar import CatchUp
+from cloud_app.brain.calendar import CatchUpPolicy
 from genie.errors import BadRequest
 
 NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
@@ -145,7 +145,7 @@ def test_a_zone_that_is_none_is_refused_with_an_example(zone: str) -> None:
 
 def test_what_is_not_due_yet_stays_where_it_is() -> None:
     cron, later = calendar.parse("@hourly", "UTC"), NOON + timedelta(hours=1)
-    decided = calendar.due(cron, later, NOON, CatchUp.ALL)
+    decided = calendar.due(cron, later, NOON, CatchUpPolicy.ALL)
     assert (decided.fire, decided.missed, decided.next_at) == ((), (), later)
 
 
@@ -153,14 +153,14 @@ def test_what_is_not_due_yet_stays_where_it_is() -> None:
 @pytest.mark.parametrize(
     ("catch_up", "late_s", "started"),
     [
-        (CatchUp.NONE, 0, (12,)),
-        (CatchUp.NONE, 61, ()),
-        (CatchUp.LAST, 61, (12,)),
-        (CatchUp.ALL, 61, (10, 11, 12)),
+        (CatchUpPolicy.NONE, 0, (12,)),
+        (CatchUpPolicy.NONE, 61, ()),
+        (CatchUpPolicy.LAST, 61, (12,)),
+        (CatchUpPolicy.ALL, 61, (10, 11, 12)),
     ],
 )
 def test_missed_runs_are_caught_up_as_told(
-    catch_up: CatchUp, late_s: int, started: tuple[int, ...]
+    catch_up: CatchUpPolicy, late_s: int, started: tuple[int, ...]
 ) -> None:
     cron, first = calendar.parse("@hourly", "UTC"), NOON - timedelta(hours=2)
     decided = calendar.due(cron, first, NOON + timedelta(seconds=late_s), catch_up)
@@ -176,7 +176,7 @@ def test_a_day_missed_by_the_minute_is_decided_in_bursts(
     cron, at = calendar.parse("* * * * *", "UTC"), NOON - timedelta(days=1)
     fired: list[datetime] = []
     while at <= NOON:
-        decided = calendar.due(cron, at, NOON, CatchUp(catch_up))
+        decided = calendar.due(cron, at, NOON, CatchUpPolicy(catch_up))
         assert len(decided.fire) <= calendar.BURST
         assert decided.next_at is not None
         fired, at = [*fired, *decided.fire], decided.next_at

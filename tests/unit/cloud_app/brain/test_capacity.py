@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from cloud_app.brain import capacity
 from cloud_app.brain.capacity import Fit, NoFit, fit
 from fixtures.views import GB, MODELS, NOW, SHIPPED, gpu, placement, ready, worker
-from genie import sizing
+from genie import memory
 from genie.contracts.fleet import ModelState
 from genie.contracts.model import Quant
 
@@ -91,7 +91,7 @@ def test_a_smaller_quant_is_tried_when_the_first_does_not_fit() -> None:
 def test_a_measured_peak_counts_when_it_is_more_than_the_arithmetic() -> None:
     spot = placement(SMALL.id)
     quant = SMALL.quants[0]
-    need = sizing.need(SMALL, quant, slots=spot.slots, context=spot.context).total
+    need = memory.need(SMALL, quant, slots=spot.slots, context=spot.context).total
     low = replace(worker(), models=(replace(ready(SMALL.id), peak_bytes=1),))
     high = replace(worker(), models=(replace(ready(SMALL.id), peak_bytes=9 * GB),))
     assert capacity.held_bytes(SMALL, low, spot) == need

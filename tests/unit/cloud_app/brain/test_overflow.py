@@ -1,11 +1,11 @@
 from dataclasses import fields
 from itertools import product
 
-from cloud_app.brain.overflow import NOT_ENABLED, Refused, Situation, decide
+from cloud_app.brain.overflow import NOT_ENABLED, NoOverflow, OverflowConditions, decide
 
-NAMES = [field.name for field in fields(Situation)]
+NAMES = [field.name for field in fields(OverflowConditions)]
 EVERY = [
-    Situation(**dict(zip(NAMES, values, strict=True)))
+    OverflowConditions(**dict(zip(NAMES, values, strict=True)))
     for values in product([False, True], repeat=len(NAMES))
 ]
 
@@ -14,7 +14,7 @@ def test_every_one_of_the_32_situations_is_refused() -> None:
     assert len(set(EVERY)) == 32
     for situation in EVERY:
         answer = decide(situation)
-        assert isinstance(answer, Refused)
+        assert isinstance(answer, NoOverflow)
         assert answer.reasons[0] == NOT_ENABLED
 
 

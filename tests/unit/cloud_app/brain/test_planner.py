@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloud_app.brain import capacity, planner, router
-from cloud_app.brain.planner import MoveKind, Plan
+from cloud_app.brain.planner import MoveKind, PlacementPlan
 from cloud_app.brain.views import DemandView, FleetView, WorkerView
 from fixtures import views as made
 from fixtures.views import (
@@ -27,11 +27,11 @@ from fixtures.views import (
 )
 
 
-def plan(view: FleetView, *demand: DemandView) -> Plan:
+def plan(view: FleetView, *demand: DemandView) -> PlacementPlan:
     return planner.plan(view, demand, SHIPPED, view.as_of)
 
 
-def models(result: Plan, name: str) -> list[str]:
+def models(result: PlacementPlan, name: str) -> list[str]:
     return [placed.model for placed in result.desired[name]]
 
 

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from cloud_app.brain import router
-from cloud_app.brain.router import Refusal, Request, Route
+from cloud_app.brain.router import Refusal, Route, RoutingRequest
 from cloud_app.brain.views import FleetView, WorkerView
 from fixtures.views import (
     SHIPPED,
@@ -38,7 +38,7 @@ def ask(
     catalog: Catalog = SHIPPED,
     may_wait: bool = False,
 ) -> Route | Refusal:
-    request = Request(
+    request = RoutingRequest(
         queues=queues,
         org="acme",
         model=model,
@@ -321,7 +321,7 @@ class TestReadiness:
         assert answer.reasons[0] == f"{SMALL} is being loaded on cpu-1"
 
     def test_the_work_class_is_kept(self) -> None:
-        request = Request(
+        request = RoutingRequest(
             queues=("genie",), org="a", model=SMALL, work_class=WorkClass.JOB
         )
         answer = routed(router.route(request, fleet(worker()), SHIPPED))

@@ -2,7 +2,8 @@
 
 from msgspec.structs import replace
 
-from cloud_app import jobs, store
+from cloud_app import store
+from cloud_app.jobs import lifecycle
 from fixtures.clouds import Cloud, started
 
 
@@ -29,7 +30,7 @@ def test_a_redelivered_job_keeps_every_attempt_with_its_worker(cloud: Cloud) -> 
         cloud.clock.forward(10)
         event = replace(started(job.id, f"a{number}", worker), redelivered=True)
         for _ in range(2):  # every event may come twice
-            jobs.apply(cloud.ctx, event)
+            lifecycle.apply(cloud.ctx, event)
     assert attempts(cloud, job.id) == [
         ("a1", "host of w1", 20.0),
         ("a2", "host of w2", 10.0),

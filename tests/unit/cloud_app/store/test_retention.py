@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from cloud_app import jobs, store
+from cloud_app import store
+from cloud_app.jobs import lifecycle
 from cloud_app.store.records import JobRecord
 from fixtures.clouds import Cloud, outcome
 from genie.contracts.inference import JobState
@@ -14,12 +15,12 @@ HOUR = 3600
 
 def accepted(cloud: Cloud, mode: str, retain_h: int | None) -> JobRecord:
     new = replace(cloud.new_job(mode=mode), retain_h=retain_h)
-    return jobs.accept(cloud.ctx, new)[0]
+    return lifecycle.accept(cloud.ctx, new)[0]
 
 
 def swept(cloud: Cloud, job: JobRecord, hours: float) -> JobRecord:
     cloud.clock.forward(hours * HOUR)
-    jobs.sweep(cloud.ctx)
+    lifecycle.sweep(cloud.ctx)
     return cloud.reread(job)
 
 
@@ -38,7 +39,7 @@ def test_the_prompt_of_a_job_that_did_not_complete_is_kept_to_be_retried(
     cloud: Cloud, state: JobState
 ) -> None:
     job = accepted(cloud, "async", None)
-    jobs.apply(cloud.ctx, outcome(job.id, state=state))
+    lifecycle.apply(cloud.ctx, outcome(job.id, state=state))
     assert cloud.reread(job).payload == job.payload
     assert swept(cloud, job, 25).payload is None
 
@@ -46,7 +47,7 @@ def test_the_prompt_of_a_job_that_did_not_complete_is_kept_to_be_retried(
 def test_a_prompt_that_is_not_to_be_kept_goes_with_the_end(cloud: Cloud) -> None:
     job = accepted(cloud, "async", 0)
     assert job.payload is not None
-    jobs.apply(cloud.ctx, outcome(job.id, state=JobState.FAILED))
+    lifecycle.apply(cloud.ctx, outcome(job.id, state=JobState.FAILED))
     assert cloud.reread(job).payload is None
 
 
@@ -56,7 +57,7 @@ def test_an_answer_that_is_not_to_be_kept_goes_after_its_delivery(
     job = accepted(cloud, "async", 0)
     cloud.finish(job)
     assert swept(cloud, job, 1).text == "one two"  # nobody has it yet
-    jobs.delivered(cloud.ctx, cloud.reread(job))
+    lifecycle.mark_delivered(cloud.ctx, cloud.reread(job))
     assert swept(cloud, job, 0).text == "one two"  # the answer may have been lost
     assert swept(cloud, job, 61 / HOUR).text is None
 
@@ -76,11 +77,11 @@ def test_an_answer_somebody_waited_for_was_delivered_at_its_end(cloud: Cloud) ->
 
 def test_only_an_ended_job_is_delivered_and_only_once(cloud: Cloud) -> None:
     job = accepted(cloud, "async", 0)
-    jobs.delivered(cloud.ctx, job)
+    lifecycle.mark_delivered(cloud.ctx, job)
     cloud.finish(job)
     assert swept(cloud, job, 1).text == "one two"
     with cloud.ctx.db.session() as session:
         store.retention.delivered(session, job.id, cloud.clock.at)
     cloud.clock.forward(59)
-    jobs.delivered(cloud.ctx, cloud.reread(job))
+    lifecycle.mark_delivered(cloud.ctx, cloud.reread(job))
     assert swept(cloud, job, 2 / HOUR).text is None

@@ -16,7 +16,7 @@ from cloud_app.context import Context
 from fixtures import web
 from fixtures.doors import Door
 from fixtures.web import TwinBus
-from genie.contracts.inference import Event, Extras, InferenceTask
+from genie.contracts.inference import AnswerExtras, Event, InferenceTask
 from workers.engine.echo import EchoEngine
 
 MODEL = "echo:embed"
@@ -28,7 +28,7 @@ def vector(text: str) -> str:
 
 def embed(task: InferenceTask) -> Iterable[Event]:
     """What a worker sends for texts to embed: half, and the length of the text."""
-    extras = Extras(vectors=tuple(vector(text) for text in task.inputs))
+    extras = AnswerExtras(vectors=tuple(vector(text) for text in task.inputs))
     yield web.started(task)
     yield msgspec.structs.replace(web.outcome(task), extras=extras)
 

@@ -1,143 +1,91 @@
-from typing import Any
-
-import msgspec
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 
-from cloud_app import auth
 from cloud_app.context import Context
+from cloud_app.orgs import auth
 from fixtures import web
-from genie import codec
-from genie.contracts.fleet import Heartbeat, HeartbeatReply, Registered, Registration
-
-REGISTER = "/fleet/v1/register"
-HEARTBEAT = "/fleet/v1/heartbeat"
+from fixtures.web import Clock
 
 
-def said(**changed: object) -> Registration:
-    made = Registration(
-        hostname="h", name="borealis", boot_id="b1", version="0.1.0", host=web.host()
-    )
-    return msgspec.structs.replace(made, **changed)
-
-
-def post(client: FlaskClient, path: str, credential: str | None, body: bytes) -> Any:
-    headers = {"Authorization": f"Bearer {credential}"} if credential else {}
-    return client.post(path, data=body, headers=headers)
-
-
-def registered(client: FlaskClient, ctx: Context) -> Registered:
-    token = auth.create_join_token(ctx, web.ORG)
-    response = post(client, REGISTER, token, codec.encode(said()))
-    assert response.status_code == 200
-    return codec.decode(Registered, response.data)
-
-
-def test_a_worker_joins_with_a_token_and_beats_with_its_secret(
-    visitor: FlaskClient, ctx: Context
+def test_workers_show_their_state_machines_models_and_placements(
+    client: FlaskClient, ctx: Context
 ) -> None:
-    worker = registered(visitor, ctx)
-    beat = Heartbeat(seq=3, boot_id="b1", host=web.host())
-    response = post(visitor, HEARTBEAT, worker.worker_secret, codec.encode(beat))
+    web.join(ctx, "borealis", gpus=(web.gpu(0, 3, 24),))
+    listed = client.get("/v1/workers").get_json()["data"]
 
-    reply = codec.decode(HeartbeatReply, response.data)
-    assert worker.org == web.ORG
-    assert reply.ack_seq == 3
-    assert not reply.register
-    assert reply.next_in_s == 30.0
+    atlas, borealis = sorted(listed, key=lambda worker: worker["name"])
+    assert (atlas["state"], atlas["org"]) == ("online", web.ORG)
+    assert atlas["models"][0]["model"] == "echo:small"
+    assert atlas["host"]["cpu_count"] == 8
+    assert atlas["placements"] == []
+    assert borealis["gpus"][0]["memory_total_bytes"] == 24 * web.GIB
+    assert borealis["last_heartbeat_s"] == 0.0
 
 
-def test_a_stale_heartbeat_is_answered_with_the_number_that_is_kept(
-    visitor: FlaskClient, ctx: Context
+def test_a_silent_worker_becomes_late_then_offline_then_lost(
+    client: FlaskClient, ctx: Context
 ) -> None:
-    secret = registered(visitor, ctx).worker_secret
-    acks = []
-    for seq in (5, 2):
-        beat = Heartbeat(seq=seq, boot_id="b1", host=web.host())
-        response = post(visitor, HEARTBEAT, secret, codec.encode(beat))
-        acks.append(codec.decode(HeartbeatReply, response.data).ack_seq)
+    clock = ctx.now
+    assert isinstance(clock, Clock)
+    seen = []
+    for seconds in (0, 46, 45, 210):
+        clock.pass_s(seconds)
+        seen.append(client.get("/v1/workers").get_json()["data"][0]["state"])
 
-    assert acks == [5, 5]
+    assert seen == ["online", "late", "offline", "lost"]
 
 
-def test_a_heartbeat_of_an_unknown_worker_asks_it_to_register(
-    visitor: FlaskClient,
+def test_queues_show_what_waits_by_model_and_class(client: FlaskClient) -> None:
+    queues = client.get("/v1/queues").get_json()["data"]
+
+    found = {(q["queue"], q["model"], q["class"]) for q in queues}
+    assert ("genie", "echo:small", "interactive") in found
+    assert all(q["waiting"] == 0 and q["sla_s"] == 30.0 for q in queues)
+
+
+def test_a_join_token_comes_with_the_command_that_uses_it(
+    client: FlaskClient, ctx: Context
 ) -> None:
-    beat = Heartbeat(seq=1, boot_id="b1", host=web.host())
-    secret = auth.worker_secret("0" * 26)
-    response = post(visitor, HEARTBEAT, secret, codec.encode(beat))
+    response = client.post("/v1/join-tokens", json={"queues": ["org.acme"]})
 
-    assert response.status_code == 200
-    assert codec.decode(HeartbeatReply, response.data).register
-
-
-@pytest.mark.parametrize("path", [REGISTER, HEARTBEAT])
-@pytest.mark.parametrize("credential", [None, "gj-nobody", "sk-genie-acme-x"])
-def test_a_wrong_credential_is_401_with_the_next_step(
-    visitor: FlaskClient, path: str, credential: str | None
-) -> None:
-    bodies = {
-        REGISTER: codec.encode(said()),
-        HEARTBEAT: codec.encode(Heartbeat(seq=1, boot_id="b", host=web.host())),
-    }
-    response = post(visitor, path, credential, bodies[path])
-
-    assert response.status_code == 401
-    assert "join" in response.get_json()["error"]["message"]
+    made = response.get_json()
+    assert response.status_code == 201
+    assert made["command"].endswith(f"--token {made['token']}")
+    assert made["expires_at"] == int(ctx.now().timestamp()) + 3600
+    with ctx.db.session() as session:
+        grant = auth.redeem(session, made["token"], ctx.now())
+    assert grant.queues == ("org.acme",)
 
 
-def test_a_wrong_secret_of_a_known_worker_is_401(
-    visitor: FlaskClient, ctx: Context
-) -> None:
-    worker = registered(visitor, ctx)
-    beat = codec.encode(Heartbeat(seq=1, boot_id="b1", host=web.host()))
-    response = post(visitor, HEARTBEAT, f"{worker.worker_secret[:-1]}!", beat)
-
-    assert response.status_code == 401
-
-
-@pytest.mark.parametrize("path", [REGISTER, HEARTBEAT])
-def test_who_may_not_speak_is_refused_before_what_is_said_is_read(
-    visitor: FlaskClient, path: str
-) -> None:
-    assert post(visitor, path, "gj-nobody", b"no message").status_code == 401
-
-
-def test_a_used_join_token_is_refused_whatever_is_said_with_it(
-    visitor: FlaskClient, ctx: Context
-) -> None:
-    token = auth.create_join_token(ctx, web.ORG)
-    assert post(visitor, REGISTER, token, codec.encode(said())).status_code == 200
-
-    response = post(visitor, REGISTER, token, b"no message")
-
-    assert response.status_code == 401
-    assert "was used before" in response.get_json()["error"]["message"]
-
-
-def test_a_join_token_is_good_once(visitor: FlaskClient, ctx: Context) -> None:
-    token = auth.create_join_token(ctx, web.ORG)
-    body = codec.encode(said())
-
-    assert post(visitor, REGISTER, token, body).status_code == 200
-    assert post(visitor, REGISTER, token, body).status_code == 401
-
-
-@pytest.mark.parametrize(
-    ("body", "param"),
-    [
-        (b"{", None),
-        (b'{"hostname": "h"}', "name"),
-        (codec.encode(said())[:-1] + b',"gpu": 1}', "gpu"),
-        (codec.encode(said(protocol=99)), "protocol"),
-    ],
-)
-def test_a_registration_that_breaks_its_contract_is_400_by_field(
-    visitor: FlaskClient, ctx: Context, body: bytes, param: str | None
-) -> None:
-    token = auth.create_join_token(ctx, web.ORG)
-    response = post(visitor, REGISTER, token, body)
+def test_a_join_token_for_another_orgs_queue_is_refused(client: FlaskClient) -> None:
+    response = client.post("/v1/join-tokens", json={"queues": ["org.rival"]})
 
     assert response.status_code == 400
-    assert response.get_json()["error"]["param"] == param
-    assert post(visitor, REGISTER, token, codec.encode(said())).status_code == 200
+    assert response.get_json()["error"]["param"] == "queues"
+
+
+def test_a_key_is_made_shown_once_listed_and_revoked(
+    app: Flask, client: FlaskClient
+) -> None:
+    made = client.post("/v1/keys", json={"name": "ci"}).get_json()
+    headers = {"Authorization": f"Bearer {made['secret']}"}
+    user = app.test_client()
+
+    assert user.get("/v1/models", headers=headers).status_code == 200
+    listed = client.get("/v1/keys").get_json()["data"]
+    assert "secret" not in listed[-1]
+    assert listed[-1]["name"] == "ci"
+    assert client.delete(f"/v1/keys/{made['id']}").get_json()["revoked"]
+    assert user.get("/v1/models", headers=headers).status_code == 401
+    assert client.delete(f"/v1/keys/{made['id']}").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/v1/workers", "/v1/queues", "/v1/keys"])
+def test_only_admin_keys_may_look(app: Flask, ctx: Context, path: str) -> None:
+    _, secret = web.key(ctx, is_admin=False)
+    headers = {"Authorization": f"Bearer {secret}"}
+    response = app.test_client().get(path, headers=headers)
+
+    assert response.status_code == 403
+    assert response.get_json()["error"]["type"] == "permission_error"

@@ -3,11 +3,11 @@ import json
 import pytest
 from flask.testing import FlaskClient
 
-from cloud_app import jobs
 from cloud_app.context import Context
+from cloud_app.jobs import lifecycle
 from fixtures import web
 from fixtures.web import TwinBus
-from unit.cloud_app.web.test_openai import CHAT, ask, error
+from unit.cloud_app.web.test_inference import CHAT, ask, error
 
 IMAGE = [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]
 
@@ -182,4 +182,4 @@ def test_a_prompt_no_context_can_hold_is_refused_before_anything_is_queued(
     )
     assert (response.status_code, error(response)["param"]) == (400, "prompt")
     assert bus.published == []
-    assert jobs.find(ctx, web.ORG) == ()
+    assert lifecycle.find(ctx, web.ORG) == ()

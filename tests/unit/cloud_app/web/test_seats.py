@@ -1,16 +1,16 @@
 import pytest
 
-from cloud_app.web.seats import SPARE_THREADS, Seats
+from cloud_app.web.seats import SPARE_THREADS, StreamLimit
 from genie.errors import Unavailable
 
 
 def test_eight_threads_are_kept_for_what_does_not_wait() -> None:
-    assert Seats(64).total == 64 - SPARE_THREADS
-    assert Seats(4).total == 1
+    assert StreamLimit(64).total == 64 - SPARE_THREADS
+    assert StreamLimit(4).total == 1
 
 
 def test_a_full_house_is_refused_with_a_time_to_come_again() -> None:
-    seats = Seats(9)
+    seats = StreamLimit(9)
     seat = seats.take()
     with pytest.raises(Unavailable) as refused:
         seats.take()
@@ -22,7 +22,7 @@ def test_a_full_house_is_refused_with_a_time_to_come_again() -> None:
 
 
 def test_leaving_twice_frees_one_place() -> None:
-    seats = Seats(10)
+    seats = StreamLimit(10)
     first, _second = seats.take(), seats.take()
 
     first.leave()

@@ -16,16 +16,16 @@ from fixtures.doors import Door
 from fixtures.web import TwinBus, outcome
 from genie import Client
 from genie.contracts.inference import (
-    Choice,
+    AnswerExtras,
     Chunk,
     Event,
-    Extras,
     InferenceTask,
     Outcome,
+    PartialAnswer,
+    SampledToken,
     Sampling,
-    Written,
 )
-from unit.cloud_app.web.test_openai import ask, events
+from unit.cloud_app.web.test_inference import ask, events
 from workers.engine.echo import EchoEngine
 
 CHAT = "/v1/chat/completions"
@@ -288,13 +288,13 @@ def test_characters_of_several_tokens_keep_their_bytes_and_places(
 ) -> None:
     parts = [(0xE2,), (0x82,), (0xAC,)]
     tokens = (
-        Choice(token="a", logprob=-0.5),
-        *(Choice(token="\ufffd", logprob=-1.0, raw=raw) for raw in parts),
-        Choice(token="b", logprob=-9999.0),
+        SampledToken(token="a", logprob=-0.5),
+        *(SampledToken(token="\ufffd", logprob=-1.0, raw=raw) for raw in parts),
+        SampledToken(token="b", logprob=-9999.0),
     )
 
     def work(task: InferenceTask) -> Iterator[Event]:
-        answer = Written(text="a€b", choices=tokens)
+        answer = PartialAnswer(text="a€b", choices=tokens)
         yield said(task, answer)
 
     bus.work = work
@@ -307,11 +307,11 @@ def test_characters_of_several_tokens_keep_their_bytes_and_places(
     assert b"".join(bytes(one["bytes"]) for one in content).decode() == "a€b"
 
 
-def said(task: InferenceTask, *answers: Written) -> Outcome:
+def said(task: InferenceTask, *answers: PartialAnswer) -> Outcome:
     first, *others = answers
     return replace(
         outcome(task, text=first.text, tokens=1),
-        extras=Extras(choices=first.choices, others=tuple(others)),
+        extras=AnswerExtras(choices=first.choices, others=tuple(others)),
     )
 
 
@@ -326,7 +326,7 @@ def test_a_stream_whose_worker_changes_goes_on_with_each_answer(
         yield chunk(task, "a", 1, text="uno", index=1)
         yield chunk(task, "b", 0, text="uno dos", index=1)
         yield chunk(task, "b", 1, text="one two", index=0)
-        yield said(task, Written(text="one two"), Written(text="uno dos"))
+        yield said(task, PartialAnswer(text="one two"), PartialAnswer(text="uno dos"))
 
     bus.work = work
     response = client.post(CHAT, json=ask(stream=True, n=2, temperature=0))

@@ -7,9 +7,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fixtures.twin_cloud import URL, TwinCloud
-from genie.cli.output import Session
+from genie.cli.output import CommandSession
 from genie.cli.root import genie
-from genie.credentials import Credentials, save
+from genie.sdk.credentials import Credentials, save
 
 Run = Callable[..., Result]
 
@@ -25,7 +25,7 @@ def run(cloud: TwinCloud) -> Run:
     """Run ``genie`` with these arguments; ``terminal=True`` for a person's view."""
 
     def invoke(*args: str, terminal: bool = False, stdin: str = "") -> Result:
-        session = Session(connect=cloud.client, is_terminal=lambda: terminal)
+        session = CommandSession(connect=cloud.client, is_terminal=lambda: terminal)
         return CliRunner().invoke(genie, args, obj=session, input=stdin)
 
     return invoke

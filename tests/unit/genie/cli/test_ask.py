@@ -11,7 +11,7 @@ from click.testing import Result
 
 from fixtures.twin_cloud import TwinCloud
 from genie.cli.ask import WaitLine
-from genie.streaming import Waiting
+from genie.sdk.streams import Waiting
 
 Run = Callable[..., Result]
 

@@ -10,7 +10,7 @@ from click.testing import Result
 
 from fixtures.twin_cloud import TwinCloud
 from genie.cli import hints
-from genie.cli.output import Session
+from genie.cli.output import CommandSession
 from genie.cli.root import COMMANDS, genie
 
 Run = Callable[..., Result]
@@ -26,7 +26,7 @@ def offer(cloud: TwinCloud) -> Offer:
     """The words offered for the last one, after those before it."""
 
     def complete(*args: str, last: str = "") -> list[str]:
-        obj = {"obj": Session(connect=cloud.client)}
+        obj = {"obj": CommandSession(connect=cloud.client)}
         shell = ShellComplete(genie, obj, "genie", "_GENIE_COMPLETE")
         return [item.value for item in shell.get_completions(list(args), last)]
 

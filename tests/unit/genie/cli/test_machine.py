@@ -11,7 +11,7 @@ from click.testing import Result
 from fixtures.twin_cloud import TwinCloud
 from genie import catalog
 from genie.cli.doctor import Check, Verdict, broker, database
-from genie.contracts.fleet import Registered
+from genie.contracts.fleet import RegistrationReply
 
 Run = Callable[..., Result]
 
@@ -181,9 +181,9 @@ def test_joining_asks_for_the_token_and_shows_who_we_are(
 ) -> None:
     asked: list[tuple[str, str, str | None]] = []
 
-    def join(url: str, token: str, name: str | None = None) -> Registered:
+    def join(url: str, token: str, name: str | None = None) -> RegistrationReply:
         asked.append((url, token, name))
-        return Registered(
+        return RegistrationReply(
             worker_id="w1",
             worker_secret="gw-w1-x",
             name="gpu-1",

@@ -7,9 +7,9 @@ import pytest
 from click.testing import Result
 
 from fixtures.twin_cloud import TwinCloud
-from genie import fitting
+from genie import memory
 from genie.cli import models
-from genie.fitting import Place
+from genie.memory import MemoryPool
 
 Run = Callable[..., Result]
 GIB = 1024**3
@@ -34,7 +34,7 @@ WORKERS = {
 
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    places = [Place(name="cpu", kind="cpu", free_bytes=4 * GIB)]
+    places = [MemoryPool(name="cpu", kind="cpu", free_bytes=4 * GIB)]
     monkeypatch.setattr(models, "places_here", lambda: places)
 
 
@@ -64,7 +64,7 @@ def test_fit_shows_the_workers_of_the_fleet(run: Run, cloud: TwinCloud) -> None:
     found = json.loads(done.stdout)
     assert {one["place"] for one in found} == {"atlas cuda:0"}
     assert found[0]["free_bytes"] == 30 * GIB
-    assert 0 < found[0]["slots"] < fitting.SLOTS_MAX
+    assert 0 < found[0]["slots"] < memory.SLOTS_MAX
 
 
 def test_fit_of_an_unknown_model_names_a_near_one(run: Run) -> None:

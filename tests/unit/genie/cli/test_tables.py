@@ -3,15 +3,15 @@
 import pytest
 
 from genie.cli import tables
-from genie.cli.output import Session, show_card, show_done, show_table
-from genie.cli.values import Told, age, took, when
+from genie.cli.output import CommandSession, show_card, show_done, show_table
+from genie.cli.values import DisplayValue, age, took, when
 
 JOB_ID = "01hx3kabcdefghjkmnpqrstvwx"
 COLUMNS = ("job", "status", "model", "worker", "why")
 ROW = (JOB_ID, "completed", "smollm2:135m", "gpu-server-1", "it is the smallest model")
 
-PERSON = Session(is_terminal=lambda: True)
-SCRIPT = Session(is_terminal=lambda: False)
+PERSON = CommandSession(is_terminal=lambda: True)
+SCRIPT = CommandSession(is_terminal=lambda: False)
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_a_wide_character_takes_two_columns() -> None:
 
 def test_moments_are_short_for_people_and_exact_for_scripts() -> None:
     at = 1_700_000_000.0
-    assert age(at, now=at + 150) == Told(
+    assert age(at, now=at + 150) == DisplayValue(
         person="2 min", script="2023-11-14T22:13:20Z", is_number=True
     )
     told = when(at)

@@ -12,13 +12,13 @@ from click.testing import Result
 from rich.console import Console
 
 from fixtures.twin_cloud import TwinCloud
-from genie.answers import GpuAnswer, HeldModel, QueueAnswer, WorkerAnswer
+from genie.api_types import GpuAnswer, QueueAnswer, WorkerAnswer, WorkerModel
 from genie.cli import frames
-from genie.cli.live import Watch
+from genie.cli.live import FleetWatcher
 from genie.contracts.fleet import ModelState
 from genie.contracts.inference import JobState
 from genie.errors import Unauthorized
-from genie.overview import FiguresAnswer, FleetAnswer, JobLine, ReasonAnswer
+from genie.sdk.overview import FiguresAnswer, FleetAnswer, JobLine, ReasonAnswer
 
 Run = Callable[..., Result]
 
@@ -39,7 +39,7 @@ def gpu(index: int, used: float = 6) -> GpuAnswer:
 
 
 def worker(number: int, **facts: object) -> WorkerAnswer:
-    held = HeldModel(
+    held = WorkerModel(
         model="qwen3:8b",
         state=ModelState.READY,
         slots=16,
@@ -217,7 +217,7 @@ def test_a_cloud_that_comes_back_is_seen_again(cloud: TwinCloud) -> None:
     away = httpx2.ConnectError("refused")
     seen = msgspec.to_builtins(FLEET)
     cloud.replies["GET /v1/fleet"] = chain([away, away], repeat(seen))
-    watch = Watch(cloud.client(), jobs=5, every_s=0.001)
+    watch = FleetWatcher(cloud.client(), jobs=5, every_s=0.001)
     watch.start(FLEET)
     until(lambda: watch.away is not None or watch.fleet is not FLEET)
     until(lambda: watch.fleet is not FLEET)
@@ -229,7 +229,7 @@ def test_a_cloud_that_comes_back_is_seen_again(cloud: TwinCloud) -> None:
 def test_a_key_that_is_revoked_ends_the_watch(cloud: TwinCloud) -> None:
     gone = {"error": {"message": "revoked; make a new key", "code": "invalid_api_key"}}
     cloud.replies["GET /v1/fleet"] = httpx2.Response(401, json=gone)
-    watch = Watch(cloud.client(), jobs=5, every_s=0.001)
+    watch = FleetWatcher(cloud.client(), jobs=5, every_s=0.001)
     watch.start(FLEET)
     until(lambda: watch.fatal is not None)
     assert isinstance(watch.fatal, Unauthorized)

@@ -20,11 +20,11 @@ from transformers import (
 from fixtures import tiny as tiny_models
 from genie.contracts.inference import Message, Sampling, WorkClass
 from genie.contracts.model import ModelSpec, Quant
-from workers.engine import loading
-from workers.engine.backend import Room
-from workers.engine.packed import PackedBackend
-from workers.engine.prompts import Prompts
+from workers.engine.child.backend import EngineLimits
 from workers.engine.protocol import EngineEvent, EngineRequest, Finish, Piece
+from workers.engine.torch import loading
+from workers.engine.torch.packed import PackedBackend
+from workers.engine.torch.prompts import PromptRenderer
 from workers.engine.wire import Load
 
 DEVICE = os.environ.get("GENIE_TEST_DEVICE", "cpu")
@@ -62,15 +62,15 @@ class Tiny:
         model.train(False)
         return model
 
-    def prompts(self) -> Prompts:
-        return Prompts(PreTrainedTokenizerFast.from_pretrained(self.path))
+    def prompts(self) -> PromptRenderer:
+        return PromptRenderer(PreTrainedTokenizerFast.from_pretrained(self.path))
 
 
 class Bench:
     """A packed engine on a bench: stepped by hand, its events kept by request."""
 
     def __init__(self, tiny: Tiny, load: Load) -> None:
-        room = Room(
+        room = EngineLimits(
             model="tiny",
             slots=load.slots,
             context=load.context,

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from genie.contracts.inference import Fault, FinishReason, Sampling, WorkClass
-from workers.engine.backend import Room
-from workers.engine.echo import EchoBackend, EchoEngine, EchoOptions, embedded
+from workers.engine.child.backend import EngineLimits
+from workers.engine.echo import EchoBackend, EchoEngine, EchoOptions, word_vectors
 from workers.engine.errors import EngineBusy, EngineGone, LoadFailed
 from workers.engine.protocol import EngineEvent, EngineRequest, Finish, Piece
 
@@ -179,7 +179,7 @@ def test_an_id_in_flight_is_refused(echo: Make, request_for: Make) -> None:
 
 def test_tokens_come_at_the_pace_asked_for(request_for: Make) -> None:
     now = 0.0
-    room = Room(model="e", slots=4, context=99, waiting=4, budget=999)
+    room = EngineLimits(model="e", slots=4, context=99, waiting=4, budget=999)
     backend = EchoBackend(room, EchoOptions(ms_per_token=10.0), clock=lambda: now)
     for name in ("a", "b"):
         backend.submit(request_for(name, chat="x y", sampling=Sampling(max_tokens=3)))
@@ -202,7 +202,7 @@ def test_tokens_come_at_the_pace_asked_for(request_for: Make) -> None:
 
 def test_interactive_work_goes_first(request_for: Make) -> None:
     now = 0.0
-    room = Room(model="e", slots=1, context=99, waiting=9, budget=999)
+    room = EngineLimits(model="e", slots=1, context=99, waiting=9, budget=999)
     backend = EchoBackend(room, EchoOptions(), clock=lambda: now)
     for rank in (WorkClass.BATCH, WorkClass.JOB, WorkClass.INTERACTIVE):
         backend.submit(request_for(rank.value, chat="x", work_class=rank))
@@ -236,7 +236,7 @@ def test_all_options_are_read() -> None:
 
 
 def test_once_ends_with_the_last_word_of_the_prompt(request_for: Make) -> None:
-    room = Room(model="e", slots=1, context=99, waiting=9, budget=999)
+    room = EngineLimits(model="e", slots=1, context=99, waiting=9, budget=999)
     backend = EchoBackend(room, EchoOptions(once=True))
     backend.submit(request_for("a", chat="one two three"))
     events: list[object] = []
@@ -255,7 +255,7 @@ def test_like_texts_have_like_vectors() -> None:
         deadline_s=1.0,
         inputs=("the red fox", "the red dog", "one"),
     )
-    extras = embedded(request).extras
+    extras = word_vectors(request).extras
     assert extras is not None
     red, also_red, other = (
         struct.unpack("<16f", base64.b64decode(one)) for one in extras.vectors
@@ -263,4 +263,4 @@ def test_like_texts_have_like_vectors() -> None:
     alike = sum(a * b for a, b in zip(red, also_red, strict=True))
     unlike = sum(a * b for a, b in zip(red, other, strict=True))
     assert alike > unlike
-    assert embedded(request).usage.prompt_tokens == 13
+    assert word_vectors(request).usage.prompt_tokens == 13

@@ -28,8 +28,8 @@ def test_reports_arrive_as_they_were_sent() -> None:
         Piece(id="r", text="☕", tokens=2),
         Finish(id="r", reason=FinishReason.STOP, usage=Usage()),
         EngineStats(slots=4),
-        wire.Progress(share=0.5, stage=LoadStage.READING),
-        wire.Ready(fingerprint="gf1-x", peak_bytes=9),
+        wire.LoadProgress(share=0.5, stage=LoadStage.READING),
+        wire.EngineReady(fingerprint="gf1-x", peak_bytes=9),
     )
     assert wire.decode_reports(wire.encode(batch)) == batch
 
@@ -47,7 +47,7 @@ def test_a_frame_nobody_can_read_ends_its_requests_with_the_reason() -> None:
     )
     with pytest.raises(msgspec.ValidationError):
         wire.decode_commands(frame)
-    (finish,) = wire.unreadable(frame, "Expected `str`, got `int`")
+    (finish,) = wire.failures_of_unreadable(frame, "Expected `str`, got `int`")
     assert finish.id == "r1"
     assert finish.fault is not None
     assert "Expected `str`" in finish.fault.message
@@ -55,4 +55,4 @@ def test_a_frame_nobody_can_read_ends_its_requests_with_the_reason() -> None:
 
 @pytest.mark.parametrize("frame", [b"", b"\xc1", b"\x80", b"\xa1\xff"])
 def test_noise_on_the_pipe_ends_nobody(frame: bytes) -> None:
-    assert wire.unreadable(frame, "noise") == []
+    assert wire.failures_of_unreadable(frame, "noise") == []

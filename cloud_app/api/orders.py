@@ -1,0 +1,178 @@
+"""Request bodies as orders, whoever reads them: the web, or a schedule that fires."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+from pydantic import ValidationError
+
+from cloud_app.api import errors
+from cloud_app.api.json import dumps
+from cloud_app.api.requests import (
+    ChatMessage,
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    GenerationInput,
+)
+from cloud_app.store.records import KeyRecord, WebhookConfig
+from genie.contracts.inference import Message, Tool
+from genie.contracts.model import Capability
+from genie.errors import BadRequest
+
+
+class Mode(StrEnum):
+    """How the asker wants the answer."""
+
+    SYNC = "sync"
+    STREAM = "stream"
+    ASYNC = "async"
+    BATCH = "batch"
+
+    @property
+    def is_watched(self) -> bool:
+        """True when somebody waits for the answer while it is made."""
+        return self in (Mode.SYNC, Mode.STREAM)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """A checked request; ``sampling`` holds only the fields that were given."""
+
+    key: KeyRecord
+    mode: Mode
+    model: str | None = None
+    persona: str | None = None
+    messages: tuple[Message, ...] = ()
+    prompt: str | None = None
+    inputs: tuple[str, ...] = ()
+    json_schema: str | None = None
+    tools: tuple[Tool, ...] = ()
+    force_tool: str | None = None
+    one_call: bool = False
+    needed: tuple[Capability, ...] = (Capability.CHAT,)
+    sampling: Mapping[str, object]
+    n: int = 1
+    idempotency_key: str | None = None
+    body: bytes = b""
+    deadline_s: float | None = None
+    metadata: dict[str, str]
+    webhook: WebhookConfig | None = None
+    retain_h: int | None = None
+
+
+ROLES = {"developer": "system"}
+"""OpenAI's newer word for the same role; chat templates know the older one."""
+
+
+def of_request(body: dict[str, Any], key: KeyRecord) -> Order:
+    """The chat request of a schedule, as an order nobody waits for.
+
+    Raises `BadRequest` naming the field.
+    """
+    try:
+        shape = ChatRequest.model_validate({**body, "mode": "async", "stream": None})
+    except ValidationError as error:
+        fault = errors.fault_of_body(error)
+        param = f"request.{fault.param}" if fault.param else "request"
+        raise BadRequest(
+            f"request.{fault.message}", param=param, code=fault.code
+        ) from error
+    return of_chat(shape, key, raw=dumps(body).encode())
+
+
+def of_chat(
+    body: ChatRequest,
+    key: KeyRecord,
+    *,
+    raw: bytes = b"",
+    idempotency_key: str | None = None,
+) -> Order:
+    """A conversation to answer; ``raw`` are the bytes ``body`` was read from."""
+    messages = tuple(_message(one) for one in body.messages)
+    order = _order(body, key, raw, idempotency_key, messages=messages)
+    needed = list(order.needed)
+    if body.json_schema is not None:
+        needed.append(Capability.JSON)
+    if body.offered:
+        needed.append(Capability.TOOLS)
+    return replace(
+        order,
+        json_schema=body.json_schema,
+        tools=body.offered,
+        force_tool=body.force_tool,
+        one_call=body.parallel_tool_calls is False,
+        needed=tuple(needed),
+    )
+
+
+def _message(said: ChatMessage) -> Message:
+    return Message(
+        role=ROLES.get(said.role, said.role),
+        content=said.content or "",
+        name=said.name,
+        tool_calls=tuple(call.contract() for call in said.tool_calls or ()),
+        tool_call_id=said.tool_call_id,
+    )
+
+
+def of_embedding(
+    body: EmbeddingRequest,
+    key: KeyRecord,
+    *,
+    raw: bytes = b"",
+    idempotency_key: str | None = None,
+) -> Order:
+    """Texts to turn into vectors; ``raw`` are the bytes ``body`` was read from."""
+    return Order(
+        key=key,
+        mode=Mode.SYNC,
+        model=body.model,
+        persona=body.persona,
+        inputs=tuple(body.input),
+        needed=(Capability.EMBED,),
+        sampling={},
+        idempotency_key=idempotency_key,
+        body=raw,
+        deadline_s=body.deadline_s,
+        metadata=body.labels(),
+    )
+
+
+def of_completion(
+    body: CompletionRequest,
+    key: KeyRecord,
+    *,
+    raw: bytes = b"",
+    idempotency_key: str | None = None,
+) -> Order:
+    """One prompt to continue; ``raw`` are the bytes ``body`` was read from."""
+    return _order(body, key, raw, idempotency_key, prompt=body.prompt)
+
+
+def _order(
+    body: GenerationInput,
+    key: KeyRecord,
+    raw: bytes,
+    idempotency_key: str | None,
+    *,
+    messages: tuple[Message, ...] = (),
+    prompt: str | None = None,
+) -> Order:
+    return Order(
+        key=key,
+        mode=Mode(body.way),
+        model=body.model,
+        persona=body.persona,
+        messages=messages,
+        prompt=prompt,
+        sampling=body.sampling(),
+        n=body.n or 1,
+        idempotency_key=idempotency_key,
+        body=raw,
+        deadline_s=body.deadline_s,
+        metadata=body.labels(),
+        webhook=body.webhook.webhook() if body.webhook else None,
+        retain_h=body.retain,
+    )

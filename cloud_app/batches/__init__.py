@@ -1,0 +1,1 @@
+"""Batches: managed by their owners, driven by the brain."""

@@ -1,0 +1,161 @@
+"""Batches as their owners see them: accepted, listed, cancelled.
+
+What happens in between is `cloud_app.batching`, in the brain.
+"""
+
+import re
+from datetime import timedelta
+
+from cloud_app import store
+from cloud_app.context import Context
+from cloud_app.files import files
+from cloud_app.store.records import BatchRecord, KeyRecord, NewBatch
+from genie import logs
+from genie.contracts.batch import BatchState
+from genie.errors import BadRequest, Conflict, NotFound
+
+log = logs.logger("batches")
+
+PREFIX = "batch_"
+LONGEST = timedelta(hours=24)
+PURPOSE = "batch"
+_UNITS = {"m": 60, "h": 3600}
+_WINDOW = re.compile(r"([1-9]\d{0,3})([mh])")
+_MAX_KEY = 255
+OPEN = (BatchState.VALIDATING, BatchState.IN_PROGRESS)
+
+
+def strip_batch_id_prefix(batch_id: str) -> str:
+    """A batch's id without the prefix it is shown with.
+
+    >>> bare("batch_01h"), bare("01h")
+    ('01h', '01h')
+    """
+    return batch_id.removeprefix(PREFIX)
+
+
+def window_of(text: str) -> timedelta:
+    """A completion window, 1m to 24h; raises `BadRequest` for anything else.
+
+    >>> window_of("90m")
+    datetime.timedelta(seconds=5400)
+    """
+    found = _WINDOW.fullmatch(text)
+    window = timedelta()
+    if found is not None:
+        window = timedelta(seconds=int(found[1]) * _UNITS[found[2]])
+    if not timedelta() < window <= LONGEST:
+        raise BadRequest(
+            f"completion_window is {text[:20]!r}; use 24h or less, like 24h, 1h or 30m",
+            param="completion_window",
+        )
+    return window
+
+
+def create(
+    ctx: Context,
+    key: KeyRecord,
+    *,
+    input_file_id: str,
+    endpoint: str,
+    window: str,
+    metadata: dict[str, str],
+    idempotency_key: str | None = None,
+    body_sha256: str = "",
+) -> BatchRecord:
+    """Accept a batch; the brain checks and runs it.
+
+    Raises `BadRequest`, `NotFound` for the input file, and `Conflict` for an
+    idempotency key that was used with another body.
+    """
+    length = window_of(window)
+    file = files.get(ctx, key, input_file_id)
+    _check(file.purpose, idempotency_key)
+    now = ctx.now()
+    new = NewBatch(
+        id=store.ids.new_id(now),
+        org=key.org,
+        key_id=key.id,
+        endpoint=endpoint,
+        window=window,
+        input_file_id=file.id,
+        metadata=metadata,
+        created_at=now,
+        expires_at=now + length,
+        idempotency_key=idempotency_key,
+        body_sha256=body_sha256,
+    )
+    return _record(ctx, new)
+
+
+def get(ctx: Context, key: KeyRecord, batch_id: str) -> BatchRecord:
+    """A batch of the key's org, its id with or without prefix; raises `NotFound`."""
+    with ctx.db.reading() as session:
+        batch = store.batches.of_org(
+            session, key.org.id, strip_batch_id_prefix(batch_id)
+        )
+    if batch is None:
+        raise _unknown(batch_id)
+    return batch
+
+
+def find(
+    ctx: Context, key: KeyRecord, *, limit: int = 20, after: str | None = None
+) -> tuple[BatchRecord, ...]:
+    """Batches of the key's org, newest first; ``after`` is the last id seen."""
+    last = strip_batch_id_prefix(after) if after else None
+    with ctx.db.reading() as session:
+        return store.batches.find(session, key.org.id, limit=limit, after=last)
+
+
+def cancel(ctx: Context, key: KeyRecord, batch_id: str) -> BatchRecord:
+    """Stop a batch; what is done is kept. One that ended stays as it is."""
+    batch = get(ctx, key, batch_id)
+    with ctx.db.session() as session:
+        store.batches.move(
+            session,
+            batch.id,
+            OPEN,
+            state=BatchState.CANCELLING.value,
+            closing=BatchState.CANCELLED.value,
+            cancelling_at=ctx.now(),
+        )
+    return get(ctx, key, batch.id)
+
+
+def _record(ctx: Context, new: NewBatch) -> BatchRecord:
+    with ctx.db.session() as session:
+        if store.batches.insert(session, new):
+            batch = store.batches.by_id(session, new.id)
+        else:
+            batch = store.batches.by_idempotency_key(
+                session, new.org.id, new.idempotency_key or ""
+            )
+    if batch is None or batch.body_sha256 != new.body_sha256:
+        raise Conflict(
+            "this Idempotency-Key was used for another request; send a new key",
+            param="Idempotency-Key",
+        )
+    return batch
+
+
+def _check(purpose: str, idempotency_key: str | None) -> None:
+    if purpose != PURPOSE:
+        raise BadRequest(
+            f"the file's purpose is {purpose}; upload it with purpose batch",
+            param="input_file_id",
+        )
+    key = idempotency_key
+    if key is not None and not (0 < len(key) <= _MAX_KEY and key.isprintable()):
+        raise BadRequest(
+            f"Idempotency-Key must be 1 to {_MAX_KEY} printable characters",
+            param="Idempotency-Key",
+        )
+
+
+def _unknown(batch_id: str) -> NotFound:
+    return NotFound(
+        f"there is no batch {batch_id[:64]} in this org; `genie batch list` lists them",
+        code="batch_not_found",
+        param="batch_id",
+    )

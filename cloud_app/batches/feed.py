@@ -1,0 +1,203 @@
+"""The next lines of a batch into jobs: committed, then published."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgspec
+
+from cloud_app import store
+from cloud_app.batches import lines
+from cloud_app.batches.lines import BatchLine
+from cloud_app.context import Context
+from cloud_app.files import files
+from cloud_app.jobs import admission, lifecycle
+from cloud_app.store.records import (
+    BatchRecord,
+    ChunkRecord,
+    FileRecord,
+    KeyRecord,
+    NewJob,
+)
+from genie import logs
+from genie.contracts import codec
+from genie.contracts.inference import Fault, InferenceTask
+from genie.errors import GenieError, NoCapacity, TooLarge, Unavailable
+
+log = logs.logger("batching")
+
+PUBLISHERS = 4
+"""Publishes at once: each waits for the broker's confirm."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchInput:
+    """A batch, its input, and the key it runs for."""
+
+    batch: BatchRecord
+    file: FileRecord
+    key: KeyRecord
+
+
+@dataclass(slots=True)
+class PreparedLines:
+    """The jobs of some lines, and the faults of those that can never be one."""
+
+    jobs: list[NewJob] = field(default_factory=list)
+    refused: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def job_id(batch: BatchRecord, line: int, run: int = 1) -> str:
+    """The id of a line's job, the same in every brain; ``run`` counts from 1.
+
+    It sorts with the batch's own id, and is as hard to guess.
+    """
+    name = f"{batch.id}:{line}:{run}".encode()
+    digest = hashlib.blake2b(name, digest_size=10).digest()
+    milliseconds = int(batch.created_at.timestamp() * 1000)
+    return store.ids.encode(milliseconds << 80 | int.from_bytes(digest))
+
+
+def read(ctx: Context, source: BatchInput, chunk: ChunkRecord) -> tuple[BatchLine, ...]:
+    """The lines of a chunk that was cut before."""
+    end = chunk.offset + chunk.size_bytes
+    with files.of(ctx).reading(source.file.path) as opened:
+        found = lines.split_lines(
+            opened,
+            offset=chunk.offset,
+            after_line=chunk.first_line - 1,
+            most_bytes=ctx.settings.max_body_bytes,
+        )
+        taken = []
+        for line in found:
+            if line.offset >= end:
+                break
+            taken.append(line)
+    return tuple(taken)
+
+
+def feed(ctx: Context, source: BatchInput) -> BatchRecord | None:
+    """Run the next chunk; the batch after it, None when nothing was or can be fed."""
+    taken = _next(ctx, source)
+    made, kept = orders(ctx, source, taken)
+    if not kept:
+        return None
+    return _commit(ctx, source, kept, made)
+
+
+def skip(ctx: Context, source: BatchInput) -> BatchRecord | None:
+    """Pass over the next chunk: its lines will never run."""
+    taken = _next(ctx, source)
+    return _commit(ctx, source, taken, PreparedLines()) if taken else None
+
+
+def is_at_end(ctx: Context, source: BatchInput) -> bool:
+    """True when every line of the input belongs to a chunk."""
+    return not _next(ctx, source)
+
+
+def orders(
+    ctx: Context, source: BatchInput, taken: Iterable[BatchLine], run: int = 1
+) -> tuple[PreparedLines, tuple[BatchLine, ...]]:
+    """The jobs of lines, up to the first one no machine can serve now."""
+    made, kept = PreparedLines(), []
+    for line in taken:
+        try:
+            made.jobs.append(_job(ctx, source, line, run))
+        except NoCapacity as error:
+            log.info("batch_waits", batch=source.batch.id, reason=error.message)
+            break
+        except GenieError as error:
+            made.refused[str(line.number)] = codec.builtins(fault_of(error))
+        kept.append(line)
+    return made, tuple(kept)
+
+
+def fault_of(error: GenieError) -> Fault:
+    """What an error says, as data."""
+    return Fault(code=error.error_code, message=error.message, param=error.param)
+
+
+def publish(ctx: Context, tasks: Sequence[InferenceTask]) -> None:
+    """Hand tasks to the broker; those it did not take are the relay's."""
+    with ThreadPoolExecutor(PUBLISHERS) as pool:
+        sent = list(pool.map(lambda task: _publish(ctx, task), tasks))
+    done = [task.job_id for task, ok in zip(tasks, sent, strict=True) if ok]
+    if done:
+        with ctx.db.session() as session:
+            store.chunks.confirm(session, done, ctx.now())
+
+
+def _publish(ctx: Context, task: InferenceTask) -> bool:
+    try:
+        ctx.bus.publish(task)
+    except TooLarge as error:
+        lifecycle.refuse(ctx, task.job_id, fault_of(error))
+        return False
+    except Unavailable as error:
+        log.warning("publish_waits", job_id=task.job_id, error=str(error))
+        return False
+    return True
+
+
+def _next(ctx: Context, source: BatchInput) -> list[BatchLine]:
+    """The next lines of the input, as many as one chunk takes."""
+    batch, taken, size = source.batch, list[BatchLine](), 0
+    if batch.read_offset >= source.file.size_bytes:
+        return taken
+    with files.of(ctx).reading(source.file.path) as opened:
+        for line in lines.split_lines(
+            opened,
+            offset=batch.read_offset,
+            after_line=batch.read_line,
+            most_bytes=ctx.settings.max_body_bytes,
+        ):
+            size += len(line.data)
+            if taken and size > lines.CHUNK_BYTES:
+                break
+            taken.append(line)
+            if len(taken) == lines.CHUNK_LINES:
+                break
+    return taken
+
+
+def _job(ctx: Context, source: BatchInput, line: BatchLine, run: int) -> NewJob:
+    batch = source.batch
+    request = lines.parse(line, batch.endpoint, most_bytes=ctx.settings.max_body_bytes)
+    left_s = max(1.0, (batch.expires_at - ctx.now()).total_seconds())
+    new = admission.prepare(ctx, lines.order(request, batch, source.key, left_s))
+    task = msgspec.structs.replace(new.task, job_id=job_id(batch, line.number, run))
+    return replace(new, task=task)
+
+
+def _commit(
+    ctx: Context, source: BatchInput, taken: Sequence[BatchLine], made: PreparedLines
+) -> BatchRecord | None:
+    batch = source.batch
+    end = taken[-1].offset + len(taken[-1].data)
+    chunk = ChunkRecord(
+        batch_id=batch.id,
+        number=batch.chunks,
+        offset=taken[0].offset,
+        size_bytes=end - taken[0].offset,
+        first_line=taken[0].number,
+        lines=taken[-1].number - taken[0].number + 1,
+        tries={},
+        refused=made.refused,
+        part=None,
+        has_output=False,
+        has_errors=False,
+    )
+    model = made.jobs[0].task.model if made.jobs else None
+    with ctx.db.session() as session:
+        if not store.batches.read_on(
+            session, batch, offset=end, line=taken[-1].number, model=model
+        ):
+            return None
+        store.chunks.insert(session, chunk)
+        store.jobs.insert_all(session, made.jobs)
+        after = store.batches.by_id(session, batch.id)
+    publish(ctx, [new.task for new in made.jobs])
+    return after

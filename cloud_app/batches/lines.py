@@ -1,0 +1,186 @@
+"""Lines of a batch's input: cut by byte offset, read as orders, answered in kind."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, BinaryIO
+
+import msgspec
+from pydantic import BaseModel, ValidationError
+
+from cloud_app.api import errors, json, orders, responses
+from cloud_app.api.orders import Mode, Order
+from cloud_app.api.requests import ChatRequest, CompletionRequest, EmbeddingRequest
+from cloud_app.batches import batches
+from cloud_app.jobs import stream
+from cloud_app.store.records import BatchRecord, JobRecord, KeyRecord
+from genie.contracts import codec
+from genie.errors import BadRequest
+
+CHUNK_LINES = 200
+CHUNK_BYTES = 4 * 1024 * 1024
+
+CHAT = "/v1/chat/completions"
+TEXT = "/v1/completions"
+EMBEDDINGS = "/v1/embeddings"
+SHAPES: dict[str, type[BaseModel]] = {
+    CHAT: ChatRequest,
+    TEXT: CompletionRequest,
+    EMBEDDINGS: EmbeddingRequest,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchLine:
+    """One line of the input that is not blank; ``number`` counts from 1."""
+
+    number: int
+    offset: int
+    data: bytes
+
+
+class BadBatchLine(BadRequest):
+    """A line that cannot be run as it is."""
+
+
+class _RequestLine(msgspec.Struct):
+    custom_id: Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
+    method: str
+    url: str
+    body: msgspec.Raw
+
+
+class _CustomIdLine(msgspec.Struct):
+    custom_id: str
+    body: msgspec.Raw
+
+
+class _EncodingFormat(msgspec.Struct):
+    encoding_format: str = "float"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineRequest:
+    """A line as it was meant; ``body`` has the shape of its endpoint."""
+
+    custom_id: str
+    endpoint: str
+    body: BaseModel
+
+
+def split_lines(
+    source: BinaryIO,
+    *,
+    offset: int,
+    after_line: int,
+    most_bytes: int,
+) -> Iterator[BatchLine]:
+    """The lines from a byte offset on; ``after_line`` is the number of the one before.
+
+    A line longer than ``most_bytes`` is given in part, for `parse` to refuse.
+    """
+    source.seek(offset)
+    number, is_inside = after_line, False
+    while data := source.readline(most_bytes + 1):
+        if not is_inside:
+            number += 1
+            if data.strip():
+                yield BatchLine(number=number, offset=offset, data=data)
+        is_inside = not data.endswith(b"\n")
+        offset += len(data)
+
+
+def parse(line: BatchLine, endpoint: str, *, most_bytes: int) -> LineRequest:
+    """What a line asks for; raises `BadBatchLine`."""
+    if len(line.data) > most_bytes:
+        raise BadBatchLine(
+            f"the line is longer than {most_bytes} bytes; send less in one request",
+            code="line_too_long",
+        )
+    envelope = _envelope(line.data)
+    if envelope.method != "POST":
+        raise BadBatchLine("method must be POST", code="invalid_method", param="method")
+    if envelope.url != endpoint:
+        raise BadBatchLine(
+            f"url must be {endpoint}, the endpoint of this batch",
+            code="mismatched_endpoint",
+            param="url",
+        )
+    body = _body(endpoint, bytes(envelope.body))
+    return LineRequest(custom_id=envelope.custom_id, endpoint=endpoint, body=body)
+
+
+def order(
+    request: LineRequest, batch: BatchRecord, key: KeyRecord, left_s: float
+) -> Order:
+    """The order of a request; it may take the ``left_s`` of the batch's window."""
+    made = _ORDERS[request.endpoint](request.body, key)
+    return replace(
+        made,
+        mode=Mode.BATCH,
+        deadline_s=left_s,
+        metadata={
+            **made.metadata,
+            "batch_id": f"{batches.PREFIX}{batch.id}",
+            "custom_id": request.custom_id,
+        },
+    )
+
+
+def custom_id(line: BatchLine) -> str:
+    """The name a checked line goes by."""
+    return codec.decoder(_CustomIdLine).decode(line.data).custom_id
+
+
+def answer(line: BatchLine, endpoint: str, job: JobRecord) -> Mapping[str, object]:
+    """The answer of a completed job, in the shape of the endpoint."""
+    outcome = stream.outcome_of(job)
+    if endpoint == EMBEDDINGS:
+        body = codec.decoder(_CustomIdLine).decode(line.data).body
+        wanted = codec.decoder(_EncodingFormat).decode(body)
+        return responses.vectors(job, outcome, wanted.encoding_format)
+    dialect = responses.CHAT if endpoint == CHAT else responses.TEXT
+    return responses.whole(dialect, job, outcome)
+
+
+def _envelope(data: bytes) -> _RequestLine:
+    try:
+        return codec.decoder(_RequestLine).decode(data)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise BadBatchLine(str(error), code="invalid_request") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadBatchLine(
+            f"the line is not JSON: {error}", code="invalid_json_line"
+        ) from error
+
+
+def _body(endpoint: str, data: bytes) -> BaseModel:
+    try:
+        body = SHAPES[endpoint].model_validate(json.loads(data))
+    except ValueError as error:
+        raise _bad_body(error) from error
+    if getattr(body, "stream", None) or getattr(body, "mode", None) not in _MODES:
+        raise BadBatchLine(
+            "a batch neither streams nor has modes; leave stream and mode out",
+            code="invalid_request",
+            param="body.stream",
+        )
+    return body
+
+
+_MODES = (None, "sync")
+
+
+def _bad_body(error: ValueError) -> BadBatchLine:
+    if not isinstance(error, ValidationError):
+        return BadBatchLine(f"body: {error}", code="invalid_request", param="body")
+    fault = errors.fault_of_body(error)
+    param = f"body.{fault.param}" if fault.param else "body"
+    return BadBatchLine(fault.message, code=fault.code, param=param)
+
+
+_ORDERS: dict[str, Callable[[Any, KeyRecord], Order]] = {
+    CHAT: orders.of_chat,
+    TEXT: orders.of_completion,
+    EMBEDDINGS: orders.of_embedding,
+}
+"""Each takes the shape of its endpoint, hence Any."""

@@ -1,0 +1,242 @@
+"""The demand of one planning run: merged, ordered, and asked what is wanted."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import IntEnum
+
+from cloud_app.brain import capacity
+from cloud_app.brain.capacity import Fit, NoFit
+from cloud_app.brain.views import DemandView, Liveness, PlacementView, WorkerView
+from genie.catalog import Catalog
+from genie.contracts.fleet import ModelState
+from genie.contracts.model import ModelSpec
+
+
+class Demands:
+    """All demand of a snapshot, one entry for each (queue, model)."""
+
+    def __init__(self, demand: Iterable[DemandView]) -> None:
+        merged: dict[tuple[str, str], DemandView] = {}
+        for item in demand:
+            key = (item.queue, item.model)
+            merged[key] = _merge(merged[key], item) if key in merged else item
+        ordered = sorted(merged.values(), key=_urgency)
+        self.wanted = tuple(d for d in ordered if d.has_work or d.standing)
+        """What needs a replica: work first, then the longest wait, then the most."""
+        self.waiting = tuple(d for d in ordered if d.queued > 0)
+        """What may need more than one."""
+        self._working = {d.model for d in self.wanted if d.has_work}
+        self._standing = {d.model for d in self.wanted if d.standing}
+        self._arrivals: dict[str, float] = {}
+        for item in ordered:
+            before = self._arrivals.get(item.model, 0.0)
+            self._arrivals[item.model] = before + item.arrivals_per_min
+
+    def has_work(self, model: str) -> bool:
+        """True when somebody waits for the model or is served by it."""
+        return model in self._working
+
+    def is_standing(self, model: str) -> bool:
+        """True when a persona keeps the model ready."""
+        return model in self._standing
+
+    def arrivals_per_min(self, model: str) -> float:
+        """How often the model is asked for, on all queues."""
+        return self._arrivals.get(model, 0.0)
+
+
+def _merge(one: DemandView, other: DemandView) -> DemandView:
+    return replace(
+        one,
+        queued=one.queued + other.queued,
+        running=one.running + other.running,
+        arrivals_per_min=one.arrivals_per_min + other.arrivals_per_min,
+        standing=one.standing or other.standing,
+        replicas=max(one.replicas, other.replicas),
+        oldest_s=max(one.oldest_s, other.oldest_s),
+    )
+
+
+def _urgency(demand: DemandView) -> tuple[bool, float, int, float, str, str]:
+    return (
+        not demand.has_work,
+        -demand.oldest_s,
+        -demand.queued,
+        -demand.arrivals_per_min,
+        demand.queue,
+        demand.model,
+    )
+
+
+MIN_RESIDENCY = timedelta(seconds=120)
+"""A younger placement does not move: loading costs more than a short wait."""
+
+
+class Pressure(IntEnum):
+    """How much a demand may ask of others: work may take an idle standing model."""
+
+    STANDING = 0
+    WORK = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacementOption:
+    """A way to place a model on a worker, and what has to leave for it."""
+
+    fit: Fit
+    victims: tuple[PlacementView, ...]
+
+
+class WorkerPacking:
+    """The placements of one worker, as the plan changes them."""
+
+    def __init__(
+        self, worker: WorkerView, catalog: Catalog, demands: Demands, now: datetime
+    ) -> None:
+        self.worker = worker
+        self.placements = list(worker.placements)
+        self._catalog = catalog
+        self._demands = demands
+        self._now = now
+
+    @property
+    def free_bytes(self) -> int:
+        """Memory no placement takes; negative when foreign processes took it away."""
+        return self.worker.memory_bytes - sum(map(self._bytes, self.placements))
+
+    def find(self, model: str) -> PlacementView | None:
+        """The placement of ``model`` here, if any."""
+        return next((p for p in self.placements if p.model == model), None)
+
+    def supplies(self, model: str) -> bool:
+        """True when the placement of ``model`` here can be counted on.
+
+        An offline worker keeps what it has until it is lost; nothing moves before.
+        """
+        worker = self.worker
+        emptied = worker.draining or worker.quarantined
+        failed = worker.has_failed(model, self._now)
+        return not emptied and not failed and self.find(model) is not None
+
+    def add(self, placement: PlacementView) -> None:
+        """Take a placement in."""
+        self.placements.append(placement)
+
+    def remove(self, placement: PlacementView) -> None:
+        """Let a placement go."""
+        self.placements.remove(placement)
+
+    def option(self, spec: ModelSpec, pressure: Pressure) -> PlacementOption | str:
+        """How ``spec`` could be placed here with the fewest evictions, or why not."""
+        refusal = self._closed(spec)
+        if refusal is not None:
+            return refusal
+        whole = capacity.fit(spec, self.worker)
+        if isinstance(whole, NoFit):
+            return "; ".join(whole.reasons)
+        victims = self._victims(pressure)
+        # A short context only where no eviction would give the whole one.
+        for min_context in (whole.context, 0):
+            for count in range(len(victims) + 1):
+                gone = tuple(victims[:count])
+                found = self._fit(spec, gone, min_context)
+                if found is not None:
+                    return PlacementOption(
+                        fit=found, victims=self._spared(spec, gone, found)
+                    )
+        has = f"{capacity.gigabytes(max(0, self.free_bytes))} free"
+        return f"{self.worker.name} has {has}, the rest is in use by wanted models"
+
+    def rank(self, spec: ModelSpec, option: PlacementOption) -> tuple[float, ...]:
+        """Smaller is better: fewest moves first, then speed, then spread over hosts."""
+        return (
+            len(option.victims),
+            self.worker.liveness is not Liveness.ONLINE,
+            self._distance(spec),
+            self.worker.device != "cuda",
+            -option.fit.slots * option.fit.context,
+            len(self.placements),
+            -self.free_bytes,
+        )
+
+    def _closed(self, spec: ModelSpec) -> str | None:
+        """Why nothing, or not this model, may be placed here at all."""
+        worker = self.worker
+        if worker.draining or worker.quarantined:
+            return (
+                f"{worker.name} is {'draining' if worker.draining else 'quarantined'}"
+            )
+        if not worker.is_open:
+            return f"{worker.name} is {worker.liveness.value}"
+        if worker.has_failed(spec.id, self._now):
+            return _failure(worker, spec.id)
+        if self.find(spec.id) is not None:
+            return f"{worker.name} holds it already"
+        return None
+
+    def _victims(self, pressure: Pressure) -> list[PlacementView]:
+        """What may leave, the least missed first."""
+        free = [p for p in self.placements if self._may_leave(p, pressure)]
+        return sorted(free, key=self._missed)
+
+    def _may_leave(self, placement: PlacementView, pressure: Pressure) -> bool:
+        model = placement.model
+        if self.worker.has_failed(model, self._now):
+            return True
+        seen = self.worker.reported(model)
+        busy = seen is not None and seen.in_flight > 0
+        young = self._now - placement.since < MIN_RESIDENCY
+        if busy or young or self._demands.has_work(model):
+            return False
+        return pressure is Pressure.WORK or not self._demands.is_standing(model)
+
+    def _missed(self, placement: PlacementView) -> tuple[bool, bool, float, float, str]:
+        model = placement.model
+        return (
+            not self.worker.has_failed(model, self._now),
+            self._demands.is_standing(model),
+            self._demands.arrivals_per_min(model),
+            placement.since.timestamp(),
+            model,
+        )
+
+    def _fit(
+        self, spec: ModelSpec, gone: tuple[PlacementView, ...], min_context: int
+    ) -> Fit | None:
+        free = self.free_bytes + sum(map(self._bytes, gone))
+        found = capacity.fit(
+            spec, self.worker, free_bytes=free, min_context=min_context
+        )
+        return found if isinstance(found, Fit) else None
+
+    def _spared(
+        self, spec: ModelSpec, gone: tuple[PlacementView, ...], found: Fit
+    ) -> tuple[PlacementView, ...]:
+        """Only the evictions this fit needs: a small one may be for nothing."""
+        for victim in gone:
+            fewer = tuple(other for other in gone if other is not victim)
+            if self._fit(spec, fewer, found.context) == found:
+                gone = fewer
+        return gone
+
+    def _distance(self, spec: ModelSpec) -> int:
+        """How far the model is from ready here: in memory, on disk, elsewhere."""
+        seen = self.worker.reported(spec.id)
+        if seen is None:
+            return 2
+        near = {ModelState.READY: 0, ModelState.LOADING: 0, ModelState.ON_DISK: 1}
+        return near.get(seen.state, 2)
+
+    def _bytes(self, placement: PlacementView) -> int:
+        spec = self._catalog.models.get(placement.model)
+        if spec is None:
+            seen = self.worker.reported(placement.model)
+            return seen.peak_bytes if seen is not None else 0
+        return capacity.held_bytes(spec, self.worker, placement)
+
+
+def _failure(worker: WorkerView, model: str) -> str:
+    seen = worker.reported(model)
+    said = f": {seen.error}" if seen is not None and seen.error else ""
+    return f"{model} failed on {worker.name}{said}"

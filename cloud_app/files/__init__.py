@@ -1,0 +1,1 @@
+"""Files of an org, and where their bytes are stored."""

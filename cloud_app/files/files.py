@@ -1,0 +1,213 @@
+"""Files: uploaded or written by a batch, read, forgotten. Each belongs to one org."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from itertools import islice
+
+from cloud_app import store
+from cloud_app.context import Context
+from cloud_app.files import storage
+from cloud_app.files.storage import PIECE_BYTES, FileStore, StoredObject
+from cloud_app.store.records import FileRecord, KeyRecord
+from genie import logs
+from genie.errors import Conflict, NotFound, TooLarge
+
+log = logs.logger("files")
+
+PREFIX = "file-"
+EXPIRE_LIMIT = 100
+UNNAMED_FOR = timedelta(days=1)
+"""No upload takes longer; what has no row after that never will."""
+
+_MAX_NAME = 255
+
+
+def of(ctx: Context) -> FileStore:
+    """The storage of this cloud."""
+    return storage.at(ctx.settings.files_url)
+
+
+def bare(file_id: str) -> str:
+    """A file's id without the prefix it is shown with.
+
+    >>> bare("file-01h"), bare("01h")
+    ('01h', '01h')
+    """
+    return file_id.removeprefix(PREFIX)
+
+
+def upload(
+    ctx: Context,
+    key: KeyRecord,
+    *,
+    filename: str,
+    purpose: str,
+    pieces: Iterable[bytes],
+    keep_s: float | None = None,
+) -> FileRecord:
+    """Store a file piece by piece; raises `TooLarge` and `Unavailable`.
+
+    ``keep_s`` is how long its owner wants it; never longer than this cloud keeps files.
+    """
+    file_id = store.ids.new_id(ctx.now())
+    path = f"{key.org.id}/files/{file_id}"
+    stored = of(ctx).write(path, _limited(pieces, ctx.settings.max_file_bytes))
+    file = record(
+        ctx,
+        stored,
+        file_id=file_id,
+        org_id=key.org.id,
+        key_id=key.id,
+        purpose=purpose,
+        filename=filename.replace("\0", "")[:_MAX_NAME] or "upload.jsonl",
+        path=path,
+    )
+    if keep_s is not None:
+        end = file.created_at + timedelta(seconds=keep_s)
+        file = replace(file, expires_at=min(file.expires_at, end))
+    with ctx.db.session() as session:
+        store.files.insert(session, file)
+    return file
+
+
+def record(ctx: Context, stored: StoredObject, **given: str) -> FileRecord:
+    """A stored file as the row it becomes."""
+    now = ctx.now()
+    given["id"] = given.pop("file_id")
+    return FileRecord(
+        **given,
+        size_bytes=stored.size_bytes,
+        sha256=stored.sha256,
+        created_at=now,
+        expires_at=now + timedelta(hours=ctx.settings.files_retain_h),
+    )
+
+
+def get(ctx: Context, key: KeyRecord, file_id: str) -> FileRecord:
+    """A file of the key's org, its id with or without prefix; raises `NotFound`."""
+    with ctx.db.reading() as session:
+        file = store.files.of_org(session, key.org.id, bare(file_id))
+    if file is None:
+        raise _unknown(file_id)
+    return file
+
+
+def find(
+    ctx: Context,
+    key: KeyRecord,
+    *,
+    limit: int = 100,
+    after: str | None = None,
+    purpose: str | None = None,
+    oldest_first: bool = False,
+) -> tuple[FileRecord, ...]:
+    """Files of the key's org, newest first or oldest; ``after`` is the last id seen."""
+    last = bare(after) if after else None
+    with ctx.db.reading() as session:
+        return store.files.find(
+            session,
+            key.org.id,
+            limit=limit,
+            after=last,
+            purpose=purpose,
+            oldest_first=oldest_first,
+        )
+
+
+def content(ctx: Context, file: FileRecord) -> Iterator[bytes]:
+    """The bytes of a file, a megabyte at a time; the first one is read at once."""
+    pieces = of(ctx).pieces(file.path)
+    first = next(pieces, b"")
+    return _chained(first, pieces)
+
+
+def delete(ctx: Context, key: KeyRecord, file_id: str) -> FileRecord:
+    """Forget a file; raises `NotFound`, and `Conflict` while a batch reads it."""
+    file = get(ctx, key, file_id)
+    with ctx.db.session() as session:
+        if store.batches.is_read(session, file.id):
+            raise Conflict(
+                "a batch still reads this file; cancel it or wait for its end",
+                code="file_in_use",
+                param="file_id",
+            )
+        store.files.drop(session, [file.id])
+    of(ctx).remove(file.path)
+    return file
+
+
+def expire(ctx: Context) -> int:
+    """Forget files whose time is over; how many."""
+    with ctx.db.session() as session:
+        old = [
+            file
+            for file in store.files.expired(session, ctx.now(), EXPIRE_LIMIT)
+            if not store.batches.is_read(session, file.id)
+        ]
+        store.files.drop(session, [file.id for file in old])
+    for file in old:
+        of(ctx).remove(file.path)
+    return len(old)
+
+
+def tidy(ctx: Context) -> int:
+    """Remove what killed uploads left, a day old and named by no row; how many."""
+    before = store.ids.first(ctx.now() - UNNAMED_FOR)
+    with ctx.db.reading() as session:
+        orgs = store.orgs.every_id(session)
+    return sum(_remove_unnamed(ctx, f"{org_id}/files", before) for org_id in orgs)
+
+
+def _remove_unnamed(ctx: Context, folder: str, before: str) -> int:
+    """A file is stored under its id, and ids sort by the time they were made."""
+    stored = (path.rsplit("/", 1)[-1] for path in of(ctx).names(folder))
+    old, removed = (name for name in stored if name < before), 0
+    while group := list(islice(old, EXPIRE_LIMIT)):
+        with ctx.db.reading() as session:
+            unnamed = set(group) - store.files.known(session, group)
+        for name in unnamed:
+            of(ctx).remove(f"{folder}/{name}")
+        removed += len(unnamed)
+    return removed
+
+
+def _limited(pieces: Iterable[bytes], most_bytes: int) -> Iterator[bytes]:
+    size = 0
+    for piece in pieces:
+        size += len(piece)
+        if size > most_bytes:
+            raise TooLarge(
+                f"the file is larger than {most_bytes} bytes; split it",
+                param="file",
+            )
+        yield piece
+
+
+def _chained(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    yield first
+    yield from rest
+
+
+def _unknown(file_id: str) -> NotFound:
+    return NotFound(
+        f"there is no file {file_id[:64]} in this org; GET /v1/files lists them",
+        code="file_not_found",
+        param="file_id",
+    )
+
+
+__all__ = [
+    "PIECE_BYTES",
+    "PREFIX",
+    "bare",
+    "content",
+    "delete",
+    "expire",
+    "find",
+    "get",
+    "of",
+    "record",
+    "tidy",
+    "upload",
+]

@@ -1,0 +1,160 @@
+"""The fleet as the brain sees it, made of what the store holds; pure itself."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from datetime import datetime
+
+from cloud_app.brain import liveness
+from cloud_app.brain.views import (
+    FleetView,
+    Liveness,
+    ModelView,
+    PlacementView,
+    WorkerView,
+)
+from cloud_app.store.records import PlacementRecord, WorkerRecord
+from genie import memory
+from genie.catalog import Catalog
+from genie.contracts.fleet import GpuStatus, Heartbeat, ModelState, ModelStatus
+
+GPU_RESERVE = 0.08
+"""Share of a GPU left alone: fragmentation and the driver's own context."""
+
+HOST_SHARE = 0.85
+"""Share of a host's free memory our models may use; the rest is the machine's."""
+
+
+def fleet_view(
+    workers: Iterable[WorkerRecord],
+    placements: Iterable[PlacementRecord],
+    catalog: Catalog,
+    now: datetime,
+    heartbeat_s: float,
+) -> FleetView:
+    """Every worker that ever reported, with what it should hold."""
+    held: dict[str, list[PlacementView]] = defaultdict(list)
+    for placement in placements:
+        held[placement.worker_id].append(placement_view(placement))
+    views = (
+        worker_view(
+            worker, worker.status, tuple(held[worker.id]), catalog, now, heartbeat_s
+        )
+        for worker in workers
+        if worker.status is not None
+    )
+    return FleetView(workers=tuple(views), as_of=now, heartbeat_s=heartbeat_s)
+
+
+def worker_view(
+    worker: WorkerRecord,
+    status: Heartbeat,
+    placements: tuple[PlacementView, ...],
+    catalog: Catalog,
+    now: datetime,
+    heartbeat_s: float,
+) -> WorkerView:
+    """One worker by its last heartbeat; a clock set back makes it no younger than 0."""
+    age_s = max(0.0, (now - (worker.seen_at or worker.registered_at)).total_seconds())
+    gpus = tuple(_gpu_bytes(gpu) for gpu in status.gpus)
+    return WorkerView(
+        id=worker.id,
+        name=worker.name,
+        org=worker.org.slug,
+        queues=worker.queues,
+        liveness=liveness.liveness(age_s, heartbeat_s),
+        age_s=age_s,
+        device="cuda" if gpus else "cpu",
+        memory_bytes=sum(gpus) if gpus else host_bytes(status, catalog),
+        gpus=gpus,
+        engines=worker.engines,
+        disk_free_bytes=status.host.disk_free_bytes,
+        draining=status.draining,
+        quarantined=worker.quarantined_at is not None,
+        models=tuple(_model_view(model) for model in status.models),
+        placements=placements,
+    )
+
+
+def kept_placements(
+    worker: WorkerRecord, beat: Heartbeat, now: datetime
+) -> tuple[PlacementRecord, ...]:
+    """What a lost worker that is back goes on holding until somebody has planned.
+
+    Its placements were released; to unload now only to load again would help nobody.
+    """
+    if worker.noted != Liveness.LOST:
+        return ()
+    return tuple(
+        PlacementRecord(
+            worker_id=worker.id,
+            model=model.model,
+            quant=model.quant,
+            slots=model.slots,
+            context=model.context,
+            reason="kept until the next plan",
+            since=now,
+        )
+        for model in beat.models
+        if model.state in (ModelState.LOADING, ModelState.READY)
+    )
+
+
+def placement_view(placement: PlacementRecord) -> PlacementView:
+    """A placement as the brain sees it."""
+    return PlacementView(
+        model=placement.model,
+        quant=placement.quant,
+        slots=placement.slots,
+        context=placement.context,
+        since=placement.since,
+        reason=placement.reason,
+    )
+
+
+def host_bytes(status: Heartbeat, catalog: Catalog) -> int:
+    """Memory of a host without GPU that our models may use, theirs now included."""
+    ours = sum(_resident_bytes(model, catalog) for model in status.models)
+    free = status.host.memory_available_bytes + ours
+    return int(min(free, status.host.memory_total_bytes) * HOST_SHARE)
+
+
+def _gpu_bytes(gpu: GpuStatus) -> int:
+    ours = max(0, gpu.memory_total_bytes - gpu.foreign_bytes)
+    return int(ours * (1 - GPU_RESERVE))
+
+
+def _resident_bytes(model: ModelStatus, catalog: Catalog) -> int:
+    """What a model holds now, measured or by arithmetic; a part while loading."""
+    if model.state is ModelState.LOADING:
+        return int(_full_bytes(model, catalog) * min(1.0, model.progress or 0.0))
+    if model.state in (ModelState.READY, ModelState.UNLOADING):
+        return _full_bytes(model, catalog)
+    return 0
+
+
+def _full_bytes(model: ModelStatus, catalog: Catalog) -> int:
+    if model.peak_bytes:
+        return model.peak_bytes
+    spec = catalog.models.get(model.model)
+    quants = spec.quants if spec else ()
+    quant = next((quant for quant in quants if quant.name == model.quant), None)
+    if spec is None or quant is None:
+        return 0
+    need = memory.need(spec, quant, slots=model.slots, context=model.context)
+    return need.total
+
+
+def _model_view(model: ModelStatus) -> ModelView:
+    return ModelView(
+        model=model.model,
+        quant=model.quant,
+        state=model.state,
+        fingerprint=model.fingerprint,
+        slots=model.slots,
+        context=model.context,
+        in_flight=model.in_flight,
+        tokens_per_s=model.tokens_per_s,
+        peak_bytes=model.peak_bytes,
+        failed_until=model.retry_at,
+        error=model.error,
+    )

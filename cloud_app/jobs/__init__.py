@@ -1,0 +1,1 @@
+"""Jobs: admitted, submitted, streamed, resumed, ended, retried."""

@@ -1,0 +1,506 @@
+"""Jobs: accepted once, run at least once, ended once.
+
+The database is the record. Every change is a compare-and-set there, so that any number
+of processes may see the same event and only the first one counts.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Unpack
+
+from sqlmodel import Session
+
+from cloud_app import store
+from cloud_app.context import Context
+from cloud_app.store.outcomes import JobCompletion, OpenJobState
+from cloud_app.store.records import AnyOrg, JobFilter, JobRecord, NewJob, slug_of
+from genie import logs
+from genie.contracts.inference import (
+    AttemptGivenBack,
+    AttemptStarted,
+    Fault,
+    InferenceTask,
+    JobState,
+    Outcome,
+    RecordedEvent,
+)
+from genie.errors import BadRequest, BrokerDown, Conflict, TooLarge, UnknownJob
+
+log = logs.logger("jobs")
+
+RELAY_AFTER = timedelta(seconds=5)
+RELAY_AGAIN_AFTER = timedelta(seconds=15)
+RELAY_LIMIT, RELAY_ROUNDS = 100, 20
+GRACE = timedelta(seconds=30)
+SWEEP_LIMIT = 500
+_MAX_KEY = 255
+_MAX_NAME = 255
+
+INTERRUPTED = Fault(
+    code="interrupted",
+    message="the fleet was restarted before this was answered; ask again",
+    retryable=True,
+)
+OVERDUE = Fault(
+    code="job_timeout",
+    message="the job passed its deadline before a worker finished it; submit it again, "
+    "or add a machine with `genie worker join`",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepReport:
+    """What one sweep did: jobs timed out, jobs whose texts were forgotten."""
+
+    timed_out: int
+    purged: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueuePosition:
+    """A job's state; ``ahead`` is how many wait before it while it waits itself."""
+
+    state: JobState
+    ahead: int | None
+
+
+def accept(ctx: Context, new: NewJob) -> tuple[JobRecord, bool]:
+    """Record a job before anyone publishes it; True when it is a new one.
+
+    The same idempotency key with the same body gives the job it made, with another
+    body `Conflict`.
+    """
+    _check_key(new.idempotency_key)
+    if _insert(ctx, new):
+        return _accepted(new), True
+    if new.idempotency_key is None:
+        raise Conflict(f"job {new.task.job_id} exists already", param="id")
+    with ctx.db.reading() as session:
+        job = store.jobs.by_idempotency_key(session, new.org.slug, new.idempotency_key)
+    if job is None:
+        raise Conflict(f"job {new.task.job_id} exists already", param="id")
+    if job.body_sha256 != new.body_sha256:
+        raise Conflict(
+            "this Idempotency-Key was used for another request; send a new key",
+            param="Idempotency-Key",
+        )
+    return job, False
+
+
+def _insert(ctx: Context, new: NewJob) -> bool:
+    if new.webhook is None:
+        return store.jobs.insert_alone(ctx.db, new)
+    with ctx.db.session() as session:
+        return record(session, new)
+
+
+def record(session: Session, new: NewJob) -> bool:
+    """`accept` within the transaction of something else; False: it is there already.
+
+    Whoever calls it publishes after the commit.
+    """
+    if not store.jobs.insert(session, new):
+        return False
+    if new.webhook is not None:
+        task = new.task
+        store.webhooks.await_job(
+            session, new.org, new.webhook, task.job_id, task.created_at
+        )
+    return True
+
+
+def mark_confirmed(ctx: Context, job_id: str) -> None:
+    """The broker has the job's message: the relay need not publish it."""
+    with ctx.db.session() as session:
+        store.jobs.confirm(session, job_id, ctx.now())
+
+
+def refuse(ctx: Context, job_id: str, fault: Fault) -> None:
+    """The job could not be published and will not be: it failed."""
+    with ctx.db.session() as session:
+        store.jobs.close(session, job_id, JobState.FAILED, ctx.now(), fault=fault)
+
+
+def apply(ctx: Context, event: RecordedEvent) -> bool:
+    """Record what a worker says of a job; False when it changed nothing.
+
+    The first terminal outcome wins; later ones are counted and dropped.
+    """
+    if not store.ids.is_id(event.job_id):
+        log.warning("event_of_no_job", kind=type(event).__name__)
+        return False
+    event = store.outcomes.storable(event)
+    if isinstance(event, AttemptStarted):
+        return _start(ctx, event)
+    if isinstance(event, AttemptGivenBack):
+        return _give_back(ctx, event)
+    return _end(ctx, event)
+
+
+def abort(ctx: Context, job: JobRecord, fault: Fault) -> None:
+    """End a job as failed from the cloud's side, and stop whoever runs it."""
+    with ctx.db.session() as session:
+        changed = store.jobs.close(
+            session, job.id, JobState.FAILED, ctx.now(), fault=fault
+        )
+        known = store.jobs.by_id(session, job.id)
+    if changed and known is not None:
+        _stop(ctx, job.id, job.model, job.queue, known.worker_id)
+
+
+def cancel(ctx: Context, org: AnyOrg, job_id: str) -> JobRecord:
+    """End an org's job as cancelled and tell the workers that may hold it.
+
+    A job that ended before stays as it is; raises `UnknownJob`.
+    """
+    job_id, slug = store.ids.bare(job_id), slug_of(org)
+    with ctx.db.session() as session:
+        changed = store.jobs.close(
+            session, job_id, JobState.CANCELLED, ctx.now(), org=slug
+        )
+        job = store.jobs.of_org(session, slug, job_id)
+    if job is None:
+        raise _unknown(job_id)
+    if changed:
+        _stop(ctx, job.id, job.model, job.queue, job.worker_id)
+    return job
+
+
+def get(ctx: Context, org: AnyOrg, job_id: str) -> JobRecord:
+    """A job of an org, its id with or without prefix; raises `UnknownJob`."""
+    with ctx.db.reading() as session:
+        job = store.jobs.of_org(session, slug_of(org), store.ids.bare(job_id))
+    if job is None:
+        raise _unknown(job_id)
+    return job
+
+
+def place(ctx: Context, job: JobRecord) -> QueuePosition:
+    """How far an open job is, in one cheap query; raises `UnknownJob`."""
+    with ctx.db.reading() as session:
+        found = store.jobs.place(session, job)
+    if found is None:
+        raise _unknown(job.id)
+    state, ahead = JobState(found[0]), found[1]
+    return QueuePosition(state=state, ahead=ahead if state is JobState.QUEUED else None)
+
+
+def find(
+    ctx: Context,
+    org: AnyOrg,
+    *,
+    limit: int = 20,
+    after: str | None = None,
+    **wanted: Unpack[JobFilter],
+) -> tuple[JobRecord, ...]:
+    """Jobs of an org, newest first; ``after`` is the last id of the page before.
+
+    ``wanted`` may name state, persona, model, worker (its name or id) and since.
+    """
+    last = store.ids.bare(after) if after else None
+    with ctx.db.reading() as session:
+        return store.jobs.find(session, slug_of(org), limit=limit, after=last, **wanted)
+
+
+def mark_delivered(ctx: Context, job: JobRecord) -> None:
+    """Whoever asked has the answer; one that is not to be kept is forgotten soon."""
+    if job.retain_h != 0 or not job.state.is_terminal:
+        return
+    with ctx.db.session() as session:
+        store.retention.delivered(session, job.id, ctx.now())
+
+
+def relay(ctx: Context) -> int:
+    """Publish async jobs that were committed and never confirmed; how many went out.
+
+    Round after round while they go: a broker that was away for a minute leaves more
+    than one round, and what is accepted meanwhile must not come faster than it goes.
+    """
+    published = 0
+    for _ in range(RELAY_ROUNDS):
+        sent = _relay_round(ctx)
+        published += sent
+        if sent < RELAY_LIMIT:
+            break
+    return published
+
+
+def _relay_round(ctx: Context) -> int:
+    now = ctx.now()
+    with ctx.db.session() as session:
+        tasks = store.backlog.claim_unconfirmed(
+            session,
+            before=now - RELAY_AFTER,
+            now=now,
+            again_before=now - RELAY_AGAIN_AFTER,
+            limit=RELAY_LIMIT,
+        )
+    return _publish_all(ctx, tasks)
+
+
+def reopen(ctx: Context) -> int:
+    """After a restart that emptied an in-memory queue: put open jobs right; how many.
+
+    Async jobs are queued again, for the relay; those that somebody waited for failed.
+    Only a process that is web, brain and broker in one may call this.
+    """
+    now = ctx.now()
+    with ctx.db.session() as session:
+        return store.backlog.reopen(session, now=now, fault=INTERRUPTED)
+
+
+def sweep(ctx: Context) -> SweepReport:
+    """Time out jobs past their deadline and forget texts past their retention."""
+    now = ctx.now()
+    with ctx.db.session() as session:
+        overdue = store.backlog.time_out(
+            session, before=now - GRACE, now=now, fault=OVERDUE, limit=SWEEP_LIMIT
+        )
+        purged = store.retention.purge(
+            session, retain_h=ctx.settings.retain_h, now=now, limit=SWEEP_LIMIT
+        )
+    for job in overdue:
+        if job.worker_id is not None:
+            _tell(ctx, job.worker_id, job.job_id)
+    return SweepReport(timed_out=len(overdue), purged=purged)
+
+
+def _check_key(key: str | None) -> None:
+    if key is None or (0 < len(key) <= _MAX_KEY and key.isprintable()):
+        return
+    raise BadRequest(
+        f"Idempotency-Key must be 1 to {_MAX_KEY} printable characters",
+        param="Idempotency-Key",
+    )
+
+
+def _accepted(new: NewJob) -> JobRecord:
+    task = new.task
+    return JobRecord(
+        id=task.job_id,
+        org=new.org.slug,
+        key_id=new.key_id,
+        state=JobState.QUEUED,
+        mode=new.mode,
+        persona=task.persona,
+        model=task.model,
+        queue=task.queue,
+        work_class=task.work_class.value,
+        locality=task.locality.value,
+        substituted=new.substituted,
+        route=new.route,
+        payload=task if new.mode == "async" else None,
+        created_at=task.created_at,
+        deadline_at=task.deadline_at,
+        idempotency_key=new.idempotency_key,
+        body_sha256=new.body_sha256,
+        metadata=new.metadata,
+        retain_h=new.retain_h,
+        retry_of=new.retry_of,
+    )
+
+
+def _start(ctx: Context, event: AttemptStarted) -> bool:
+    now = ctx.now()
+    with ctx.db.session() as session:
+        if event.redelivered:
+            store.attempts.note(session, event, now)
+        attempts = store.jobs.start(session, event, now)
+        is_poison = exceeds_attempt_limit(session, event.job_id, attempts or 0)
+        if is_poison:
+            store.jobs.close(session, event.job_id, JobState.FAILED, now, fault=FAULT)
+        job = None if attempts else store.jobs.by_id(session, event.job_id)
+    if is_poison:
+        log.error("job_poison", job_id=event.job_id, worker=event.worker)
+        _tell(ctx, event.worker_id, event.job_id)
+    if job is not None and job.state.is_terminal:
+        # it ended while its message waited: the worker need not finish it
+        _tell(ctx, event.worker_id, event.job_id)
+    return attempts is not None
+
+
+def _give_back(ctx: Context, event: AttemptGivenBack) -> bool:
+    with ctx.db.session() as session:
+        if event.goes_on:
+            return store.attempts.lose(session, event, ctx.now())
+        is_lost = store.attempts.is_lost(session, event)
+        return store.jobs.give_back(session, event, is_lost=is_lost)
+
+
+def _end(ctx: Context, outcome: Outcome) -> bool:
+    if not outcome.state.is_terminal:
+        log.warning("outcome_not_terminal", job_id=outcome.job_id)
+        return False
+    with ctx.db.session() as session:
+        if store.jobs.end(session, outcome, ctx.now()):
+            return True
+        is_known = store.jobs.drop(session, outcome.job_id)
+    log.info("outcome_dropped", job_id=outcome.job_id, is_known=is_known)
+    return False
+
+
+def _stop(
+    ctx: Context, job_id: str, model: str, queue: str, worker_id: str | None
+) -> None:
+    """Tell the worker that runs a job, or every worker that may take it, to stop."""
+    if worker_id is not None:
+        _tell(ctx, worker_id, job_id)
+        return
+    with ctx.db.reading() as session:
+        holding = store.workers.holding(session, model)
+    for other, queues in holding:
+        if queue in queues:
+            _tell(ctx, other, job_id)
+
+
+def _tell(ctx: Context, worker_id: str, job_id: str) -> None:
+    """Best effort: the record has ended, an answer that comes anyway is dropped."""
+    try:
+        ctx.bus.cancel(worker_id, job_id)
+    except BrokerDown as error:
+        log.warning("cancel_not_sent", job_id=job_id, error=str(error))
+
+
+def _publish_all(ctx: Context, tasks: tuple[InferenceTask, ...]) -> int:
+    for sent, task in enumerate(tasks):
+        if task.deadline_at <= ctx.now():
+            _too_late(ctx, task.job_id)
+            continue
+        try:
+            ctx.bus.publish(task)
+        except BrokerDown as error:
+            log.warning("relay_waits", left=len(tasks) - sent, error=str(error))
+            return sent
+        except TooLarge as error:
+            fault = Fault(code=error.error_code, message=error.message)
+            refuse(ctx, task.job_id, fault)
+            continue
+        mark_confirmed(ctx, task.job_id)
+    return len(tasks)
+
+
+def _too_late(ctx: Context, job_id: str) -> None:
+    """Its deadline passed before the broker could be given it: nobody needs it now."""
+    with ctx.db.session() as session:
+        store.jobs.close(session, job_id, JobState.TIMEOUT, ctx.now(), fault=OVERDUE)
+
+
+def _unknown(job_id: str) -> UnknownJob:
+    return UnknownJob(
+        f"there is no job {job_id} in this org; `genie jobs` lists what there is",
+        param="id",
+    )
+
+
+MOST = 3
+"""Attempts nobody accounts for; one more start and the job is poison. An attempt whose
+worker lives to say that it gave the message back, or lost it, is accounted for."""
+
+FAULT = Fault(
+    code="poison",
+    message=f"{MOST} attempts ended without an answer, most likely because "
+    "this prompt crashes the engine; change the prompt or name another model",
+)
+
+
+def exceeds_attempt_limit(session: Session, job_id: str, attempts: int) -> bool:
+    """True when the latest of so many ``attempts`` is one too many."""
+    if attempts <= MOST:
+        return False
+    return attempts - store.attempts.lost(session, job_id) > MOST
+
+
+@dataclass(slots=True)
+class EventBatch:
+    """What is recorded together, and the places of the events it stands for."""
+
+    starts: list[AttemptStarted] = field(default_factory=list)
+    ends: list[JobCompletion] = field(default_factory=list)
+    places: set[int] = field(default_factory=set)
+
+
+def record_batch(ctx: Context, events: Sequence[RecordedEvent]) -> Sequence[int]:
+    """Record in one transaction what can be; the places of the others, in order.
+
+    Those are to be given to `jobs.apply`, one by one. Raises `DatabaseDown`, with
+    nothing recorded then.
+    """
+    if len(events) == 1:
+        return () if _is_ended(ctx, events[0]) else (0,)
+    said: dict[str, list[int]] = defaultdict(list)
+    for place, event in enumerate(events):
+        said[event.job_id].append(place)
+    storable = [store.outcomes.storable(event) for event in events]
+    ids = [job_id for job_id in said if store.ids.is_id(job_id)]
+    with ctx.db.connection() as connection:
+        standings = store.outcomes.lock(connection, ids)
+        plain = sort(storable, said, standings)
+        store.outcomes.start(connection, plain.starts, ctx.now())
+        store.outcomes.complete(connection, plain.ends, ctx.now())
+    return [place for place in range(len(events)) if place not in plain.places]
+
+
+def _is_ended(ctx: Context, event: RecordedEvent) -> bool:
+    """True when this is how an open job has completed, and that is recorded now."""
+    if not isinstance(event, Outcome) or event.state is not JobState.COMPLETED:
+        return False
+    if not store.ids.is_id(event.job_id):
+        return False
+    outcome = store.outcomes.storable(event)
+    with ctx.db.single() as connection:
+        return store.outcomes.complete_one(connection, outcome, ctx.now())
+
+
+def sort(
+    events: Sequence[RecordedEvent],
+    said: Mapping[str, Sequence[int]],
+    standings: Mapping[str, OpenJobState],
+) -> EventBatch:
+    """The plain ones among what was ``said`` of each job (pure)."""
+    plain = EventBatch()
+    for job_id, places in said.items():
+        standing = standings.get(job_id)
+        if standing is None:
+            continue
+        if _add(plain, standing, [events[place] for place in places]):
+            plain.places.update(places)
+    return plain
+
+
+def _add(
+    plain: EventBatch, standing: OpenJobState, events: Sequence[RecordedEvent]
+) -> bool:
+    start, end = _pair(events)
+    if start is None and end is None:
+        return False
+    is_new = start is not None and start.attempt_id != standing.attempt_id
+    attempts = standing.attempts + is_new
+    if attempts > MOST:
+        return False
+    if end is not None:
+        attempt_id = start.attempt_id if start else standing.attempt_id
+        plain.ends.append(
+            JobCompletion(outcome=end, attempts=max(1, attempts), attempt_id=attempt_id)
+        )
+    elif start is not None and is_new:
+        plain.starts.append(start)
+    return True
+
+
+def _pair(
+    events: Iterable[RecordedEvent],
+) -> tuple[AttemptStarted | None, Outcome | None]:
+    """A start, an end, or a start and its end; nothing for anything else."""
+    match tuple(events):
+        case (AttemptStarted(redelivered=False) as start,):
+            return start, None
+        case (Outcome(state=JobState.COMPLETED) as end,):
+            return None, end
+        case (
+            AttemptStarted(redelivered=False) as start,
+            Outcome(state=JobState.COMPLETED) as end,
+        ) if start.attempt_id == end.attempt_id:
+            return start, end
+    return None, None

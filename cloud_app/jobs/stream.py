@@ -1,0 +1,370 @@
+"""How long answers are, by model, as this process has seen them."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from threading import Lock
+from weakref import WeakKeyDictionary
+
+from cloud_app import store
+from cloud_app.brain import capacity
+from cloud_app.bus import InboxItem, JobInbox, PublishUnconfirmed
+from cloud_app.context import Context
+from cloud_app.fleet import registry
+from cloud_app.jobs import lifecycle
+from cloud_app.jobs.resume import AnswerResumer, BrokenAnswer
+from cloud_app.store.records import JobRecord
+from genie import logs
+from genie.contracts.inference import (
+    AnswerExtras,
+    AttemptStarted,
+    Chunk,
+    Fault,
+    FinishReason,
+    JobState,
+    Outcome,
+    PartialAnswer,
+    SampledToken,
+    Timing,
+    Usage,
+)
+from genie.errors import Unavailable
+
+WEIGHT = 0.1
+
+
+class AnswerLengthMean:
+    """A smoothed mean of completion tokens for each model."""
+
+    def __init__(self) -> None:
+        self._means: dict[str, float] = {}
+        self._lock = Lock()
+
+    def note(self, model: str, tokens: int) -> None:
+        """One more answer."""
+        if tokens <= 0:
+            return
+        with self._lock:
+            old = self._means.get(model, float(tokens))
+            self._means[model] = old + WEIGHT * (tokens - old)
+
+    def mean(self, model: str) -> float | None:
+        """Tokens of an answer; None before the first."""
+        return self._means.get(model)
+
+
+_paces: WeakKeyDictionary[store.Database, AnswerLengthMean] = WeakKeyDictionary()
+_lock = Lock()
+
+
+def of(ctx: Context) -> AnswerLengthMean:
+    """The pace of this process's cloud."""
+    with _lock:
+        return _paces.setdefault(ctx.db, AnswerLengthMean())
+
+
+log = logs.logger("asking")
+
+TOO_SLOW = Fault(
+    code="client_too_slow",
+    message="the answer was read more slowly than it came, and too much of it waited; "
+    'ask again and read on, or send mode "async"',
+)
+
+WAIT_S = 1.0
+"""How long one look into the inbox takes; a waiting stream says so this often."""
+
+ROW_EVERY_S = 2.0
+"""Without events, how often the job's row is asked whether it is over."""
+
+RESUME_S = 10.0
+"""How long a worker is waited for to go on after the text that was given."""
+
+RESUMES = 5
+"""How often one answer is continued; what loses its way more often is given up."""
+
+GRACE_S = 10.0
+"""How long past the deadline the worker's own word on it is waited for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueWait:
+    """Nothing new to read. ``position`` counts from 1; both None while unknown.
+
+    ``is_started``: a worker has it and reads the prompt, or writes slowly.
+    """
+
+    position: int | None = None
+    eta_s: float | None = None
+    is_started: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerText:
+    """Some more of an answer; ``finish_reason`` ends one of several."""
+
+    text: str
+    tokens: int
+    worker: str | None
+    index: int = 0
+    choices: tuple[SampledToken, ...] = ()
+    finish_reason: FinishReason | None = None
+
+
+class JobStream:
+    """One job as a sequence of waiting, text and its outcome.
+
+    ``repeats``: another attempt says the same again, so what was given is held back.
+    Otherwise, and where the second attempt differs after all, its worker is asked to go
+    on after the text that was given. ``gave_up`` says why we ended it ourselves.
+    """
+
+    def __init__(
+        self,
+        ctx: Context,
+        job: JobRecord,
+        inbox: JobInbox | None,
+        *,
+        repeats: bool = True,
+        publish: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._ctx, self._job, self._inbox = ctx, job, inbox
+        self._repeats, self._publish = repeats, publish
+        self._splice = AnswerResumer()
+        self._began: AttemptStarted | None = None
+        self._resuming_at: float | None = None
+        self._resumes = 0
+        self._row_at = time.monotonic() - WAIT_S  # so the first silence asks at once
+        self._waiting = QueueWait()
+        self.gave_up: Fault | None = None
+
+    def items(self) -> Iterator[QueueWait | AnswerText | Outcome]:
+        """Everything the asker is told; the last item is the outcome."""
+        while True:
+            for item in self._told_by(self._next()):
+                yield item
+                if isinstance(item, Outcome):
+                    return
+
+    def _told_by(
+        self, event: InboxItem | None
+    ) -> Iterator[QueueWait | AnswerText | Outcome]:
+        if isinstance(event, AttemptStarted):
+            self._start(event)
+        elif isinstance(event, Chunk):
+            yield from self._chunk(event)
+        elif isinstance(event, Outcome):
+            yield from self._finish(event)
+        elif isinstance(event, PublishUnconfirmed):
+            self._doubt()
+        elif (fault := self._why_give_up()) is not None:
+            yield self._give_up(fault)
+        else:
+            yield self._waiting
+
+    def _doubt(self) -> None:
+        """Nobody knows whether the broker has it; twice is better than never."""
+        if self._began is None and not self._splice.given:
+            log.info("published_again", job_id=self._job.id)
+            self._publish()
+
+    def _next(self) -> InboxItem | None:
+        event = self._inbox.get(WAIT_S) if self._inbox else None
+        if event is not None:
+            self._row_at = time.monotonic()
+            return event
+        if self._inbox is None:
+            time.sleep(0.05)  # a replayed request: only the row knows
+        if time.monotonic() - self._row_at < (ROW_EVERY_S if self._inbox else 0.2):
+            return None
+        self._row_at = time.monotonic()
+        return self._from_row()
+
+    def _from_row(self) -> Outcome | None:
+        """The outcome by the record, should its event never have reached us."""
+        try:
+            place = lifecycle.place(self._ctx, self._job)
+            if place.state.is_terminal:
+                return outcome_of(lifecycle.get(self._ctx, self._job.org, self._job.id))
+            if place.ahead is not None:
+                self._waiting = self._queued(place.ahead)
+        except Unavailable as error:
+            log.warning("row_unavailable", job_id=self._job.id, error=str(error))
+        return self._overdue(self._job)
+
+    def _queued(self, ahead: int) -> QueueWait:
+        job, ctx = self._job, self._ctx
+        eta_s = capacity.eta_s(
+            registry.view(ctx),
+            queue=job.queue,
+            model=job.model,
+            ahead=ahead + 1,
+            tokens=of(ctx).mean(job.model),
+        )
+        return QueueWait(position=ahead + 1, eta_s=eta_s)
+
+    def _overdue(self, job: JobRecord) -> Outcome | None:
+        late_s = (self._ctx.now() - job.deadline_at).total_seconds()
+        if late_s < GRACE_S:
+            return None
+        fault = Fault(
+            code="deadline_exceeded",
+            message="no worker finished this before its deadline; ask again, or add a "
+            "machine with `genie worker join`",
+        )
+        return self._end(JobState.TIMEOUT, fault)
+
+    def _start(self, event: AttemptStarted) -> None:
+        if self._splice.knows(event.attempt_id):
+            return  # sent twice, by a worker that lost its connection
+        self._begin(event)
+        self._splice.begin(event.attempt_id, event.resumed)
+        if event.resumed or not self._splice.has_given:
+            self._resuming_at = None
+        elif not self._repeats:
+            self._resume()
+
+    def _begin(self, event: AttemptStarted | None = None) -> None:
+        self._began = event or self._began
+        self._waiting = QueueWait(is_started=True)
+
+    def _chunk(self, chunk: Chunk) -> Iterator[AnswerText | Outcome]:
+        self._begin()
+        if self._resuming_at is not None:  # the worker has not heard of it yet
+            return
+        try:
+            new = self._splice.take(chunk)
+        except BrokenAnswer as error:
+            if not self._resume():
+                yield self._give_up(_broken(error))
+            return
+        yield from self._told(new, chunk.index)
+
+    def _told(self, new: PartialAnswer, index: int) -> Iterator[AnswerText]:
+        if new.text or new.choices or new.finish_reason:
+            yield AnswerText(
+                text=new.text,
+                tokens=new.tokens,
+                worker=self._worker,
+                index=index,
+                choices=new.choices,
+                finish_reason=new.finish_reason,
+            )
+
+    def _resume(self) -> bool:
+        """Ask the worker to go on after what was given; False when nobody can."""
+        worker_id = self._runs_on()
+        if worker_id is None or self._resumes == RESUMES:
+            return False
+        self._resumes += 1
+        self._repeats, self._resuming_at = False, time.monotonic()
+        given = self._splice.given
+        characters = sum(len(one.text) for one in given)
+        log.info("resuming", job_id=self._job.id, worker=worker_id, given=characters)
+        try:
+            self._ctx.bus.resume(worker_id, self._job.id, given)
+        except Unavailable as error:  # asked again when it has not gone on in time
+            log.warning("resume_not_sent", job_id=self._job.id, error=str(error))
+        return True
+
+    def _runs_on(self) -> str | None:
+        """The worker that has it: as it said itself, or by the record."""
+        if self._began is not None:
+            return self._began.worker_id
+        try:
+            return lifecycle.get(self._ctx, self._job.org, self._job.id).worker_id
+        except Unavailable as error:
+            log.warning("row_unavailable", job_id=self._job.id, error=str(error))
+            return None
+
+    def _why_give_up(self) -> Fault | None:
+        if self._inbox is not None and self._inbox.is_cut:
+            return TOO_SLOW
+        at = self._resuming_at
+        if at is None or time.monotonic() - at < RESUME_S or self._resume():
+            return None
+        return _broken(BrokenAnswer("the next one did not go on with it"))
+
+    def _give_up(self, fault: Fault) -> Outcome:
+        self.gave_up = fault
+        return self._end(JobState.FAILED, fault)
+
+    @property
+    def _worker(self) -> str | None:
+        return self._began.worker if self._began else None
+
+    def _finish(self, outcome: Outcome) -> Iterator[AnswerText | Outcome]:
+        if outcome.state is not JobState.COMPLETED:
+            outcome = self._recorded() or outcome
+        if outcome.state is not JobState.COMPLETED:
+            yield outcome
+            return
+        try:
+            rests = [
+                self._splice.rest(whole, index)
+                for index, whole in enumerate(outcome.answers)
+            ]
+        except BrokenAnswer as error:
+            yield self._give_up(_broken(error))
+            return
+        of(self._ctx).note(self._job.model, outcome.usage.completion_tokens)
+        for index, rest in enumerate(rests):
+            yield from self._told(rest, index)
+        yield outcome
+
+    def _recorded(self) -> Outcome | None:
+        """How the job ended by the record, if it has.
+
+        An attempt may end without an answer because another one gave it: its word
+        got lost on the way to us, and the cloud stopped the one we heard of.
+        """
+        try:
+            job = lifecycle.get(self._ctx, self._job.org, self._job.id)
+        except Unavailable as error:
+            log.warning("row_unavailable", job_id=self._job.id, error=str(error))
+            return None
+        return outcome_of(job) if job.state.is_terminal else None
+
+    def _end(self, state: JobState, fault: Fault) -> Outcome:
+        first, *others = self._splice.given or (PartialAnswer(),)
+        return Outcome(
+            job_id=self._job.id,
+            attempt_id=self._splice.attempt or "none",
+            worker_id="",
+            worker=self._worker or "",
+            model=self._job.model,
+            state=state,
+            at=self._ctx.now(),
+            text=first.text,
+            finish_reason=FinishReason.ERROR,
+            fault=fault,
+            extras=AnswerExtras(choices=first.choices, others=tuple(others)),
+        )
+
+
+def _broken(error: BrokenAnswer) -> Fault:
+    return Fault(
+        code="stream_broken",
+        message=f"the worker changed mid-answer and {error}; ask again",
+        retryable=True,
+    )
+
+
+def outcome_of(job: JobRecord) -> Outcome:
+    """The outcome a terminal job's record tells of."""
+    return Outcome(
+        job_id=job.id,
+        attempt_id="record",
+        worker_id=job.worker_id or "",
+        worker=job.worker or "",
+        model=job.model,
+        state=job.state,
+        at=job.finished_at or job.created_at,
+        text=job.text or "",
+        finish_reason=FinishReason(job.finish_reason) if job.finish_reason else None,
+        fingerprint=job.fingerprint,
+        usage=job.usage or Usage(),
+        timing=job.timing or Timing(),
+        fault=job.fault,
+        extras=job.extras,
+    )

@@ -1,0 +1,174 @@
+"""One request from the door to its answer: look, decide, record, act."""
+
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+
+from cloud_app import turns
+from cloud_app.api.orders import Mode, Order
+from cloud_app.bus import JobInbox
+from cloud_app.context import Context
+from cloud_app.jobs import admission, failures, lifecycle
+from cloud_app.jobs.stream import AnswerText, JobStream, QueueWait
+from cloud_app.store.records import JobRecord, NewJob
+from genie import logs
+from genie.contracts.inference import (
+    Fault,
+    InferenceTask,
+    JobState,
+    Outcome,
+    Sampling,
+)
+from genie.errors import (
+    GenieError,
+    JobCancelled,
+    JobFailed,
+    Unavailable,
+)
+
+log = logs.logger("inference")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmittedJob:
+    """A job in the database and, unless replayed, in its queue."""
+
+    job: JobRecord
+    replayed: bool
+    inbox: JobInbox | None
+    task: InferenceTask | None = None
+    """What was published; None of a replay."""
+
+    @property
+    def repeats(self) -> bool:
+        """False when another try would give another answer: it samples at random."""
+        sampling = self.task.sampling if self.task else Sampling(seed=0)
+        return sampling.temperature == 0 or sampling.seed is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletedJob:
+    """How a waited-for job ended well."""
+
+    job: JobRecord
+    outcome: Outcome
+
+
+def submit(ctx: Context, order: Order) -> SubmittedJob:
+    """Accept an order: decided, committed, published; confirmed if nobody waits.
+
+    Raises `UnknownModel`, `BadRequest`, `Conflict`, `TooLarge`, `NoCapacity`,
+    `BrokerDown` and `DatabaseDown`; after an error nothing runs.
+    """
+    new = admission.prepare(ctx, order, may_wait=order.mode is Mode.ASYNC)
+    task = new.task
+    job, created = lifecycle.accept(ctx, new)
+    if not created:
+        turns.leave()
+        return SubmittedJob(job=job, replayed=True, inbox=None)
+    inbox = ctx.replies.expect(job.id) if order.mode is not Mode.ASYNC else None
+    _publish(ctx, task, order.mode, is_first=True)
+    turns.leave()
+    return SubmittedJob(job=job, replayed=False, inbox=inbox, task=task)
+
+
+def launch(ctx: Context, new: NewJob) -> None:
+    """Publish an async job that is committed; the relay does it if that fails now.
+
+    Raises `TooLarge`, with the job then failed.
+    """
+    _publish(ctx, new.task, Mode.ASYNC)
+
+
+def stream(
+    ctx: Context, accepted: SubmittedJob
+) -> Generator[QueueWait | AnswerText | Outcome, None, None]:
+    """The answer as it comes, ending with its `Outcome`.
+
+    Closing the iterator early cancels the job. A worker that died mid-answer is
+    followed by the next one: spliced where it repeats the text already given, and
+    asked to go on after it where it cannot.
+    """
+    job, task = accepted.job, accepted.task
+    again = partial(_publish, ctx, task, Mode.STREAM) if task else lambda: None
+    watch = JobStream(ctx, job, accepted.inbox, repeats=accepted.repeats, publish=again)
+    is_over = False
+    try:
+        for item in watch.items():
+            is_over = isinstance(item, Outcome)
+            yield item
+    finally:
+        ctx.replies.forget(job.id)
+        if not accepted.replayed and (watch.gave_up or not is_over):
+            _abandon(ctx, job, watch.gave_up)  # a replay's job is somebody else's
+
+
+def collect(
+    ctx: Context, accepted: SubmittedJob, is_gone: Callable[[], bool] = lambda: False
+) -> CompletedJob:
+    """Wait for the whole answer.
+
+    A job whose asker ``is_gone`` is cancelled within a second, unless it was asked for
+    under an idempotency key: who lost the connection comes back for it.
+
+    Raises `ContextTooLong`, `JobFailed`, `JobCancelled`, `JobTimeout` or
+    `Unavailable` with the worker's reason.
+    """
+    stays = accepted.job.idempotency_key is not None
+    with closing(stream(ctx, accepted)) as items:
+        for item in items:
+            if isinstance(item, Outcome):
+                if item.state is not JobState.COMPLETED:
+                    raise failures.job_failure(item.state, item.fault)
+                return CompletedJob(job=accepted.job, outcome=item)
+            if not stays and is_gone():
+                raise JobCancelled("whoever asked has hung up; ask again")
+    raise JobFailed(f"job {accepted.job.id} ended without an outcome; ask again")
+
+
+def _publish(
+    ctx: Context, task: InferenceTask, mode: Mode, *, is_first: bool = False
+) -> None:
+    try:
+        if is_first and mode.is_watched:
+            ctx.bus.ask(task, ctx.replies)
+        else:
+            ctx.bus.publish(task)
+    except GenieError as error:
+        if mode is Mode.ASYNC and isinstance(error, Unavailable):
+            log.warning("publish_waits", job_id=task.job_id)
+            return  # the row is committed: the relay publishes it when it can
+        _unpublished(ctx, task.job_id)
+        raise
+    if mode is Mode.ASYNC:
+        _confirm(ctx, task.job_id)
+
+
+def _confirm(ctx: Context, job_id: str) -> None:
+    """Best effort: it is committed and in its queue, so it was accepted."""
+    try:
+        lifecycle.mark_confirmed(ctx, job_id)
+    except Unavailable as error:  # the relay publishes it again, which is harmless
+        log.warning("confirm_waits", job_id=job_id, error=str(error))
+
+
+def _unpublished(ctx: Context, job_id: str) -> None:
+    ctx.replies.forget(job_id)
+    fault = Fault(
+        code="not_published",
+        message="the work could not be handed to the broker; ask again",
+        retryable=True,
+    )
+    lifecycle.refuse(ctx, job_id, fault)
+
+
+def _abandon(ctx: Context, job: JobRecord, fault: Fault | None) -> None:
+    """Nobody reads on: stop the work, best effort, and say so in the record."""
+    try:
+        if fault is None:
+            lifecycle.cancel(ctx, job.org, job.id)
+        else:
+            lifecycle.abort(ctx, job, fault)
+    except Unavailable as error:
+        log.warning("cancel_failed", job_id=job.id, error=str(error))

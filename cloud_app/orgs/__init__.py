@@ -1,0 +1,1 @@
+"""Orgs and the keys that open the API for them."""

@@ -1,0 +1,1 @@
+"""Schedules: managed by their owners, fired by the brain."""

@@ -1,0 +1,516 @@
+"""The tables. Only `cloud_app.store` and the migrations look in here."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy import UniqueConstraint as Unique
+from sqlmodel import Field, SQLModel
+
+from genie.contracts import codec
+from genie.contracts.base import Contract
+from genie.contracts.batch import BatchState
+from genie.contracts.fleet import Heartbeat
+from genie.contracts.inference import (
+    AnswerExtras,
+    Fault,
+    InferenceTask,
+    JobState,
+    Timing,
+    Usage,
+)
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+"""Every constraint has a name from the first migration on, so it can be dropped."""
+
+ID_LENGTH = 26
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware moment, stored in UTC; SQLite gives it back naive, we do not."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(
+        self, value: datetime | None, dialect: Dialect
+    ) -> datetime | None:
+        """The moment in UTC; a naive one is a mistake of the caller."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a naive datetime cannot be stored; use datetime.now(UTC)")
+        return value.astimezone(UTC)
+
+    def process_result_value(
+        self, value: datetime | None, dialect: Dialect
+    ) -> datetime | None:
+        """The moment, always aware."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value
+
+
+class ContractText(TypeDecorator[Contract]):
+    """One contract as its JSON text, read back strictly.
+
+    Text, not a JSON type: escapes such as NUL, which user text may hold, survive in
+    every database.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, contract: type[Contract]) -> None:
+        super().__init__()
+        self.contract = contract
+
+    def process_bind_param(
+        self, value: Contract | None, dialect: Dialect
+    ) -> str | None:
+        """The contract as JSON."""
+        return None if value is None else codec.encode(value).decode()
+
+    def process_result_value(
+        self, value: str | None, dialect: Dialect
+    ) -> Contract | None:
+        """The contract again; raises `CodecError` when another release wrote it."""
+        return None if value is None else codec.decode(self.contract, value)
+
+
+def _moment(*, null: bool = True) -> Any:  # SQLModel types its own Field so
+    return Field(default=None, sa_column=Column(UtcDateTime(), nullable=null))
+
+
+def _contract(contract: type[Contract]) -> Any:
+    return Field(default=None, sa_column=Column(ContractText(contract), nullable=True))
+
+
+def _json(name: str | None = None, *, null: bool = False) -> Any:
+    kind = JSON(none_as_null=True)
+    column = Column(name, kind, nullable=null) if name else Column(kind, nullable=null)
+    return Field(default=None, sa_column=column)
+
+
+def _id() -> Any:
+    return Field(sa_column=Column(String(ID_LENGTH), primary_key=True))
+
+
+def _org() -> Any:
+    return Field(
+        sa_column=Column(String(ID_LENGTH), ForeignKey("org.id"), nullable=False)
+    )
+
+
+class Table(SQLModel):
+    """Base of all tables: one metadata with the naming convention."""
+
+    metadata = MetaData(naming_convention=NAMING)
+    model_config = {"arbitrary_types_allowed": True}  # contracts in columns
+
+
+class OrgRow(Table, table=True):
+    """Who pays for machines and asks for answers."""
+
+    __tablename__ = "org"
+
+    id: str = _id()
+    slug: str = Field(sa_column=Column(String(40), nullable=False, unique=True))
+    name: str
+    created_at: datetime = _moment(null=False)
+    retain_h: int | None = None
+
+
+class ApiKeyRow(Table, table=True):
+    """One API key; only its digest is kept."""
+
+    __tablename__ = "api_key"
+
+    id: str = _id()
+    org_id: str = _org()
+    name: str
+    prefix: str = Field(sa_column=Column(String(80), nullable=False, unique=True))
+    digest: str = Field(sa_column=Column(String(64), nullable=False))
+    is_admin: bool = False
+    allowed_models: list[str] | None = _json(null=True)
+    created_at: datetime = _moment(null=False)
+    revoked_at: datetime | None = _moment()
+
+
+class JoinTokenRow(Table, table=True):
+    """A token one worker joins with, once."""
+
+    __tablename__ = "join_token"
+
+    id: str = _id()
+    org_id: str = _org()
+    prefix: str = Field(sa_column=Column(String(80), nullable=False, unique=True))
+    digest: str = Field(sa_column=Column(String(64), nullable=False))
+    queues: list[str] = _json()
+    created_at: datetime = _moment(null=False)
+    expires_at: datetime = _moment(null=False)
+    used_at: datetime | None = _moment()
+
+
+class WorkerRow(Table, table=True):
+    """One GPU host as it registered, and its last heartbeat.
+
+    Its state is derived from ``seen_at``; ``noted`` is only the last state that the
+    gatherer wrote to the log.
+    """
+
+    __tablename__ = "worker"
+    __table_args__ = (Index(None, "org_id", "name"), Index(None, "seen_at"))
+
+    id: str = _id()
+    org_id: str = _org()
+    name: str
+    hostname: str
+    queues: list[str] = _json()
+    secret_digest: str = Field(sa_column=Column(String(64), nullable=False))
+    boot_id: str
+    version: str
+    engines: list[str] = _json()
+    labels: dict[str, str] = _json()
+    registered_at: datetime = _moment(null=False)
+    seen_at: datetime | None = _moment()
+    seq: int = Field(default=-1, sa_column=Column(BigInteger, nullable=False))
+    status: Heartbeat | None = _contract(Heartbeat)
+    noted: str = "online"
+    quarantined_at: datetime | None = _moment()
+    removed_at: datetime | None = _moment()
+
+
+class PlacementRow(Table, table=True):
+    """One model a worker should hold."""
+
+    __tablename__ = "placement"
+
+    worker_id: str = Field(
+        sa_column=Column(String(ID_LENGTH), ForeignKey("worker.id"), primary_key=True)
+    )
+    model: str = Field(primary_key=True)
+    quant: str
+    slots: int
+    context: int
+    reason: str
+    since: datetime = _moment(null=False)
+
+
+class ModelFactRow(Table, table=True):
+    """What a worker measured of a model it loaded: the digests behind a fingerprint."""
+
+    __tablename__ = "model_fact"
+
+    model: str = Field(primary_key=True)
+    quant: str = Field(primary_key=True)
+    fingerprint: str = Field(primary_key=True)
+    files: list[dict[str, Any]] = _json()
+    first_seen_at: datetime = _moment(null=False)
+
+
+_STATES = ", ".join(f"'{state.value}'" for state in JobState)
+
+
+class JobRow(Table, table=True):
+    """What someone submitted, and how it ended."""
+
+    __tablename__ = "job"
+    __table_args__ = (
+        UniqueConstraint("org_id", "idempotency_key"),
+        CheckConstraint(f"state IN ({_STATES})", name="state"),
+        Index(None, "org_id", "id"),
+        Index(None, "state", "queue", "model"),
+        Index(None, "state", "deadline_at"),
+        Index(None, "purged_at", "finished_at"),
+        Index(None, "retain_h", "finished_at"),
+        Index(None, "created_at"),
+    )
+
+    id: str = _id()
+    org_id: str = _org()
+    key_id: str = Field(sa_column=Column(String(ID_LENGTH), nullable=False))
+    state: str = Field(sa_column=Column(String(16), nullable=False))
+    mode: str = Field(sa_column=Column(String(8), nullable=False))
+    persona: str | None = None
+    model: str
+    queue: str
+    work_class: str
+    locality: str
+    substituted: str | None = None
+    route: dict[str, Any] = _json()
+    payload: InferenceTask | None = _contract(InferenceTask)
+    created_at: datetime = _moment(null=False)
+    deadline_at: datetime = _moment(null=False)
+    confirmed_at: datetime | None = _moment()
+    relayed_at: datetime | None = _moment()
+    publications: int = 1
+    started_at: datetime | None = _moment()
+    first_token_at: datetime | None = _moment()
+    finished_at: datetime | None = _moment()
+    purged_at: datetime | None = _moment()
+    delivered_at: datetime | None = _moment()
+    retain_h: int | None = None
+    retry_of: str | None = Field(
+        default=None, sa_column=Column(String(ID_LENGTH), nullable=True)
+    )
+    worker_id: str | None = None
+    worker: str | None = None
+    attempt_id: str | None = None
+    attempts: int = 0
+    dropped: int = 0
+    usage: Usage | None = _contract(Usage)
+    timing: Timing | None = _contract(Timing)
+    text: str | None = _json(null=True)
+    extras: AnswerExtras | None = _contract(AnswerExtras)
+    finish_reason: str | None = None
+    fault: Fault | None = _contract(Fault)
+    fingerprint: str | None = None
+    idempotency_key: str | None = None
+    body_sha256: str | None = None
+    labels: dict[str, str] = _json("metadata")
+
+
+class AuditRow(Table, table=True):
+    """Who changed what, without secrets."""
+
+    __tablename__ = "audit"
+    __table_args__ = (Index(None, "org_id", "id"),)
+
+    id: str = _id()
+    at: datetime = _moment(null=False)
+    org_id: str = _org()
+    actor: str
+    action: str
+    subject: str
+    detail: dict[str, Any] = _json()
+
+
+def _large() -> Any:  # SQLModel types its own Field so
+    return Field(default=0, sa_column=Column(BigInteger, nullable=False))
+
+
+def _at(*, null: bool = True) -> Any:
+    return Field(default=None, sa_column=Column(UtcDateTime(), nullable=null))
+
+
+def _reference(*, null: bool = True) -> Any:
+    return Field(default=None, sa_column=Column(String(ID_LENGTH), nullable=null))
+
+
+class FileRow(Table, table=True):
+    """A file somebody uploaded or a batch wrote; ``path`` is below the files' URL."""
+
+    __tablename__ = "file"
+    __table_args__ = (Index(None, "org_id", "id"), Index(None, "expires_at"))
+
+    id: str = _id()
+    org_id: str = _org()
+    key_id: str = _reference(null=False)
+    purpose: str = Field(sa_column=Column(String(24), nullable=False))
+    filename: str
+    size_bytes: int = _large()
+    sha256: str = Field(sa_column=Column(String(64), nullable=False))
+    path: str
+    created_at: datetime = _at(null=False)
+    expires_at: datetime = _at(null=False)
+
+
+_BATCH_STATES = ", ".join(f"'{state.value}'" for state in BatchState)
+
+
+class BatchRow(Table, table=True):
+    """Many requests in one file, and how far they are.
+
+    ``closing`` is the state it will end in instead of completed. ``read_offset`` and
+    ``read_line`` say where the next chunk begins; ``lease`` is the brain driving it.
+    """
+
+    __tablename__ = "batch"
+    __table_args__ = (
+        UniqueConstraint("org_id", "idempotency_key"),
+        CheckConstraint(f"state IN ({_BATCH_STATES})", name="state"),
+        Index(None, "org_id", "id"),
+        Index(None, "tidied_at", "id"),
+    )
+
+    id: str = _id()
+    org_id: str = _org()
+    key_id: str = _reference(null=False)
+    state: str = Field(sa_column=Column(String(16), nullable=False))
+    closing: str | None = Field(default=None, sa_column=Column(String(16)))
+    endpoint: str
+    window: str
+    input_file_id: str = _reference(null=False)
+    output_file_id: str | None = _reference()
+    error_file_id: str | None = _reference()
+    model: str | None = None
+    total: int = _large()
+    completed: int = _large()
+    failed: int = _large()
+    prompt_tokens: int = _large()
+    completion_tokens: int = _large()
+    cached_tokens: int = _large()
+    errors: list[dict[str, Any]] | None = _json(null=True)
+    labels: dict[str, str] = _json("metadata")
+    read_offset: int = _large()
+    read_line: int = _large()
+    chunks: int = 0
+    lease: str | None = _reference()
+    lease_until: datetime | None = _at()
+    created_at: datetime = _at(null=False)
+    expires_at: datetime = _at(null=False)
+    in_progress_at: datetime | None = _at()
+    finalizing_at: datetime | None = _at()
+    completed_at: datetime | None = _at()
+    failed_at: datetime | None = _at()
+    expired_at: datetime | None = _at()
+    cancelling_at: datetime | None = _at()
+    cancelled_at: datetime | None = _at()
+    tidied_at: datetime | None = _at()
+    idempotency_key: str | None = None
+    body_sha256: str
+
+
+class BatchChunkRow(Table, table=True):
+    """Some lines of a batch's input, run and written together.
+
+    ``part`` names the files its answers were written to, None while it is open.
+    """
+
+    __tablename__ = "batch_chunk"
+
+    batch_id: str = Field(
+        sa_column=Column(String(ID_LENGTH), ForeignKey("batch.id"), primary_key=True)
+    )
+    number: int = Field(primary_key=True)
+    offset: int = _large()
+    size_bytes: int = _large()
+    first_line: int = _large()
+    lines: int
+    tries: dict[str, int] = _json()
+    refused: dict[str, dict[str, Any]] = _json()
+    part: str | None = _reference()
+    has_output: bool = False
+    has_errors: bool = False
+
+
+def _text(*, null: bool = True) -> Any:
+    return Field(default=None, sa_column=Column(Text, nullable=null))
+
+
+class ScheduleRow(Table, table=True):
+    """A request that is made again and again.
+
+    ``next_at`` is the first run nobody has decided yet, ``due_at`` the same with its
+    jitter; both are None when it never runs again.
+    """
+
+    __tablename__ = "schedule"
+    __table_args__ = (Unique("org_id", "name"), Index(None, "due_at"))
+
+    id: str = _id()
+    org_id: str = _org()
+    key_id: str = _reference(null=False)
+    name: str
+    cron: str
+    timezone: str
+    request: dict[str, Any] = _json()
+    webhook: dict[str, str] | None = _json(null=True)
+    overlap: str
+    catch_up: str
+    jitter_s: float
+    created_at: datetime = _at(null=False)
+    next_at: datetime | None = _at()
+    due_at: datetime | None = _at()
+    paused_at: datetime | None = _at()
+    trouble: str | None = _text()
+
+
+class ScheduleRunRow(Table, table=True):
+    """What became of one run: the row is the claim, so each happens once."""
+
+    __tablename__ = "schedule_run"
+    __table_args__ = (
+        Unique("schedule_id", "fire_at"),
+        Index(None, "schedule_id", "id"),
+        CheckConstraint(
+            "state IN ('started', 'queued', 'skipped', 'refused')", name="state"
+        ),
+    )
+
+    id: str = _id()
+    schedule_id: str = Field(
+        sa_column=Column(String(ID_LENGTH), ForeignKey("schedule.id"), nullable=False)
+    )
+    fire_at: datetime = _at(null=False)
+    trigger: str
+    state: str = Field(sa_column=Column(String(16), nullable=False))
+    reason: str | None = _text()
+    job_id: str | None = _reference()
+    decided_at: datetime = _at(null=False)
+
+
+class WebhookDeliveryRow(Table, table=True):
+    """One event for one receiver: waiting for its job, pending, delivered or failed."""
+
+    __tablename__ = "webhook_delivery"
+    __table_args__ = (
+        Index(None, "state", "next_at"),
+        Index(None, "org_id", "id"),
+        Index(None, "job_id"),
+        CheckConstraint(
+            "state IN ('waiting', 'pending', 'delivered', 'failed')", name="state"
+        ),
+    )
+
+    id: str = _id()
+    org_id: str = _org()
+    job_id: str | None = _reference()
+    event: str | None = None
+    url: str = _text(null=False)
+    secret: str = _text(null=False)
+    body: str | None = _text()
+    state: str = Field(sa_column=Column(String(16), nullable=False))
+    attempts: int = 0
+    next_at: datetime | None = _at()
+    created_at: datetime = _at(null=False)
+    ended_at: datetime | None = _at()
+    status: int | None = None
+    error: str | None = _text()
+
+
+class JobAttemptRow(Table, table=True):
+    """One execution of a job that had several; a job's only attempt has no row.
+
+    ``lost_at``: its worker lived and had lost the connection that held the message.
+    """
+
+    __tablename__ = "job_attempt"
+
+    job_id: str = Field(sa_column=Column(String(ID_LENGTH), primary_key=True))
+    attempt_id: str = Field(primary_key=True)
+    worker_id: str
+    worker: str
+    started_at: datetime = _at(null=False)
+    lost_at: datetime | None = _at()

@@ -1,0 +1,99 @@
+"""Dead letters for admins: look, replay, discard."""
+
+from typing import Any, Literal
+
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.tag import Tag
+from pydantic import BaseModel, ConfigDict, Field
+
+from cloud_app.api import errors
+from cloud_app.api.bodies.fleet import DeadLetterList, DiscardedDeadLetter, Letter
+from cloud_app.api.bodies.work import Job
+from cloud_app.bus import DeadLetter
+from cloud_app.jobs import dead_letters
+from cloud_app.jobs.job_json import job_json
+from cloud_app.web.request import context, key, require_admin, tell
+from genie.contracts import codec
+from genie.errors import CodecError
+
+api = APIBlueprint(
+    "dead_letters",
+    __name__,
+    url_prefix="/v1/dead-letters",
+    abp_tags=[Tag(name="admin", description="For admin keys")],
+    abp_security=[{"key": []}],
+    abp_responses=errors.RESPONSES,
+)
+api.before_request(require_admin)
+
+
+class DeadLetterPath(BaseModel):
+    """Which letter: the id of its job, or its own."""
+
+    letter_id: str = Field(max_length=255)
+
+
+class DeadLetterQuery(BaseModel):
+    """How much of it to show."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    text: bool = Field(False, description="With the prompt; that is written down.")
+
+
+@api.get("")
+def list_letters() -> DeadLetterList:
+    """Messages of this org that nobody could serve, oldest first, without text."""
+    found = dead_letters.find(context(), key().org)
+    return {"object": "list", "data": [_letter(one) for one in found]}
+
+
+@api.get("/<letter_id>")
+def get_letter(path: DeadLetterPath, query: DeadLetterQuery) -> Letter:
+    """One dead letter; its text only with text=true, which is audited."""
+    letter = dead_letters.get(context(), key(), path.letter_id, shows_text=query.text)
+    shown = _letter(letter)
+    if query.text:
+        shown["content"] = _text(letter)
+    return shown
+
+
+@api.post("/<letter_id>/replay")
+def replay_letter(path: DeadLetterPath) -> tuple[Job, Literal[202]]:
+    """Put its job back into its queue; the answer is the job, queued again."""
+    job = dead_letters.replay(context(), key(), path.letter_id)
+    tell(job)
+    return job_json(job), 202
+
+
+@api.delete("/<letter_id>")
+def discard_letter(path: DeadLetterPath) -> DiscardedDeadLetter:
+    """Remove a dead letter for good; its job stays failed."""
+    dead_letters.discard(context(), key(), path.letter_id)
+    return {"object": "dead_letter", "id": path.letter_id, "discarded": True}
+
+
+def _letter(letter: DeadLetter) -> Letter:
+    return {
+        "id": letter.id,
+        "object": "dead_letter",
+        "queue": letter.queue,
+        "source": letter.source,
+        "reason": letter.reason,
+        "why": letter.why,
+        "died_at": letter.died_at.timestamp() if letter.died_at else None,
+        "model": letter.model,
+        "class": letter.work_class,
+        "persona": letter.persona,
+        "size_bytes": len(letter.body),
+    }
+
+
+def _text(letter: DeadLetter) -> dict[str, Any] | str:
+    """What it asks, as JSON; of what is no task, what can be read of it."""
+    try:
+        task = letter.task()
+    except CodecError:
+        return letter.body.decode(errors="replace")
+    asked: dict[str, Any] = codec.builtins(task)
+    return {name: asked[name] for name in ("messages", "prompt", "sampling")}

@@ -1,0 +1,154 @@
+"""Files, in OpenAI's shape: upload, list, read, delete."""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from flask import Response, request
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.file import FileStorage
+from flask_openapi3.models.tag import Tag
+from pydantic import BaseModel, ConfigDict, Field
+
+from cloud_app.api import errors
+from cloud_app.api.bodies.work import DeletedFile, File, FileList
+from cloud_app.files import files
+from cloud_app.store.records import FileRecord
+from cloud_app.web.openapi import BYTES, ResponseSpec
+from cloud_app.web.request import context, key, require_key
+from genie.errors import BadRequest
+
+PAGE_MAX = 1000
+ENVELOPE_BYTES = 64 * 1024
+"""What a form adds to the file in it."""
+
+api = APIBlueprint(
+    "files",
+    __name__,
+    url_prefix="/v1/files",
+    abp_tags=[Tag(name="batches", description="Many requests in one file")],
+    abp_security=[{"key": []}],
+    abp_responses=errors.RESPONSES,
+)
+api.before_request(require_key)
+
+
+@api.before_request
+def _allow_large() -> None:
+    """An upload may be larger than other bodies; it goes to disk, not to memory."""
+    most = context().settings.max_file_bytes + ENVELOPE_BYTES
+    request.max_content_length = most
+
+
+class FilePath(BaseModel):
+    """Which file."""
+
+    file_id: str = Field(max_length=64, description="With or without file-.")
+
+
+class FileForm(BaseModel):
+    """A file and what it is for."""
+
+    file: FileStorage = Field(description="The file, JSON lines for a batch.")
+    purpose: Literal["batch"]
+    anchor: Literal["created_at"] = Field("created_at", alias="expires_after[anchor]")
+    seconds: int | None = Field(
+        None,
+        alias="expires_after[seconds]",
+        ge=3600,
+        le=2_592_000,
+        description="Keep it for so long; at most as long as the cloud keeps files.",
+        examples=[86_400],
+    )
+
+
+class FilesQuery(BaseModel):
+    """Which files; newest first unless ``order`` is asc."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    purpose: str | None = Field(None, max_length=24)
+    limit: int = Field(PAGE_MAX, ge=1, le=10_000)
+    after: str | None = Field(None, max_length=64, description="The last id seen.")
+    order: Literal["asc", "desc"] = "desc"
+
+
+@api.post("")
+def upload_file(form: FileForm) -> File:
+    """Upload a file as multipart/form-data with the fields file and purpose."""
+    given = request.files.get("file")
+    if given is None:
+        raise BadRequest("file is missing; send multipart/form-data", param="file")
+    pieces = iter(lambda: given.stream.read(files.PIECE_BYTES), b"")
+    stored = files.upload(
+        context(),
+        key(),
+        filename=given.filename or "",
+        purpose=form.purpose,
+        keep_s=form.seconds,
+        pieces=pieces,
+    )
+    return file_json(stored)
+
+
+@api.get("")
+def list_files(query: FilesQuery) -> FileList:
+    """List this org's files, newest first or oldest first."""
+    limit = min(query.limit, PAGE_MAX)
+    found = files.find(
+        context(),
+        key(),
+        limit=limit + 1,
+        after=query.after,
+        purpose=query.purpose,
+        oldest_first=query.order == "asc",
+    )
+    page = [file_json(file) for file in found[:limit]]
+    return {
+        "object": "list",
+        "data": page,
+        "first_id": page[0]["id"] if page else None,
+        "last_id": page[-1]["id"] if page else None,
+        "has_more": len(found) > limit,
+    }
+
+
+@api.get("/<file_id>")
+def get_file(path: FilePath) -> File:
+    """One file: its name, size and digest."""
+    return file_json(files.get(context(), key(), path.file_id))
+
+
+@api.get("/<file_id>/content")
+def get_file_content(
+    path: FilePath,
+) -> Annotated[Response, ResponseSpec(bytes, media=BYTES)]:
+    """The bytes of a file."""
+    file = files.get(context(), key(), path.file_id)
+    pieces: Iterator[bytes] = files.content(context(), file)
+    response = Response(pieces, mimetype="application/octet-stream")
+    response.content_length = file.size_bytes
+    response.headers["Content-Disposition"] = "attachment"
+    response.headers["Digest"] = f"sha-256={file.sha256}"
+    return response
+
+
+@api.delete("/<file_id>")
+def delete_file(path: FilePath) -> DeletedFile:
+    """Delete a file; a batch that still reads it must end first."""
+    gone = files.delete(context(), key(), path.file_id)
+    return {"id": f"{files.PREFIX}{gone.id}", "object": "file", "deleted": True}
+
+
+def file_json(file: FileRecord) -> File:
+    """A file as the API shows it."""
+    return {
+        "id": f"{files.PREFIX}{file.id}",
+        "object": "file",
+        "bytes": file.size_bytes,
+        "created_at": int(file.created_at.timestamp()),
+        "expires_at": int(file.expires_at.timestamp()),
+        "filename": file.filename,
+        "purpose": file.purpose,
+        "status": "processed",
+        "sha256": file.sha256,
+    }

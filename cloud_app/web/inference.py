@@ -1,0 +1,124 @@
+"""Chat and plain completions: waited for, streamed, or accepted for later."""
+
+from typing import Annotated
+
+from flask import Response, g, jsonify, request
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.tag import Tag
+
+from cloud_app.api import errors, orders, responses
+from cloud_app.api.bodies.inference import AcceptedJob as Later
+from cloud_app.api.bodies.inference import ChatChunk, ChatCompletion, TextCompletion
+from cloud_app.api.errors import ErrorBody
+from cloud_app.api.orders import Mode, Order
+from cloud_app.api.requests import ChatRequest, CompletionRequest
+from cloud_app.api.responses import Dialect
+from cloud_app.jobs import submit
+from cloud_app.jobs.submit import SubmittedJob
+from cloud_app.web import presence, streaming
+from cloud_app.web.openapi import EVENTS, ResponseSpec
+from cloud_app.web.request import context, key, metrics, require_key, seats, tell
+from cloud_app.web.seats import StreamPermit
+
+api = APIBlueprint(
+    "openai",
+    __name__,
+    url_prefix="/v1",
+    abp_tags=[Tag(name="inference", description="OpenAI-compatible inference")],
+    abp_security=[{"key": []}],
+    abp_responses=errors.OF_WORK,
+)
+api.before_request(require_key)
+
+
+STREAMED = ResponseSpec(ChatChunk | ErrorBody, media=EVENTS)
+STREAMED_TEXT = ResponseSpec(TextCompletion | ErrorBody, media=EVENTS)
+
+
+@api.post("/chat/completions")
+def chat(
+    body: ChatRequest,
+) -> Annotated[
+    Response, ResponseSpec(ChatCompletion), STREAMED, ResponseSpec(Later, 202)
+]:
+    """Answer a conversation.
+
+    mode sync waits for the whole answer, stream (or stream: true) sends it as
+    server-sent events, async answers 202 with a polling_url at once. With the header
+    Idempotency-Key the same key and body give the same job, another body is a 409.
+    """
+    order = orders.of_chat(
+        body, key(), raw=request.get_data(), idempotency_key=_idempotency_key()
+    )
+    return _serve(responses.CHAT, order, body.includes_usage)
+
+
+@api.post("/completions")
+def complete(
+    body: CompletionRequest,
+) -> Annotated[
+    Response, ResponseSpec(TextCompletion), STREAMED_TEXT, ResponseSpec(Later, 202)
+]:
+    """Continue one prompt, exactly as given: no chat template, no system prompt."""
+    order = orders.of_completion(
+        body, key(), raw=request.get_data(), idempotency_key=_idempotency_key()
+    )
+    return _serve(responses.TEXT, order, body.includes_usage)
+
+
+def _idempotency_key() -> str | None:
+    return request.headers.get("Idempotency-Key")
+
+
+def _serve(dialect: Dialect, order: Order, includes_usage: bool) -> Response:
+    if order.mode is Mode.ASYNC:
+        return _later(dialect, order)
+    seat = seats().take()
+    try:
+        if order.mode is Mode.SYNC:
+            return _whole(dialect, order, seat)
+        return _stream(dialect, order, seat, includes_usage)
+    except BaseException:
+        seat.leave()  # whoever sends a stream gives its seat back at the end
+        raise
+
+
+def _later(dialect: Dialect, order: Order) -> Response:
+    accepted = _submit(order)
+    response = jsonify(responses.later(dialect, accepted.job))
+    response.status_code = 202
+    response.headers["Location"] = f"/v1/jobs/{dialect.prefix}{accepted.job.id}"
+    return response
+
+
+def _whole(dialect: Dialect, order: Order, seat: StreamPermit) -> Response:
+    accepted = _submit(order)
+    gone = presence.is_gone(request.environ)
+    answer = submit.collect(context(), accepted, gone)
+    seat.leave()
+    metrics().used(answer.job.model, answer.outcome.usage)
+    tell(answer.job, worker=answer.outcome.worker, replayed=accepted.replayed)
+    return jsonify(responses.whole(dialect, answer.job, answer.outcome))
+
+
+def _stream(
+    dialect: Dialect, order: Order, seat: StreamPermit, includes_usage: bool
+) -> Response:
+    accepted = _submit(order)
+    items = streaming.prime(submit.stream(context(), accepted))
+    plan = streaming.StreamPlan(
+        dialect=dialect,
+        job=accepted.job,
+        includes_usage=includes_usage,
+        request_id=g.request_id,
+        n=order.n,
+    )
+    streaming.bound(request.environ)
+    sending = streaming.AnswerStreamBody(plan, items, seat, metrics())
+    return Response(sending, mimetype="text/event-stream", headers=streaming.HEADERS)
+
+
+def _submit(order: Order) -> SubmittedJob:
+    accepted = submit.submit(context(), order)
+    tell(accepted.job, replayed=accepted.replayed)
+    return accepted

@@ -1,0 +1,256 @@
+"""Jobs: what was submitted, how far it is, and how to stop it."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+from flask import Response, g, request
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.tag import Tag
+from pydantic import BaseModel, ConfigDict, Field
+
+from cloud_app import store
+from cloud_app.api import errors, responses
+from cloud_app.api.bodies.inference import ChatChunk, TextCompletion
+from cloud_app.api.bodies.work import Event, Job, JobList, Retried
+from cloud_app.api.errors import ErrorBody
+from cloud_app.api.requests import NulFreeText, RequestModel
+from cloud_app.jobs import lifecycle, retry, timeline
+from cloud_app.jobs.follow import JobListener
+from cloud_app.jobs.job_json import entry_json, job_json
+from cloud_app.jobs.timeline import TimelineEntry
+from cloud_app.store.records import JobFilter, JobRecord
+from cloud_app.web import streaming
+from cloud_app.web.openapi import EVENTS, HeaderSpec, ResponseSpec
+from cloud_app.web.request import context, key, require_key, seats, tell
+from cloud_app.web.seats import StreamPermit
+from genie.contracts.inference import JobState
+
+PAGE_MAX = 200
+
+api = APIBlueprint(
+    "jobs",
+    __name__,
+    url_prefix="/v1/jobs",
+    abp_tags=[Tag(name="jobs", description="Work that was accepted")],
+    abp_security=[{"key": []}],
+    abp_responses=errors.RESPONSES,
+)
+api.before_request(require_key)
+
+
+class JobPath(BaseModel):
+    """Which job."""
+
+    job_id: str = Field(max_length=64, description="With or without its prefix.")
+
+
+class JobsQuery(BaseModel):
+    """Which jobs; newest first."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    state: JobState | None = None
+    persona: str | None = None
+    model: str | None = None
+    worker: str | None = Field(None, description="A worker's name or id.")
+    since: float | None = Field(None, ge=0, le=2**33, description="Unix seconds.")
+    ids: str | None = Field(
+        None,
+        max_length=PAGE_MAX * 28,
+        pattern=r"^[A-Za-z0-9_,-]*$",
+        description="Only these, with commas between them.",
+    )
+    limit: int = Field(20, ge=1, le=PAGE_MAX)
+    after: str | None = Field(None, max_length=64, description="The last id seen.")
+
+
+class RetryRequest(RequestModel):
+    """Which jobs to retry: the newest that match and did not complete."""
+
+    state: Literal["failed", "timeout", "cancelled"] | None = Field(
+        None, description="failed and timeout unless given."
+    )
+    persona: NulFreeText | None = None
+    model: NulFreeText | None = None
+    worker: NulFreeText | None = Field(None, description="A worker's name or id.")
+    since: float | None = Field(None, ge=0, le=2**33, description="Unix seconds.")
+    limit: int = Field(100, ge=1, le=PAGE_MAX)
+
+
+class JobQuery(BaseModel):
+    """What to show of one job."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    timeline: bool = Field(False, description="Also when what happened.")
+
+
+@api.get("")
+def list_jobs(query: JobsQuery) -> JobList:
+    """List this org's jobs, newest first."""
+    wanted = _filter(query)
+    if query.ids is not None:
+        wanted["ids"] = tuple(store.ids.bare(one) for one in query.ids.split(","))
+    limit, after = query.limit + 1, query.after
+    found = lifecycle.find(
+        context(), key().org.slug, limit=limit, after=after, **wanted
+    )
+    page = found[: query.limit]
+    return {
+        "object": "list",
+        "data": [job_json(job) for job in page],
+        "has_more": len(found) > len(page),
+    }
+
+
+@api.post("/retry")
+def retry_jobs(body: RetryRequest) -> Retried:
+    """Submit again, as new jobs, those that match and did not complete."""
+    found = retry.retry_all(context(), key(), limit=body.limit, **_filter(body))
+    return {
+        "object": "list",
+        "data": [job_json(job) for job in found.jobs],
+        "skipped": [{"id": job_id, "why": why} for job_id, why in found.skipped],
+    }
+
+
+def _filter(query: JobsQuery | RetryRequest) -> JobFilter:
+    since = None if query.since is None else datetime.fromtimestamp(query.since, UTC)
+    state = JobState(query.state) if query.state else None
+    return {
+        "state": state,
+        "persona": query.persona,
+        "model": query.model,
+        "worker": query.worker,
+        "since": since,
+    }
+
+
+@api.get("/<job_id>")
+def get_job(path: JobPath, query: JobQuery) -> Job:
+    """One job: its status and, when it is completed, its result."""
+    if not query.timeline:
+        job = lifecycle.get(context(), key().org.slug, path.job_id)
+        return _delivered(job, job_json(job))
+    job, entries = timeline.read(context(), key().org.slug, path.job_id)
+    shown = job_json(job)
+    shown["timeline"] = [entry_json(entry) for entry in entries]
+    return _delivered(job, shown)
+
+
+GOES_ON = HeaderSpec("Last-Event-ID", "The id of the last event seen: go on after it.")
+
+
+@api.get("/<job_id>/events")
+def follow_job(
+    path: JobPath,
+) -> Annotated[Response, ResponseSpec(Event, media=EVENTS), GOES_ON]:
+    """The job's timeline as server-sent events, until it ends.
+
+    Send the id of the last event seen as Last-Event-ID to go on after it.
+    """
+    last = request.headers.get("Last-Event-ID")
+    entries = timeline.follow(context(), key().org.slug, path.job_id, last)
+    following = JobEventsBody(entries, seats().take())
+    return Response(following, mimetype="text/event-stream", headers=streaming.HEADERS)
+
+
+@api.get("/<job_id>/stream")
+def stream_job(
+    path: JobPath,
+) -> Annotated[
+    Response, ResponseSpec(ChatChunk | TextCompletion | ErrorBody, media=EVENTS)
+]:
+    """The job's answer as server-sent events, while it is written; from its start.
+
+    Leaving does not stop the job.
+    """
+    job = lifecycle.get(context(), key().org.slug, path.job_id)
+    tell(job)
+    listening = JobListener(context(), job)
+    plan = streaming.StreamPlan(
+        dialect=responses.TEXT if job.route.get("is_plain") else responses.CHAT,
+        job=job,
+        includes_usage=True,
+        request_id=g.request_id,
+        n=listening.answers,
+    )
+    streaming.bound(request.environ)
+    body = JobStreamBody(plan, listening.items(), seats().take())
+    return Response(body, mimetype="text/event-stream", headers=streaming.HEADERS)
+
+
+@api.post("/<job_id>/retry")
+def retry_job(path: JobPath) -> tuple[Job, Literal[202]]:
+    """Submit a job that did not complete again; doing it twice is doing it once."""
+    return _answer(retry.retry(context(), key(), path.job_id)), 202
+
+
+@api.post("/<job_id>/cancel")
+def cancel_job(path: JobPath) -> Job:
+    """Stop a job; one that already ended stays as it is."""
+    return _answer(lifecycle.cancel(context(), key().org.slug, path.job_id))
+
+
+@api.delete("/<job_id>")
+def delete_job(path: JobPath) -> Job:
+    """Stop a job; the same as cancel."""
+    return _answer(lifecycle.cancel(context(), key().org.slug, path.job_id))
+
+
+def _answer(job: JobRecord) -> Job:
+    tell(job)
+    return job_json(job)
+
+
+def _delivered(job: JobRecord, shown: Job) -> Job:
+    tell(job)
+    lifecycle.mark_delivered(context(), job)
+    return shown
+
+
+class JobStreamBody:
+    """The body of a job's answer; closing it leaves its seat, and the job as it is."""
+
+    def __init__(
+        self,
+        plan: streaming.StreamPlan,
+        items: Iterator[streaming.StreamItem],
+        seat: StreamPermit,
+    ) -> None:
+        self._items, self._seat = items, seat
+        self._frames = streaming.frames(plan, items)
+
+    def __iter__(self) -> "JobStreamBody":
+        return self
+
+    def __next__(self) -> bytes:
+        return next(self._frames)
+
+    def close(self) -> None:
+        """Stop."""
+        streaming.close(self._items)
+        self._seat.leave()
+
+
+class JobEventsBody:
+    """The body of a job's events; closing it, from whichever side, leaves its seat."""
+
+    def __init__(
+        self, entries: Iterator[TimelineEntry | None], seat: StreamPermit
+    ) -> None:
+        self._entries, self._seat = entries, seat
+
+    def __iter__(self) -> "JobEventsBody":
+        return self
+
+    def __next__(self) -> bytes:
+        entry = next(self._entries)
+        if entry is None:
+            return streaming.comment("nothing new")
+        return streaming.event(entry.id, entry.name, entry_json(entry))
+
+    def close(self) -> None:
+        """Stop."""
+        self._seat.leave()

@@ -1,0 +1,144 @@
+"""What can be asked: models, personas, and the decision a request would get."""
+
+from collections.abc import Sequence
+
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.tag import Tag
+from pydantic import BaseModel, Field
+
+from cloud_app.api import errors
+from cloud_app.api.bodies import fleet as bodies
+from cloud_app.api.bodies.fleet import Model, ModelList, PersonaList, Route
+from cloud_app.api.requests import RouteRequest
+from cloud_app.brain.views import ModelView, WorkerView
+from cloud_app.fleet import registry
+from cloud_app.jobs import admission, failures
+from cloud_app.store.records import KeyRecord
+from cloud_app.web.request import context, key, require_key
+from genie import topology
+from genie.catalog import Catalog, Persona
+from genie.contracts.fleet import ModelState
+from genie.contracts.inference import WorkClass
+from genie.contracts.model import ModelSpec
+from genie.errors import UnknownModel
+
+api = APIBlueprint(
+    "models",
+    __name__,
+    url_prefix="/v1",
+    abp_tags=[Tag(name="models", description="What can be asked")],
+    abp_security=[{"key": []}],
+    abp_responses=errors.RESPONSES,
+)
+api.before_request(require_key)
+
+
+class ModelPath(BaseModel):
+    """Which model."""
+
+    model_id: str = Field(max_length=200)
+
+
+@api.get("/models")
+def list_models() -> ModelList:
+    """Every model of the catalog that this key may use, and where it is ready."""
+    workers = _workers(key())
+    specs = [s for s in context().catalog.models.values() if _allowed(key(), s)]
+    return {"object": "list", "data": [_model(s, workers) for s in specs]}
+
+
+@api.get("/models/<path:model_id>")
+def get_model(path: ModelPath) -> Model:
+    """One model of the catalog."""
+    spec = context().catalog.models.get(path.model_id)
+    if spec is None or not _allowed(key(), spec):
+        near = ", ".join(context().catalog.suggestions(path.model_id))
+        hint = f"did you mean {near}?" if near else "see GET /v1/models."
+        raise UnknownModel(
+            f"There is no model {path.model_id!r}; {hint}", param="model"
+        )
+    return _model(spec, _workers(key()))
+
+
+@api.get("/personas")
+def list_personas() -> PersonaList:
+    """Every persona: its ladder of models, smallest first, and its floor."""
+    catalog = context().catalog
+    data = [_persona(persona, catalog) for persona in catalog.personas.values()]
+    return {"object": "list", "data": data}
+
+
+@api.post("/route")
+def decide_route(body: RouteRequest) -> Route:
+    """Say where a request would go now, and why; nothing runs."""
+    ctx = context()
+    target = admission.resolve(ctx.catalog, body.model, body.persona)
+    persona = target.persona
+    work_class = persona.work_class if persona else WorkClass.INTERACTIVE
+    is_async = body.mode == "async"
+    if is_async:
+        work_class = WorkClass.JOB
+    texts = (body.input or "",)
+    decision = admission.decide(
+        ctx, key(), target, work_class, texts=texts, may_wait=is_async
+    )
+    return {
+        "object": "route",
+        "asked": {"model": body.model, "persona": persona.name if persona else None},
+        "route": failures.explain(decision),
+    }
+
+
+def _allowed(key: KeyRecord, spec: ModelSpec) -> bool:
+    is_listed = key.allowed_models is None or spec.id in key.allowed_models
+    return spec.enabled and is_listed
+
+
+def _workers(key: KeyRecord) -> tuple[WorkerView, ...]:
+    """The live workers whose queues this org may use."""
+    mine = {topology.SHARED, topology.org_queue(key.org.slug)}
+    fleet = registry.view(context())
+    return tuple(w for w in fleet.workers if w.is_open and mine & set(w.queues))
+
+
+def _model(spec: ModelSpec, workers: Sequence[WorkerView]) -> Model:
+    held = [seen for w in workers if (seen := w.reported(spec.id)) is not None]
+    personas = context().catalog.personas.values()
+    return {
+        "id": spec.id,
+        "object": "model",
+        "created": 0,
+        "owned_by": "genie",
+        "genie": {
+            "ready": any(seen.state is ModelState.READY for seen in held),
+            "workers": sum(seen.state is ModelState.READY for seen in held),
+            "parameters": spec.parameters,
+            "license": spec.license,
+            "context": spec.context_max,
+            "states": _states(held),
+            "personas": [p.name for p in personas if spec.id in p.ladder],
+        },
+    }
+
+
+def _states(held: Sequence[ModelView]) -> dict[str, int]:
+    """How many workers have the model in which state."""
+    counts: dict[str, int] = {}
+    for seen in held:
+        counts[seen.state.value] = counts.get(seen.state.value, 0) + 1
+    return counts
+
+
+def _persona(persona: Persona, catalog: Catalog) -> bodies.Persona:
+    return {
+        "id": persona.name,
+        "object": "persona",
+        "tier": persona.tier,
+        "ladder": [m for m in persona.ladder if catalog.models[m].enabled],
+        "floor": persona.floor,
+        "class": persona.work_class.value,
+        "max_tokens": persona.max_tokens,
+        "temperature": persona.temperature,
+        "sla_s": persona.sla.queue_wait_p95_s,
+        "has_system_prompt": persona.system_prompt is not None,
+    }

@@ -1,0 +1,331 @@
+"""``/openapi``: every operation of the API, said from the types of its handler.
+
+What a handler takes (``body``, ``form``, ``query``, ``path``) and what its return type
+says is all there is: nothing is described twice. Notes in a return type say what no
+type can: other media (`ResponseSpec`), contracts read by hand (`BodySpec`), headers
+(`HeaderSpec`).
+"""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+from flask_openapi3.openapi import OpenAPI
+from flask_openapi3.utils import HTTP_STATUS, parse_rule
+from pydantic import TypeAdapter
+from typing_extensions import is_typeddict
+
+from cloud_app.api.errors import ErrorBody
+from genie.contracts.base import Contract
+
+OpenApiJson = dict[str, Any]
+Schemas = dict[Any, OpenApiJson]
+
+JSON = "application/json"
+EVENTS = "text/event-stream"
+BYTES = "application/octet-stream"
+REF = "#/components/schemas/{}"
+TAKEN = ("body", "form", "query", "path")
+PLACES = ("path", "query")
+ONLY_WRITING = frozenset({"409", "413"})
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseSpec:
+    """One answer of a handler that returns a `Response`."""
+
+    kind: Any
+    status: int = 200
+    media: str = JSON
+
+
+@dataclass(frozen=True, slots=True)
+class BodySpec:
+    """The contract a handler reads by itself."""
+
+    kind: type[Contract]
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderSpec:
+    """A header a handler reads; nobody has to send it."""
+
+    name: str
+    description: str
+
+
+class OpenApiDocument:
+    """The description of one application, made when it is first asked for."""
+
+    def __init__(self, app: OpenAPI) -> None:
+        self._app = app
+
+    @cached_property
+    def json(self) -> OpenApiJson:
+        """The whole document; OpenAPI 3.1."""
+        document: OpenApiJson = deepcopy(self._app.api_doc)
+        operations = [
+            Operation(document["paths"][path][method], view)
+            for path, method, view in self._views(document["paths"])
+        ]
+        kinds = [kind for one in operations for kind in one.kinds()]
+        schemas, components = _schemas(kinds)
+        for operation in operations:
+            operation.describe(schemas, components)
+        for operation in operations:
+            operation.link(operations)
+        for kind in {kind for one in operations for kind in one.parameters()}:
+            del components[_name(schemas[kind])]
+        error = _errors(schemas[ErrorBody])
+        document["components"] |= {"schemas": components, "responses": error}
+        return document
+
+    def _views(self, paths: OpenApiJson) -> Iterator[tuple[str, str, Any]]:
+        for rule in self._app.url_map.iter_rules():
+            path = parse_rule(rule.rule)
+            for method in sorted(rule.methods or ()):
+                if method.lower() in paths.get(path, {}):
+                    view = inspect.unwrap(self._app.view_functions[rule.endpoint])
+                    yield path, method.lower(), view
+
+
+class Operation:
+    """One method of one path: the library's words on it, made whole."""
+
+    def __init__(self, words: OpenApiJson, view: Any) -> None:
+        self._words, self.name = words, str(view.__name__)
+        hints = get_type_hints(view, include_extras=True)
+        returned = hints.pop("return")
+        self._says = tuple(_answers(returned))
+        self._takes = next((one.kind for one in _notes(returned, BodySpec)), None)
+        self._heeds = tuple(_notes(returned, HeaderSpec))
+        self._given = {name: hints[name] for name in TAKEN if name in hints}
+
+    def kinds(self) -> Iterator[Any]:
+        """Every type that needs a schema."""
+        yield from self._given.values()
+        yield from (one.kind for one in self._says if one.media in (JSON, EVENTS))
+        if self._takes is not None:
+            yield self._takes
+
+    def parameters(self) -> Iterator[Any]:
+        """The types whose fields are parameters."""
+        yield from (self._given[place] for place in PLACES if place in self._given)
+
+    def describe(self, schemas: Schemas, components: OpenApiJson) -> None:
+        """Say what it takes and what it answers."""
+        words = self._words
+        words["operationId"] = self.name
+        if "description" in words:
+            words["description"] = words["description"].replace("<br/>", "\n").strip()
+        codes = set(words.get("responses", {}))
+        words["responses"] = self._successes(schemas) | self._failures(codes)
+        self._describe_body(schemas)
+        parameters = [
+            parameter
+            for place in PLACES
+            if place in self._given
+            for parameter in _parameters(schemas[self._given[place]], components, place)
+        ]
+        parameters += map(_header, self._heeds)
+        if parameters:
+            words["parameters"] = parameters
+
+    def link(self, operations: Sequence["Operation"]) -> None:
+        """Say which operations go on with the ids it answers."""
+        for one in self._says:
+            name = IDS.get(getattr(one.kind, "__name__", ""), "")
+            links = {
+                other.name: {
+                    "operationId": other.name,
+                    "parameters": {name: "$response.body#/id"},
+                }
+                for other in operations
+                if other.takes(name)
+            }
+            if links:
+                self._words["responses"][str(one.status)]["links"] = links
+
+    def takes(self, name: str) -> bool:
+        """True when its path has a parameter of this name."""
+        path = self._given.get("path")
+        return path is not None and name in path.model_fields
+
+    def _describe_body(self, schemas: Schemas) -> None:
+        media = "multipart/form-data" if "form" in self._given else JSON
+        kind = self._given.get("form") or self._given.get("body") or self._takes
+        if kind is not None:
+            content = {media: {"schema": schemas[kind]}}
+            self._words["requestBody"] = {"required": True, "content": content}
+
+    def _successes(self, schemas: Schemas) -> OpenApiJson:
+        found: OpenApiJson = {}
+        for one in self._says:
+            said = found.setdefault(str(one.status), _said(one.status))
+            said["content"][one.media] = {"schema": _schema(one, schemas)}
+        return found
+
+    def _failures(self, codes: set[str]) -> OpenApiJson:
+        reads = "requestBody" not in self._words and self.name.startswith(READING)
+        kept = codes - ONLY_WRITING if reads else codes
+        told = {str(one.status) for one in self._says}
+        return {
+            code: {"$ref": f"#/components/responses/{_error(code)}"}
+            for code in sorted(kept - told)
+        }
+
+
+IDS = {
+    "Accepted": "job_id",
+    "Job": "job_id",
+    "File": "file_id",
+    "Batch": "batch_id",
+    "Schedule": "schedule",
+    "NewKey": "key_id",
+}
+"""Which parameter of other operations the id in an answer is."""
+
+READING = ("get_", "list_", "show_", "follow_")
+
+
+def _answers(returned: Any) -> Iterator[ResponseSpec]:
+    """What a return type says: a body, a body with its status, or a noted response."""
+    if is_typeddict(returned):
+        yield ResponseSpec(returned)
+    elif get_origin(returned) is tuple:
+        kind, status = get_args(returned)
+        yield ResponseSpec(kind, get_args(status)[0])
+    elif get_origin(returned) is Annotated:
+        yield from _answers(returned.__origin__)
+    yield from _notes(returned, ResponseSpec)
+
+
+def _notes(returned: Any, kind: type) -> Iterator[Any]:
+    if get_origin(returned) is Annotated:
+        yield from (one for one in returned.__metadata__ if isinstance(one, kind))
+
+
+def _schemas(kinds: list[Any]) -> tuple[Schemas, OpenApiJson]:
+    """The schema of each type, and the components they refer to by name."""
+    wire = [kind for kind in dict.fromkeys(kinds) if _is_contract(kind)]
+    ours = [kind for kind in dict.fromkeys([*kinds, ErrorBody]) if kind not in wire]
+    inputs = [(kind, _mode(kind), TypeAdapter(kind)) for kind in ours]
+    refs, made = TypeAdapter.json_schemas(inputs, ref_template=REF.format("{model}"))
+    of_wire, parts = msgspec.json.schema_components(
+        wire, ref_template=REF.format("{name}")
+    )
+    found = [(kind, ref) for (kind, _mode), ref in refs.items()]
+    for schema in made["$defs"].values():
+        _forget_null_defaults(schema)
+    return dict([*found, *zip(wire, of_wire, strict=True)]), made["$defs"] | parts
+
+
+def _forget_null_defaults(schema: OpenApiJson) -> None:
+    """Leaving a field out is what people do; nobody sends the null it stands for."""
+    for field in schema.get("properties", {}).values():
+        if field.get("default", ...) is None:
+            del field["default"]
+
+
+def _is_contract(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Contract)
+
+
+def _mode(kind: Any) -> Literal["validation", "serialization"]:
+    return "serialization" if is_typeddict(kind) else "validation"
+
+
+def _parameters(
+    schema: OpenApiJson, components: OpenApiJson, place: str
+) -> Iterator[OpenApiJson]:
+    schema = components[_name(schema)]
+    required = schema.get("required", ())
+    for name, value in schema["properties"].items():
+        yield {
+            "name": name,
+            "in": place,
+            "required": place == "path" or name in required,
+            "schema": _sent(value),
+        }
+
+
+def _header(heeded: HeaderSpec) -> OpenApiJson:
+    return {
+        "name": heeded.name,
+        "in": "header",
+        "required": False,
+        "description": heeded.description,
+        "schema": {"type": "string"},
+    }
+
+
+def _sent(schema: OpenApiJson) -> OpenApiJson:
+    """A parameter's schema; what is not given is left out, so there is no null."""
+    rest = {key: value for key, value in schema.items() if key != "default"}
+    kinds = [one for one in rest.pop("anyOf", ()) if one.get("type") != "null"]
+    return rest | (kinds[0] if len(kinds) == 1 else {})
+
+
+def _name(schema: OpenApiJson) -> str:
+    return str(schema["$ref"]).rsplit("/", 1)[-1]
+
+
+def _said(status: int) -> OpenApiJson:
+    return {
+        "description": HTTP_STATUS[str(status)],
+        "headers": {"x-request-id": REQUEST_ID},
+        "content": {},
+    }
+
+
+REQUEST_ID: OpenApiJson = {
+    "description": "Yours, if you sent a good one.",
+    "required": True,
+    "schema": {"type": "string", "pattern": "^[A-Za-z0-9_.-]{1,64}$"},
+}
+
+RETRY_AFTER: OpenApiJson = {
+    "description": "Seconds.",
+    "required": True,
+    "schema": {"type": "integer", "minimum": 1, "maximum": 120},
+}
+
+
+def _error(code: str) -> str:
+    return "Busy" if code == "503" else "Error"
+
+
+def _schema(said: ResponseSpec, schemas: Schemas) -> OpenApiJson:
+    """What an answer holds; of events, what one of them does."""
+    if said.media == JSON:
+        return schemas[said.kind]
+    if said.media != EVENTS:
+        return {"type": "string"}
+    carried = {"contentMediaType": JSON, "contentSchema": schemas[said.kind]}
+    data = {"type": "string", "anyOf": [{"const": "[DONE]"}, carried]}
+    text = {"type": "string"}
+    return {
+        "description": "One event.",
+        "type": "object",
+        "properties": {"data": data, "event": text, "id": text},
+        "required": ["data"],
+    }
+
+
+def _errors(body: OpenApiJson) -> OpenApiJson:
+    """What is no success, with the one body they all have."""
+    content = {JSON: {"schema": body}}
+    error = {
+        "description": "What went wrong, and the next step.",
+        "headers": {"x-request-id": REQUEST_ID},
+        "content": content,
+    }
+    headers = {"x-request-id": REQUEST_ID, "Retry-After": RETRY_AFTER}
+    return {
+        "Error": error,
+        "Busy": error | {"description": "Not now; try again.", "headers": headers},
+    }

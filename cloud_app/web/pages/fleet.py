@@ -1,0 +1,236 @@
+"""What the Fleet page shows, as values a template only has to write down."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from textwrap import shorten
+
+from cloud_app.brain import liveness
+from cloud_app.brain.views import DemandView
+from cloud_app.context import Context
+from cloud_app.fleet import placement, registry
+from cloud_app.store import reports
+from cloud_app.store.records import KeyRecord, WorkerRecord
+from cloud_app.web.pages import figures, routing
+from cloud_app.web.pages.figures import FigureTile
+from cloud_app.web.pages.routing import RoutingReason
+from genie import topology
+from genie.contracts.fleet import GpuStatus, Heartbeat, ModelState, ModelStatus
+
+GIB = 1024**3
+ALMOST_FULL = 0.9
+BAR_WIDTH = 40
+ERROR_SHOWN = 90
+
+STATE_WORDS = {
+    ModelState.FETCHING: "fetching",
+    ModelState.LOADING: "loading",
+    ModelState.UNLOADING: "unloading",
+    ModelState.FAILED: "failed",
+    ModelState.ON_DISK: "on disk",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryBar:
+    """One GPU's memory, or the host's when there is no GPU."""
+
+    name: str
+    used: str
+    total: str
+    width: int
+    tone: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelLine:
+    """One model on a worker; ``note`` is its state unless it is ready."""
+
+    id: str
+    note: str
+    tone: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerLine:
+    """One line of the table of workers."""
+
+    name: str
+    host: str
+    state: str
+    queues: tuple[str, ...]
+    bars: tuple[MemoryBar, ...]
+    models: tuple[ModelLine, ...]
+    running: int
+    heartbeat: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutingLine:
+    """Where one persona's work goes; share and time are of the last hour."""
+
+    persona: str
+    model: str
+    share: str
+    p95: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueLine:
+    """One logical queue now, and what its users were promised."""
+
+    name: str
+    waiting: int
+    oldest: str
+    sla: str
+    is_late: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetPage:
+    """Everything of the page that changes by itself."""
+
+    org: str
+    summary: str
+    tiles: tuple[FigureTile, ...]
+    workers: tuple[WorkerLine, ...]
+    reasons: tuple[RoutingLine, ...]
+    queues: tuple[QueueLine, ...]
+
+
+def fleet_page(ctx: Context, key: KeyRecord) -> FleetPage:
+    """The fleet as this key's org may see it."""
+    now = ctx.now()
+    jobs = reports.since(ctx.db, key.org, now - figures.HOUR)
+    counts = reports.counts(ctx.db, key.org, now - figures.HOUR)
+    workers = registry.workers(ctx, key.org.slug)
+    return FleetPage(
+        org=key.org.name or key.org.slug,
+        summary=_summary(workers),
+        tiles=figures.tiles(jobs, counts, now),
+        workers=tuple(
+            worker_row(worker, now, ctx.settings.heartbeat_s) for worker in workers
+        ),
+        reasons=tuple(
+            map(_reason, routing.routing_reasons(ctx, key, figures.shares(jobs, now)))
+        ),
+        queues=_queues(ctx, key, workers),
+    )
+
+
+def _summary(workers: Sequence[WorkerRecord]) -> str:
+    gpus = sum(len(w.status.gpus) for w in workers if w.status)
+    return f"{_count(len(workers), 'worker')} · {_count(gpus, 'GPU')}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def worker_row(worker: WorkerRecord, now: datetime, heartbeat_s: float) -> WorkerLine:
+    """One worker as a line of the table."""
+    status, seen_at = worker.status, worker.seen_at or worker.registered_at
+    age_s = max(0.0, (now - seen_at).total_seconds())
+    models = status.models if status else ()
+    return WorkerLine(
+        name=worker.name,
+        host=worker.hostname,
+        state=state(worker, age_s, heartbeat_s),
+        queues=worker.queues,
+        bars=bars(status) if status else (),
+        models=tuple(_line(m) for m in models if m.state is not ModelState.ABSENT),
+        running=sum(m.in_flight for m in models),
+        heartbeat=figures.seconds(age_s) if age_s >= 10 else f"{age_s:.0f} s",
+    )
+
+
+def state(worker: WorkerRecord, age_s: float, heartbeat_s: float) -> str:
+    """A worker in one word: how alive it is, or that it takes nothing new."""
+    heard = liveness.liveness(age_s, heartbeat_s)
+    if heard is not liveness.Liveness.ONLINE:
+        return heard.value
+    if worker.quarantined_at is not None:
+        return "quarantined"
+    return "draining" if worker.status and worker.status.draining else heard.value
+
+
+def bars(status: Heartbeat) -> tuple[MemoryBar, ...]:
+    """Memory of every GPU, or the host's when the machine has none."""
+    if status.gpus:
+        return tuple(_gpu_bar(gpu) for gpu in status.gpus)
+    host = status.host
+    used = max(0, host.memory_total_bytes - host.memory_available_bytes)
+    return (_bar("CPU", used, host.memory_total_bytes),)
+
+
+def _gpu_bar(gpu: GpuStatus) -> MemoryBar:
+    return _bar(str(gpu.index), gpu.memory_used_bytes, gpu.memory_total_bytes)
+
+
+def _bar(name: str, used: int, total: int) -> MemoryBar:
+    share = min(1.0, used / total) if total else 0.0
+    return MemoryBar(
+        name=name,
+        used=f"{used / GIB:.0f}",
+        total=f"{total / GIB:.0f}G",
+        width=round(share * BAR_WIDTH),
+        tone="warn" if share >= ALMOST_FULL else "good",
+    )
+
+
+def _line(model: ModelStatus) -> ModelLine:
+    note = STATE_WORDS.get(model.state, "")
+    if model.progress is not None and model.state is not ModelState.READY:
+        note = f"{note} {model.progress:.0%}"
+    if model.stage is not None:
+        note = f"{note}, {model.stage.value}"
+    tone = "bad" if model.state is ModelState.FAILED else "quiet"
+    error = shorten(model.error or "", ERROR_SHOWN, placeholder=" …")
+    return ModelLine(id=model.model, note=note, tone=tone, error=error)
+
+
+def _reason(found: RoutingReason) -> RoutingLine:
+    share = "–" if found.share is None else f"{found.share:.0%}".replace("%", " %")
+    return RoutingLine(
+        persona=", ".join(found.personas) or "by name",
+        model=found.model or "nowhere now",
+        share=share,
+        p95=figures.seconds(found.first_token_p95_s),
+        why=found.why,
+    )
+
+
+def _queues(
+    ctx: Context, key: KeyRecord, workers: Iterable[WorkerRecord]
+) -> tuple[QueueLine, ...]:
+    own = topology.org_queue(key.org.slug)
+    names = {topology.SHARED} | {q for w in workers for q in w.queues if q == own}
+    demand = [d for d in placement.demand(ctx) if d.queue in names | {own}]
+    names |= {d.queue for d in demand}
+    promised = sla_s(ctx)
+    return tuple(_queue(name, demand, promised) for name in sorted(names))
+
+
+def _queue(name: str, demand: Iterable[DemandView], promised_s: float) -> QueueLine:
+    mine = [d for d in demand if d.queue == name]
+    waiting = sum(d.queued for d in mine)
+    oldest_s = max((d.oldest_s for d in mine), default=0.0)
+    return QueueLine(
+        name=name,
+        waiting=waiting,
+        oldest=figures.seconds(oldest_s if waiting else None),
+        sla=f"{promised_s:.0f} s",
+        is_late=waiting > 0 and oldest_s > promised_s,
+    )
+
+
+def sla_s(ctx: Context, model: str | None = None) -> float:
+    """The shortest wait promised to a persona (that may use ``model``), in seconds."""
+    promises = [
+        persona.sla.queue_wait_p95_s
+        for persona in ctx.catalog.personas.values()
+        if model is None or model in persona.ladder
+    ]
+    return min(promises, default=30.0)

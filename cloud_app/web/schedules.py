@@ -1,0 +1,232 @@
+"""Schedules: made, looked at, run now, paused, resumed, removed."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.tag import Tag
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from cloud_app.api import errors
+from cloud_app.api.bodies.work import (
+    DeletedSchedule,
+    Run,
+    RunList,
+    Schedule,
+    ScheduleList,
+)
+from cloud_app.api.orders import of_request
+from cloud_app.api.requests import RequestModel, WebhookInput
+from cloud_app.brain import calendar
+from cloud_app.brain.calendar import CatchUpPolicy, OverlapPolicy
+from cloud_app.jobs.job_json import unix
+from cloud_app.schedules import fire, schedules
+from cloud_app.schedules.schedules import NewSchedule
+from cloud_app.store.records import RunRecord, ScheduleRecord
+from cloud_app.web.request import context, key, require_key
+from genie.errors import BadRequest
+
+UPCOMING = 3
+RUNS_MAX = 200
+
+api = APIBlueprint(
+    "schedules",
+    __name__,
+    url_prefix="/v1/schedules",
+    abp_tags=[Tag(name="schedules", description="Requests made again and again")],
+    abp_security=[{"key": []}],
+    abp_responses=errors.RESPONSES,
+)
+api.before_request(require_key)
+
+
+class SchedulePath(BaseModel):
+    """Which schedule."""
+
+    schedule: str = Field(max_length=80, description="Its name or id.")
+
+
+class RunsQuery(BaseModel):
+    """How many of its newest runs."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    limit: int = Field(20, ge=1, le=RUNS_MAX)
+
+
+def _word(kind: type[OverlapPolicy] | type[CatchUpPolicy]) -> BeforeValidator:
+    """Strict shapes take no text for an enum; this does, and only known words."""
+
+    def read(value: object) -> object:
+        known = [one.value for one in kind]
+        return kind(value) if value in known else value
+
+    return BeforeValidator(read)
+
+
+class ScheduleRequest(RequestModel):
+    """A schedule to make."""
+
+    name: str = Field(
+        min_length=1,
+        max_length=80,
+        description="How you call it; unique in the org.",
+        examples=["news"],
+    )
+    cron: str = Field(
+        max_length=200,
+        description="minute hour day month weekday, or @hourly @daily @weekly "
+        "@monthly @yearly.",
+        examples=["30 7 * * 1-5"],
+    )
+    timezone: str = Field(
+        "UTC",
+        max_length=60,
+        description="Like Europe/Berlin.",
+        examples=["Europe/Berlin"],
+    )
+    request: dict[str, Any] = Field(
+        description="A body of /v1/chat/completions. Texts in it may hold {{date}} "
+        "{{time}} {{weekday}} {{week}} {{month}} {{year}} {{yesterday}} {{tomorrow}} "
+        "{{fire_at}} {{now}} {{schedule}}.",
+        examples=[
+            {
+                "model": "chat",
+                "messages": [{"role": "user", "content": "News of {{date}}?"}],
+            }
+        ],
+    )
+    webhook: WebhookInput | None = None
+    overlap: Annotated[OverlapPolicy, _word(OverlapPolicy)] = Field(
+        OverlapPolicy.SKIP, description="What a run does while the one before goes on."
+    )
+    catch_up: Annotated[CatchUpPolicy, _word(CatchUpPolicy)] = Field(
+        CatchUpPolicy.LAST, description="Which missed runs are made up for."
+    )
+    jitter_s: float = Field(
+        0.0, ge=0, le=3600, description="Runs start up to so many seconds later."
+    )
+
+
+@api.post("")
+def create_schedule(body: ScheduleRequest) -> tuple[Schedule, Literal[201]]:
+    """Make a schedule; its first run is the next one from now."""
+    if "webhook" in body.request:
+        raise BadRequest(
+            "request.webhook: give the webhook beside the request, not in it",
+            param="request.webhook",
+        )
+    hook = body.webhook
+    new = NewSchedule(
+        name=body.name,
+        cron=body.cron,
+        timezone=body.timezone,
+        request=body.request,
+        webhook=hook.webhook() if hook else None,
+        overlap=body.overlap,
+        catch_up=body.catch_up,
+        jitter_s=body.jitter_s,
+    )
+    made = schedules.create(context(), key(), new, of_request)
+    return schedule_json(made, context().now()), 201
+
+
+@api.get("")
+def list_schedules() -> ScheduleList:
+    """Every schedule of this org, by name."""
+    now = context().now()
+    found = schedules.find(context(), key().org)
+    data = [schedule_json(one, now) for one in found]
+    return {"object": "list", "data": data, "has_more": False}
+
+
+@api.get("/<schedule>")
+def get_schedule(path: SchedulePath) -> Schedule:
+    """One schedule, its next runs in words, and what became of the last."""
+    found = schedules.get(context(), key().org, path.schedule)
+    runs = schedules.runs(context(), found)
+    shown = schedule_json(found, context().now())
+    shown["runs"] = [run_json(run) for run in runs]
+    return shown
+
+
+@api.get("/<schedule>/runs")
+def list_runs(path: SchedulePath, query: RunsQuery) -> RunList:
+    """The newest runs of a schedule, newest first."""
+    found = schedules.get(context(), key().org, path.schedule)
+    runs = schedules.runs(context(), found, query.limit)
+    data = [run_json(run) for run in runs]
+    return {"object": "list", "data": data, "has_more": False}
+
+
+@api.post("/<schedule>/run")
+def run_schedule(path: SchedulePath) -> tuple[Run, Literal[202]]:
+    """Start a run at once, paused or not, whatever the run before does."""
+    run = fire.run_now(context(), key(), path.schedule, of_request)
+    return run_json(run), 202
+
+
+@api.post("/<schedule>/pause")
+def pause_schedule(path: SchedulePath) -> Schedule:
+    """Start nothing until it is resumed."""
+    return _shown(schedules.pause(context(), key().org, path.schedule))
+
+
+@api.post("/<schedule>/resume")
+def resume_schedule(path: SchedulePath) -> Schedule:
+    """Go on with the next run from now."""
+    return _shown(schedules.resume(context(), key().org, path.schedule))
+
+
+@api.delete("/<schedule>")
+def delete_schedule(path: SchedulePath) -> DeletedSchedule:
+    """Remove a schedule; its jobs stay."""
+    gone = schedules.remove(context(), key().org, path.schedule)
+    return {"id": gone.id, "object": "schedule", "deleted": True}
+
+
+def _shown(schedule: ScheduleRecord) -> Schedule:
+    return schedule_json(schedule, context().now())
+
+
+def schedule_json(schedule: ScheduleRecord, now: datetime) -> Schedule:
+    """A schedule as the API shows it, without the webhook's secret."""
+    cron = schedules.cron_of(schedule)
+    is_paused = schedule.paused_at is not None
+    return {
+        "id": schedule.id,
+        "object": "schedule",
+        "name": schedule.name,
+        "cron": schedule.cron,
+        "timezone": schedule.timezone,
+        "in_words": calendar.explain(cron),
+        "next_runs": [] if is_paused else list(_upcoming(schedule, now)),
+        "next_at": None if is_paused else unix(schedule.next_at),
+        "paused": is_paused,
+        "paused_at": unix(schedule.paused_at),
+        "trouble": schedule.trouble,
+        "request": schedule.request,
+        "webhook": {"url": schedule.webhook.url} if schedule.webhook else None,
+        "overlap": schedule.overlap,
+        "catch_up": schedule.catch_up,
+        "jitter_s": schedule.jitter_s,
+        "created_at": unix(schedule.created_at),
+    }
+
+
+def _upcoming(schedule: ScheduleRecord, now: datetime) -> tuple[str, ...]:
+    return calendar.upcoming(schedules.cron_of(schedule), now, UPCOMING)
+
+
+def run_json(run: RunRecord) -> Run:
+    """One run of a schedule."""
+    return {
+        "id": run.id,
+        "object": "schedule.run",
+        "fire_at": unix(run.fire_at),
+        "trigger": run.trigger.value,
+        "status": run.state.value,
+        "reason": run.reason,
+        "job_id": run.job_id,
+        "decided_at": unix(run.decided_at),
+    }

@@ -1,0 +1,314 @@
+"""Webhooks: signed, sent by the brain from rows, tried again, recorded.
+
+Delivered at least once: a receiver that sees an ``X-Genie-Delivery`` it knows has
+heard it before.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import lru_cache
+from ipaddress import ip_address
+from pathlib import Path
+from threading import Timer
+
+import httpx2
+
+from cloud_app import store
+from cloud_app.brain import webhook_rules
+from cloud_app.brain.webhook_rules import WebhookUrl
+from cloud_app.context import Context
+from cloud_app.store.records import (
+    AnyOrg,
+    DeliveryRecord,
+    JobRecord,
+    WebhookConfig,
+    slug_of,
+)
+from genie import __version__, logs
+from genie.errors import BadRequest, NotFound
+
+log = logs.logger("webhooks")
+
+BURST = 64
+"""Most deliveries one run of the task tries."""
+
+SENDERS = 16
+TIMEOUT_S = 10.0
+"""Longest silence of a receiver."""
+
+DEADLINE_S = 30.0
+"""Longest time for one whole try, for receivers that answer byte by byte."""
+
+KEEP = timedelta(days=7)
+"""How long a delivery that has ended stays on record, to be sent again."""
+
+Render = Callable[[DeliveryRecord, JobRecord], bytes]
+"""The body that tells of a job's end."""
+
+Resolve = Callable[[str, int], tuple[str, ...]]
+"""Every address of a host; raises OSError."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryAttempt:
+    """What a try came to; ``status`` None: nobody answered."""
+
+    status: int | None = None
+    error: str | None = None
+
+
+def check(ctx: Context, hook: WebhookConfig) -> None:
+    """Refuse at once what could never be delivered; raises `BadRequest`.
+
+    A host name is resolved and checked only when something is sent.
+    """
+    try:
+        target = webhook_rules.parse_webhook_url(hook.url)
+        addresses = (str(ip_address(target.host)),)
+    except ValueError:
+        return  # a name
+    _refuse_private(ctx, addresses)
+
+
+def signature(secret: str, body: bytes) -> str:
+    """The value of ``X-Genie-Signature``.
+
+    >>> signature("a secret", b"{}")[:15]
+    'sha256=c424c6f5'
+    """
+    digest = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+    return f"sha256={digest}"
+
+
+def standard(secret: str, name: str, at: datetime, body: bytes) -> dict[str, str]:
+    """The same said as Standard Webhooks has it, which OpenAI's clients verify.
+
+    The moment is signed too, so that what was overheard cannot be sent again later.
+    """
+    moment = str(int(at.timestamp()))
+    signed = b".".join((name.encode(), moment.encode(), body))
+    digest = hmac.new(_standard_key(secret), signed, hashlib.sha256).digest()
+    return {
+        "webhook-id": name,
+        "webhook-timestamp": moment,
+        "webhook-signature": f"v1,{base64.b64encode(digest).decode()}",
+    }
+
+
+def _standard_key(secret: str) -> bytes:
+    """A secret that begins with ``whsec_`` is base64, any other its own bytes."""
+    try:
+        if secret.startswith("whsec_"):
+            return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    except binascii.Error:
+        pass
+    return secret.encode()
+
+
+def deliver(ctx: Context, render: Render, resolve: Resolve | None = None) -> int:
+    """Try everything that is due once; how many receivers took theirs."""
+    with ctx.db.session() as session:
+        due = store.webhooks.claim(session, ctx.now(), BURST)
+        jobs = store.jobs.by_ids(session, [one.job_id for one in due if one.job_id])
+    if not due:
+        return 0
+    known = {job.id: job for job in jobs}
+    sender = _WebhookSender(ctx, render, resolve or addresses_of, known)
+    with ThreadPoolExecutor(SENDERS, "genie-webhook") as pool:
+        return sum(pool.map(sender.send, due))
+
+
+def redeliver(ctx: Context, org: AnyOrg, delivery_id: str) -> DeliveryRecord:
+    """Send one that has ended again, now; raises `NotFound`.
+
+    One that is still under way stays as it is.
+    """
+    slug = slug_of(org)
+    with ctx.db.session() as session:
+        store.webhooks.redeliver(session, slug, delivery_id, ctx.now())
+        found = store.webhooks.one_of_org(session, slug, delivery_id)
+    if found is None:
+        raise NotFound(
+            f"there is no webhook delivery {delivery_id[:40]} in this org; GET "
+            "/v1/webhook-deliveries lists them for a week",
+            param="id",
+        )
+    return found
+
+
+def find(
+    ctx: Context, org: AnyOrg, *, job_id: str | None = None, limit: int = 20
+) -> tuple[DeliveryRecord, ...]:
+    """An org's deliveries, newest first."""
+    bare = store.ids.bare(job_id) if job_id else None
+    with ctx.db.reading() as session:
+        return store.webhooks.of_org(session, slug_of(org), job_id=bare, limit=limit)
+
+
+def forget(ctx: Context) -> int:
+    """Delete deliveries that ended a week ago, and their secrets; how many."""
+    with ctx.db.session() as session:
+        return store.webhooks.forget(session, ctx.now() - KEEP)
+
+
+def addresses_of(host: str, port: int) -> tuple[str, ...]:
+    """Every address a host name stands for."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+class _WebhookSender:
+    """Tries deliveries, each in its own thread, and writes down what came of it."""
+
+    def __init__(
+        self,
+        ctx: Context,
+        render: Render,
+        resolve: Resolve,
+        jobs: dict[str, JobRecord],
+    ) -> None:
+        self._ctx, self._render, self._resolve = ctx, render, resolve
+        self._jobs = jobs
+
+    def send(self, due: DeliveryRecord) -> bool:
+        """One try; True when the receiver took it."""
+        job = self._jobs.get(due.job_id) if due.job_id else None
+        if job is not None:
+            due = replace(due, event=f"job.{job.state.value}")
+            body = self._render(due, job)
+        else:
+            body = (due.body or "{}").encode()
+        answered = self._post(due, body)
+        self._note(due, job, answered)
+        return answered.error is None
+
+    def _post(self, due: DeliveryRecord, body: bytes) -> DeliveryAttempt:
+        target = webhook_rules.parse_webhook_url(due.url)
+        try:
+            addresses = self._resolve(target.host, target.port)
+            _refuse_private(self._ctx, addresses)
+            trust = _trust(self._ctx.settings.webhook_ca_file)
+            status = _post(target, addresses[0], self._headers(due, body), body, trust)
+        except BadRequest as error:
+            return DeliveryAttempt(error=error.message)
+        except (OSError, httpx2.HTTPError, UnicodeError) as error:
+            return DeliveryAttempt(error=_why(error))
+        if 200 <= status < 300:
+            return DeliveryAttempt(status=status)
+        hint = "; redirects are not followed" if 300 <= status < 400 else ""
+        return DeliveryAttempt(status=status, error=f"it answered {status}{hint}")
+
+    def _headers(self, due: DeliveryRecord, body: bytes) -> dict[str, str]:
+        return {
+            "content-type": "application/json",
+            "user-agent": f"genie-fleet/{__version__}",
+            "x-genie-event": due.event or "event",
+            "x-genie-delivery": due.id,
+            "x-genie-signature": signature(due.secret, body),
+            **standard(due.secret, due.id, self._ctx.now(), body),
+        }
+
+    def _note(
+        self, due: DeliveryRecord, job: JobRecord | None, answered: DeliveryAttempt
+    ) -> None:
+        now = self._ctx.now()
+        gap = webhook_rules.next_gap(due.attempts)
+        with self._ctx.db.session() as session:
+            if answered.error is None:
+                store.webhooks.done(session, due, answered.status or 0, now)
+                if job is not None and job.retain_h == 0:
+                    store.retention.delivered(session, job.id, now)
+            else:
+                store.webhooks.failed(
+                    session,
+                    due,
+                    error=answered.error,
+                    status=answered.status,
+                    now=now,
+                    again_at=None if gap is None else now + gap,
+                )
+        if answered.error is not None:
+            log.warning(
+                "webhook_not_delivered",
+                delivery=due.id,
+                attempt=due.attempts,
+                status=answered.status,
+                is_last=gap is None,
+            )
+
+
+def _refuse_private(ctx: Context, addresses: tuple[str, ...]) -> None:
+    if ctx.settings.webhook_allow_private:
+        return
+    if webhook_rules.non_public_addresses(addresses):
+        raise BadRequest(
+            "webhook.url: it leads into a private network, where webhooks do not go; "
+            "whoever runs the cloud can allow it with GENIE_WEBHOOK_ALLOW_PRIVATE=1",
+            param="webhook.url",
+        )
+
+
+def _why(error: Exception) -> str:
+    """What went wrong on the way; a certificate's fault is worth its own words."""
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return f"its certificate was refused: {str(error).rpartition(': ')[2]}"
+    return f"nobody answered: {type(error).__name__}"
+
+
+@lru_cache(maxsize=2)
+def _trust(authorities: Path | None) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    if authorities is not None:
+        context.load_verify_locations(cafile=authorities)
+    return context
+
+
+def _post(
+    target: WebhookUrl,
+    address: str,
+    headers: dict[str, str],
+    body: bytes,
+    trust: ssl.SSLContext,
+) -> int:
+    """The status of one POST to this very address, whatever the name says next.
+
+    The certificate is still checked against the name.
+    """
+    scheme = "https" if target.is_tls else "http"
+    host = f"[{address}]" if ":" in address else address
+    url = f"{scheme}://{host}:{target.port}{target.path}"
+    client = httpx2.Client(
+        follow_redirects=False, trust_env=False, timeout=TIMEOUT_S, verify=trust
+    )
+    with (
+        _closed_in_time(client),
+        client.stream(
+            "POST",
+            url,
+            content=body,
+            headers={**headers, "host": target.authority},
+            extensions={"sni_hostname": target.host},
+        ) as response,
+    ):
+        return response.status_code  # the body is nobody's business
+
+
+@contextmanager
+def _closed_in_time(client: httpx2.Client) -> Iterator[None]:
+    alarm = Timer(DEADLINE_S, client.close)
+    alarm.daemon = True
+    alarm.start()
+    try:
+        yield
+    finally:
+        alarm.cancel()
+        client.close()

@@ -1,0 +1,1 @@
+"""The Python SDK: the client, its jobs, batches, schedules, files and streams."""

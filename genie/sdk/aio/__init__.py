@@ -1,0 +1,17 @@
+"""The SDK for programs that await: the same vocabulary as `genie.Client`.
+
+>>> import asyncio
+>>> async def main() -> str:
+...     async with genie.AsyncClient() as client:
+...         return (await client.ask("Say hello in one word.")).text
+>>> asyncio.run(main())
+'Say hello in one word.'
+"""
+
+from genie.sdk.aio.batches import AsyncBatch
+from genie.sdk.aio.client import AsyncClient
+from genie.sdk.aio.jobs import AsyncJob
+from genie.sdk.aio.schedules import AsyncSchedule
+from genie.sdk.aio.streams import AsyncStream
+
+__all__ = ["AsyncBatch", "AsyncClient", "AsyncJob", "AsyncSchedule", "AsyncStream"]

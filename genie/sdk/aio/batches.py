@@ -1,0 +1,86 @@
+"""Many requests in one file, awaited."""
+
+from collections.abc import AsyncIterator
+from typing import Unpack
+
+from genie.sdk import batches
+from genie.sdk.aio.jobs import AsyncCloud
+from genie.sdk.batch_lines import BatchOptions, BatchResult, result_of
+from genie.sdk.batches import BatchAnswer, BatchRequests, BatchSteps
+from genie.sdk.files import content
+from genie.sdk.progress import bar
+from genie.sdk.schemas import Schema
+
+
+class AsyncBatch(BatchSteps):
+    """Submitted requests; `Batch` for programs that await."""
+
+    def __init__(
+        self, cloud: AsyncCloud, details: BatchAnswer, schema: Schema | None = None
+    ) -> None:
+        super().__init__(details, cloud.now, schema)
+        self._cloud = cloud
+
+    async def refresh(self) -> "AsyncBatch":
+        """Ask the cloud for the batch's state now; see `Batch.refresh`."""
+        await self._cloud.run(self._refreshing())
+        return self
+
+    async def done(self) -> bool:
+        """True when nothing can change the batch any more; see `Batch.done`."""
+        return await self._cloud.run(self._knowing())
+
+    async def cancel(self) -> "AsyncBatch":
+        """Stop the batch; the answers it has are kept. See `Batch.cancel`."""
+        await self._cloud.run(self._cancelling())
+        return self
+
+    async def wait(
+        self,
+        timeout: float | None = None,
+        *,
+        progress: bool | None = None,
+    ) -> "AsyncBatch":
+        """Wait until the batch has ended; see `Batch.wait`."""
+        with bar("requests", None, progress) as shown:
+            await self._cloud.run(self._waiting(timeout, shown))
+        return self
+
+    async def results(
+        self, *, progress: bool | None = None
+    ) -> AsyncIterator[BatchResult]:
+        """Every request with its answer or error; see `Batch.results`."""
+        await self.wait(progress=progress)
+        for file_id in self._files():
+            async for line in self._cloud.lines(content(file_id)):
+                yield result_of(line, self._schema)
+
+
+class AsyncBatches:
+    """The batches of your org; `genie.sdk.batches.Batches` for programs that await."""
+
+    def __init__(self, cloud: AsyncCloud) -> None:
+        self._cloud = cloud
+
+    async def submit(
+        self,
+        requests: BatchRequests,
+        *,
+        schema: Schema | None = None,
+        **options: Unpack[BatchOptions],
+    ) -> AsyncBatch:
+        """Run many requests in what interactive work leaves; see `Batches.submit`."""
+        made = await self._cloud.run(batches.submitting(requests, options, schema))
+        return AsyncBatch(self._cloud, made, schema)
+
+    async def get(self, batch_id: str) -> AsyncBatch:
+        """One batch by its id; see `Batches.get`."""
+        found = await self._cloud.run(batches.finding(batch_id))
+        return AsyncBatch(self._cloud, found)
+
+    async def list(
+        self, *, limit: int = 20, after: str | None = None
+    ) -> tuple[AsyncBatch, ...]:
+        """Batches of your org, newest first, one page of them; see `Batches.list`."""
+        found = await self._cloud.run(batches.listing(limit, after))
+        return tuple(AsyncBatch(self._cloud, details) for details in found)

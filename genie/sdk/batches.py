@@ -1,0 +1,343 @@
+"""Many requests in one file: submitted, followed, read line by line."""
+
+import os
+import tempfile
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Unpack
+
+import msgspec
+
+from genie.api_types import ApiObject, read, read_list
+from genie.contracts.batch import BatchState
+from genie.errors import JobFailed, JobTimeout
+from genie.sdk.batch_lines import CHAT, BatchOptions, BatchResult, lines, result_of
+from genie.sdk.chat import check
+from genie.sdk.files import FileAnswer, content, uploading
+from genie.sdk.jobs import Cloud
+from genie.sdk.progress import ProgressBar, bar
+from genie.sdk.requests import (
+    LocalWork,
+    Steps,
+    get,
+    idempotent_post,
+    item_path,
+    page,
+    post,
+)
+from genie.sdk.retries import PollBackoff
+from genie.sdk.schemas import Schema
+
+LONGEST_PAUSE_S = 5.0
+PATH = "/v1/batches"
+
+BatchRequests = str | os.PathLike[str] | Mapping[str, str] | Iterable[str]
+"""A path, prompts by custom_id, or prompts."""
+
+
+class RequestCounts(ApiObject, frozen=True):
+    """How many requests a batch has, and how they ended."""
+
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+
+
+class BatchInputError(ApiObject, frozen=True):
+    """A mistake in a batch's input; ``line`` counts from 1."""
+
+    message: str = ""
+    code: str | None = None
+    param: str | None = None
+    line: int | None = None
+
+
+class BatchInputErrors(ApiObject, frozen=True):
+    """The mistakes in a batch's input."""
+
+    data: tuple[BatchInputError, ...] = ()
+
+
+class BatchAnswer(ApiObject, frozen=True):
+    """A batch as the cloud knows it; times are seconds since 1970."""
+
+    id: str
+    status: BatchState
+    endpoint: str = CHAT
+    completion_window: str = ""
+    model: str | None = None
+    input_file_id: str | None = None
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    created_at: int | None = None
+    in_progress_at: int | None = None
+    expires_at: int | None = None
+    finalizing_at: int | None = None
+    completed_at: int | None = None
+    failed_at: int | None = None
+    expired_at: int | None = None
+    cancelling_at: int | None = None
+    cancelled_at: int | None = None
+    request_counts: RequestCounts = RequestCounts()
+    errors: BatchInputErrors | None = None
+    metadata: dict[str, str] | None = None
+
+
+class BatchSteps:
+    """What every kind of batch can do, as steps. ``status`` is what was last heard."""
+
+    def __init__(
+        self,
+        details: BatchAnswer,
+        now: Callable[[], float],
+        schema: Schema | None = None,
+    ) -> None:
+        self.id = details.id
+        self.details = details
+        self._now, self._schema = now, schema
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(id={self.id!r}, status={self.status.value!r})"
+
+    @property
+    def status(self) -> BatchState:
+        """The state last heard of, without asking again."""
+        return self.details.status
+
+    @property
+    def counts(self) -> RequestCounts:
+        """How many requests there are and how many ended, as last heard."""
+        return self.details.request_counts
+
+    def _refreshing(self) -> Steps[None]:
+        """Ask for the state."""
+        self.details = yield from finding(self.id)
+
+    def _knowing(self) -> Steps[bool]:
+        """Whether it has ended; asks unless known."""
+        if not self.status.is_terminal:
+            yield from self._refreshing()
+        return self.status.is_terminal
+
+    def _cancelling(self) -> Steps[None]:
+        """Tell the cloud to stop it."""
+        self.details = yield from cancelling(self.id)
+
+    def _waiting(self, timeout: float | None, shown: ProgressBar) -> Steps[None]:
+        """Look again and again until it has ended."""
+
+        def look() -> Steps[bool]:
+            has_ended = yield from self._knowing()
+            counts = self.counts
+            shown.at(counts.completed + counts.failed, counts.total or None)
+            return has_ended
+
+        wait = PollBackoff(self._now, timeout, LONGEST_PAUSE_S)
+        late = partial(self._outlasted, timeout or 0.0)
+        yield from wait.until(look, late)
+
+    def _files(self) -> tuple[str, ...]:
+        """The files of its answers; raises `JobFailed` when the input was wrong."""
+        if self.status is BatchState.FAILED:
+            raise JobFailed(_why(self.details), code="batch_failed")
+        made = (self.details.output_file_id, self.details.error_file_id)
+        return tuple(file_id for file_id in made if file_id is not None)
+
+    def _outlasted(self, timeout: float) -> JobTimeout:
+        return JobTimeout(
+            f"{self.id} is still {self.status.value} after {timeout:g} s and "
+            "goes on; wait again with wait(), or stop it with cancel()",
+            code="wait_timeout",
+        )
+
+
+class Batch(BatchSteps):
+    """Submitted requests. ``status`` is what was last heard; `refresh` asks again.
+
+    >>> batch = client.batch(["Say hello.", "Say goodbye."], window="1h")
+    >>> batch.wait().counts
+    Counts(total=2, completed=2, failed=0)
+    """
+
+    def __init__(
+        self, cloud: Cloud, details: BatchAnswer, schema: Schema | None = None
+    ) -> None:
+        super().__init__(details, cloud.now, schema)
+        self._cloud = cloud
+
+    def refresh(self) -> "Batch":
+        """Ask the cloud for the batch's state now; returns this batch.
+
+        >>> client.batch(["Say hello."]).wait().refresh().status.value
+        'completed'
+        """
+        self._cloud.run(self._refreshing())
+        return self
+
+    def done(self) -> bool:
+        """True when nothing can change the batch any more; asks unless known.
+
+        >>> client.batch(["Say hello."]).wait().done()
+        True
+        """
+        return self._cloud.run(self._knowing())
+
+    def cancel(self) -> "Batch":
+        """Stop the batch; the answers it has are kept. Returns this batch.
+
+        >>> batch = client.batch(["Hello " * 500] * 200).cancel()
+        >>> batch.wait().status.value
+        'cancelled'
+        """
+        self._cloud.run(self._cancelling())
+        return self
+
+    def wait(
+        self, timeout: float | None = None, *, progress: bool | None = None
+    ) -> "Batch":
+        """Wait until the batch has ended, at most ``timeout`` seconds.
+
+        Raises `JobTimeout` (code ``wait_timeout``) when it takes longer; the batch
+        itself goes on. On a terminal a bar shows how far it is, unless ``progress`` is
+        False.
+
+        >>> client.batch(["Say hello."]).wait().counts.completed
+        1
+        """
+        with bar("requests", None, progress) as shown:
+            self._cloud.run(self._waiting(timeout, shown))
+        return self
+
+    def results(self, *, progress: bool | None = None) -> Iterator[BatchResult]:
+        """Every request with its answer or error, read as they arrive.
+
+        Waits for the end of the batch. Raises `JobFailed` when the input was wrong.
+
+        >>> batch = client.batch({"greeting": "Say hello."})
+        >>> [(line.custom_id, line.text) for line in batch.results()]
+        [('greeting', 'Say hello.')]
+        """
+        for file_id in self.wait(progress=progress)._files():
+            for line in self._cloud.lines(content(file_id)):
+                yield result_of(line, self._schema)
+
+
+class Batches:
+    """The batches of your org, as ``client.batches``.
+
+    >>> made = client.batches.submit(["Say hello."])
+    >>> [batch.id == made.id for batch in client.batches.list(limit=1)]
+    [True]
+    """
+
+    def __init__(self, cloud: Cloud) -> None:
+        self._cloud = cloud
+
+    def submit(
+        self,
+        requests: BatchRequests,
+        *,
+        schema: Schema | None = None,
+        **options: Unpack[BatchOptions],
+    ) -> Batch:
+        """Run many requests in the time that interactive work leaves.
+
+        ``requests`` are prompts, prompts by custom_id, or the path of a file of lines
+        ``{custom_id, method, url, body}``. Persona, model and the other options of a
+        question go for prompts, and ``schema`` too; a file says them line by line.
+
+        >>> batch = client.batches.submit(["Say hello.", "Say goodbye."])
+        >>> for line in batch.results():
+        ...     print(line.custom_id, line.text)
+        1 Say hello.
+        2 Say goodbye.
+        """
+        made = self._cloud.run(submitting(requests, options, schema))
+        return Batch(self._cloud, made, schema)
+
+    def get(self, batch_id: str) -> Batch:
+        """One batch by its id; raises `NotFound`.
+
+        >>> made = client.batches.submit(["Say hello."])
+        >>> client.batches.get(made.id).wait().counts.total
+        1
+        """
+        return Batch(self._cloud, self._cloud.run(finding(batch_id)))
+
+    def list(self, *, limit: int = 20, after: str | None = None) -> tuple[Batch, ...]:
+        """Batches of your org, newest first, one page of them.
+
+        >>> made = client.batches.submit(["Say hello."])
+        >>> client.batches.list(limit=1)[0].id == made.id
+        True
+        """
+        found = self._cloud.run(listing(limit, after))
+        return tuple(Batch(self._cloud, details) for details in found)
+
+
+def submitting(
+    requests: BatchRequests, options: BatchOptions, schema: Schema | None = None
+) -> Steps[BatchAnswer]:
+    """Upload the requests and have them run."""
+    check(options, BatchOptions)
+    uploaded = yield from _uploading(requests, options, schema)
+    body: dict[str, object] = {
+        "input_file_id": uploaded.id,
+        "endpoint": options.get("endpoint") or CHAT,
+        "completion_window": options.get("window") or "24h",
+    }
+    if (metadata := options.get("metadata")) is not None:
+        body["metadata"] = dict(metadata)
+    key = options.get("idempotency_key") or str(uuid.uuid4())
+    return read(BatchAnswer, (yield idempotent_post(PATH, body, key)))
+
+
+def finding(batch_id: str) -> Steps[BatchAnswer]:
+    """A batch's state now."""
+    return read(BatchAnswer, (yield get(item_path(PATH, batch_id))))
+
+
+def cancelling(batch_id: str) -> Steps[BatchAnswer]:
+    """Stop a batch; its state after that."""
+    call = post(f"{item_path(PATH, batch_id)}/cancel", safe=True)
+    return read(BatchAnswer, (yield call))
+
+
+def listing(limit: int, after: str | None) -> Steps[tuple[BatchAnswer, ...]]:
+    """One page of batches."""
+    return read_list(BatchAnswer, (yield get(PATH, page(limit, after))))
+
+
+def _uploading(
+    requests: BatchRequests, options: BatchOptions, schema: Schema | None
+) -> Steps[FileAnswer]:
+    if isinstance(requests, str | os.PathLike):
+        if schema is not None:
+            raise TypeError("a file says the schema of its lines itself")
+        return (yield from uploading(requests))
+    with tempfile.TemporaryDirectory(prefix="genie-") as folder:
+        path = Path(folder) / "requests.jsonl"
+        made = lines(requests, options, schema)
+        yield LocalWork(do=lambda: _write(path, made))
+        return (yield from uploading(path))
+
+
+def _write(path: Path, made: Iterable[dict[str, object]]) -> None:
+    with path.open("wb") as out:
+        for line in made:
+            out.write(msgspec.json.encode(line) + b"\n")
+
+
+def _why(details: BatchAnswer) -> str:
+    found = details.errors.data if details.errors else ()
+    shown = "; ".join(
+        f"line {one.line}: {one.message}" if one.line else one.message
+        for one in found[:3]
+    )
+    more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
+    return f"the input of {details.id} cannot be run: {shown or 'unknown'}{more}"
+
+
+__all__ = ["Batch", "BatchOptions", "BatchResult", "Batches", "BatchRequests"]

@@ -1,0 +1,321 @@
+"""The cloud's HTTP API as Python objects; used by people and by the CLI."""
+
+import atexit
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
+
+from genie import env
+from genie.api_types import ModelAnswer, PersonaAnswer, RouteAnswer
+from genie.sdk import batches
+from genie.sdk.administration import Administration
+from genie.sdk.batches import Batch, Batches, BatchOptions, BatchRequests
+from genie.sdk.chat import AskOptions
+from genie.sdk.credentials import Credentials, resolve
+from genie.sdk.embeddings import Embeddings
+from genie.sdk.files import Files
+from genie.sdk.jobs import Job, Result, cancel, stream_text
+from genie.sdk.many import AT_ONCE, JobWindow, as_completed, gather, refuse_key
+from genie.sdk.progress import bar
+from genie.sdk.requests import Steps
+from genie.sdk.results import strip_job_id_prefix
+from genie.sdk.retries import pause_step, poll_intervals
+from genie.sdk.schemas import Schema
+from genie.sdk.steps import questions
+from genie.sdk.steps.questions import Question
+from genie.sdk.streams import OnWait, Stream
+from genie.sdk.transport import Clock, ResponseBody, Transport
+from genie.sdk.work import JobOperations
+
+if TYPE_CHECKING:
+    from httpx2 import BaseTransport
+
+P = TypeVar("P")
+
+
+class Client(JobOperations, Administration):
+    """One cloud, seen with one API key; safe to share between threads.
+
+    ``url`` and ``api_key`` default to ``GENIE_URL`` and ``GENIE_API_KEY``, else to what
+    `genie up` saved on this machine. ``timeout`` is the seconds an answer may take when
+    a call does not say; ``retry_s`` the seconds a call may spend waiting between tries
+    when the cloud is away or overloaded. ``transport`` is an httpx2 transport, for an
+    unusual network.
+
+    >>> with genie.Client(timeout=30) as client:
+    ...     print(client.ask("Say hello in one word."))
+    Say hello in one word.
+    """
+
+    gather = staticmethod(gather)
+    as_completed = staticmethod(as_completed)
+
+    def __init__(
+        self,
+        url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout: float | None = None,
+        retry_s: float = 10.0,
+        transport: "BaseTransport | None" = None,
+        clock: Clock | None = None,
+    ) -> None:
+        credentials, self.timeout = settle(url, api_key, timeout)
+        self.url = credentials.url
+        self._cloud = self._transport = Transport(
+            credentials, retry_s=retry_s, clock=clock or Clock(), inner=transport
+        )
+        self.batches = Batches(self._cloud)
+        self.files = Files(self._cloud)
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections.
+
+        >>> genie.Client().close()
+        """
+        self._transport.close()
+
+    @overload
+    def ask(
+        self,
+        prompt: str | None = None,
+        *,
+        schema: type[P],
+        **options: Unpack[AskOptions],
+    ) -> Result[P]: ...
+
+    @overload
+    def ask(
+        self,
+        prompt: str | None = None,
+        *,
+        schema: Mapping[str, object] | None = None,
+        **options: Unpack[AskOptions],
+    ) -> Result: ...
+
+    def ask(
+        self,
+        prompt: str | None = None,
+        *,
+        schema: Schema | None = None,
+        **options: Unpack[AskOptions],
+    ) -> Result[Any]:
+        """The answer to ``prompt``, waited for.
+
+        Without ``persona`` and ``model`` the persona ``chat`` answers. ``schema`` is a
+        pydantic model, a dataclass, a TypedDict or a JSON schema; the answer is held to
+        it and is there as ``parsed``. Raises a `genie.errors` class: `UnknownModel`,
+        `ContextTooLong`, `NoCapacity`, `JobFailed`, `JobTimeout`, `CloudUnreachable` …
+
+        >>> client.ask("Say hello in one word.", max_tokens=2).text
+        'Say hello'
+        """
+        question = Question(prompt=prompt, options=options, schema=schema)
+        return self._cloud.run(questions.ask(question, self.timeout))
+
+    @overload
+    def submit(
+        self,
+        prompt: str | None = None,
+        *,
+        schema: type[P],
+        **options: Unpack[AskOptions],
+    ) -> Job[P]: ...
+
+    @overload
+    def submit(
+        self,
+        prompt: str | None = None,
+        *,
+        schema: Mapping[str, object] | None = None,
+        **options: Unpack[AskOptions],
+    ) -> Job: ...
+
+    def submit(
+        self,
+        prompt: str | None = None,
+        *,
+        schema: Schema | None = None,
+        **options: Unpack[AskOptions],
+    ) -> Job[Any]:
+        """The same question as a job that goes on without you; see `Job.result`.
+
+        >>> job = client.submit("Summarise this.", persona="rollup")
+        >>> job.result().text
+        'Summarise this.'
+        """
+        question = Question(prompt=prompt, options=options, schema=schema)
+        return Job(self._cloud, self._cloud.run(questions.submit(question)), schema)
+
+    def stream(
+        self,
+        prompt: str | None = None,
+        *,
+        schema: Schema | None = None,
+        on_wait: OnWait | None = None,
+        **options: Unpack[AskOptions],
+    ) -> Stream:
+        """The answer in pieces, while it is written.
+
+        ``on_wait`` is told the place in the queue as long as nothing has started. It
+        goes on where it was when a web process of the cloud dies. A connection that
+        breaks elsewhere looks like your leaving, which cancels the job: what must
+        outlive that is ``submit(…).stream()``.
+
+        >>> with client.stream("Tell a short story.") as story:
+        ...     print("".join(story))
+        Tell a short story.
+        """
+        question = Question(prompt=prompt, options=options, schema=schema)
+        body = self._transport.open(question.watched("stream", self.timeout))
+        job_id = strip_job_id_prefix(body.headers.get("x-genie-job-id", "")) or None
+        way = _StreamReconnect(self._transport, job_id) if job_id else None
+        return Stream(body, way=way, job_id=job_id, on_wait=on_wait, schema=schema)
+
+    def map(
+        self,
+        prompts: Iterable[str],
+        *,
+        schema: Schema | None = None,
+        at_once: int = AT_ONCE,
+        progress: bool | None = None,
+        **options: Unpack[AskOptions],
+    ) -> Iterator[Result]:
+        """The answer to each prompt, in their order, as jobs.
+
+        At most ``at_once`` are open at a time. Raises the error of a job that fails
+        when its turn comes; TypeError for ``idempotency_key``, which is one job's. On a
+        terminal a bar shows how far it is, unless ``progress`` is False.
+
+        >>> [result.text for result in client.map(["Say one.", "Say two."])]
+        ['Say one.', 'Say two.']
+        """
+        refuse_key(options)
+
+        def submitting(prompt: str) -> Steps[Job]:
+            question = Question(prompt=prompt, options=options, schema=schema)
+            return Job(self._cloud, (yield from questions.submit(question)), schema)
+
+        return self._answers(JobWindow(submitting, prompts, at_once), progress)
+
+    def _answers(self, row: JobWindow[Job], progress: bool | None) -> Iterator[Result]:
+        with bar("answers", row.total, progress) as shown:
+            while (answer := self._cloud.run(row.answering())) is not None:
+                shown.advance()
+                yield answer
+
+    def embed(
+        self,
+        texts: str | Sequence[str],
+        *,
+        persona: str | None = None,
+        model: str | None = None,
+        timeout: float | None = None,
+    ) -> Embeddings:
+        """A vector of length 1 for each text, in their order; at most 256 at once.
+
+        Without ``persona`` and ``model`` the persona ``embed`` does it. Raises a
+        `genie.errors` class, `ContextTooLong` for a text over the model's window.
+
+        >>> [len(vector) for vector in client.embed(["a cat", "a dog"]).vectors]
+        [16, 16]
+        """
+        wait_s = self.timeout if timeout is None else timeout
+        return self._cloud.run(questions.embed(texts, persona, model, wait_s))
+
+    def batch(
+        self,
+        requests: BatchRequests,
+        *,
+        schema: Schema | None = None,
+        **options: Unpack[BatchOptions],
+    ) -> Batch:
+        """Many requests at once, in what interactive work leaves; see `Batches`.
+
+        With a ``schema`` each answer is parsed, and one that does not match is the
+        error of its line.
+
+        >>> batch = client.batch(["Say hello.", "Say goodbye."])
+        >>> [line.text for line in batch.results()]
+        ['Say hello.', 'Say goodbye.']
+        """
+        made = self._cloud.run(batches.submitting(requests, options, schema))
+        return Batch(self._cloud, made, schema)
+
+    def route(
+        self,
+        prompt: str | None = None,
+        *,
+        persona: str | None = None,
+        model: str | None = None,
+    ) -> RouteAnswer:
+        """Where such a question would go, and why, without running it.
+
+        >>> client.route(persona="review").model
+        'echo:small'
+        """
+        return self._cloud.run(questions.route(prompt, persona, model))
+
+    def models(self) -> tuple[ModelAnswer, ...]:
+        """The catalog's models and which of them are ready.
+
+        >>> [model.id for model in client.models()]
+        ['echo:embed', 'echo:large', 'echo:small']
+        """
+        return self._cloud.run(questions.models())
+
+    def personas(self) -> tuple[PersonaAnswer, ...]:
+        """The personas and their ladders of models, smallest first.
+
+        >>> {persona.id: persona.ladder for persona in client.personas()}["chat"]
+        ('echo:small', 'echo:large')
+        """
+        return self._cloud.run(questions.personas())
+
+
+class _StreamReconnect:
+    """Back to an answer whose connection broke."""
+
+    def __init__(self, transport: Transport, job_id: str) -> None:
+        self._transport, self._job_id = transport, job_id
+        self._pauses = poll_intervals()
+
+    def again(self) -> ResponseBody:
+        self._transport.run(pause_step(next(self._pauses)))
+        return self._transport.open(stream_text(self._job_id))
+
+    def cancel(self) -> None:
+        self._transport.run(cancel(self._job_id))
+
+
+def settle(
+    url: str | None, api_key: str | None, timeout: float | None
+) -> tuple[Credentials, float]:
+    """Where the cloud is and how long to wait: what was given, else the settings."""
+    settings = env.read(env.ClientSettings)
+    given = replace(
+        settings, url=url or settings.url, api_key=api_key or settings.api_key
+    )
+    return resolve(given), settings.timeout_s if timeout is None else timeout
+
+
+def default() -> Client:
+    """The client behind `genie.ask` and its like, by the settings of now."""
+    settings = env.read(env.ClientSettings)
+    # a connection must not be shared with the process we were forked from
+    return _shared(resolve(settings), settings.timeout_s, os.getpid())
+
+
+@lru_cache(maxsize=8)
+def _shared(credentials: Credentials, timeout: float, _process: int) -> Client:
+    client = Client(credentials.url, credentials.api_key, timeout=timeout)
+    atexit.register(client.close)
+    return client

@@ -1,0 +1,191 @@
+"""Files in the cloud: uploaded, listed, read and deleted over HTTP."""
+
+import os
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from genie.api_types import ApiObject, read, read_list
+from genie.errors import BadRequest
+from genie.sdk.jobs import Cloud
+from genie.sdk.requests import READ_S, Call, Steps, delete, get, item_path, page
+
+PIECE_BYTES = 1024 * 1024
+SLOWEST_BYTES_PER_S = 100_000
+"""An upload this slow is still waited for."""
+
+PATH = "/v1/files"
+PREFIX = "file-"
+
+
+class FileAnswer(ApiObject, frozen=True):
+    """A file in the cloud; times are seconds since 1970."""
+
+    id: str
+    bytes: int = 0
+    filename: str = ""
+    purpose: str = ""
+    created_at: int = 0
+    expires_at: int | None = None
+    sha256: str | None = None
+
+
+def uploading(source: str | os.PathLike[str] | bytes) -> Steps[FileAnswer]:
+    """Upload a file for a batch, by its path or as bytes, a piece at a time."""
+    if isinstance(source, bytes):
+        call = _upload("requests.jsonl", len(source), lambda: [source])
+        return read(FileAnswer, (yield call))
+    path = Path(source)
+    if not path.is_file():
+        raise BadRequest(f"there is no file {path}; check its path", param="file")
+    call = _upload(path.name, path.stat().st_size, lambda: pieces(path))
+    return read(FileAnswer, (yield call))
+
+
+def listing(limit: int, after: str | None) -> Steps[tuple[FileAnswer, ...]]:
+    """One page of files."""
+    return read_list(FileAnswer, (yield get(PATH, page(limit, after))))
+
+
+def finding(file_id: str) -> Steps[FileAnswer]:
+    """One file."""
+    return read(FileAnswer, (yield get(_path(file_id))))
+
+
+def content(file_id: str) -> Call:
+    """Read all that is in a file."""
+    return get(f"{_path(file_id)}/content")
+
+
+def fetching(file_id: str) -> Steps[bytes]:
+    """All bytes of a file."""
+    return (yield content(file_id))
+
+
+def deleting(file_id: str) -> Steps[None]:
+    """Delete a file."""
+    yield delete(_path(file_id))
+
+
+class Files:
+    """The files of your org, as ``client.files``.
+
+    >>> file = client.files.upload(b'{"custom_id": "a"}')
+    >>> file.filename, file.bytes, file.purpose
+    ('requests.jsonl', 18, 'batch')
+    """
+
+    def __init__(self, cloud: Cloud) -> None:
+        self._cloud = cloud
+
+    def upload(self, source: str | os.PathLike[str] | bytes) -> FileAnswer:
+        """Upload a file for a batch, by its path or as bytes, a piece at a time.
+
+        Raises `BadRequest` when there is no such file, `TooLarge`, `CloudUnreachable`.
+
+        >>> from pathlib import Path
+        >>> _ = Path("work.jsonl").write_text('{"custom_id": "a"}')
+        >>> client.files.upload("work.jsonl").filename
+        'work.jsonl'
+        """
+        return self._cloud.run(uploading(source))
+
+    def list(
+        self, *, limit: int = 100, after: str | None = None
+    ) -> tuple[FileAnswer, ...]:
+        """Files of your org, newest first, one page of them.
+
+        >>> made = client.files.upload(b"{}")
+        >>> client.files.list(limit=1)[0].id == made.id
+        True
+        """
+        return self._cloud.run(listing(limit, after))
+
+    def get(self, file_id: str) -> FileAnswer:
+        """One file: its name, size and digest; raises `NotFound`.
+
+        >>> client.files.get(client.files.upload(b"{}").id).sha256[:8]
+        '44136fa3'
+        """
+        return self._cloud.run(finding(file_id))
+
+    def content(self, file_id: str) -> bytes:
+        """All bytes of a file.
+
+        >>> client.files.content(client.files.upload(b"{}").id)
+        b'{}'
+        """
+        return self._cloud.run(fetching(file_id))
+
+    def lines(self, file_id: str) -> Iterator[str]:
+        """The lines of a file as they arrive; a large one never sits in memory.
+
+        >>> list(client.files.lines(client.files.upload(b"one\\ntwo").id))
+        ['one', 'two']
+        """
+        return self._cloud.lines(content(file_id))
+
+    def save(self, file_id: str, path: str | os.PathLike[str]) -> Path:
+        """Write a file to ``path``; returns it.
+
+        >>> client.files.save(client.files.upload(b"{}").id, "copy.jsonl").read_text()
+        '{}\\n'
+        """
+        target = Path(path)
+        with target.open("w", encoding="utf-8") as out:
+            for line in self.lines(file_id):
+                out.write(f"{line}\n")
+        return target
+
+    def delete(self, file_id: str) -> None:
+        """Delete a file; raises `Conflict` while a batch reads it.
+
+        >>> client.files.delete(client.files.upload(b"{}").id)
+        """
+        self._cloud.run(deleting(file_id))
+
+
+def pieces(path: Path) -> Iterator[bytes]:
+    """The bytes of a local file, a megabyte at a time."""
+    with path.open("rb") as source:
+        while piece := source.read(PIECE_BYTES):
+            yield piece
+
+
+def _upload(name: str, size: int, source: Callable[[], Iterable[bytes]]) -> Call:
+    boundary = uuid.uuid4().hex
+    head, tail = _form(boundary, name)
+    return Call(
+        method="POST",
+        path=PATH,
+        stream=lambda: _around(head, source(), tail),
+        headers={
+            "content-type": f"multipart/form-data; boundary={boundary}",
+            "content-length": str(len(head) + size + len(tail)),
+        },
+        timeout_s=READ_S + size / SLOWEST_BYTES_PER_S,
+        is_repeatable=True,  # a second copy under another id harms nobody
+    )
+
+
+def _form(boundary: str, name: str) -> tuple[bytes, bytes]:
+    """What stands before and after the file in a form with its purpose."""
+    shown = name.encode("ascii", "replace").decode().replace('"', "'")
+    head = (
+        f"--{boundary}\r\n"
+        'Content-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+        f"--{boundary}\r\n"
+        f'Content-Disposition: form-data; name="file"; filename="{shown}"\r\n'
+        "Content-Type: application/jsonl\r\n\r\n"
+    )
+    return head.encode(), f"\r\n--{boundary}--\r\n".encode()
+
+
+def _around(head: bytes, middle: Iterable[bytes], tail: bytes) -> Iterator[bytes]:
+    yield head
+    yield from middle
+    yield tail
+
+
+def _path(file_id: str) -> str:
+    return item_path(PATH, file_id.removeprefix(PREFIX))

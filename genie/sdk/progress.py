@@ -1,0 +1,57 @@
+"""How far long work is, as a bar on a terminal. rich is loaded only to show one."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from genie import env
+
+
+class ProgressBar:
+    """Nobody looks: a bar that shows nothing."""
+
+    def advance(self) -> None:
+        """One more is done."""
+
+    def at(self, done: int, total: int | None) -> None:
+        """So many are done."""
+
+
+@contextmanager
+def bar(title: str, total: int | None, wanted: bool | None) -> Iterator[ProgressBar]:
+    """A bar on standard error while the ``with`` block runs, if somebody sees it.
+
+    ``wanted`` None: as ``GENIE_PROGRESS`` says. Nothing is ever shown where standard
+    error is no terminal.
+    """
+    is_wanted = env.read(env.ClientSettings).progress if wanted is None else wanted
+    if not is_wanted or not sys.stderr.isatty():
+        yield ProgressBar()
+        return
+    with _rich(title, total) as shown:
+        yield shown
+
+
+@contextmanager
+def _rich(title: str, total: int | None) -> Iterator[ProgressBar]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeElapsedColumn as Elapsed
+
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), Elapsed())
+    with Progress(
+        *columns,
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),  # else prints would leave their file
+    ) as progress:
+        task = progress.add_task(title, total=total)
+
+        class Shown(ProgressBar):
+            def advance(self) -> None:
+                progress.advance(task)
+
+            def at(self, done: int, total: int | None) -> None:
+                progress.update(task, completed=done, total=total)
+
+        yield Shown()

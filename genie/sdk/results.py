@@ -1,0 +1,202 @@
+"""How a job ended: its result, or the error instead of it."""
+
+from dataclasses import dataclass
+from typing import Generic
+
+from typing_extensions import TypeVar
+
+from genie.api_types import (
+    Completion,
+    CompletionChoice,
+    CompletionDetails,
+    JobAnswer,
+    JobTiming,
+    TokenLogprob,
+    TokenUsage,
+)
+from genie.contracts.inference import JobState, Locality, Timing, ToolCall, Usage
+from genie.errors import CodecError, GenieError, JobCancelled, JobFailed, JobTimeout
+from genie.sdk import schemas
+from genie.sdk.responses import error_from_body
+from genie.sdk.schemas import Schema
+
+P = TypeVar("P", covariant=True, default=object)
+"""What an answer was parsed into."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alternative:
+    """One of several answers to the same question; ``str(alternative)`` is its text.
+
+    >>> result = genie.ask("Name a colour.", n=2)
+    >>> [str(one) for one in result.alternatives]
+    ['Name a colour.', 'Name a colour.']
+    """
+
+    text: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    finish_reason: str | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result(Generic[P]):
+    """An answer and how it came about; ``str(result)`` is the text.
+
+    ``alternatives`` are all answers of a question with ``n``, this one first.
+    ``logprobs`` say how likely each token was, if that was asked for.
+    ``parsed`` is the answer as a value of the ``schema`` that was asked for, else None.
+    ``substituted`` is the model that was wanted when a smaller one had to answer, else
+    None. Times are in seconds.
+
+    >>> result = genie.ask("Say hello in one word.")
+    >>> print(result)
+    Say hello in one word.
+    >>> result.model, result.locality.value, result.usage.completion_tokens
+    ('echo:small', 'local', 5)
+    """
+
+    text: str
+    model: str
+    job_id: str
+    worker: str | None
+    locality: Locality | None
+    persona: str | None
+    usage: Usage
+    timing: Timing
+    substituted: str | None
+    tokens_per_s: float
+    finish_reason: str | None
+    fingerprint: str | None
+    tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    alternatives: tuple[Alternative, ...] = ()
+    parsed: P | None = None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def strip_job_id_prefix(job_id: str) -> str:
+    """A job id without the prefix OpenAI's clients know it by.
+
+    >>> bare("chatcmpl-01hx3k"), bare("01hx3k")
+    ('01hx3k', '01hx3k')
+    """
+    return job_id.removeprefix("chatcmpl-").removeprefix("cmpl-")
+
+
+def result_of(details: JobAnswer, schema: Schema | None = None) -> Result:
+    """The result of a job that has ended; raises the error of one without."""
+    if details.status is not JobState.COMPLETED:
+        raise failure_error(details)
+    if details.result is None:
+        raise JobFailed(
+            f"job {strip_job_id_prefix(details.id)} completed but its answer is no "
+            "longer kept; "
+            "answers are deleted a day after the end: submit it again",
+            code="result_expired",
+        )
+    return result_from_completion(details.result, details, schema)
+
+
+def failure_error(details: JobAnswer) -> GenieError:
+    """Why a job that has ended has no result, as the error to raise."""
+    job_id = strip_job_id_prefix(details.id)
+    if details.status is JobState.CANCELLED:
+        return JobCancelled(f"job {job_id} was cancelled; submit it again if needed")
+    kind = JobTimeout if details.status is JobState.TIMEOUT else JobFailed
+    if details.error is not None:
+        return error_from_body(details.error, kind)
+    if kind is JobTimeout:
+        return JobTimeout(f"job {job_id} passed its deadline; allow a longer timeout")
+    return JobFailed(f"job {job_id} failed; `genie jobs show {job_id}` says more")
+
+
+def result_from_completion(
+    answer: Completion,
+    details: JobAnswer | None = None,
+    schema: Schema | None = None,
+) -> Result:
+    """A completion as a result; what it leaves out is taken from the job."""
+    if not answer.choices:
+        raise CodecError("the cloud's completion has no choices; report this")
+    alternatives, delivery = _alternatives(answer), answer.genie or CompletionDetails()
+    first = alternatives[0]
+    job = details or JobAnswer(id=answer.id or "", status=JobState.COMPLETED)
+    usage = _usage(answer.usage or job.usage or TokenUsage())
+    timing = _timing(delivery, job.timing)
+    return Result(
+        text=first.text,
+        tool_calls=first.tool_calls,
+        logprobs=first.logprobs,
+        alternatives=alternatives,
+        parsed=_parsed(schema, first.text, first.tool_calls),
+        model=answer.model or job.model or "",
+        job_id=strip_job_id_prefix(delivery.job_id or job.id),
+        worker=delivery.worker or job.worker,
+        locality=delivery.locality or job.locality,
+        persona=delivery.persona or job.persona,
+        usage=usage,
+        timing=timing,
+        substituted=answer.model_substituted or job.model_substituted,
+        tokens_per_s=delivery.tokens_per_s or _speed(usage, timing),
+        finish_reason=first.finish_reason,
+        fingerprint=answer.system_fingerprint,
+    )
+
+
+def _alternatives(answer: Completion) -> tuple[Alternative, ...]:
+    in_order = sorted(answer.choices, key=lambda choice: choice.index)
+    return tuple(_alternative(choice) for choice in in_order)
+
+
+def _alternative(choice: CompletionChoice) -> Alternative:
+    message = choice.message
+    calls = (message and message.tool_calls) or ()
+    return Alternative(
+        text=(message and message.content) or choice.text or "",
+        tool_calls=tuple(
+            ToolCall(
+                id=one.id, name=one.function.name, arguments=one.function.arguments
+            )
+            for one in calls
+        ),
+        finish_reason=choice.finish_reason,
+        logprobs=(choice.logprobs and choice.logprobs.content) or (),
+    )
+
+
+def _parsed(
+    schema: Schema | None, text: str, calls: tuple[ToolCall, ...]
+) -> object | None:
+    if schema is None or (calls and not text):
+        return None
+    return schemas.parse(schema, text)
+
+
+def _usage(usage: TokenUsage) -> Usage:
+    nested = usage.prompt_tokens_details
+    cached = usage.cached_tokens or (nested and nested.cached_tokens) or 0
+    return Usage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        cached_tokens=cached,
+    )
+
+
+def _timing(delivery: CompletionDetails, kept: JobTiming | None) -> Timing:
+    given = delivery if delivery.total_s is not None or kept is None else kept
+    return Timing(
+        queue_s=given.queue_s or 0.0,
+        first_token_s=given.first_token_s or 0.0,
+        total_s=given.total_s or 0.0,
+    )
+
+
+def _speed(usage: Usage, timing: Timing) -> float:
+    busy = timing.total_s
+    return usage.completion_tokens / busy if busy > 0 else 0.0

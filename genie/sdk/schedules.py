@@ -1,0 +1,235 @@
+"""Questions asked again and again, at the times of a cron line."""
+
+from typing import Literal, cast
+
+from genie.api_types import ApiObject, read, read_list
+from genie.sdk.chat import AskOptions, chat_body, check
+from genie.sdk.jobs import Cloud
+from genie.sdk.requests import Steps, delete, get, item_path, post
+
+Overlap = Literal["skip", "queue", "replace"]
+CatchUp = Literal["none", "last", "all"]
+
+PATH = "/v1/schedules"
+
+OWN = (
+    *("name", "timezone", "overlap", "catch_up", "jitter_s", "webhook"),
+    *("webhook_secret",),
+)
+"""Options that belong to the schedule, not to its question."""
+
+
+class Webhook(ApiObject, frozen=True):
+    """Who is told when a job ends; its secret is never shown."""
+
+    url: str
+
+
+class RunAnswer(ApiObject, frozen=True):
+    """One run: when it was due, what became of it, and its job."""
+
+    id: str
+    status: str
+    fire_at: float | None = None
+    trigger: str | None = None
+    reason: str | None = None
+    job_id: str | None = None
+    decided_at: float | None = None
+
+
+class ScheduleAnswer(ApiObject, frozen=True):
+    """A schedule as the cloud knows it; times are seconds since 1970."""
+
+    id: str
+    name: str
+    cron: str
+    timezone: str = "UTC"
+    in_words: str | None = None
+    next_runs: tuple[str, ...] = ()
+    next_at: float | None = None
+    paused: bool = False
+    trouble: str | None = None
+    request: dict[str, object] = {}
+    webhook: Webhook | None = None
+    overlap: str | None = None
+    catch_up: str | None = None
+    jitter_s: float = 0.0
+    created_at: float | None = None
+    runs: tuple[RunAnswer, ...] = ()
+
+
+class ScheduleOptions(AskOptions, total=False):
+    """How to ask, and when and how often; each is optional."""
+
+    name: str
+    """How you call it; unique in your org. The cron line unless given."""
+    timezone: str
+    """Like ``Europe/Berlin``; UTC unless given."""
+    overlap: Overlap
+    """What a run does while the one before goes on; ``skip`` unless given."""
+    catch_up: CatchUp
+    """Which missed runs are made up for; ``last`` unless given."""
+    jitter_s: float
+    """Runs start up to so many seconds later, each by another time."""
+    webhook: str
+    """A URL that is told of each job's end."""
+    webhook_secret: str
+    """Signs what the webhook is told; at least 8 characters."""
+
+
+def body(prompt: str | None, cron: str, options: ScheduleOptions) -> dict[str, object]:
+    """A schedule as the cloud takes it, with only what was given.
+
+    >>> made = body("News of {{date}}", "@daily", {"name": "news", "persona": "chat"})
+    >>> made["name"], made["request"]["messages"][0]["content"]
+    ('news', 'News of {{date}}')
+    """
+    asked = {name: value for name, value in options.items() if name not in OWN}
+    request = chat_body(prompt, cast(AskOptions, asked), mode="async")
+    del request["mode"]
+    wanted: dict[str, object] = {
+        "name": options.get("name") or cron,
+        "cron": cron,
+        "request": request,
+    }
+    for name in ("timezone", "overlap", "catch_up", "jitter_s"):
+        if (value := options.get(name)) is not None:
+            wanted[name] = value
+    if url := options.get("webhook"):
+        secret = options.get("webhook_secret") or ""
+        wanted["webhook"] = {"url": url, "secret": secret}
+    return wanted
+
+
+def creating(
+    prompt: str | None, cron: str, options: ScheduleOptions
+) -> Steps[ScheduleAnswer]:
+    """Have this asked at the times of a cron line."""
+    check(options, ScheduleOptions)
+    return read(ScheduleAnswer, (yield post(PATH, body(prompt, cron, options))))
+
+
+def listing() -> Steps[tuple[ScheduleAnswer, ...]]:
+    """Every schedule of the org."""
+    return read_list(ScheduleAnswer, (yield get(PATH)))
+
+
+def finding(name_or_id: str) -> Steps[ScheduleAnswer]:
+    """A schedule now, with its newest runs."""
+    return read(ScheduleAnswer, (yield get(path_of(name_or_id))))
+
+
+def running(path: str) -> Steps[RunAnswer]:
+    """Start a run at once."""
+    return read(RunAnswer, (yield post(f"{path}/run")))
+
+
+def changing(path: str, verb: str) -> Steps[ScheduleAnswer]:
+    """``pause`` or ``resume``."""
+    return read(ScheduleAnswer, (yield post(f"{path}/{verb}", safe=True)))
+
+
+def removing(path: str) -> Steps[None]:
+    """Delete it."""
+    yield delete(path)
+
+
+def path_of(name_or_id: str) -> str:
+    """Where a schedule is."""
+    return item_path(PATH, name_or_id)
+
+
+class ScheduleSteps:
+    """What every kind of schedule can do, as steps."""
+
+    def __init__(self, details: ScheduleAnswer) -> None:
+        self.id, self.name = details.id, details.name
+        self.details = details
+        self._path = path_of(self.id)
+
+    def __repr__(self) -> str:
+        kind = type(self).__name__
+        return f"{kind}(name={self.name!r}, cron={self.details.cron!r})"
+
+    def _refreshing(self) -> Steps[None]:
+        """Ask how it is."""
+        self.details = yield from finding(self.id)
+
+    def _changing(self, verb: str) -> Steps[None]:
+        """``pause`` or ``resume``."""
+        self.details = yield from changing(self._path, verb)
+
+
+class Schedule(ScheduleSteps):
+    """A question asked again and again; ``details`` is what was last heard of it.
+
+    >>> report = client.schedule("Report of {{date}}?", cron="@daily", name="report")
+    >>> report.details.timezone, len(report.details.next_runs)
+    ('UTC', 3)
+    >>> report.remove()
+    """
+
+    def __init__(self, cloud: Cloud, details: ScheduleAnswer) -> None:
+        super().__init__(details)
+        self._cloud = cloud
+
+    def refresh(self) -> "Schedule":
+        """Ask the cloud how it is now; returns this schedule.
+
+        >>> report = client.schedule("Report?", cron="@daily", name="refreshed")
+        >>> report.refresh().details.paused
+        False
+        >>> report.remove()
+        """
+        self._cloud.run(self._refreshing())
+        return self
+
+    def runs(self) -> tuple[RunAnswer, ...]:
+        """Its newest runs, newest first.
+
+        >>> report = client.schedule("Report?", cron="@daily", name="with runs")
+        >>> run = report.run()
+        >>> [one.trigger for one in report.runs()]
+        ['manual']
+        >>> report.remove()
+        """
+        return self.refresh().details.runs
+
+    def run(self) -> RunAnswer:
+        """Ask at once, whatever the clock says; `Client.job` finds its ``job_id``.
+
+        >>> report = client.schedule("Report?", cron="@daily", name="at once")
+        >>> client.job(report.run().job_id).result().text
+        'Report?'
+        >>> report.remove()
+        """
+        return self._cloud.run(running(self._path))
+
+    def pause(self) -> "Schedule":
+        """Start nothing until it is resumed; returns this schedule.
+
+        >>> report = client.schedule("Report?", cron="@daily", name="paused")
+        >>> report.pause().details.paused
+        True
+        >>> report.remove()
+        """
+        self._cloud.run(self._changing("pause"))
+        return self
+
+    def resume(self) -> "Schedule":
+        """Go on with the next run from now; returns this schedule.
+
+        >>> report = client.schedule("Report?", cron="@daily", name="resumed").pause()
+        >>> report.resume().details.paused
+        False
+        >>> report.remove()
+        """
+        self._cloud.run(self._changing("resume"))
+        return self
+
+    def remove(self) -> None:
+        """Delete it; its jobs stay.
+
+        >>> client.schedule("Report?", cron="@daily", name="gone").remove()
+        """
+        self._cloud.run(removing(self._path))

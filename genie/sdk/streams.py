@@ -1,0 +1,375 @@
+"""An answer that arrives while it is written: server-sent events, read."""
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from genie.api_types import (
+    Completion,
+    CompletionChoice,
+    Logprobs,
+    MessageContent,
+    TokenLogprob,
+    ToolCallAnswer,
+    read,
+)
+from genie.errors import (
+    CloudUnreachable,
+    JobCancelled,
+    JobFailed,
+    Unavailable,
+    UnknownJob,
+)
+from genie.sdk.requests import Call, Steps
+from genie.sdk.responses import error_from_body
+from genie.sdk.results import Result, result_from_completion
+from genie.sdk.retries import ConnectionBroken, PollBackoff
+from genie.sdk.schemas import Schema
+
+DONE = "[DONE]"
+
+
+class Waiting(msgspec.Struct, frozen=True, kw_only=True):
+    """The request has not started: its place in the queue and the seconds expected.
+
+    >>> genie.Waiting(position=2, eta_s=1.5).position
+    2
+    """
+
+    position: int | None = None
+    eta_s: float | None = None
+
+
+W = TypeVar("W")
+
+OnWait = Callable[[Waiting], None]
+
+
+class AnswerReader:
+    """One answer read line by line, from wherever the lines come.
+
+    ``result`` holds the whole answer once the last line was read.
+    """
+
+    def __init__(
+        self,
+        *,
+        job_id: str | None = None,
+        on_wait: OnWait | None = None,
+        schema: Schema | None = None,
+    ) -> None:
+        self.job_id = job_id
+        self._on_wait, self._schema = on_wait, schema
+        self._events, self._answer = SseParser(), ChunkAssembler()
+        self._given, self._again = "", 0
+        self._has_come = False
+        self._cut: ConnectionBroken | None = None
+        self._result: Result | None = None
+        self._is_closed = False
+
+    @property
+    def result(self) -> Result:
+        """The whole answer; raises `JobCancelled` when it was closed before its end."""
+        if self._result is not None:
+            return self._result
+        if self._is_closed:
+            raise JobCancelled("the stream was closed before its end; ask again")
+        raise RuntimeError("the stream is not at its end; read all pieces first")
+
+    @property
+    def _is_read(self) -> bool:
+        """True once the whole answer is there."""
+        return self._result is not None
+
+    @property
+    def _is_going_on(self) -> bool:
+        """True while there is more to come, for somebody who reads it."""
+        return not self._is_read and not self._is_closed
+
+    @property
+    def _must_cancel(self) -> bool:
+        """True when leaving does not stop the work: it is not the first connection."""
+        return self._cut is not None and not self._is_read
+
+    def _once_more(self, cut: ConnectionBroken, way: W | None) -> W:
+        """How to come back; raises ``cut`` when the last connection brought nothing, or
+        was closed by us."""
+        if way is None or not self._has_come or self._is_closed:
+            raise cut
+        self._cut, self._has_come = cut, False
+        self._begin_again()
+        return way
+
+    def _begin_again(self) -> None:
+        """What comes now tells all from its start: what was given is skipped."""
+        self._given = max(self._given, self._answer.text, key=len)
+        self._again = 0  # how much of that was told again
+        self._events, self._answer = SseParser(), ChunkAssembler()
+
+    def _take(self, line: str) -> str:
+        """The new text of a line, "" for none. Raises the error it carries."""
+        self._has_come = True
+        event = self._events.feed(line)
+        if isinstance(event, Waiting):
+            if self._on_wait is not None:
+                self._on_wait(event)
+        elif event == DONE:
+            self._result = self._answer.result(self._schema)
+        elif event is not None:
+            return self._new(self._answer.add(read(Completion, event)))
+        return ""
+
+    def _new(self, piece: str) -> str:
+        known = piece[: len(self._given) - self._again]
+        if not self._given.startswith(known, self._again):
+            raise JobFailed(
+                "another worker took over and writes another answer; the job goes on: "
+                "read its result when it has ended",
+                code="stream_broken",
+            )
+        self._again += len(known)
+        return piece[len(known) :]
+
+    def _check(self) -> None:
+        """Raise `ConnectionBroken` when the lines ended before the answer did."""
+        if not self._is_closed and not self._is_read:
+            raise ConnectionBroken(
+                "the connection ended in the middle of the answer; ask again"
+            )
+
+
+class OpenResponse(Protocol):
+    """An open HTTP response: its lines, and how to let it go."""
+
+    def lines(self) -> Iterator[str]:
+        """The lines of the body; raises `CloudUnreachable` when it breaks off."""
+
+    def close(self) -> None:
+        """Let the connection go; the cloud then stops the work."""
+
+
+class Reconnect(Protocol):
+    """How to come back to an answer whose connection broke."""
+
+    def again(self) -> OpenResponse:
+        """A connection that tells all of it from its start; may raise as any call."""
+
+    def cancel(self) -> None:
+        """Stop the work, since leaving such a connection does not."""
+
+
+class Stream(AnswerReader):
+    """The pieces of one answer, as text; iterate it once.
+
+    ``result`` holds the whole answer once the last piece was read. Leaving early
+    with `close` (or a ``with`` block) cancels the job. A connection that breaks is made
+    anew and goes on where it was; `CloudUnreachable` when the cloud took the break for
+    your leaving, `JobFailed` when another worker has begun another answer meanwhile.
+
+    >>> story = client.stream("Tell a short story.")
+    >>> "".join(story)
+    'Tell a short story.'
+    >>> story.result.finish_reason
+    'stop'
+    """
+
+    def __init__(
+        self,
+        source: OpenResponse,
+        *,
+        way: Reconnect | None = None,
+        job_id: str | None = None,
+        on_wait: OnWait | None = None,
+        schema: Schema | None = None,
+    ) -> None:
+        super().__init__(job_id=job_id, on_wait=on_wait, schema=schema)
+        self._source, self._way = source, way
+        self._pieces = self._read()
+
+    def __iter__(self) -> Iterator[str]:
+        return self._pieces
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def __enter__(self) -> "Stream":
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the stream; before its end this cancels the job.
+
+        >>> story = client.stream("Tell a long story. " * 100)
+        >>> next(story)[:4]
+        'Tell'
+        >>> story.close()
+        """
+        is_left, self._is_closed = not self._is_closed, True
+        self._source.close()
+        if is_left and self._way is not None and self._must_cancel:
+            self._way.cancel()
+
+    def _read(self) -> Iterator[str]:
+        try:
+            while self._is_going_on:
+                try:
+                    yield from self._told()
+                except ConnectionBroken as cut:
+                    self._source.close()
+                    self._source = self._once_more(cut, self._way).again()
+        except (CloudUnreachable, JobCancelled, UnknownJob) as error:
+            if self._cut is None:
+                raise
+            raise self._cut from error  # away, or it took the cut for our leaving
+        except (GeneratorExit, KeyboardInterrupt):
+            self.close()
+            raise
+        finally:
+            self._is_closed = True
+            self._source.close()
+
+    def _told(self) -> Iterator[str]:
+        for line in self._source.lines():
+            if piece := self._take(line):
+                yield piece
+            if self._is_read:
+                return
+        self._check()
+
+
+class JobTextReader:
+    """The text of a job, from its start on each of as many connections as it takes."""
+
+    def __init__(self, call: Call, now: Callable[[], float]) -> None:
+        self._call, self._wait = call, PollBackoff(now)
+        self._reading = AnswerReader()
+
+    @property
+    def is_over(self) -> bool:
+        """True once the whole answer was read."""
+        return self._reading._is_read
+
+    def call(self) -> Call:
+        """The next connection, which tells what is known again."""
+        self._reading._begin_again()
+        return self._call
+
+    def take(self, line: str) -> str:
+        """The new text of a line. Raises the error it carries."""
+        new = self._reading._take(line)
+        self._wait.heard()
+        return new
+
+    def check(self) -> None:
+        """Raise `CloudUnreachable` when the lines ended before the answer did."""
+        self._reading._check()
+
+    def resuming(self, error: Unavailable) -> Steps[None]:
+        """Pause before the next connection."""
+        return self._wait.again(error)
+
+
+class ChunkAssembler:
+    """Puts the chunks of one answer together again."""
+
+    def __init__(self) -> None:
+        self._pieces: list[str] = []
+        self._calls: list[ToolCallAnswer] = []
+        self._tokens: list[TokenLogprob] = []
+        self._last = Completion()
+        self._finish_reason: str | None = None
+
+    def add(self, chunk: Completion) -> str:
+        """Take one chunk in; returns its text. Raises the error it carries."""
+        if chunk.error is not None:
+            raise error_from_body(chunk.error, JobFailed)
+        self._last = merge_chunk(self._last, chunk)
+        # A job followed later may have several answers: this is the first.
+        choice = next(
+            (one for one in chunk.choices if one.index == 0), CompletionChoice()
+        )
+        self._finish_reason = choice.finish_reason or self._finish_reason
+        delta = choice.delta or MessageContent()
+        piece = delta.content or choice.text or ""  # text: of a plain prompt
+        self._pieces.append(piece)
+        self._calls.extend(delta.tool_calls or ())
+        self._tokens.extend((choice.logprobs and choice.logprobs.content) or ())
+        return piece
+
+    @property
+    def text(self) -> str:
+        """What it says so far."""
+        return "".join(self._pieces)
+
+    def result(self, schema: Schema | None = None) -> Result:
+        """The whole answer; raises `JobFailed` when the worker gave up on it."""
+        if self._finish_reason == "error":
+            raise JobFailed("the worker could not finish the answer; ask again")
+        message = MessageContent(content=self.text, tool_calls=tuple(self._calls))
+        choice = CompletionChoice(
+            message=message,
+            finish_reason=self._finish_reason,
+            logprobs=Logprobs(content=tuple(self._tokens)),
+        )
+        whole = msgspec.structs.replace(self._last, choices=(choice,))
+        return result_from_completion(whole, schema=schema)
+
+
+def merge_chunk(known: Completion, chunk: Completion) -> Completion:
+    """What is known of an answer, with what ``chunk`` adds."""
+    return Completion(
+        id=chunk.id or known.id,
+        model=chunk.model or known.model,
+        usage=chunk.usage or known.usage,
+        system_fingerprint=chunk.system_fingerprint or known.system_fingerprint,
+        model_substituted=chunk.model_substituted or known.model_substituted,
+        genie=chunk.genie or known.genie,
+    )
+
+
+class SseParser:
+    """Puts the lines of server-sent events together."""
+
+    def __init__(self) -> None:
+        self._data: list[str] = []
+
+    def feed(self, line: str) -> str | Waiting | None:
+        """What a line completes: an event's data, or what a comment says of the queue.
+
+        >>> events = Events()
+        >>> events.feed(": queued position=2 eta_s=1.5")
+        Waiting(position=2, eta_s=1.5)
+        >>> [events.feed(line) for line in ("data: a", "data: b", "")]
+        [None, None, 'a\\nb']
+        """
+        if line.startswith(":"):
+            return parse_waiting(line)
+        if line.startswith("data:"):
+            self._data.append(line.removeprefix("data:").removeprefix(" "))
+        elif not line and self._data:
+            whole = "\n".join(self._data)
+            self._data.clear()
+            return whole
+        return None
+
+
+def parse_waiting(comment: str) -> Waiting | None:
+    """``: queued position=1 eta_s=2.5`` as a value; None for any other comment."""
+    words = comment.removeprefix(":").split()
+    if not words or words[0] != "queued":
+        return None
+    given = dict(word.split("=", 1) for word in words[1:] if "=" in word)
+    position: int | None = None
+    eta_s: float | None = None
+    with suppress(ValueError, KeyError):
+        position = int(given["position"])
+    with suppress(ValueError, KeyError):
+        eta_s = float(given["eta_s"])
+    return Waiting(position=position, eta_s=eta_s)
+
+
+__all__ = ["SseParser", "OnWait", "AnswerReader", "Stream", "Waiting", "parse_waiting"]

@@ -1,1 +1,0 @@
-"""The verbs of the API as `genie.calls.Steps`: asking, work, administration. Pure."""

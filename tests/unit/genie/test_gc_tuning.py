@@ -1,0 +1,62 @@
+"""What a settled process lets Python look at. In processes of their own."""
+
+import subprocess
+import sys
+
+from genie import gc_tuning
+
+SETTLE = "import gc, weakref, celery\nfrom genie import heap\nheap.settle()\n"
+
+
+def printed(program: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        check=True,
+        text=True,
+        timeout=60,
+    )
+    return done.stdout.strip()
+
+
+def test_what_was_loaded_is_not_looked_at_again() -> None:
+    looked_at = int(printed(SETTLE + "print(len(gc.get_objects()))"))
+    loaded = int(printed("import gc, celery; print(len(gc.get_objects()))"))
+    assert looked_at < loaded / 10
+
+
+def test_cycles_made_later_go_by_themselves_and_soon() -> None:
+    made = """
+class Made:
+    def __init__(self):
+        self.me = self
+alive = weakref.WeakSet()
+most = 0
+for _ in range(100_000):
+    alive.add(Made())
+    most = max(most, len(alive))
+print(most)
+"""
+    assert int(printed(SETTLE + made)) < 20_000
+
+
+def test_a_second_call_keeps_nothing_that_came_meanwhile() -> None:
+    made = """
+class Made: pass
+one = Made()
+one.me = one
+gone = weakref.ref(one)
+heap.settle()
+del one
+gc.collect()
+print(gone())
+"""
+    assert printed(SETTLE + made) == "None"
+
+
+def test_what_python_froze_itself_changes_nothing() -> None:
+    # Python 3.12 starts with some hundred frozen objects.
+    frozen = "import gc; gc.freeze()\n" + SETTLE
+    assert printed(frozen + "print(gc.get_threshold()[2])") == str(
+        gc_tuning.OLDEST_EVERY
+    )

@@ -1,0 +1,134 @@
+"""A child that warms up while nobody waits, and is given back when room is short."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fixtures.engines import Heard, asking, echo_spec, is_alive, pid_of, wait_until
+from workers.engine import LoadedEngine
+from workers.engine.parent import warm_child
+from workers.engine.parent.spawn import ChildEnvironment, ChildProcess
+from workers.engine.parent.warm_child import EngineStarter
+
+Make = Callable[..., Any]
+HERE = ChildEnvironment("", 1)
+IMPORTED_S = 60.0
+
+
+@pytest.fixture
+def starter() -> Iterator[EngineStarter]:
+    made = EngineStarter()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def load(starter: EngineStarter, tiny: Make) -> Iterator[Callable[..., LoadedEngine]]:
+    loaded: list[LoadedEngine] = []
+
+    def make(**said: Any) -> LoadedEngine:
+        model = tiny()
+        wanted = {"spec": model.spec(), "quant": model.quant(), "path": model.path}
+        room = {"slots": 2, "context": 128, "device": "cpu", "threads": 1}
+        one = starter(**(wanted | room | said), on_exit=lambda _: None)
+        loaded.append(one)
+        return one
+
+    yield make
+    for one in loaded:
+        one.engine.close()
+
+
+def kept(starter: EngineStarter) -> ChildProcess:
+    """The spare, spawned."""
+    found = starter._spare
+    assert found is not None
+    assert wait_until(lambda: found.is_ready)
+    return found
+
+
+def test_the_next_model_starts_in_the_warm_child(
+    starter: EngineStarter, load: Make
+) -> None:
+    starter._prepare(HERE)
+    nest = kept(starter)
+    warm = nest.warmed(IMPORTED_S)
+    assert warm is not None
+    assert warm.peak_bytes > 100_000_000
+    # what it holds now; importing may have peaked higher
+    assert 100_000_000 < starter.held_bytes() <= warm.peak_bytes * 1.1
+    started = time.monotonic()
+    loaded = load()
+    took = time.monotonic() - started
+    assert pid_of(loaded) == nest.child.pid
+    heard = Heard()
+    loaded.engine.submit(asking("r", "x"), heard)
+    assert heard.finish.fault is None
+    # Without imports a tiny model takes tenths of a second; the bound is generous.
+    assert took < 5
+    # The kernel ends it before the worker when memory runs out.
+    score = Path(f"/proc/{nest.child.pid}/oom_score_adj").read_text()
+    own = Path(f"/proc/{os.getpid()}/oom_score_adj").read_text()
+    assert int(score) >= max(500, int(own))
+    assert kept(starter).child.pid != nest.child.pid
+
+
+def test_a_child_for_other_devices_is_replaced(starter: EngineStarter) -> None:
+    starter._prepare(HERE)
+    nest = kept(starter)
+    assert starter._take(ChildEnvironment("0", 1)) is None
+    starter._prepare(ChildEnvironment("", 2))
+    assert kept(starter).site == ChildEnvironment("", 2)
+    assert wait_until(lambda: not is_alive(nest.child.pid))
+
+
+def test_a_child_that_is_there_already_is_kept(starter: EngineStarter) -> None:
+    starter._prepare(HERE)
+    nest = kept(starter)
+    starter._prepare(HERE)
+    assert kept(starter) is nest
+
+
+def test_a_dead_child_is_not_taken(starter: EngineStarter) -> None:
+    starter._prepare(HERE)
+    nest = kept(starter)
+    nest.child.kill()
+    assert wait_until(lambda: not nest.is_alive)
+    assert starter._take(HERE) is None
+    starter._prepare(HERE)
+    assert kept(starter) is not nest
+
+
+def test_the_room_is_given_back_when_it_is_needed(starter: EngineStarter) -> None:
+    starter._prepare(HERE)
+    nest = kept(starter)
+    assert starter.give_back()
+    assert wait_until(lambda: not is_alive(nest.child.pid))
+    assert starter.held_bytes() == 0
+    assert not starter.give_back()
+
+
+def test_no_child_is_kept_when_memory_is_short(
+    starter: EngineStarter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warm_child, "LEAST_BYTES", 2**62)
+    starter._prepare(HERE)
+    assert starter._spare is None
+
+
+def test_a_worker_can_do_without() -> None:
+    starter = EngineStarter(keeps=False)
+    starter._prepare(HERE)
+    assert starter._spare is None
+    assert starter.held_bytes() == 0
+
+
+def test_a_model_without_weights_leaves_no_child(
+    starter: EngineStarter, load: Make
+) -> None:
+    load(spec=echo_spec(), path=None)
+    assert starter._spare is None

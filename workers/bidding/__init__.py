@@ -1,0 +1,1 @@
+"""When to ask the broker for one more request, and at which bid."""

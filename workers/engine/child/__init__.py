@@ -1,0 +1,1 @@
+"""The engine's child process: scheduler, backend, loop. No torch."""

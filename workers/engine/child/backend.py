@@ -1,0 +1,477 @@
+"""Tokens to pieces worth a message: the first at once, then a few at a time (pure).
+
+In the engine's process, so that neither the pipe nor the worker has work with each
+token of each request.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from genie.contracts.inference import Fault, FinishReason, SampledToken, Usage
+from workers.engine.child.scheduler import (
+    YIELDING,
+    ForwardPass,
+    Scheduler,
+    Sequence,
+    WaitingQueueFull,
+)
+from workers.engine.errors import RequestRefused, refused
+from workers.engine.protocol import (
+    EngineEvent,
+    EngineRequest,
+    EngineStats,
+    Finish,
+    Piece,
+)
+
+EVERY_S = 0.03
+EVERY_TOKENS = 4
+
+
+@dataclass(slots=True)
+class _PendingPiece:
+    """What of one answer is not sent yet; ``sent_at`` is when the last piece was."""
+
+    sent_at: float | None = None
+    text: str = ""
+    tokens: int = 0
+    choices: list[SampledToken] = field(default_factory=list)
+
+    def add(self, piece: Piece) -> None:
+        self.text += piece.text
+        self.tokens += piece.tokens
+        self.choices += piece.choices
+
+    def is_due(self, now: float) -> bool:
+        if self.sent_at is None or self.tokens >= EVERY_TOKENS:
+            return True
+        return now - self.sent_at >= EVERY_S
+
+    def take(self, request_id: str, now: float) -> Piece:
+        whole = Piece(
+            id=request_id,
+            text=self.text,
+            tokens=self.tokens,
+            choices=tuple(self.choices),
+        )
+        self.sent_at, self.text, self.tokens = now, "", 0
+        self.choices.clear()
+        return whole
+
+
+class PieceCoalescer:
+    """Gathers the pieces of all requests; times are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, _PendingPiece] = {}
+
+    def feed(self, events: Iterable[EngineEvent], now: float) -> list[EngineEvent]:
+        """What to send of what has happened; an end takes all of its answer along."""
+        sent: list[EngineEvent] = []
+        for event in events:
+            if isinstance(event, Finish):
+                held = self._held.pop(event.id, None)
+                if held is not None and (held.text or held.tokens):
+                    sent.append(held.take(event.id, now))
+                sent.append(event)
+                continue
+            held = self._held.get(event.id)
+            if held is None:
+                held = self._held[event.id] = _PendingPiece()
+            held.add(event)
+            if held.is_due(now):
+                sent.append(held.take(event.id, now))
+        return sent
+
+
+class StopFilter:
+    """Lets text through until a stop string appears; the stop itself never leaves.
+
+    >>> stops = StopFilter(("END",))
+    >>> stops.feed("one E"), stops.feed("ND two"), stops.hit
+    ('one ', '', True)
+    """
+
+    def __init__(self, stops: tuple[str, ...]) -> None:
+        self._stops = tuple(stop for stop in stops if stop)
+        self._held = ""
+        self.hit = False
+
+    def feed(self, text: str) -> str:
+        """Text that can be shown now; the start of a possible stop is held back."""
+        if not self._stops:
+            return text
+        if self.hit:
+            return ""
+        self._held += text
+        cut = self._first_stop()
+        if cut is not None:
+            self.hit = True
+            return self._release(cut, drop=True)
+        return self._release(len(self._held) - self._possible_start())
+
+    def flush(self) -> str:
+        """What was held back, when the answer ended without the stop."""
+        return "" if self.hit else self._release(len(self._held))
+
+    def _first_stop(self) -> int | None:
+        found = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        return min(found, default=None)
+
+    def _possible_start(self) -> int:
+        return max((_overlap(self._held, stop) for stop in self._stops), default=0)
+
+    def _release(self, cut: int, *, drop: bool = False) -> str:
+        shown, rest = self._held[:cut], self._held[cut:]
+        self._held = "" if drop else rest
+        return shown
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of ``text`` that ``stop`` begins with."""
+    longest = min(len(text), len(stop) - 1)
+    lengths = range(longest, 0, -1)
+    return next((n for n in lengths if text.endswith(stop[:n])), 0)
+
+
+class PieceWriter:
+    """Turns tokens of one request into pieces, and its end into one `Finish`.
+
+    Times are seconds on the engine's clock; ``started`` is the submission.
+    ``reused`` prompt tokens were in the cache already; ``resumed`` tokens of the answer
+    were given before.
+    """
+
+    def __init__(
+        self, request: EngineRequest, *, prompt: int, started: float, resumed: int = 0
+    ) -> None:
+        self.request = request
+        self.tokens = resumed
+        self.reused = 0
+        self._prompt = prompt
+        self._started = started
+        self._first: float | None = None
+        self._unsent = 0
+        self._choices: list[tuple[int, SampledToken]] = []
+        self._said = self._shown = 0
+        self._stops = StopFilter(request.sampling.stop)
+
+    @property
+    def is_stopped(self) -> bool:
+        """True when a stop string has appeared."""
+        return self._stops.hit
+
+    def add(
+        self, text: str, now: float, choice: SampledToken | None = None
+    ) -> Piece | None:
+        """Count one token; the piece to send, if any text is ready."""
+        self.tokens += 1
+        if choice is not None:
+            self._choices.append((self._said, choice))
+        self._said += len(text)
+        self._unsent += 1
+        if self._first is None:
+            self._first = now
+        if self.tokens <= self.request.sampling.min_tokens:
+            return self._piece(text)
+        return self._piece(self._stops.feed(text))
+
+    def end(
+        self, reason: FinishReason, now: float, fault: Fault | None
+    ) -> list[Piece | Finish]:
+        """The last events: text held back, if the answer is whole, then the finish."""
+        finish = self._finish(reason, now, fault)
+        piece = None if fault else self._piece(self._stops.flush(), is_last=True)
+        return [finish] if piece is None else [piece, finish]
+
+    def _piece(self, text: str, *, is_last: bool = False) -> Piece | None:
+        # Tokens whose bytes never became text are owed to whoever asked for them.
+        is_owed = is_last and self._choices and not self.is_stopped
+        if not (text or is_owed):
+            return None
+        tokens, self._unsent = self._unsent, 0
+        self._shown += len(text)
+        return Piece(
+            id=self.request.id,
+            text=text,
+            tokens=tokens,
+            choices=self._due(is_all=bool(is_owed)),
+        )
+
+    def _due(self, *, is_all: bool) -> tuple[SampledToken, ...]:
+        """The tokens whose text has begun to be shown; a stop's own never are."""
+        held = [one for one in self._choices if not is_all and one[0] >= self._shown]
+        due = self._choices[: len(self._choices) - len(held)]
+        self._choices = held
+        return tuple(choice for _, choice in due)
+
+    def _finish(self, reason: FinishReason, now: float, fault: Fault | None) -> Finish:
+        first = self._first if self._first is not None else now
+        return Finish(
+            id=self.request.id,
+            reason=reason,
+            usage=Usage(
+                prompt_tokens=self._prompt,
+                completion_tokens=self.tokens,
+                cached_tokens=self.reused,
+            ),
+            fault=fault,
+            first_token_s=max(0.0, first - self._started),
+            total_s=max(0.0, now - self._started),
+        )
+
+
+EngineClock = Callable[[], float]
+"""Seconds that only grow."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineLimits:
+    """How much one engine takes on: ``context`` in tokens a slot."""
+
+    model: str
+    slots: int
+    context: int
+    waiting: int
+    budget: int
+
+
+def waiting_bound(slots: int) -> int:
+    """How many requests may wait for ``slots`` slots, if nobody says otherwise."""
+    return max(16, 4 * slots)
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedPrompt:
+    """A request ready to run: prompt tokens and the most it may produce.
+
+    ``ids`` are the token ids, growing with the answer, where prompts that begin
+    alike share what was computed.
+    """
+
+    tokens: int
+    limit: int
+    ids: list[int] = field(default_factory=list)
+    resumed: int = 0
+    """The last so many tokens are the beginning of the answer."""
+
+
+class ThroughputMeter:
+    """Tokens a second, smoothed over the last steps."""
+
+    WEIGHT = 0.2
+
+    def __init__(self) -> None:
+        self.decode_rate = 0.0
+        self.prefill_rate = 0.0
+
+    def note(self, *, decoded: int, prefilled: int, seconds: float) -> None:
+        """Count one step. A step with both counts as prefill: that is its cost."""
+        if seconds <= 0:
+            return
+        if prefilled:
+            self.prefill_rate = self._blend(self.prefill_rate, prefilled / seconds)
+        if decoded:
+            self.decode_rate = self._blend(self.decode_rate, decoded / seconds)
+
+    def _blend(self, old: float, new: float) -> float:
+        return new if old == 0 else old + self.WEIGHT * (new - old)
+
+
+class Backend(ABC):
+    """A loaded model that advances all its requests one step at a time.
+
+    Used by one thread. Every submitted request ends with exactly one `Finish`.
+    """
+
+    yields = True
+    """Whether requests of `YIELDING` can be computed anew from their tokens."""
+
+    pace_s = 0.0
+    """The least time a step takes: what a paced engine's speed is measured by."""
+
+    def __init__(self, room: EngineLimits, clock: EngineClock) -> None:
+        self.room = room
+        self.clock = clock
+        self.scheduler = Scheduler(
+            slots=room.slots, budget=room.budget, waiting=room.waiting
+        )
+        self.meter = ThroughputMeter()
+        self.reused_tokens = 0
+        self._answers: dict[str, PieceWriter] = {}
+        self._events: list[EngineEvent] = []
+
+    @abstractmethod
+    def prepare(self, request: EngineRequest) -> PreparedPrompt:
+        """Read the prompt; raises Refused when this model cannot run it."""
+
+    @abstractmethod
+    def advance(self, step: ForwardPass) -> None:
+        """Compute one step and `produce` or `finish` its sequences."""
+
+    @abstractmethod
+    def forget(self, request_id: str) -> None:
+        """Drop what the backend kept of a request that has ended."""
+
+    def is_due(self) -> bool:
+        """False while the next step is not to be computed yet (a paced engine)."""
+        return True
+
+    def peak_bytes(self) -> int:
+        """The most memory this engine has taken so far."""
+        return 0
+
+    def wait_s(self) -> float | None:
+        """Seconds until `step` has work; None when only a command brings some."""
+        return 0.0 if self.is_busy else None
+
+    @property
+    def is_busy(self) -> bool:
+        """True while any request is in flight or an event waits to be taken."""
+        return bool(self._answers or self._events)
+
+    def submit(self, request: EngineRequest) -> None:
+        """Take a request in, or finish it at once with the reason it cannot run."""
+        started = self.clock()
+        if request.id in self._answers:
+            return
+        try:
+            prompt = self.prepare(request)
+            self._check(prompt, request)
+            self._queue(request, prompt, started)
+        except RequestRefused as refusal:
+            self.forget(request.id)
+            self._events.append(_refusal(request, refusal.fault))
+
+    def cancel(self, request_id: str) -> None:
+        """End a request now; unknown ids have ended already."""
+        sequence = self.scheduler.get(request_id)
+        if sequence is not None:
+            self.finish(sequence, FinishReason.CANCELLED)
+
+    def step(self) -> list[EngineEvent]:
+        """Advance everything once and hand over what happened since the last step."""
+        for sequence in self.scheduler.overdue(self.clock()):
+            self.finish(sequence, FinishReason.ERROR, fault=_overdue(sequence))
+        if self.is_due():
+            self._plan()
+        events, self._events = self._events, []
+        return events
+
+    def produce(
+        self,
+        sequence: Sequence,
+        text: str,
+        *,
+        choice: SampledToken | None = None,
+        is_end: bool = False,
+    ) -> None:
+        """One more token of a sequence; ends it when it should end.
+
+        ``is_end`` marks the model's own end token, which has no text.
+        """
+        answer = self._answers[sequence.id]
+        sequence.produced += 1
+        piece = answer.add(text, self.clock(), choice)
+        if piece is not None:
+            self._events.append(piece)
+        if is_end or answer.is_stopped:
+            self.finish(sequence, FinishReason.STOP)
+        elif sequence.produced >= sequence.limit:
+            self.finish(sequence, FinishReason.LENGTH)
+
+    def finish(
+        self, sequence: Sequence, reason: FinishReason, *, fault: Fault | None = None
+    ) -> None:
+        """End a request: its one terminal event, and its slot is free."""
+        # What a fault has left in the cache is nothing to build on.
+        self.scheduler.remove(sequence, keep=fault is None)
+        answer = self._answers.pop(sequence.id)
+        answer.reused = sequence.reused
+        self.reused_tokens += sequence.reused
+        self._events += answer.end(reason, self.clock(), fault)
+        self.forget(sequence.id)
+
+    def stats(self) -> EngineStats:
+        """The engine now."""
+        scheduler, room = self.scheduler, self.room
+        rate = self.meter.prefill_rate
+        return EngineStats(
+            slots=room.slots,
+            free_slots=room.slots - scheduler.active,
+            active=scheduler.active,
+            waiting=scheduler.waiting,
+            context=room.context,
+            kv_used=scheduler.cached / (room.slots * room.context),
+            tokens_per_s=self.meter.decode_rate,
+            prefill_queued_s=scheduler.queued / rate if rate else 0.0,
+            peak_bytes=self.peak_bytes(),
+            cached_tokens=self.reused_tokens,
+        )
+
+    def _check(self, prompt: PreparedPrompt, request: EngineRequest) -> None:
+        param = "prompt" if request.prompt is not None else "messages"
+        if prompt.tokens == 0:
+            raise refused("invalid_request", f"{param} has no tokens", param)
+        asked = prompt.tokens - prompt.resumed
+        if asked >= self.room.context:
+            raise refused(
+                "context_length_exceeded",
+                f"the prompt has {asked} tokens; {self.room.model} holds "
+                f"{self.room.context} here, answer included; shorten the prompt",
+                param,
+            )
+
+    def _queue(
+        self, request: EngineRequest, prompt: PreparedPrompt, started: float
+    ) -> None:
+        sequence = Sequence(
+            id=request.id,
+            work_class=request.work_class,
+            prompt=prompt.tokens,
+            limit=max(0, min(prompt.limit, self.room.context - prompt.tokens)),
+            deadline=started + request.deadline_s,
+            scope=request.scope,
+            tokens=prompt.ids,
+            can_yield=self.yields and request.work_class in YIELDING,
+        )
+        try:
+            self.scheduler.add(sequence)
+        except WaitingQueueFull:
+            message = f"{self.room.waiting} requests already wait here; try again later"
+            fault = Fault(code="engine_busy", message=message, retryable=True)
+            raise RequestRefused(fault) from None
+        answer = PieceWriter(
+            request,
+            prompt=prompt.tokens - prompt.resumed,
+            started=started,
+            resumed=prompt.resumed,
+        )
+        self._answers[request.id] = answer
+        if sequence.limit == 0:
+            self.finish(sequence, FinishReason.LENGTH)
+
+    def _plan(self) -> None:
+        step = self.scheduler.plan()
+        if step.is_empty:
+            return
+        prefilled = sum(chunk.length for chunk in step.chunks)
+        produced = len(step.decodes) + sum(chunk.completes for chunk in step.chunks)
+        started = self.clock()
+        self.advance(step)
+        seconds = max(self.clock() - started, self.pace_s)
+        self.meter.note(decoded=produced, prefilled=prefilled, seconds=seconds)
+
+
+def _overdue(sequence: Sequence) -> Fault:
+    state = "waiting for a slot" if sequence.slot < 0 else "running"
+    message = (
+        f"the deadline passed while {state}, after {sequence.produced} tokens; "
+        "allow more time or ask for fewer tokens"
+    )
+    return Fault(code="deadline_exceeded", message=message)
+
+
+def _refusal(request: EngineRequest, fault: Fault) -> Finish:
+    return Finish(id=request.id, reason=FinishReason.ERROR, usage=Usage(), fault=fault)

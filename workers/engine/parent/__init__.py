@@ -1,0 +1,1 @@
+"""The worker's side of an engine: child processes and what waits for them."""

@@ -1,0 +1,350 @@
+"""Texts to vectors: an encoder that serves many requests at once, batched by length.
+
+To the scheduler one input of a request is one token of its prompt: requests share
+the steps as generations do, and a long one never holds up a short one.
+"""
+
+import base64
+import resource
+import sys
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging
+
+from genie.contracts.fleet import LoadStage
+from genie.contracts.inference import AnswerExtras, Fault, FinishReason, Usage
+from genie.fingerprint import fingerprint
+from workers.engine.child.backend import (
+    Backend,
+    EngineClock,
+    EngineLimits,
+    PreparedPrompt,
+)
+from workers.engine.child.scheduler import ForwardPass
+from workers.engine.child.scheduler import Sequence as Running
+from workers.engine.errors import load_failed, refused
+from workers.engine.protocol import EngineRequest, EngineStats, Finish, OnLoadProgress
+from workers.engine.torch import loading, quants
+from workers.engine.verification import Verification
+from workers.engine.wire import Load
+
+STEP_INPUTS = 32
+"""Inputs of one step: other requests and cancels get their turn after so many."""
+
+BATCH_TOKENS = 4096
+"""Tokens of one forward pass, padding included."""
+
+OUTCOME_BYTES = 900_000
+"""What the vectors of one request may take on their way back, in base64."""
+
+UNLIMITED = 2**30
+EmbeddingInput = tuple[Running, int]
+"""One input: the request it is of, and its number there."""
+
+POOLINGS = ("mean", "cls")
+SAMPLES = (
+    "A short one.",
+    "The fleet takes work and answers it, one after another. " * 4,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RunningEmbedding:
+    """A request in work: token ids of its inputs, and the vectors found so far."""
+
+    inputs: list[list[int]]
+    vectors: dict[int, str]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all inputs."""
+        return sum(len(one) for one in self.inputs)
+
+
+class Encoder:
+    """An encoder model, its tokenizer and how token states become one vector."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: Any, pooling: str) -> None:
+        self._model, self._tokenizer = model, tokenizer
+        self._is_mean = pooling == "mean"
+        self.device = model.device
+        self.width = int(model.config.hidden_size)
+
+    def tokens(self, text: str) -> list[int]:
+        """Token ids with the model's frame; markers inside a text stay text."""
+        encoded = self._tokenizer(text, split_special_tokens=True)
+        return [int(token) for token in encoded["input_ids"]]
+
+    @torch.no_grad()
+    def vectors(self, inputs: Sequence[Sequence[int]]) -> Tensor:
+        """``[inputs, width]`` of length 1, in float32, padded to the longest input."""
+        longest = max(len(one) for one in inputs)
+        ids = torch.zeros(len(inputs), longest, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, one in enumerate(inputs):
+            ids[row, : len(one)] = torch.tensor(one)
+            mask[row, : len(one)] = 1
+        mask = mask.to(self.device)
+        output = self._model(input_ids=ids.to(self.device), attention_mask=mask)
+        states: Tensor = output.last_hidden_state.float()
+        pooled = _mean(states, mask) if self._is_mean else states[:, 0]
+        return functional.normalize(pooled, dim=-1).cpu()
+
+
+def _mean(states: Tensor, mask: Tensor) -> Tensor:
+    seen = mask[:, :, None].float()
+    return (states * seen).sum(dim=1) / seen.sum(dim=1)
+
+
+class EmbeddingBackend(Backend):
+    """Serves an encoder; ``room.context`` is the most tokens one input may have."""
+
+    yields = False  # a request is a few steps long, and its vectors are no tokens
+
+    def __init__(
+        self, room: EngineLimits, clock: EngineClock, encoder: Encoder
+    ) -> None:
+        # The scheduler counts inputs, and of those a request may have any number.
+        counted = replace(room, context=UNLIMITED, budget=STEP_INPUTS)
+        super().__init__(counted, clock)
+        self._context = room.context
+        self._encoder = encoder
+        self._requests: dict[str, RunningEmbedding] = {}
+
+    def prepare(self, request: EngineRequest) -> PreparedPrompt:
+        """Tokenise the inputs; raises Refused naming one that is too long."""
+        if not request.inputs:
+            message = f"{self.room.model} only embeds; use /v1/embeddings with input"
+            raise refused("invalid_request", message, "input")
+        self._check_size(len(request.inputs))
+        inputs = [self._tokens(n, text) for n, text in enumerate(request.inputs)]
+        self._requests[request.id] = RunningEmbedding(inputs, {})
+        return PreparedPrompt(len(inputs), 1)
+
+    def advance(self, step: ForwardPass) -> None:
+        """Embed this step's inputs, those of like length together."""
+        asked = [
+            (chunk.sequence, index)
+            for chunk in step.chunks
+            for index in range(chunk.start, chunk.start + chunk.length)
+        ]
+        self.scheduler.done(step)
+        for batch in batches(asked, lambda one: len(self._ids(one))):
+            self._embed(batch)
+        for chunk in step.chunks:
+            if chunk.completes and self._has(chunk.sequence):
+                self.finish(chunk.sequence, FinishReason.STOP)
+
+    def finish(
+        self, sequence: Running, reason: FinishReason, *, fault: Fault | None = None
+    ) -> None:
+        """End a request; one that is whole takes its vectors along."""
+        held = self._requests[sequence.id]
+        super().finish(sequence, reason, fault=fault)
+        end = self._events[-1]
+        if not isinstance(end, Finish):
+            raise TypeError(f"a request ended with a {type(end).__name__}")
+        vectors = tuple(held.vectors[n] for n in sorted(held.vectors))
+        self._events[-1] = msgspec.structs.replace(
+            end,
+            usage=Usage(prompt_tokens=held.tokens),
+            extras=AnswerExtras(vectors=vectors)
+            if reason is FinishReason.STOP
+            else None,
+        )
+
+    def forget(self, request_id: str) -> None:
+        """Drop the inputs of a request that has ended."""
+        self._requests.pop(request_id, None)
+
+    def stats(self) -> EngineStats:
+        """The engine now; an encoder keeps nothing between two steps."""
+        return msgspec.structs.replace(
+            super().stats(), context=self._context, kv_used=0.0
+        )
+
+    def peak_bytes(self) -> int:
+        """Device memory reserved at most, or resident memory on a CPU."""
+        return peak_bytes(self._encoder.device)
+
+    def _check_size(self, inputs: int) -> None:
+        # base64 writes three bytes as four characters.
+        most = OUTCOME_BYTES // (self._encoder.width * 4 * 4 // 3 + 4)
+        if inputs > most:
+            message = (
+                f"input has {inputs} texts; {self.room.model} embeds at most {most} "
+                "in one request; send the rest in another"
+            )
+            raise refused("invalid_request", message, "input")
+
+    def _tokens(self, number: int, text: str) -> list[int]:
+        tokens = self._encoder.tokens(text)
+        if len(tokens) > self._context:
+            param = f"input[{number}]"
+            message = (
+                f"{param} has {len(tokens)} tokens; {self.room.model} reads at most "
+                f"{self._context}; split it"
+            )
+            raise refused("context_length_exceeded", message, param)
+        return tokens
+
+    def _ids(self, one: EmbeddingInput) -> list[int]:
+        sequence, index = one
+        return self._requests[sequence.id].inputs[index]
+
+    def _has(self, sequence: Running) -> bool:
+        return sequence.id in self._requests
+
+    def _embed(self, batch: list[EmbeddingInput]) -> None:
+        batch = [one for one in batch if self._has(one[0])]
+        if not batch:
+            return
+        try:
+            self._keep(batch)
+        except torch.AcceleratorError:
+            raise
+        # The border of serving a request, as in `workers.engine.torch.packed`.
+        except Exception as error:  # noqa: BLE001
+            self._one_by_one(batch, error)
+
+    def _one_by_one(self, batch: list[EmbeddingInput], error: Exception) -> None:
+        if len(batch) > 1:
+            for one in batch:
+                self._embed([one])
+            return
+        message = f"the model failed on this input: {type(error).__name__}: {error}"
+        fault = Fault(code="engine_error", message=message[:500])
+        self.finish(batch[0][0], FinishReason.ERROR, fault=fault)
+
+    def _keep(self, batch: list[EmbeddingInput]) -> None:
+        vectors = self._encoder.vectors([self._ids(one) for one in batch])
+        if not bool(torch.isfinite(vectors).all()):
+            raise ValueError("the vector is not finite")
+        for (sequence, index), vector in zip(batch, vectors, strict=True):
+            self._requests[sequence.id].vectors[index] = encode_vector(vector)
+
+
+def batches(
+    asked: Iterable[EmbeddingInput], length: Callable[[EmbeddingInput], int]
+) -> Iterator[list[EmbeddingInput]]:
+    """Inputs of like length together, each batch within `BATCH_TOKENS` when padded."""
+    batch: list[EmbeddingInput] = []
+    # Longest first: the first of a batch says how wide the others are padded.
+    for one in sorted(asked, key=length, reverse=True):
+        if batch and length(batch[0]) * (len(batch) + 1) > BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(one)
+    if batch:
+        yield batch
+
+
+def encode_vector(vector: Tensor) -> str:
+    """A vector as it travels: little-endian float32 in base64."""
+    values = array("f", vector.tolist())
+    if sys.byteorder == "big":
+        values.byteswap()
+    return base64.b64encode(values.tobytes()).decode("ascii")
+
+
+def load(
+    load: Load,
+    room: EngineLimits,
+    progress: OnLoadProgress,
+    *,
+    clock: EngineClock,
+    verification: Verification | None = None,
+) -> tuple[Backend, str]:
+    """Load, check and self-test an encoder; raises LoadFailed with the reason."""
+    torch.set_num_threads(load.threads)
+    torch.set_grad_enabled(False)
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    path = Path(load.path or "")
+    sources = (verification or Verification(load)).files()
+    progress(0.3, LoadStage.READING)
+    encoder = load_encoder(load, path)
+    progress(0.9, LoadStage.TESTING)
+    self_test(encoder, load.spec.id, load.context)
+    progress(1.0, LoadStage.TESTING)
+    identity = fingerprint(
+        sources, load.quant, chat_template="", engine=loading.engine_name()
+    )
+    return EmbeddingBackend(room, clock, encoder), identity
+
+
+def load_encoder(load: Load, path: Path) -> Encoder:
+    """The encoder with all of its weights; raises LoadFailed."""
+    if load.spec.pooling not in POOLINGS:
+        message = (
+            f"{load.spec.id} pools by {load.spec.pooling}; this engine knows mean, cls"
+        )
+        raise load_failed("unsupported_pooling", message)
+    loaded: Any = AutoModel.from_pretrained(
+        path,
+        dtype=quants.plain_dtype_of(load),
+        device_map=loading.device_map(load.device),
+        trust_remote_code=False,
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    model, report = cast("tuple[PreTrainedModel, loading.LoadingReport]", loaded)
+    model.train(False)
+    loading.check_placement(load.spec.id, model)
+    # The pooler belongs to another use of the same weights; no vector passes it.
+    used = {
+        kind: [name for name in names if not str(name).startswith("pooler.")]
+        for kind, names in report.items()
+        if kind in ("missing_keys", "mismatched_keys")
+    }
+    loading.check_weights(load.spec.id, used)
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    return Encoder(model, tokenizer, load.spec.pooling)
+
+
+def self_test(encoder: Encoder, model_id: str, window: int) -> None:
+    """Refuse an encoder that reads one way only, or whose padding leaks."""
+    short, long = (encoder.tokens(text)[:window] for text in SAMPLES)
+    alone = encoder.vectors([short])[0]
+    if not bool(torch.isfinite(alone).all()):
+        message = f"{model_id} computes values that are not finite; pull it again"
+        raise load_failed("bad_weights", message)
+    if float(alone @ encoder.vectors([short, long])[0]) < 0.999:
+        message = f"{model_id} failed its self-test: padding changes its vectors"
+        raise load_failed("self_test_failed", message)
+    if reads_one_way(encoder, long):
+        message = (
+            f"{model_id} reads one way only, as models that write do; this engine "
+            "embeds with models that read both ways"
+        )
+        raise load_failed("unsupported_architecture", message)
+
+
+@torch.no_grad()
+def reads_one_way(encoder: Encoder, tokens: list[int]) -> bool:
+    """True when the first token's state does not depend on what follows it."""
+    first = [
+        encoder._model(input_ids=torch.tensor([ids], device=encoder.device))
+        for ids in (tokens, tokens[: len(tokens) // 2])
+    ]
+    whole, half = (out.last_hidden_state[0, 0].float() for out in first)
+    return bool(torch.allclose(whole, half, atol=1e-4))
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Device memory reserved at most, or resident memory on a CPU."""
+    if device.type == "cuda":
+        devices = range(torch.cuda.device_count())
+        return sum(torch.cuda.max_memory_reserved(one) for one in devices)
+    # Linux counts the peak in KiB.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,333 @@
+"""The engine for transformers' models: one forward a step over packed tokens.
+
+The linear layers see one row of tokens without padding: one token of each decoding
+sequence, then prompt chunks. `workers.engine.torch.attention` keeps the sequences
+apart.
+"""
+
+import resource
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from tokenizers.decoders import DecodeStream
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from genie.contracts.inference import Fault, FinishReason, SampledToken
+from workers.engine.child.backend import (
+    Backend,
+    EngineClock,
+    EngineLimits,
+    PreparedPrompt,
+)
+from workers.engine.child.scheduler import ForwardPass, Sequence
+from workers.engine.errors import RequestRefused, refused
+from workers.engine.protocol import EngineRequest
+from workers.engine.torch.attention import has_kernel
+from workers.engine.torch.cache import SlotCache
+from workers.engine.torch.grammar import Grammars, guide_of
+from workers.engine.torch.graphs import CudaGraphs, DecodeRow
+from workers.engine.torch.layout import Layout, lay_out
+from workers.engine.torch.prompts import PromptRenderer
+from workers.engine.torch.sampler import (
+    Sampler,
+    pick_together,
+    sampler_of,
+    token_logprobs,
+)
+
+TokensOf = Callable[[Sequence], list[int]]
+"""All token ids of a sequence, prompt first."""
+
+
+class ModelRunner:
+    """A model, its slot cache, and the forward pass of a step."""
+
+    def __init__(self, model: PreTrainedModel, cache: SlotCache) -> None:
+        self._model = model
+        self.cache = cache
+        self.graphs: CudaGraphs | None = None
+        weight = cast("Tensor", model.get_input_embeddings().weight)
+        self.device = weight.device
+        self.vocabulary = weight.shape[0]
+        # One device: a kernel starts on the one that is current.
+        self.has_kernel = _is_on(self.device, model) and has_kernel(self.device)
+
+    @torch.no_grad()
+    def forward(self, step: ForwardPass, tokens_of: TokensOf) -> Tensor:
+        """Logits ``[rows, vocabulary]`` of what `token_yielding_sequences` returned.
+
+        Valid until the next pass.
+        """
+        if self.graphs is not None and not step.chunks:
+            decoding = (
+                DecodeRow(tokens_of(one)[one.computed], one.slot, one.computed)
+                for one in step.decodes
+            )
+            return self.graphs.forward(tuple(decoding))
+        layout = lay_out(step, self.cache, self.device, has_kernel=self.has_kernel)
+        ids = torch.tensor(_ids(step, tokens_of), device=self.device)
+        rows = _rows(step)
+        # A step of unfinished chunks yields nothing; the model wants a row.
+        keep = torch.tensor(rows or [0], device=self.device)
+        return self._pass(ids, layout, keep)[: len(rows)]
+
+    @torch.no_grad()
+    def capture(self) -> None:
+        """Capture the steps that only decode, where kernels of ours run.
+
+        Call when every layer's cache is there, and nothing runs in it.
+        """
+        if self.has_kernel:
+            self.graphs = CudaGraphs(self._pass, self.cache, self.device)
+
+    def _pass(self, ids: Tensor, layout: Layout, keep: Tensor | int = 0) -> Tensor:
+        output = self._model(
+            input_ids=ids[None],
+            position_ids=layout.positions[None],
+            use_cache=False,
+            logits_to_keep=keep,
+            layout=layout,
+        )
+        logits: Tensor = output.logits[0]
+        return logits
+
+
+def _is_on(device: torch.device, model: PreTrainedModel) -> bool:
+    return all(one.device == device for one in model.parameters())
+
+
+def token_yielding_sequences(step: ForwardPass) -> list[Sequence]:
+    """The sequences that get a token from this step."""
+    whole = [chunk.sequence for chunk in step.chunks if chunk.completes]
+    return [*step.decodes, *whole]
+
+
+def _rows(step: ForwardPass) -> list[int]:
+    rows = list(range(len(step.decodes)))
+    end = len(rows)
+    for chunk in step.chunks:
+        end += chunk.length
+        if chunk.completes:
+            rows.append(end - 1)
+    return rows
+
+
+def _ids(step: ForwardPass, tokens_of: TokensOf) -> list[int]:
+    ids = [tokens_of(one)[one.computed] for one in step.decodes]
+    for chunk in step.chunks:
+        tokens = tokens_of(chunk.sequence)
+        ids += tokens[chunk.start : chunk.start + chunk.length]
+    return ids
+
+
+@dataclass(slots=True)
+class _RunningRequest:
+    """What the engine keeps of a running request."""
+
+    tokens: list[int]
+    sampler: Sampler
+    stream: DecodeStream
+    ends: frozenset[int]
+
+
+class PackedBackend(Backend):
+    """A transformers model that serves many requests at once.
+
+    ``ends`` are the token ids that end an answer; ``grammars`` hold answers to a
+    shape, None where the model cannot.
+    """
+
+    def __init__(
+        self,
+        room: EngineLimits,
+        clock: EngineClock,
+        *,
+        runner: ModelRunner,
+        prompts: PromptRenderer,
+        ends: frozenset[int],
+        grammars: Grammars | None = None,
+    ) -> None:
+        super().__init__(room, clock)
+        self._runner = runner
+        self._prompts = prompts
+        self._ends = ends
+        self._grammars = grammars
+        self._requests: dict[str, _RunningRequest] = {}
+
+    def prepare(self, request: EngineRequest) -> PreparedPrompt:
+        """Tokenise the prompt; raises Refused naming the field that cannot run."""
+        try:
+            return self._prepared(request)
+        except (RequestRefused, torch.AcceleratorError):
+            raise
+        # The same border as `advance`: a template is a program of the model's maker.
+        except Exception as error:
+            message = f"the prompt could not be prepared: {type(error).__name__}"
+            raise refused("engine_error", message) from error
+
+    def _prepared(self, request: EngineRequest) -> PreparedPrompt:
+        sampling, runner = request.sampling, self._runner
+        tokens = self._prompts.tokens(request)
+        guide = guide_of(
+            request, self._grammars, self._prompts.tool_format, self._prompts.marks
+        )
+        is_endless = sampling.ignore_eos and guide is None
+        ends = frozenset() if is_endless else self._ends
+        sampler = sampler_of(
+            sampling,
+            tokens,
+            vocabulary=runner.vocabulary,
+            device=runner.device,
+            ends=ends,
+        )
+        sampler.guide = guide
+        stream = self._prompts.stream()
+        given = self._prompts.continued(request.resume)
+        for token in given:  # as if they had just been chosen here
+            self._prompts.text(stream, token)
+            sampler.produced.append(token)
+            if guide is not None:
+                guide.take(token)
+        ids = [*tokens, *given]
+        self._requests[request.id] = _RunningRequest(ids, sampler, stream, ends)
+        asked = sampling.max_tokens
+        limit = self.room.context if asked is None else asked
+        return PreparedPrompt(len(ids), max(0, limit - len(given)), ids, len(given))
+
+    def advance(self, step: ForwardPass) -> None:
+        """One forward for everyone; if it fails, one by one to find the culprit."""
+        for copy in step.copies:
+            self._runner.cache.copy(copy.source, copy.target, copy.length)
+        try:
+            logits = self._runner.forward(step, self._tokens_of)
+        except torch.AcceleratorError:
+            # A poisoned device context fails every later call: only a new process
+            # helps, and the parent starts one.
+            raise
+        # The border of serving a request: whatever one input does to the model must
+        # not end the others.
+        except Exception:  # noqa: BLE001
+            self._one_by_one(step)
+            return
+        self._accept(step, logits)
+
+    def forget(self, request_id: str) -> None:
+        """Drop the tokens of a request that has ended."""
+        self._requests.pop(request_id, None)
+
+    def peak_bytes(self) -> int:
+        """Device memory reserved at most, or resident memory on a CPU."""
+        if self._runner.device.type == "cuda":
+            devices = range(torch.cuda.device_count())
+            return sum(torch.cuda.max_memory_reserved(device) for device in devices)
+        # Linux counts the peak in KiB.
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    def _tokens_of(self, sequence: Sequence) -> list[int]:
+        return self._requests[sequence.id].tokens
+
+    def _one_by_one(self, step: ForwardPass) -> None:
+        for single in _singles(step):
+            sequence = (single.decodes or [single.chunks[0].sequence])[0]
+            try:
+                logits = self._runner.forward(single, self._tokens_of)
+            except torch.AcceleratorError:
+                raise
+            # The same border: this is the culprit, and only it fails.
+            except Exception as error:  # noqa: BLE001
+                self._fail(sequence, error)
+                continue
+            self._accept(single, logits)
+
+    def _accept(self, step: ForwardPass, logits: Tensor) -> None:
+        self.scheduler.done(step)
+        sequences = token_yielding_sequences(step)
+        if not sequences:
+            return
+        best = logits.max(dim=-1)
+        # Together: each list waits for the device.
+        found = torch.stack((torch.isfinite(best.values).long(), best.indices))
+        sound, chosen = found.tolist()
+        if logits.is_cuda:
+            self._sample_together(sequences, logits, chosen, sound)
+        for row, sequence in enumerate(sequences):
+            if sound[row]:
+                self._choose(sequence, logits[row], chosen[row])
+            else:
+                self._fail(sequence, ValueError("the logits are not finite"))
+
+    def _sample_together(
+        self,
+        sequences: list[Sequence],
+        logits: Tensor,
+        chosen: list[int],
+        sound: list[int],
+    ) -> None:
+        """Put the tokens of the plainly sampled requests into ``chosen``."""
+        samplers = [self._requests[one.id].sampler for one in sequences]
+        rows = [n for n, one in enumerate(samplers) if one.is_plain and sound[n]]
+        if not rows:
+            return
+        plain = logits if len(rows) == len(logits) else logits[rows]
+        tokens = pick_together(plain, [samplers[row] for row in rows])
+        for row, token in zip(rows, tokens, strict=True):
+            chosen[row] = token
+
+    def _choose(self, sequence: Sequence, logits: Tensor, chosen: int) -> None:
+        """``chosen`` is the likeliest token, or what was sampled with the others."""
+        sampler = self._requests[sequence.id].sampler
+        is_chosen = sampler.is_greedy or (logits.is_cuda and sampler.is_plain)
+        try:
+            token = chosen if is_chosen else sampler.pick(logits)
+            self._take(sequence, token, logits)
+        except torch.AcceleratorError:
+            raise
+        # The same border: odd sampling or an odd token fails only its request.
+        except Exception as error:  # noqa: BLE001
+            self._fail(sequence, error)
+
+    def _take(self, sequence: Sequence, token: int, logits: Tensor) -> None:
+        request = self._requests[sequence.id]
+        if token in request.ends:
+            self.produce(sequence, "", is_end=True)
+            return
+        guide = request.sampler.guide
+        if guide is not None:
+            guide.take(token)
+        text = self._prompts.text(request.stream, token)
+        request.tokens.append(token)
+        request.sampler.produced.append(token)
+        choice = self._choice(request, token, logits)
+        is_end = guide is not None and guide.is_complete
+        self.produce(sequence, text, choice=choice, is_end=is_end)
+
+    def _choice(
+        self, request: _RunningRequest, token: int, logits: Tensor
+    ) -> SampledToken | None:
+        rivals = request.sampler.sampling.logprobs
+        if rivals is None:
+            return None
+        chosen, *others = (
+            self._prompts.odds(one, logprob)
+            for one, logprob in token_logprobs(logits, token, rivals)
+        )
+        return SampledToken(
+            token=chosen.token,
+            logprob=chosen.logprob,
+            raw=chosen.raw,
+            rivals=tuple(others),
+        )
+
+    def _fail(self, sequence: Sequence, error: Exception) -> None:
+        self._runner.cache.wipe(sequence.slot)
+        message = f"the model failed on this request: {type(error).__name__}: {error}"
+        fault = Fault(code="engine_error", message=message[:500])
+        self.finish(sequence, FinishReason.ERROR, fault=fault)
+
+
+def _singles(step: ForwardPass) -> Iterable[ForwardPass]:
+    yield from (ForwardPass(decodes=(one,)) for one in step.decodes)
+    yield from (ForwardPass(chunks=(chunk,)) for chunk in step.chunks)

@@ -1,0 +1,346 @@
+"""What is loaded here: obeys the desired set, one step at a time, in its own thread.
+
+Level-triggered: whatever was missed, the next desired set says everything again.
+Nothing unloads that is still desired, nothing loads that does not fit.
+"""
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from genie import logs
+from genie.contracts.fleet import (
+    DesiredModel,
+    GpuStatus,
+    HostStatus,
+    LoadStage,
+    ModelState,
+    ModelStatus,
+)
+from genie.contracts.inference import Fault
+from genie.contracts.model import Quant
+from genie.errors import GenieError
+from genie.memory import MemoryNeed
+from workers.engine.errors import EngineError, LoadFailed
+from workers.files.manifest import PullFailed
+from workers.models import memory, resident
+from workers.models.backoff import WallClock
+from workers.models.resident import FetchModel, ResidentModel, ServingModel, StartEngine
+
+log = logs.logger("residency")
+
+PROGRESS_STEP = 0.05
+"""Progress is reported in steps of a twentieth: a heartbeat is not a progress bar."""
+
+STEP_AGAIN_S = 1.0
+STOP_WAIT_S = 5.0
+"""How long a stop waits for a load under way; its child ends with this process."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineLimits:
+    """How much of the machine models may take."""
+
+    threads: int
+    reserve_share: float
+    limit_bytes: int | None = None
+    slots_max: int | None = None
+    drain_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineAccess:
+    """How residency touches the world: files, engines, figures, the clock."""
+
+    fetch: FetchModel
+    start: StartEngine
+    read: Callable[[], tuple[HostStatus, tuple[GpuStatus, ...]]]
+    spared: Callable[[], int] = lambda: 0
+    """Bytes held only to start the next model sooner."""
+
+    give_back: Callable[[], bool] = lambda: False
+    """Let go of these bytes; False if there were none."""
+
+    now: WallClock = field(default=lambda: datetime.now(UTC))
+
+
+class Residency:
+    """Loads and unloads models until what is here is what the cloud desires.
+
+    ``on_change`` runs, in any thread, whenever a model's state has changed;
+    ``wait_idle(model, seconds)`` returns when a model has no request left.
+    """
+
+    def __init__(
+        self,
+        machine: MachineAccess,
+        room: MachineLimits,
+        *,
+        on_change: Callable[[], None],
+        wait_idle: Callable[[str, float], bool],
+    ) -> None:
+        self._machine, self._room = machine, room
+        self._on_change, self._wait_idle = on_change, wait_idle
+        self._wake = threading.Condition(threading.RLock())
+        self._wanted: list[DesiredModel] | None = None
+        self._residents: dict[str, ResidentModel] = {}
+        self._on_disk: dict[str, ModelStatus] = {}
+        self._peaks: dict[tuple[str, str, int, int], int] = {}
+        self._is_stopping = False
+        self._thread = threading.Thread(target=self._run, name="residency", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread; nothing happens before the first `desire`."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close every engine and give the memory back; what runs is failed."""
+        with self._wake:
+            self._is_stopping = True
+            self._wake.notify_all()
+        if self._thread.is_alive():
+            self._thread.join(STOP_WAIT_S)
+        for item in tuple(self._residents.values()):
+            self._close(item)
+
+    def desire(self, models: Iterable[DesiredModel]) -> None:
+        """The full set of models that should be here; returns at once."""
+        with self._wake:
+            self._wanted = resident.cap_slots(models, self._room.slots_max)
+            self._wake.notify_all()
+
+    def statuses(self) -> tuple[ModelStatus, ...]:
+        """Every model here or on disk, for the heartbeat."""
+        with self._wake:
+            residents, on_disk = list(self._residents.values()), dict(self._on_disk)
+        # Outside the lock: an engine's figures have a lock of their own.
+        here = {item.model: item.status() for item in residents}
+        return tuple((on_disk | here).values())
+
+    def ready(self) -> dict[str, ServingModel]:
+        """The models that can take a request now."""
+        with self._wake:
+            return {
+                item.model: item.loaded
+                for item in self._residents.values()
+                if item.state is ModelState.READY and item.loaded is not None
+            }
+
+    def served(self, model: str) -> None:
+        """One request of ``model`` was finished: its engine has proven itself."""
+        with self._wake:
+            if item := self._residents.get(model):
+                item.served += 1
+
+    def _run(self) -> None:
+        while not self._is_stopping:
+            step = self._next()
+            if step is not None:
+                self._take(step)
+
+    def _take(self, step: Callable[[], None]) -> None:
+        # Border: if this thread dies nothing is ever loaded or unloaded here again,
+        # while heartbeats go on and tell of a healthy worker.
+        try:
+            step()
+        except Exception as error:
+            log.error("step_failed", error=type(error).__name__, exc_info=True)
+            with self._wake:
+                self._wake.wait(STEP_AGAIN_S)
+
+    def _next(self) -> Callable[[], None] | None:
+        """The next step: bury the dead, then unload, then load; None after a wait."""
+        with self._wake:
+            self._adopt()
+            residents = self._residents.values()
+            for item in residents:
+                if item.death is not None:
+                    return lambda: self._bury(item)
+            for item in residents:
+                if self._is_unwanted(item):
+                    return lambda: self._unload(item)
+            if (found := resident.due(residents, self._machine.now())) is not None:
+                return lambda: self._load(found)
+            self._wake.wait(self._pause())
+        return None
+
+    def _pause(self) -> float | None:
+        if self._is_stopping:
+            return 0.0
+        at = resident.next_retry(self._residents.values())
+        if at is None:
+            return None
+        return max(0.01, (at - self._machine.now()).total_seconds())
+
+    def _adopt(self) -> None:
+        for desired in self._wanted or ():
+            item = self._residents.get(desired.spec.id)
+            if item is None:
+                self._residents[desired.spec.id] = ResidentModel(desired=desired)
+            elif item.suits(desired):
+                item.desired = desired
+
+    def _is_unwanted(self, item: ResidentModel) -> bool:
+        if self._wanted is None:
+            return False
+        wanted = (one for one in self._wanted if one.spec.id == item.model)
+        match = next(wanted, None)
+        return match is None or not item.suits(match)
+
+    def _unload(self, item: ResidentModel) -> None:
+        if item.loaded is not None:
+            self._set(item, ModelState.UNLOADING)
+            if not self._wait_idle(item.model, self._room.drain_s):
+                log.warning("unload_cut_short", model=item.model)
+            self._close(item)
+            log.info("unloaded", model=item.model)
+        with self._wake:
+            del self._residents[item.model]
+            self._remember(item)
+        self._on_change()
+
+    def _remember(self, item: ResidentModel) -> None:
+        if item.pulled is not None:
+            self._on_disk[item.model] = ModelStatus(
+                model=item.model,
+                quant=item.desired.quant,
+                state=ModelState.ON_DISK,
+                files=item.pulled.files,
+            )
+
+    def _close(self, item: ResidentModel) -> None:
+        with self._wake:
+            loaded, item.loaded = item.loaded, None
+        if loaded is not None:
+            loaded.engine.close()
+
+    def _bury(self, item: ResidentModel) -> None:
+        item.death = None
+        self._close(item)
+
+    def _load(self, item: ResidentModel) -> None:
+        try:
+            if item.pulled is None:
+                self._set(item, ModelState.FETCHING)
+                item.pulled = self._machine.fetch(
+                    item.desired.spec, lambda share: self._progress(item, share)
+                )
+                self._set(item, ModelState.ON_DISK)
+            self._start(item)
+        except (LoadFailed, PullFailed) as error:
+            item.pulled = None  # the next try looks at the files again
+            self._note(item, error.fault.code, error.fault.message)
+        except (EngineError, GenieError, OSError) as error:
+            self._surprise(item, error)
+        except Exception as error:
+            # Border: a surprise in one model's load must not leave it loading for ever.
+            log.error("load_surprise", model=item.model, exc_info=True)
+            self._surprise(item, error)
+
+    def _surprise(self, item: ResidentModel, error: Exception) -> None:
+        reason = f"{item.model} could not be loaded: {type(error).__name__}: {error}"
+        self._note(item, "load_failed", reason)
+
+    def _start(self, item: ResidentModel) -> None:
+        desired, quant = item.desired, resident.quant_of(item.desired)
+        if quant is None:
+            reason = f"{item.model} has no quant {desired.quant}; mend the catalog"
+            self._note(item, "unknown_quant", reason, is_final=True)
+            return
+        key = (item.model, quant.name, desired.slots, desired.context)
+        need = resident.needed(desired, quant, self._peaks.get(key))
+        place = self._place(desired, quant, need)
+        if isinstance(place, memory.MemoryRefusal) and self._machine.give_back():
+            place = self._place(desired, quant, need)
+        if isinstance(place, memory.MemoryRefusal):
+            self._note(item, "too_big", place.reason)
+            return
+        self._set(item, ModelState.LOADING)
+        loaded = self._machine.start(
+            desired.spec,
+            quant,
+            path=item.pulled.path if item.pulled else None,
+            slots=desired.slots,
+            context=desired.context,
+            device=place.device,
+            threads=self._room.threads,
+            on_exit=lambda fault: self._died(item, fault),
+            on_progress=lambda share, stage: self._progress(item, share, stage),
+        )
+        self._peaks[key] = loaded.peak_bytes
+        self._greet(item, loaded)
+
+    def _greet(self, item: ResidentModel, loaded: ServingModel) -> None:
+        wanted = item.desired.fingerprint
+        with self._wake:
+            item.loaded = loaded
+        if wanted is not None and wanted != loaded.fingerprint:
+            self._set(item, ModelState.UNLOADING)
+            self._close(item)
+            reason = (
+                f"{item.model} was measured as {loaded.fingerprint} and {wanted} is "
+                "desired; pull the catalog's version of it or update this worker"
+            )
+            self._note(item, "fingerprint_mismatch", reason, is_final=True)
+            return
+        with self._wake:
+            if item.death is not None:  # it died before we looked: `_next` buries it
+                return
+            item.state, item.progress, item.stage = ModelState.READY, None, None
+        self._on_change()
+        log.info("ready", model=item.model, fingerprint=loaded.fingerprint)
+
+    def _place(
+        self, desired: DesiredModel, quant: Quant, need: MemoryNeed
+    ) -> memory.DeviceGrant | memory.MemoryRefusal:
+        places = memory.devices(*self._machine.read())
+        return memory.place(desired, quant, need, places, self._limits())
+
+    def _limits(self) -> memory.MemoryLimits:
+        held = sum(status.peak_bytes for status in self.statuses())
+        held += self._machine.spared()
+        return memory.MemoryLimits(
+            reserve_share=self._room.reserve_share,
+            limit_bytes=self._room.limit_bytes,
+            held_bytes=held,
+        )
+
+    def _died(self, item: ResidentModel, fault: Fault) -> None:
+        """An engine ended by itself; called from the engine's thread."""
+        log.error("engine_died", model=item.model, code=fault.code)
+        with self._wake:
+            if item.state is ModelState.UNLOADING or self._is_stopping:
+                return
+            note = item.failures.note_death
+            if item.served:
+                note = item.failures.note_death_at_work
+            note(fault.message, self._machine.now())
+            item.death, item.state = fault, ModelState.FAILED
+            self._wake.notify_all()
+        self._on_change()
+
+    def _note(
+        self, item: ResidentModel, code: str, reason: str, *, is_final: bool = False
+    ) -> None:
+        item.failures.note(reason, self._machine.now(), is_final=is_final)
+        self._fail(item, code)
+
+    def _fail(self, item: ResidentModel, code: str) -> None:
+        self._set(item, ModelState.FAILED)
+        retry_at = item.failures.retry_at
+        log.warning("model_failed", model=item.model, code=code, retry_at=str(retry_at))
+
+    def _set(self, item: ResidentModel, state: ModelState) -> None:
+        with self._wake:
+            item.state, item.progress, item.stage = state, None, None
+        self._on_change()
+
+    def _progress(
+        self, item: ResidentModel, share: float, stage: LoadStage | None = None
+    ) -> None:
+        is_small = share - (item.progress or 0.0) < PROGRESS_STEP and share < 1.0
+        if is_small and stage is item.stage:
+            return
+        item.progress, item.stage = share, stage
+        self._on_change()

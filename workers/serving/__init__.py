@@ -1,0 +1,1 @@
+"""One delivery from the broker to its outcome."""
