@@ -134,8 +134,8 @@ def begun(odds: Logprob) -> int:
     """How many characters begin in a token.
 
     >>> (
-    ...     begun(Odds(token="né", logprob=0.0)),
-    ...     begun(Odds(token="?", logprob=0.0, raw=(0xA9,))),
+    ...     begun(Logprob(token="né", logprob=0.0)),
+    ...     begun(Logprob(token="?", logprob=0.0, raw=(0xA9,))),
     ... )
     (2, 0)
     """

@@ -28,7 +28,7 @@ OPEN = (BatchState.VALIDATING, BatchState.IN_PROGRESS)
 def strip_batch_id_prefix(batch_id: str) -> str:
     """A batch's id without the prefix it is shown with.
 
-    >>> bare("batch_01h"), bare("01h")
+    >>> strip_batch_id_prefix("batch_01h"), strip_batch_id_prefix("01h")
     ('01h', '01h')
     """
     return batch_id.removeprefix(PREFIX)

@@ -35,7 +35,7 @@ _CONDITIONS = {
 def decide(situation: OverflowConditions) -> NoOverflow:
     """Refuse, with every condition that is not met beside the main reason.
 
-    >>> here = Situation(
+    >>> here = OverflowConditions(
     ...     org_opted_in=True,
     ...     job_allows=True,
     ...     sla_breached=True,

@@ -27,7 +27,9 @@ def next_gap(attempts: int) -> timedelta | None:
 def non_public_addresses(addresses: Iterable[str]) -> tuple[str, ...]:
     """The addresses that a webhook must not go to: all that are not public.
 
-    >>> refused(["127.0.0.1", "10.1.2.3", "169.254.169.254", "1.1.1.1", "::1"])
+    >>> non_public_addresses(
+    ...     ["127.0.0.1", "10.1.2.3", "169.254.169.254", "1.1.1.1", "::1"]
+    ... )
     ('127.0.0.1', '10.1.2.3', '169.254.169.254', '::1')
     """
     return tuple(text for text in addresses if not _is_public(_plain(text)))
@@ -70,7 +72,7 @@ class WebhookUrl:
 def parse_webhook_url(url: str) -> WebhookUrl:
     """Take a webhook's URL apart; raises ValueError with what is wrong with it.
 
-    >>> target("https://example.com/hook?a=1").authority
+    >>> parse_webhook_url("https://example.com/hook?a=1").authority
     'example.com'
     """
     if not url.isascii() or not url.isprintable() or " " in url:

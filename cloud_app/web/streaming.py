@@ -269,7 +269,7 @@ def _more(pieces: list[ChunkWriter], item: AnswerText) -> Iterator[bytes]:
 def waiting(item: QueueWait) -> str:
     """What a waiting client is told.
 
-    >>> waiting(Waiting(position=2, eta_s=1.25))
+    >>> waiting(QueueWait(position=2, eta_s=1.25))
     'queued position=2 eta_s=1.2'
     """
     if item.is_started:

@@ -27,7 +27,7 @@ def age(seconds: float | None, now: float | None = None) -> DisplayValue | None:
     """How long ago a moment was for people, the moment itself for scripts.
 
     >>> age(1_700_000_000.0, now=1_700_000_090.0)
-    Told(person='90 s', script='2023-11-14T22:13:20Z', is_number=True)
+    DisplayValue(person='90 s', script='2023-11-14T22:13:20Z', is_number=True)
     """
     if seconds is None:
         return None

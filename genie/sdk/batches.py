@@ -158,7 +158,7 @@ class Batch(BatchSteps):
 
     >>> batch = client.batch(["Say hello.", "Say goodbye."], window="1h")
     >>> batch.wait().counts
-    Counts(total=2, completed=2, failed=0)
+    RequestCounts(total=2, completed=2, failed=0)
     """
 
     def __init__(

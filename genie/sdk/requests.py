@@ -140,7 +140,7 @@ def page(limit: int, after: str | None) -> dict[str, str]:
 def item_path(path: str, name: str) -> str:
     """The path of one thing in a collection; no name leads out of it.
 
-    >>> under("/v1/jobs", "../keys")
+    >>> item_path("/v1/jobs", "../keys")
     '/v1/jobs/..%2Fkeys'
     """
     return f"{path}/{quote(name, safe='')}"

@@ -83,7 +83,7 @@ class Result(Generic[P]):
 def strip_job_id_prefix(job_id: str) -> str:
     """A job id without the prefix OpenAI's clients know it by.
 
-    >>> bare("chatcmpl-01hx3k"), bare("01hx3k")
+    >>> strip_job_id_prefix("chatcmpl-01hx3k"), strip_job_id_prefix("01hx3k")
     ('01hx3k', '01hx3k')
     """
     return job_id.removeprefix("chatcmpl-").removeprefix("cmpl-")

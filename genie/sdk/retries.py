@@ -130,7 +130,7 @@ def poll_intervals(longest_s: float = LONGEST_PAUSE_S) -> Iterator[float]:
     """Seconds between two looks at a job: 0.05, growing by half to 1.
 
     >>> from itertools import islice
-    >>> [round(pause, 3) for pause in islice(pauses(), 4)]
+    >>> [round(pause, 3) for pause in islice(poll_intervals(), 4)]
     [0.05, 0.075, 0.113, 0.169]
     """
     pause = FIRST_PAUSE_S

@@ -340,7 +340,7 @@ class SseParser:
     def feed(self, line: str) -> str | Waiting | None:
         """What a line completes: an event's data, or what a comment says of the queue.
 
-        >>> events = Events()
+        >>> events = SseParser()
         >>> events.feed(": queued position=2 eta_s=1.5")
         Waiting(position=2, eta_s=1.5)
         >>> [events.feed(line) for line in ("data: a", "data: b", "")]

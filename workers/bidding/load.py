@@ -31,7 +31,7 @@ class PrefillQueue:
     threads. Until a first prompt was read everything takes for ever, so that one
     prompt alone is the first measurement.
 
-    >>> reading = Reading()
+    >>> reading = PrefillQueue()
     >>> reading.begin("a", 1000, now=0.0)
     >>> reading.left_s(now=0.0)
     inf

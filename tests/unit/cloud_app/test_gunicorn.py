@@ -83,7 +83,9 @@ def test_a_web_process_settles_once_its_application_is_loaded(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settled: list[bool] = []
-    monkeypatch.setattr(gc_tuning, "settle", lambda: settled.append(True))
+    monkeypatch.setattr(
+        gc_tuning, "freeze_loaded_objects", lambda: settled.append(True)
+    )
     config = Config()
     config.set("post_worker_init", loaded().post_worker_init)
     config.post_worker_init(None)

@@ -5,7 +5,7 @@ import sys
 
 from genie import gc_tuning
 
-SETTLE = "import gc, weakref, celery\nfrom genie import heap\nheap.settle()\n"
+SETTLE = "import gc, weakref, celery\nfrom genie import gc_tuning\ngc_tuning.freeze_loaded_objects()\n"
 
 
 def printed(program: str) -> str:
@@ -46,7 +46,7 @@ class Made: pass
 one = Made()
 one.me = one
 gone = weakref.ref(one)
-heap.settle()
+gc_tuning.freeze_loaded_objects()
 del one
 gc.collect()
 print(gone())

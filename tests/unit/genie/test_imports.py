@@ -23,8 +23,8 @@ def loaded(statement: str) -> set[str]:
     "statement",
     [
         "import genie",
-        "import genie.contracts.inference, genie.contracts.fleet, genie.codec",
-        "import genie.catalog, genie.topology, genie.sizing, genie.fingerprint",
+        "import genie.contracts.inference, genie.contracts.fleet, genie.contracts.codec",
+        "import genie.catalog, genie.topology, genie.memory, genie.fingerprint",
         "import genie.env, genie.errors, genie.logs",
         "import cloud_app.brain.router, cloud_app.brain.planner",
     ],
@@ -35,6 +35,6 @@ def test_what_everybody_imports_is_light(statement: str) -> None:
 
 def test_the_contracts_need_msgspec_and_nothing_else() -> None:
     before = loaded("import msgspec.json, msgspec.structs, enum, datetime, typing")
-    extra = loaded("import genie.contracts.inference, genie.codec") - before
+    extra = loaded("import genie.contracts.inference, genie.contracts.codec") - before
     allowed = {*sys.stdlib_module_names, "genie", "msgspec", "__editable__"}
     assert {name for name in extra if name.isidentifier()} <= allowed

@@ -188,7 +188,7 @@ def _is_like(one: Sequence, other: Sequence) -> bool:
 def common_prefix_length(left: list[int], right: list[int], most: int) -> int:
     """How many tokens two lists begin with alike, at most ``most``.
 
-    >>> common([1, 2, 3, 4], [1, 2, 9, 4], 4)
+    >>> common_prefix_length([1, 2, 3, 4], [1, 2, 9, 4], 4)
     2
     """
     low, high = 0, max(0, min(most, len(left), len(right)))

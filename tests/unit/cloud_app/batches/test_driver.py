@@ -286,7 +286,7 @@ POINTS = (
     (collect, "collect"),
     (close, "finish"),
     (close, "end"),
-    (close, "tidy"),
+    (close, "remove_leftovers"),
 )
 
 

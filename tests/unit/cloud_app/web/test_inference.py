@@ -225,7 +225,7 @@ def test_work_that_is_in_its_queue_was_accepted_whatever_happens_next(
         raise DatabaseDown("the database went away in this very moment")
 
     bus.work = lambda _task: ()
-    monkeypatch.setattr(lifecycle, "confirmed", confirmed)
+    monkeypatch.setattr(lifecycle, "mark_confirmed", confirmed)
     response = client.post(CHAT, json=ask(mode="async"))
     assert response.status_code == 202
     assert len(bus.published) == 1

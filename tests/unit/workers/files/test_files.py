@@ -270,7 +270,7 @@ def test_a_hub_without_safetensors_is_refused(
     models: ModelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     empty = hub.HubRepository("org/tiny", "c" * 40, ())
-    monkeypatch.setattr(hub, "look", lambda name, revision: empty)
+    monkeypatch.setattr(hub, "read_revision", lambda name, revision: empty)
     fault = fault_of(lambda: models.ensure(spec("hf:org/tiny@main")))
     assert fault.code == "not_found"
     assert "safetensors" in fault.message
@@ -322,8 +322,8 @@ def test_pulling_loads_no_torch(folder: Path, tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from workers.files.files import Models\n"
-        f"Models(Path({str(tmp_path / 'm')!r})).ls()\n"
+        "from workers.files.files import ModelStore\n"
+        f"ModelStore(Path({str(tmp_path / 'm')!r})).ls()\n"
         "print([n for n in ('torch', 'transformers', 'numpy') if n in sys.modules])"
     )
     root = Path(__file__).parents[3]
