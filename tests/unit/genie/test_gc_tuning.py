@@ -5,7 +5,10 @@ import sys
 
 from genie import gc_tuning
 
-SETTLE = "import gc, weakref, celery\nfrom genie import gc_tuning\ngc_tuning.freeze_loaded_objects()\n"
+SETTLE = (
+    "import gc, weakref, celery\nfrom genie import gc_tuning\n"
+    "gc_tuning.freeze_loaded_objects()\n"
+)
 
 
 def printed(program: str) -> str:

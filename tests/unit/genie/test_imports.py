@@ -23,7 +23,7 @@ def loaded(statement: str) -> set[str]:
     "statement",
     [
         "import genie",
-        "import genie.contracts.inference, genie.contracts.fleet, genie.contracts.codec",
+        "import genie.contracts.inference, genie.contracts.codec",
         "import genie.catalog, genie.topology, genie.memory, genie.fingerprint",
         "import genie.env, genie.errors, genie.logs",
         "import cloud_app.brain.router, cloud_app.brain.planner",
