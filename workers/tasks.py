@@ -18,29 +18,30 @@ def register(app: "Celery", host: "Callable[[], WorkerHost | None]") -> None:
 
     ``host`` gives the running worker, None before it started or after it stopped:
     then there is nothing to nudge and nothing to cancel.
+    Arguments that a later release may send are ignored, like fields of a contract.
     """
 
     @app.task(name=topology.TASK_NUDGE, ignore_result=True, shared=False)  # type: ignore[untyped-decorator]  # celery has no types
-    def nudge() -> None:
+    def nudge(**_later: object) -> None:
         """Beat now: the cloud changed what this worker should hold."""
         if (worker := host()) is not None:
             worker.nudge()
 
     @app.task(name=topology.TASK_CANCEL, ignore_result=True, shared=False)  # type: ignore[untyped-decorator]  # celery has no types
-    def cancel(job_id: str) -> None:
+    def cancel(job_id: str, **_later: object) -> None:
         """Stop a job here, or before it starts here."""
         if (worker := host()) is not None:
             worker.cancel(job_id)
 
     @app.task(name=topology.TASK_RESUME, ignore_result=True, shared=False)  # type: ignore[untyped-decorator]  # celery has no types
-    def resume(job_id: str, answers: list[object]) -> None:
+    def resume(job_id: str, answers: list[object], **_later: object) -> None:
         """Go on after what the asker has already, instead of from the start."""
         if (worker := host()) is not None:
             given = tuple(codec.convert(PartialAnswer, one) for one in answers)
             worker.resume(job_id, given)
 
     @app.task(name=topology.TASK_SAY, ignore_result=True, shared=False)  # type: ignore[untyped-decorator]  # celery has no types
-    def say(job_id: str, to: str, name: str) -> None:
+    def say(job_id: str, to: str, name: str, **_later: object) -> None:
         """Tell what is written of a job so far."""
         if (worker := host()) is not None:
             worker.say(job_id, to, name)

@@ -194,9 +194,13 @@ def _all() -> Any:  # a select of two tables; its type has no public name
 def _record(row: ScheduleRow, org: tables.OrgRow) -> ScheduleRecord:
     return ScheduleRecord(
         org=orgs.record(org),
-        webhook=WebhookConfig(**row.webhook) if row.webhook else None,
+        webhook=_webhook(row.webhook),
         **{name: getattr(row, name) for name in _SAME},
     )
+
+
+def _webhook(kept: dict[str, str] | None) -> WebhookConfig | None:
+    return WebhookConfig(url=kept["url"], secret=kept["secret"]) if kept else None
 
 
 def _run(row: ScheduleRunRow) -> RunRecord:

@@ -72,7 +72,7 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class ContractText(TypeDecorator[Contract]):
-    """One contract as its JSON text, read back strictly.
+    """One contract as its JSON text, without defaults; a later release may have added.
 
     Text, not a JSON type: escapes such as NUL, which user text may hold, survive in
     every database.
@@ -94,7 +94,7 @@ class ContractText(TypeDecorator[Contract]):
     def process_result_value(
         self, value: str | None, dialect: Dialect
     ) -> Contract | None:
-        """The contract again; raises `CodecError` when another release wrote it."""
+        """The contract again; raises `CodecError` when it cannot be read as one."""
         return None if value is None else codec.decode(self.contract, value)
 
 

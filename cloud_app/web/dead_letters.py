@@ -95,5 +95,5 @@ def _text(letter: DeadLetter) -> dict[str, Any] | str:
         task = letter.task()
     except CodecError:
         return letter.body.decode(errors="replace")
-    asked: dict[str, Any] = codec.builtins(task)
+    asked: dict[str, Any] = codec.shown(task)
     return {name: asked[name] for name in ("messages", "prompt", "sampling")}

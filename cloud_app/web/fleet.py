@@ -163,9 +163,9 @@ def _worker(worker: WorkerRecord, held: tuple[PlacementView, ...]) -> Worker:
         "queues": list(worker.queues),
         "hostname": worker.hostname,
         "version": worker.version,
-        "gpus": [codec.builtins(gpu) for gpu in status.gpus] if status else [],
-        "host": codec.builtins(status.host) if status else None,
-        "models": [codec.builtins(m) for m in status.models] if status else [],
+        "gpus": [codec.shown(gpu) for gpu in status.gpus] if status else [],
+        "host": codec.shown(status.host) if status else None,
+        "models": [codec.shown(m) for m in status.models] if status else [],
         "placements": [_placement(one) for one in held],
         "last_heartbeat_s": round(age_s, 1),
     }

@@ -34,19 +34,30 @@ api = APIBlueprint(
 class Readiness:
     """Whether work can be accepted now, asked at most once a second."""
 
-    def __init__(self, checks: dict[str, Callable[[], None]]) -> None:
+    def __init__(
+        self, checks: dict[str, Callable[[], None]], found: Callable[[], str | None]
+    ) -> None:
         self._checks = checks
+        self._revision = found
+        self._found: str | None = None
         self._lock = Lock()
         self._asked_at = float("-inf")
         self._last: dict[str, str] = {}
 
-    def states(self) -> dict[str, str]:
-        """``ok`` or the reason, by part."""
+    def states(self) -> tuple[dict[str, str], str | None]:
+        """``ok`` or the reason, by part; and the revision the schema is at."""
         with self._lock:
             if time.monotonic() - self._asked_at >= CHECK_EVERY_S:
                 self._last = {name: _state(c) for name, c in self._checks.items()}
+                self._found = self._revision_if_up()
                 self._asked_at = time.monotonic()
-            return self._last
+            return self._last, self._found
+
+    def _revision_if_up(self) -> str | None:
+        try:
+            return self._revision()
+        except GenieError:
+            return None
 
 
 def _state(check: Callable[[], None]) -> str:
@@ -64,7 +75,8 @@ def install(app: Flask, ctx: Context) -> None:
             "database": ctx.db.ping,
             "schema": lambda: store.schema.check(ctx.db),
             "broker": ctx.bus.ping,
-        }
+        },
+        lambda: store.schema.current(ctx.db),
     )
 
 
@@ -119,10 +131,11 @@ def openapi() -> Annotated[Response, ResponseSpec(dict[str, Any])]:
 
 def _readiness(**more: str) -> Response:
     readiness: Readiness = current_app.extensions["genie.readiness"]
-    checks = readiness.states()
+    checks, found = readiness.states()
     is_ready = all(state == "ok" for state in checks.values())
     status = "ok" if is_ready else "unavailable"
-    response = jsonify({"status": status, "checks": checks, **more})
+    schema = {"needs": store.schema.newest(), "found": found}
+    response = jsonify({"status": status, "checks": checks, "schema": schema, **more})
     if not is_ready:
         response.status_code = 503
         response.headers["Retry-After"] = RETRY_AFTER_S

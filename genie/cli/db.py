@@ -33,26 +33,29 @@ def db() -> None:
 @db.command()
 @as_json
 def check(as_json: bool) -> None:
-    """Say whether the schema is what this release needs.
+    """Say whether this release can serve on the schema.
 
-    Ends with 2 if not.
+    It can on its own schema and on that of the next release. Ends with 2 if not.
     """
     from cloud_app.store import schema
 
     with database() as found:
         schema.check(found)
-        _tell(found, as_json, ", as this release needs")
+        _tell(found, as_json, schema.fitness(found))
 
 
 @db.command()
 @as_json
 def upgrade(as_json: bool) -> None:
-    """Bring the schema to what this release needs."""
+    """Bring the schema to what this release needs.
+
+    A schema that a later release made stays as it is.
+    """
     from cloud_app.store import schema
 
     with database() as found:
         schema.upgrade(found)
-        _tell(found, as_json)
+        _tell(found, as_json, schema.fitness(found))
 
 
 @db.command()

@@ -199,9 +199,9 @@ def database(url: str) -> Check:
             stack.callback(found.dispose)
             found.ping()
             schema.check(found)
+            detail = f"{found.dialect}, schema{schema.fitness(found)}"
     except GenieError as error:
         return fail("database", error)
-    detail = f"{found.dialect}, schema as this release needs"
     return Check(name="database", verdict=Verdict.OK, detail=detail)
 
 

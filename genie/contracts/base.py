@@ -1,4 +1,4 @@
-"""The shape shared by every contract: frozen, keyword-only, no unknown fields."""
+"""The shape shared by every contract: frozen, keyword-only, read leniently."""
 
 from typing import Annotated
 
@@ -14,5 +14,11 @@ Seconds = Annotated[float, msgspec.Meta(ge=0)]
 """A duration in seconds."""
 
 
-class Contract(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of every value that travels; copy one with ``msgspec.structs.replace``."""
+class Contract(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Base of every value that travels; copy one with ``msgspec.structs.replace``.
+
+    Two releases share the wire: a reader ignores fields it does not know and takes
+    defaults for those that are missing, and a writer leaves defaults out. So a new
+    field has a default, best None, False, 0 or something empty: of floats and large
+    numbers msgspec leaves out only the very object that is the default.
+    """

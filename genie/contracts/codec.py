@@ -1,4 +1,4 @@
-"""Contracts <-> JSON, strictly: an error names the unknown or missing field."""
+"""Contracts <-> JSON: defaults are left out, and an error names the field."""
 
 from threading import Lock
 from typing import Any, TypeVar
@@ -43,7 +43,7 @@ def encode(value: Contract, *, limit_bytes: int | None = None) -> bytes:
 
     >>> from genie.contracts.inference import Message
     >>> encode(Message(role="user", content="hi"))
-    b'{"role":"user","content":"hi","name":null,"tool_calls":[],"tool_call_id":null}'
+    b'{"role":"user","content":"hi"}'
     """
     try:
         data = _encoder.encode(value)
@@ -87,6 +87,25 @@ def builtins(value: Contract) -> Any:
     return msgspec.to_builtins(value)
 
 
+def shown(value: Contract) -> Any:
+    """A contract as plain dicts and lists, for an HTTP answer: with every field.
+
+    >>> from genie.contracts.inference import Fault
+    >>> shown(Fault(code="timeout", message="too late"))
+    {'code': 'timeout', 'message': 'too late', 'param': None, 'retryable': False}
+    """
+    names = value.__struct_fields__
+    return {name: _shown(getattr(value, name)) for name in names}
+
+
+def _shown(value: object) -> Any:
+    if isinstance(value, Contract) and not value.__struct_config__.array_like:
+        return shown(value)
+    if isinstance(value, tuple):
+        return [_shown(one) for one in value]
+    return msgspec.to_builtins(value)
+
+
 def convert(contract: type[C], data: object) -> C:
     """Plain dicts and lists as one contract; raises `CodecError` naming the field."""
     decoder(contract)  # convert needs what the decoder learns of the type
@@ -120,4 +139,5 @@ __all__ = [
     "decode_event",
     "encode",
     "field",
+    "shown",
 ]

@@ -106,6 +106,7 @@ class Logprob(Contract, frozen=True, kw_only=True, array_like=True):
 
     Log probabilities are those of the raw logits: no temperature, penalty or bias.
     ``raw`` are its bytes where they are no whole characters, else it is empty.
+    Fields of an array are told by their place: new ones are added at the end only.
     """
 
     token: str
@@ -119,7 +120,7 @@ class SampledToken(Logprob, frozen=True, kw_only=True, array_like=True):
     rivals: tuple[Logprob, ...] = ()
 
 
-class PartialAnswer(Contract, frozen=True, kw_only=True, omit_defaults=True):
+class PartialAnswer(Contract, frozen=True, kw_only=True):
     """One answer as far as it is written; ``finish_reason`` is None until its end.
 
     ``choices`` are its tokens one by one, if the request asked for logprobs.
@@ -249,14 +250,7 @@ class AttemptGivenBack(
     goes_on: bool = False
 
 
-class Chunk(
-    Contract,
-    frozen=True,
-    kw_only=True,
-    tag_field="kind",
-    tag="chunk",
-    omit_defaults=True,
-):
+class Chunk(Contract, frozen=True, kw_only=True, tag_field="kind", tag="chunk"):
     """Some text of an answer; ``seq`` counts from 0 within one attempt.
 
     ``index`` tells the answers of one job apart. ``finish_reason`` marks the last

@@ -265,11 +265,23 @@ class LivenessStatus(TypedDict):
     status: Literal["ok"]
 
 
+class SchemaVersion(TypedDict):
+    """The migration this release needs, and the one the database is at.
+
+    ``found`` is null while the database cannot be asked. A later one than needed is
+    fine as long as the check of the schema says so.
+    """
+
+    needs: str
+    found: str | None
+
+
 class Health(TypedDict):
     """Whether work can be accepted: each part is ``ok``, or says why not."""
 
     status: Literal["ok", "unavailable"]
     checks: dict[str, str]
+    schema: SchemaVersion
     version: NotRequired[str]
 
 

@@ -1,6 +1,8 @@
+import json
 from typing import Any
 
 import pytest
+import sqlalchemy
 from flask import Flask
 from flask.testing import FlaskClient
 
@@ -47,6 +49,23 @@ def test_a_job_is_found_with_and_without_its_prefix(client: FlaskClient) -> None
     assert client.get(f"/v1/jobs/{bare}").get_json()["id"] == bare
     assert client.get(f"/v1/jobs/{made['id']}").get_json()["id"] == bare
     assert client.get(f"/v1/jobs/{bare}").headers["x-genie-job-id"] == bare
+
+
+def test_a_row_that_a_later_release_wrote_is_listed_like_any_other(
+    client: FlaskClient, ctx: Context
+) -> None:
+    made = submit(client)["id"].removeprefix("chatcmpl-")
+    (before,) = client.get("/v1/jobs").get_json()["data"]
+    with ctx.db.connection() as connection:
+        kept = sqlalchemy.text("SELECT usage FROM job WHERE id = :id")
+        usage = json.loads(connection.execute(kept, {"id": made}).scalar_one())
+        later = json.dumps({**usage, "energy_j": {"a": [2.5]}})
+        change = sqlalchemy.text("UPDATE job SET usage = :later")
+        connection.execute(change, {"later": later})
+
+    (after,) = client.get("/v1/jobs").get_json()["data"]
+    assert after == before
+    assert client.get(f"/v1/jobs/{made}").get_json()["result"]
 
 
 def test_a_job_that_failed_says_why_and_has_no_result(

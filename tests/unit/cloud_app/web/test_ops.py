@@ -1,11 +1,14 @@
 from typing import cast
 
+import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from cloud_app import store
 from cloud_app.context import Context
 from cloud_app.web import ops
 from cloud_app.web.metrics import Metrics
+from fixtures.later import LATER, later_schema
 from fixtures.web import TwinBus
 from genie.errors import DatabaseDown
 
@@ -31,12 +34,46 @@ def test_readiness_names_the_part_that_is_missing(
 
 def test_probes_do_not_ask_more_than_once_a_second() -> None:
     asked: list[int] = []
-    readiness = ops.Readiness({"database": lambda: asked.append(1)})
+    readiness = ops.Readiness({"database": lambda: asked.append(1)}, lambda: "0001")
 
     for _ in range(5):
-        assert readiness.states() == {"database": "ok"}
+        assert readiness.states() == ({"database": "ok"}, "0001")
 
     assert len(asked) == 1
+
+
+def test_a_process_is_ready_on_the_schema_of_a_later_release(
+    visitor: FlaskClient, ctx: Context
+) -> None:
+    later_schema(ctx.db, "ALTER TABLE job ADD COLUMN label TEXT")
+    response = visitor.get("/readyz")
+
+    assert response.status_code == 200
+    needs = store.schema.newest()
+    assert response.get_json()["schema"] == {"needs": needs, "found": LATER}
+
+
+def test_it_is_not_ready_once_that_schema_lacks_what_it_uses(
+    visitor: FlaskClient, ctx: Context
+) -> None:
+    later_schema(ctx.db, "ALTER TABLE job DROP COLUMN fingerprint")
+    response = visitor.get("/readyz")
+
+    assert response.status_code == 503
+    assert "job.fingerprint is gone" in response.get_json()["checks"]["schema"]
+
+
+def test_readiness_says_what_it_needs_while_the_database_is_away(
+    visitor: FlaskClient, ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def down() -> None:
+        raise DatabaseDown("the database cannot be reached; start it")
+
+    monkeypatch.setattr(ctx.db, "reading", down)
+    body = visitor.get("/readyz").get_json()
+
+    assert body["status"] == "unavailable"
+    assert body["schema"] == {"needs": store.schema.newest(), "found": None}
 
 
 def test_metrics_count_requests_by_route_tokens_and_jobs_by_state(

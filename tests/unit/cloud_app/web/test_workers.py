@@ -128,12 +128,27 @@ def test_a_join_token_is_good_once(visitor: FlaskClient, ctx: Context) -> None:
     assert post(visitor, REGISTER, token, body).status_code == 401
 
 
+def test_a_worker_of_a_later_release_joins_and_beats(
+    visitor: FlaskClient, ctx: Context
+) -> None:
+    token = auth.create_join_token(ctx, web.ORG)
+    body = codec.encode(said())[:-1] + b',"gpu":1}'
+    response = post(visitor, REGISTER, token, body)
+    worker = codec.decode(RegistrationReply, response.data)
+    beat = codec.encode(Heartbeat(seq=1, boot_id="b1", host=web.host()))
+    response = post(
+        visitor, HEARTBEAT, worker.worker_secret, beat[:-1] + b',"fan_rpm":[900]}'
+    )
+
+    assert response.status_code == 200
+    assert codec.decode(HeartbeatReply, response.data).ack_seq == 1
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [
         (b"{", None),
         (b'{"hostname": "h"}', "name"),
-        (codec.encode(said())[:-1] + b',"gpu": 1}', "gpu"),
         (codec.encode(said(protocol=99)), "protocol"),
     ],
 )
