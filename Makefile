@@ -26,6 +26,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PINS := setup.cfg pyproject.toml constraints.txt
 CODE := genie workers cloud_app migrations tests benchmarks scripts
 
+# Each process a test starts would compile every module again without its bytecode.
+export PYTHONDONTWRITEBYTECODE =
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-broker4 chaos soak fuzz cuda conformance check static lint docs bench constraints clean
 

@@ -5,6 +5,7 @@ server that is not installed fails the test with the line that installs it: a te
 did not run must not look like one that passed.
 """
 
+import gc
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 
 from fixtures import ports
 from fixtures.nodes import PostgresNode, RabbitNode
@@ -23,11 +25,29 @@ if TYPE_CHECKING:
 # Several threads on a few shared cores are slower than one; read before torch loads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# How long an example takes is the machine's business: others work on it too.
+settings.register_profile(
+    "genie", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("genie")
+
 
 def pytest_report_header() -> str:
     """Say which broker the tests run on: `make test-broker4` asks for another one."""
     system = of_rabbitmq()
     return f"rabbitmq: {version_of_rabbitmq(system)} in {system.root}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Leave what was imported to no garbage collector: torch, SQLAlchemy, all tests.
+
+    A look at all of it takes half a second, in the middle of whatever test is running.
+    """
+    gc.disable()
+    yield
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)

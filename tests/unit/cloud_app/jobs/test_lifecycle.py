@@ -127,7 +127,7 @@ def test_the_first_outcome_wins_and_later_ones_are_counted(cloud: Cloud) -> None
     assert (done.text, done.state, done.dropped) == ("first", JobState.COMPLETED, 2)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     order=st.lists(
         st.sampled_from(["start", "finish", "fail", "cancel", "sweep"]), max_size=8
@@ -214,7 +214,7 @@ def test_an_attempt_whose_worker_lost_its_connection_still_runs(cloud: Cloud) ->
     assert cloud.finish(job)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     ends=st.lists(
         st.sampled_from(["death", "lost", "lost, said late", "back", "lost and back"]),

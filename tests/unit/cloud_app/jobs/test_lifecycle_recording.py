@@ -79,7 +79,7 @@ def test_the_end_of_a_single_job_takes_one_statement(cloud: Cloud) -> None:
     assert lifecycle.record_batch(cloud.ctx, [outcome(job.id)]) == (0,)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     said=st.lists(
         st.tuples(

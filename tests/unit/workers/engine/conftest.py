@@ -6,6 +6,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import cast
 
@@ -56,7 +57,9 @@ class Tiny:
             threads=1,
         )
 
+    @cached_property
     def reference(self) -> PreTrainedModel:
+        """The model as transformers alone computes it."""
         loaded = AutoModelForCausalLM.from_pretrained(self.path, dtype=torch.float32)
         model = cast("PreTrainedModel", loaded)
         model.train(False)

@@ -324,7 +324,7 @@ class Rig:
             assert not is_waiting or self._admissions < self.patience[one.id]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(COMMANDS, st.integers(1, 4), st.integers(1, 24), st.integers(0, 8))
 def test_every_request_ends_once_and_builds_only_on_its_own_tokens(
     commands: list[tuple[object, ...]], slots: int, budget: int, waiting: int

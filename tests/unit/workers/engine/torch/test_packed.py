@@ -29,7 +29,7 @@ Make = Callable[..., Any]
 def expected(bench: Any, prompt: str, tokens: int) -> list[int]:
     """What ``generate()`` answers, greedily, without its end token."""
     ids = bench.prompts.plain(prompt)
-    model = bench.tiny.reference()
+    model = bench.tiny.reference
     out = model.generate(
         torch.tensor([ids]),
         attention_mask=torch.ones(1, len(ids), dtype=torch.long),
@@ -43,7 +43,7 @@ def expected(bench: Any, prompt: str, tokens: int) -> list[int]:
 def expected_ignoring_end(bench: Any, prompt: str, tokens: int) -> list[int]:
     """The same as if the end token were an ordinary one."""
     ids = bench.prompts.plain(prompt)
-    out = bench.tiny.reference().generate(
+    out = bench.tiny.reference.generate(
         torch.tensor([ids]),
         attention_mask=torch.ones(1, len(ids), dtype=torch.long),
         max_new_tokens=tokens,
@@ -301,7 +301,7 @@ def test_logprobs_are_those_of_the_models_own_logits(
     pieces = [one for one in engine.events["a"] if isinstance(one, Piece)]
     choices = [choice for piece in pieces for choice in piece.choices]
     ids = engine.prompts.plain("hello") + chosen["a"]
-    logits = engine.tiny.reference()(torch.tensor([ids])).logits[0, 4:-1]
+    logits = engine.tiny.reference(torch.tensor([ids])).logits[0, 4:-1]
     wanted = torch.log_softmax(logits, dim=-1)
     for row, choice in enumerate(choices):
         assert choice.logprob == pytest.approx(

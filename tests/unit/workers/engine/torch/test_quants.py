@@ -73,11 +73,14 @@ def test_one_gpu_takes_the_whole_model_and_several_share_it(
     assert loading.device_map("cuda") == "auto"
 
 
-def test_a_model_that_spilled_out_of_its_gpus_is_refused(tiny: Make) -> None:
-    model = tiny().reference()
+def test_a_model_that_spilled_out_of_its_gpus_is_refused(
+    tiny: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny().reference
+    layers: dict[str, str | int] = {"model.layers.0": 0, "model.layers.1": 1}
+    monkeypatch.setattr(model, "hf_device_map", layers, raising=False)
+    loading.check_placement("tiny", model)
     for spilled in ("cpu", "disk"):
-        model.hf_device_map = {"model.layers.0": 0, "model.layers.1": spilled}
+        layers["model.layers.1"] = spilled
         with pytest.raises(LoadFailed, match="does not fit its GPUs"):
             loading.check_placement("tiny", model)
-    model.hf_device_map = {"model.layers.0": 0, "model.layers.1": 1}
-    loading.check_placement("tiny", model)
