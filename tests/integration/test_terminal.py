@@ -123,6 +123,9 @@ class Terminal:
 def _own(descriptor: int) -> None:
     import fcntl
 
+    # A shell that starts the tests in the background has them ignore Ctrl-C, and every
+    # process below them; a person's shell does not.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     fcntl.ioctl(descriptor, termios.TIOCSCTTY, 0)
 
 

@@ -191,6 +191,7 @@ def test_of_many_that_ask_at_once_with_one_key_one_asks_the_database(
         return by_prefix(session, prefix)
 
     monkeypatch.setattr(store.keys, "by_prefix", look)
+    monkeypatch.setattr(auth, "OTHERS_S", 60.0)  # a busy machine takes its time
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(partial(auth.authenticate, cloud.ctx), [secret] * 8))
     assert found == [key] * 8

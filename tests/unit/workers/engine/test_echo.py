@@ -9,38 +9,14 @@ from typing import Any
 import msgspec
 import pytest
 
+from fixtures.engines import PATIENCE_S, Heard
 from genie.contracts.inference import Fault, FinishReason, Sampling, WorkClass
 from workers.engine.child.backend import EngineLimits
 from workers.engine.echo import EchoBackend, EchoEngine, EchoOptions, word_vectors
 from workers.engine.errors import EngineBusy, EngineGone, LoadFailed
-from workers.engine.protocol import EngineEvent, EngineRequest, Finish, Piece
+from workers.engine.protocol import EngineRequest, Finish, Piece
 
 Make = Callable[..., Any]
-
-
-class Heard:
-    """A sink that keeps everything and can be waited for."""
-
-    def __init__(self) -> None:
-        self.events: list[EngineEvent] = []
-        self.ended = threading.Event()
-        self.begun = threading.Event()
-
-    def __call__(self, event: EngineEvent) -> None:
-        self.events.append(event)
-        self.begun.set()
-        if isinstance(event, Finish):
-            self.ended.set()
-
-    @property
-    def text(self) -> str:
-        return "".join(one.text for one in self.events if isinstance(one, Piece))
-
-    @property
-    def finish(self) -> Finish:
-        assert self.ended.wait(5), "no terminal event within 5 s"
-        (end,) = [one for one in self.events if isinstance(one, Finish)]
-        return end
 
 
 @pytest.fixture
@@ -97,7 +73,7 @@ def test_it_stops_at_a_stop_string(echo: Make, request_for: Make) -> None:
 def test_a_cancelled_request_ends_as_cancelled(echo: Make, request_for: Make) -> None:
     engine, heard = echo(ms_per_token=5), Heard()
     engine.submit(request_for(chat="a", sampling=Sampling(max_tokens=4000)), heard)
-    assert heard.begun.wait(5)
+    assert heard.begun.wait(PATIENCE_S)
     engine.cancel("r")
     assert heard.finish.reason is FinishReason.CANCELLED
     assert heard.finish.fault is None
@@ -166,7 +142,7 @@ def test_a_poisonous_prompt_kills_it_once(echo: Make, request_for: Make) -> None
     for heard in (bystander, culprit):
         assert heard.finish.fault is not None
         assert heard.finish.fault.code == "engine_died"
-    assert over.wait(5)
+    assert over.wait(PATIENCE_S)
     assert [fault.code for fault in died] == ["engine_died"]
 
 

@@ -12,7 +12,14 @@ from typing import Any
 
 import pytest
 
-from fixtures.engines import Heard, echo_spec, is_alive, pid_of, wait_until
+from fixtures.engines import (
+    PATIENCE_S,
+    Heard,
+    echo_spec,
+    is_alive,
+    pid_of,
+    wait_until,
+)
 from genie.contracts.inference import Fault, FinishReason, Sampling
 from genie.contracts.model import Quant
 from workers import engine as engines
@@ -88,7 +95,7 @@ def test_a_request_is_answered_by_the_child(start: Make, request_for: Make) -> N
 def test_a_cancel_reaches_the_child(start: Make, request_for: Make) -> None:
     loaded, heard = start("echo:?ms_per_token=5"), Heard()
     loaded.engine.submit(request_for(chat="a", sampling=LONG), heard)
-    assert heard.begun.wait(5)
+    assert heard.begun.wait(PATIENCE_S)
     loaded.engine.cancel("r")
     assert heard.finish.reason is FinishReason.CANCELLED
 
@@ -99,7 +106,7 @@ def test_a_kill_fails_what_runs_within_moments(start: Make, request_for: Make) -
     for index, sink in enumerate(heard):
         request = request_for(f"r{index}", chat="a", sampling=LONG)
         loaded.engine.submit(request, sink)
-    assert heard[1].begun.wait(5)
+    assert heard[1].begun.wait(PATIENCE_S)
     killed_at = time.monotonic()
     os.kill(pid_of(loaded), signal.SIGKILL)
     for sink in heard:
@@ -108,8 +115,8 @@ def test_a_kill_fails_what_runs_within_moments(start: Make, request_for: Make) -
         assert (fault.code, fault.retryable) == ("engine_died", True)
         assert "SIGKILL" in fault.message
         # Seen in 45 to 90 ms; the bound only tells moments from a timeout.
-        assert sink.ended_at - killed_at < 2
-    assert exits.called.wait(5)
+        assert sink.ended_at - killed_at < 20
+    assert exits.called.wait(PATIENCE_S)
     with pytest.raises(EngineGone, match="SIGKILL"):
         loaded.engine.submit(request_for("late", chat="a"), Heard())
     loaded.engine.close()
@@ -125,7 +132,7 @@ def test_a_poisonous_prompt_kills_only_the_child(
     fault = heard.finish.fault
     assert fault is not None
     assert "exited with status 70" in fault.message
-    assert exits.called.wait(5)
+    assert exits.called.wait(PATIENCE_S)
 
 
 def test_closing_ends_the_child_and_is_no_accident(
@@ -158,7 +165,7 @@ def test_a_child_that_hangs_is_killed(start: Make, request_for: Make) -> None:
 def test_an_idle_child_shows_signs_of_life(start: Make) -> None:
     loaded = start()
     heard_at = loaded.engine._heard_at
-    assert wait_until(lambda: loaded.engine._heard_at > heard_at, 3)
+    assert wait_until(lambda: loaded.engine._heard_at > heard_at)
 
 
 def test_a_child_that_ignores_a_polite_stop_is_killed(start: Make) -> None:
@@ -219,7 +226,7 @@ def test_a_death_while_loading_is_a_failed_load() -> None:
     thread.start()
     assert wait_until(lambda: hasattr(engine, "_child"))
     os.kill(engine.pid, signal.SIGKILL)
-    thread.join(10)
+    thread.join(PATIENCE_S)
     (failure,) = failures
     assert failure.fault.code == "engine_died"
     assert "SIGKILL" in failure.fault.message

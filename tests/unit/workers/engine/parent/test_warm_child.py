@@ -1,7 +1,6 @@
 """A child that warms up while nobody waits, and is given back when room is short."""
 
 import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -61,15 +60,11 @@ def test_the_next_model_starts_in_the_warm_child(
     assert warm.peak_bytes > 100_000_000
     # what it holds now; importing may have peaked higher
     assert 100_000_000 < starter.held_bytes() <= warm.peak_bytes * 1.1
-    started = time.monotonic()
     loaded = load()
-    took = time.monotonic() - started
     assert pid_of(loaded) == nest.child.pid
     heard = Heard()
     loaded.engine.submit(asking("r", "x"), heard)
     assert heard.finish.fault is None
-    # Without imports a tiny model takes tenths of a second; the bound is generous.
-    assert took < 5
     # The kernel ends it before the worker when memory runs out.
     score = Path(f"/proc/{nest.child.pid}/oom_score_adj").read_text()
     own = Path(f"/proc/{os.getpid()}/oom_score_adj").read_text()
