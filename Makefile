@@ -30,7 +30,7 @@ CODE := genie workers cloud_app migrations tests benchmarks scripts
 export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-broker4 chaos soak fuzz cuda conformance check static lint docs bench constraints clean
+.PHONY: help setup demo test test-broker4 chaos soak fuzz cuda conformance check static lint docs bench bench-peers constraints clean
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,9 +88,17 @@ lint: $(VENV)/.setup ## Mend what can be mended, then show what remains
 docs: $(VENV)/.setup ## Write the reference pages that come from the code
 	@$(BIN)/python scripts/reference.py
 
-bench: $(VENV)/.setup ## Run the benchmarks and write docs/performance.md
+bench: $(VENV)/.setup bench-peers ## Run the benchmarks and write docs/performance.md
 	@scripts/install-servers
 	@OMP_NUM_THREADS=1 $(BIN)/python scripts/bench.py $(ARGS)
+
+bench-peers: $(addprefix $(VENV)/peers/,celery litellm uvicorn) ## Install what benchmarks compare with
+
+$(VENV)/peers/%: benchmarks/peers/%.txt | $(BIN)/python
+	@echo "installing $* for benchmarks …"
+	@$(PYTHON) -m venv $@
+	@$@/bin/python -m pip --disable-pip-version-check --quiet install -r $<
+	@touch $@
 
 constraints: $(VENV)/.setup ## Write down the versions installed now
 	@{ echo "# Every version this release was tested with; made by \`make constraints\`."; \

@@ -1,163 +1,328 @@
-"""B3: 64 concurrent SSE streams of a paced engine, against the engine alone.
+"""B3: streams of a paced echo engine, beside the same tokens from one uvicorn process.
 
-client -> web -> broker -> worker -> engine at 10 ms a token, and the same engine with
-as many slots inside this process. CPU a token counts web, worker and engine; it is
-compared with raw pika sending one message a token.
+64 streams at once at 10 ms a token, 64 at random moments, 512 at once, and 1,000 at
+100 ms, in turns. The first token of 64 at once is compared with what it costs to take
+so many requests in, one after the other. CPU of a token is that of all processes;
+``own`` is without broker and database. ``--against DIR`` measures another checkout in
+the same turns.
 """
 
-import subprocess
+import asyncio
+import random
 import sys
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(1, str(Path(__file__).parents[1] / "tests"))
 
-from benchmarks.common import pika_echo, pika_tokens, site
-from benchmarks.common.figures import Board, Rounds, is_quick, p50
-from benchmarks.common.sse import Reader, Run
-from fixtures.fleet import widen
-from genie.contracts.inference import Message, Sampling, WorkClass
-from workers.engine.echo import EchoEngine
-from workers.engine.protocol import EngineEvent, EngineRequest, Finish
+from benchmarks.common import peers, sides
+from benchmarks.common.figures import Board, Wish, show_table, wish
+from benchmarks.common.loader import Load, Loader, Target
+from benchmarks.common.processes import Moment, pss_mb
+from benchmarks.common.scores import Scores, short
+from benchmarks.common.sides import INFRA, Bench, Cell, Side
 
-THROUGHPUT, ADDED_TRIPS, CPU_SHARE = 0.97, 4.0, 0.25
-STREAMS = 64
-MS_PER_TOKEN = 10.0
-WEB_THREADS = STREAMS + 16
+PACES = {"chat": 10.0, "slow": 100.0}
+FEW, MANY, SLOW = 64, 512, 1000
+TOK_S_64, TOK_S_512, OWN_CPU, FIRST, STREAM_MB = 0.97, 0.9, 1.3, 0.8, 0.5
+RANDOM_P50_MS, RANDOM_P99_MS = 4.0, 20.0
+AGAINST = {
+    "tok_s_64": 0.95,
+    "cpu_64": 1.15,
+    "first_p50_64": 1.25,
+    "first_p99_64": 1.25,
+}
+METRICS = ("tok_s", "first_p50", "first_p99", "cpu", "own")
+
+
+@dataclass(frozen=True, slots=True)
+class Length:
+    """How long a run is: rounds, tokens of a stream, streams a client reads in a row.
+
+    ``many`` are the rounds of 512 streams, ``slow`` the tokens of 1,000 slow ones.
+    """
+
+    rounds: int
+    tokens: int
+    each: int
+    many: int
+    slow: int
 
 
 def main() -> int:
     """Measure, print, and say whether it could measure."""
-    quick = is_quick(__doc__)
-    rounds, tokens, each = (1, 64, 1) if quick else (5, 128, 3)
-    environ = {"GENIE_WEB_THREADS": str(WEB_THREADS)}
-    with (
-        site.site(ms_per_token=MS_PER_TOKEN, heartbeat_s=2.0, environ=environ) as here,
-        site.program("python", pika_echo.__file__, here.bare_url),
-    ):
-        widen(here.fleet, here.database_url, site.MODEL, STREAMS)
-        measured = Measured(here, tokens=tokens, each=each)
-        for _ in range(rounds):
-            measured.round()
-        return measured.report()
+    asked = wish(__doc__)
+    length = Length(3, 64, 2, 1, 60) if asked.quick else Length(7, 128, 2, 3, 250)
+    with sides.ground() as ground:
+        found: list[Callable[[], AbstractContextManager[Side]]] = [
+            ground.fleet(tree, name, PACES)
+            for name, tree in sides.trees(asked.against).items()
+        ]
+        if asked.with_peers:
+            found.append(partial(peers.uvicorn, PACES))
+        with sides.entered(found) as entered:
+            run = Measured(entered, length)
+            try:
+                run.measure()
+            finally:
+                run.close()
+            return run.report(asked)
 
 
 class Measured:
-    """All sides, in turns."""
+    """All sides in turns."""
 
-    def __init__(self, here: site.Site, *, tokens: int, each: int) -> None:
-        self._here, self._tokens, self._each = here, tokens, each
-        self._reader = Reader(here.fleet.url, here.fleet.api_key, tokens=tokens)
-        self._caller = pika_echo.Caller(here.bare_url)
-        self._pids = [here.fleet.pid(name) for name in ("web", site.WORKER)]
-        self._rounds = Rounds()
-        self._reader.run(width=4, each=1)  # connections open, caches warm
+    def __init__(self, found: Sequence[Side], length: Length) -> None:
+        self._sides, self._length = list(found), length
+        self._bench, self._scores = Bench(), Scores(found)
+        self._widened: dict[str, dict[str, list[str]]] = {}
+        """What was raised by hand for each load."""
 
-    def round(self) -> None:
-        """Each side once."""
-        rounds = self._rounds
-        before = site.cpu_s(*self._pids)
-        fleet = self._reader.run(width=STREAMS, each=self._each)
-        spent_s = site.cpu_s(*self._pids) - before
-        alone = in_process(width=STREAMS, each=self._each, tokens=self._tokens)
-        single_s = one_by_one(self._here.bare_url, self._tokens)
-        trip_ms = p50([self._trip_ms() for _ in range(200)])
-        rounds.note("fleet_tok_s", fleet.tokens / fleet.seconds)
-        rounds.note("engine_tok_s", alone.tokens / alone.seconds)
-        added_ms = (p50(fleet.first_token_s) - p50(alone.first_token_s)) * 1000
-        rounds.note("added_ttft_ms", added_ms)
-        rounds.note("pika_trip_ms", trip_ms)
-        rounds.note("cpu_us_token", spent_s / fleet.tokens * 1e6)
-        rounds.note("pika_us_token", single_s / (STREAMS * self._tokens) * 1e6)
+    def measure(self) -> None:
+        """The rounds of each load, the small ones first."""
+        length = self._length
+        self._ready("64", FEW)
+        for number in range(length.rounds):
+            for side in self._scores.turn(number):
+                self._few(side, number)
+        self._ready("512", MANY)
+        for number in range(length.many):
+            for side in self._scores.turn(number):
+                self._note(side, "512", self._streams(side, MANY, length.tokens))
+        self._ready("1000", SLOW)
+        for side in self._scores.turn(0):
+            self._slow(side)
 
-    def report(self) -> int:
+    def close(self) -> None:
+        """Close every connection."""
+        self._bench.close()
+
+    def report(self, asked: Wish) -> int:
         """Tables and JSON lines."""
-        rounds = self._rounds
-        rounds.show("")
-        details: dict[str, object] = {
-            "streams": STREAMS,
-            "tokens": self._tokens,
-            "rounds": rounds.count(),
-            "medians": rounds.medians(1),
-        }
+        self._show()
         board = Board("stream")
-        share = rounds.ratio("fleet_tok_s", "engine_tok_s")
-        board.higher("throughput_share", share, THROUGHPUT, **details)
-        trips = rounds.ratio("added_ttft_ms", "pika_trip_ms")
-        board.lower("added_ttft_in_pika_trips", trips, ADDED_TRIPS, **details)
-        cpu = rounds.ratio("cpu_us_token", "pika_us_token")
-        board.lower("cpu_vs_message_per_token", cpu, CPU_SHARE, **details)
+        if asked.with_peers:
+            self._against_uvicorn(board)
+        if asked.against:
+            self._against_old(board)
+        if not board.figures:
+            self._alone(board)
+        self._memory(board)
         return board.report()
 
-    def _trip_ms(self) -> float:
-        started = time.perf_counter()
-        self._caller.call(b"one")
-        return (time.perf_counter() - started) * 1000
+    def _ready(self, load: str, count: int) -> None:
+        """Fill caches; widen a fleet whose web refuses so many streams."""
+        for side in self._sides:
+            self._ready_one(side, count)
+        self._widened[load] = self._scores.widened()
 
+    def _ready_one(self, side: Side, count: int) -> None:
+        first = self._streams(side, count, 30, failing=1.0)
+        if side.fleet is None or 503 not in first.load.statuses:
+            first.load.check(side.name)
+            return
+        side.fleet.restart_web(count)
+        self._streams(side, count, 30)
 
-def in_process(*, width: int, each: int, tokens: int) -> Run:
-    """The same streams on an engine inside this process."""
-    engine = EchoEngine(slots=width, ms_per_token=MS_PER_TOKEN)
-    started = time.monotonic()
-    with ThreadPoolExecutor(width) as pool:
-        rows = pool.map(lambda at: _stream(engine, at, each, tokens), range(width))
-        waits = [wait for row in rows for wait in row]
-    seconds = time.monotonic() - started
-    engine.close()
-    return Run(
-        tokens=width * each * tokens, seconds=seconds, first_token_s=tuple(waits)
-    )
+    def _few(self, side: Side, number: int) -> None:
+        """64 at once, 64 at random, and what a whole request costs web."""
+        length = self._length
+        self._note(
+            side, "64", self._streams(side, FEW, length.tokens, each=length.each)
+        )
+        spread_s = 2 * length.tokens * PACES["chat"] / 1000
+        chance = random.Random(number)
+        moments = sorted(chance.uniform(0, spread_s) for _ in range(FEW))
+        self._note(
+            side,
+            "random",
+            self._load(
+                side, "chat", length.tokens, FEW, lambda loader: loader.at(moments)
+            ),
+        )
+        if side.fleet is not None:
+            whole = self._bench.load(
+                side, side.whole, lambda loader: loader.steady(clients=FEW, seconds=1.5)
+            )
+            each = whole.cpu_s["web"] / len(whole.load.answers)
+            self._scores.note(side.name, "64", web_ms=each * 1000)
 
+    def _slow(self, side: Side) -> None:
+        """1,000 slow streams, and the memory that they take."""
+        before = self._own_mb(side)
+        most: list[float] = []
 
-def _stream(engine: EchoEngine, at: int, each: int, tokens: int) -> list[float]:
-    """Seconds to the first token of each stream, one after the other."""
-    return [_one_stream(engine, f"{at}-{turn}", tokens) for turn in range(each)]
+        async def watched(loader: Loader) -> Load:
+            watch = asyncio.create_task(self._watch(side, most))
+            try:
+                return await loader.burst(SLOW)
+            finally:
+                watch.cancel()
+                with suppress(asyncio.CancelledError):
+                    await watch
 
+        cell = self._load(side, "slow", self._length.slow, SLOW, watched)
+        self._note(side, "1000", cell)
+        at_once = cell.load.most_open()
+        grown = max(most, default=before) - before
+        self._scores.note(
+            side.name, "1000", stream_mb=grown / max(1, at_once), at_once=at_once
+        )
 
-def _one_stream(engine: EchoEngine, name: str, tokens: int) -> float:
-    first: list[float] = []
-    ended = threading.Event()
+    async def _watch(self, side: Side, most: list[float]) -> None:
+        while True:
+            await asyncio.sleep(2.0)
+            most.append(await asyncio.to_thread(self._own_mb, side))
 
-    def hear(event: EngineEvent) -> None:
-        if not first:
-            first.append(time.monotonic())
-        if isinstance(event, Finish):
-            ended.set()
+    def _own_mb(self, side: Side) -> float:
+        now = Moment.now()
+        return sum(pss_mb(part.pids(now)) for part in side.own().values())
 
-    request = EngineRequest(
-        id=name,
-        scope="bench",
-        work_class=WorkClass.INTERACTIVE,
-        sampling=Sampling(max_tokens=tokens),
-        deadline_s=60.0,
-        messages=(Message(role="user", content="one two three"),),
-    )
-    asked = time.monotonic()
-    engine.submit(request, hear)
-    if not ended.wait(60):
-        raise TimeoutError("the engine in this process did not end a stream")
-    return first[0] - asked
+    def _streams(
+        self,
+        side: Side,
+        count: int,
+        tokens: int,
+        *,
+        each: int = 1,
+        failing: float = 0.0,
+    ) -> Cell:
+        """``count`` streams at once."""
+        return self._load(
+            side,
+            "chat",
+            tokens,
+            count * each,
+            lambda loader: loader.burst(count, each=each),
+            failing=failing,
+        )
 
+    def _load(
+        self,
+        side: Side,
+        persona: str,
+        tokens: int,
+        streams: int,
+        work: Callable[[Loader], Awaitable[Load]],
+        *,
+        failing: float = 0.0,
+    ) -> Cell:
+        target: Target = side.streaming(persona, tokens)
+        cell = self._bench.load(side, target, work, failing=failing)
+        found, wanted = cell.load.tokens(), streams * tokens
+        if failing == 0.0 and found != wanted:
+            raise RuntimeError(f"{side.name}: {found} tokens came of {wanted}")
+        return cell
 
-def one_by_one(url: str, tokens: int) -> float:
-    """CPU seconds of raw pika for the same tokens, one message each."""
-    program = [sys.executable, pika_tokens.__file__, url]
-    shape = [str(STREAMS), str(tokens)]
-    consumer = subprocess.Popen(
-        [*program, "consume", *shape], stdout=subprocess.PIPE, text=True
-    )
-    publisher = subprocess.run(
-        [*program, "publish", *shape, str(MS_PER_TOKEN)],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        timeout=120,
-    )
-    heard, _ = consumer.communicate(timeout=60)
-    return float(publisher.stdout) + float(heard)
+    def _note(self, side: Side, load: str, cell: Cell) -> None:
+        tokens = cell.load.tokens()
+        width = {"64": FEW, "random": FEW, "512": MANY, "1000": SLOW}[load]
+        p50, p99 = cell.load.first_ms(width)
+        self._scores.note(
+            side.name,
+            load,
+            tok_s=tokens / cell.load.seconds,
+            first_p50=p50,
+            first_p99=p99,
+        )
+        self._scores.note_cpu(side.name, load, cell, 1e6 / tokens)
+
+    def _details(self, load: str) -> dict[str, object]:
+        length = self._length
+        rounds = {"512": length.many, "1000": 1}.get(load, length.rounds)
+        return {
+            "rounds": rounds,
+            "tokens": length.slow if load == "1000" else length.tokens,
+            "widened": self._widened["64" if load == "random" else load],
+            "load_average": self._scores.load_average(),
+        }
+
+    def _against_uvicorn(self, board: Board) -> None:
+        scores, both = self._scores, ("genie", "uvicorn")
+        for load, goal in (("64", TOK_S_64), ("512", TOK_S_512)):
+            board.higher(
+                f"tok_s_{load}",
+                scores.ratio("uvicorn", load, "tok_s"),
+                goal,
+                tok_s=scores.values(both, load, "tok_s"),
+                first_p50_ms=scores.values(both, load, "first_p50"),
+                **self._details(load),
+            )
+        board.lower(
+            "own_cpu_64",
+            scores.ratio("uvicorn", "64", "own"),
+            OWN_CPU,
+            cpu_us=scores.cpu(both, ["64", "512"]),
+            **self._details("64"),
+        )
+        self._first(board)
+        for metric, goal in (("p50", RANDOM_P50_MS), ("p99", RANDOM_P99_MS)):
+            board.lower(
+                f"random_added_{metric}_ms",
+                scores.added("uvicorn", "random", f"first_{metric}"),
+                goal,
+                first_ms=scores.values(both, "random", f"first_{metric}"),
+                **self._details("random"),
+            )
+
+    def _first(self, board: Board) -> None:
+        """The first token of 64 at once, in what taking half of them in costs web."""
+        scores = self._scores
+        added = scores.added("uvicorn", "64", "first_p50")
+        web_ms = scores.median("genie", "64", "web_ms")
+        board.lower(
+            "first_64_vs_work",
+            added / (FEW / 2 * web_ms),
+            FIRST,
+            added_ms=short(added),
+            web_ms_a_request=short(web_ms),
+            **self._details("64"),
+        )
+
+    def _against_old(self, board: Board) -> None:
+        scores, both = self._scores, ("genie", "old")
+        for load in ("64", "random", "512", "1000"):
+            for metric in METRICS:
+                name = f"{metric}_{load}"
+                more: dict[str, object] = {"values": scores.values(both, load, metric)}
+                if metric == "cpu":
+                    more["cpu_us"] = scores.cpu(both, [load])
+                tell = board.higher if metric == "tok_s" else board.lower
+                value = scores.ratio("old", load, metric)
+                goal = AGAINST.get(name)
+                tell(f"vs_old_{name}", value, goal, **more, **self._details(load))
+
+    def _alone(self, board: Board) -> None:
+        """Without anybody beside it: what a token costs."""
+        for load in ("64", "512"):
+            value = self._scores.median("genie", load, "cpu")
+            parts = self._scores.cpu(["genie"], [load])
+            details = self._details(load)
+            board.lower(f"cpu_us_{load}", value, None, cpu_us=parts, **details)
+
+    def _memory(self, board: Board) -> None:
+        names = [side.name for side in self._sides]
+        board.lower(
+            "stream_mb_1000",
+            self._scores.median("genie", "1000", "stream_mb"),
+            STREAM_MB,
+            stream_mb=self._scores.values(names, "1000", "stream_mb"),
+            at_once=self._scores.values(names, "1000", "at_once"),
+            **self._details("1000"),
+        )
+
+    def _show(self) -> None:
+        rows = [
+            self._scores.row(side.name, load, METRICS)
+            for load in ("64", "random", "512", "1000")
+            for side in self._sides
+        ]
+        titles = ("load", "side", "tokens/s", "first p50", "first p99", "CPU µs", "own")
+        show_table((*titles, f"of it ({', '.join(INFRA)} are not own)"), rows)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,51 @@ import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 def is_quick(about: str | None) -> bool:
-    """Read the command line; true when ``--quick`` asks for less than 30 seconds."""
+    """Read the command line; true when ``--quick`` asks for less than 60 seconds."""
+    return bool(_parser(about).parse_args().quick)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What the command line of a comparison asks for."""
+
+    quick: bool
+    against: Path | None
+    with_peers: bool
+
+
+def wish(about: str | None) -> Wish:
+    """Read the command line of a benchmark that can measure two checkouts."""
+    parser = _parser(about)
+    parser.add_argument(
+        "--against",
+        metavar="DIR",
+        type=_checkout,
+        help="another checkout with its own .venv, measured in turns with this one",
+    )
+    parser.add_argument("--without-peers", action="store_true", help="fleets alone")
+    said = parser.parse_args()
+    return Wish(
+        quick=said.quick, against=said.against, with_peers=not said.without_peers
+    )
+
+
+def _parser(about: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--quick", action="store_true", help="fewer, shorter rounds")
-    return bool(parser.parse_args().quick)
+    return parser
+
+
+def _checkout(value: str) -> Path:
+    found = Path(value).resolve()
+    for needed in ("Procfile", ".venv/bin/python"):
+        if not (found / needed).exists():
+            raise argparse.ArgumentTypeError(f"{found} has no {needed}")
+    return found
 
 
 class Rounds:
@@ -35,6 +73,11 @@ class Rounds:
         """The median of the per-round ratios of ``a`` to ``b``."""
         pairs = zip(self._values[a], self._values[b], strict=True)
         return statistics.median(one / other for one, other in pairs)
+
+    def difference(self, a: str, b: str) -> float:
+        """The median of the per-round differences of ``a`` to ``b``."""
+        pairs = zip(self._values[a], self._values[b], strict=True)
+        return statistics.median(one - other for one, other in pairs)
 
     def medians(self, digits: int = 3) -> dict[str, float]:
         """Every side's median, for a figure's details."""
@@ -121,6 +164,18 @@ class Board:
             "better": figure.better,
             **figure.details,
         }
+
+
+def show_table(titles: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Rows under their titles on stderr; the last column takes what it needs."""
+    for row in (titles, *rows):
+        *cells, last = map(_cell, row)
+        _print("".join(f"{cell:>14}" for cell in cells) + f"   {last}")
+    _print("")
+
+
+def _cell(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def p50(values: Sequence[float]) -> float:

@@ -1,0 +1,169 @@
+"""The sides of a comparison: whom to ask, and whose processor time it is.
+
+A fleet of this tree, one of another checkout beside it, and peers; all on one RabbitMQ
+and one PostgreSQL, each with a virtual host and a database of its own.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.common.checkout import THIS, CheckoutFleet
+from benchmarks.common.loader import Load, Loader, Loaders, Target
+from benchmarks.common.processes import Moment, Part, spent
+from fixtures.nodes import PostgresNode, RabbitNode
+
+INFRA = ("broker", "database")
+
+SETTLE_S = 0.5
+"""After a load: what is recorded when the answer is out belongs to it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """Somebody to ask: ``whole`` requests, or a ``stream`` of (persona, tokens).
+
+    ``own`` tells its Python processes by part, ``infra`` are the servers it needs.
+    """
+
+    name: str
+    own: Callable[[], Mapping[str, Part]]
+    whole: Target
+    infra: Mapping[str, Part] = field(default_factory=dict)
+    stream: Callable[[str, int], Target] | None = None
+    fleet: CheckoutFleet | None = None
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """All whose processor time counts."""
+        return {**self.own(), **self.infra}
+
+    @property
+    def widened(self) -> list[str]:
+        """What was raised by hand, for the figure's line."""
+        return [] if self.fleet is None else self.fleet.widened
+
+    def streaming(self, persona: str, tokens: int) -> Target:
+        """The target of a stream."""
+        assert self.stream is not None
+        return self.stream(persona, tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """A load, and CPU seconds by part until what followed it was done."""
+
+    load: Load
+    cpu_s: Mapping[str, float]
+
+
+class Bench:
+    """Loads one side at a time and counts what it used meanwhile."""
+
+    def __init__(self) -> None:
+        self._runner = asyncio.Runner()
+        self._loaders = Loaders()
+
+    def load(
+        self,
+        side: Side,
+        target: Target,
+        work: Callable[[Loader], Awaitable[Load]],
+        *,
+        failing: float = 0.0,
+    ) -> Cell:
+        """Run ``work``; raises RuntimeError when a larger share than that failed."""
+        loader = self._loaders.of(target)
+        parts, before = side.parts, Moment.now()
+
+        async def run() -> Load:
+            return await work(loader)
+
+        load = self._runner.run(run())
+        time.sleep(SETTLE_S)
+        after = Moment.now()
+        load.check(side.name, failing)
+        return Cell(load=load, cpu_s=spent(parts, before, after))
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._loaders.close()
+        self._runner.close()
+
+
+Enter = Callable[[], AbstractContextManager[Side]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """The servers that all sides share."""
+
+    rabbit: RabbitNode
+    postgres: PostgresNode
+
+    @property
+    def infra(self) -> dict[str, Part]:
+        """Broker and database as parts."""
+        return {
+            "broker": Part((self.rabbit.pid,)),
+            "database": Part((self.postgres.pid,)),
+        }
+
+    def fleet(self, tree: Path, name: str, paces: Mapping[str, float]) -> Enter:
+        """A fleet of ``tree``; it is started when the result is entered."""
+        return lambda: self._fleet(tree, name, paces)
+
+    @contextmanager
+    def _fleet(
+        self, tree: Path, name: str, paces: Mapping[str, float]
+    ) -> Iterator[Side]:
+        first = next(iter(paces))
+        with CheckoutFleet(
+            tree,
+            name=name,
+            broker_url=self.rabbit.vhost(name),
+            database_url=self.postgres.create_database(),
+            paces=paces,
+        ) as fleet:
+            fleet.start()
+            yield Side(
+                name=name,
+                own=fleet.parts,
+                infra=self.infra,
+                whole=fleet.chat(first, 1, stream=False),
+                stream=lambda persona, tokens: fleet.chat(persona, tokens, stream=True),
+                fleet=fleet,
+            )
+
+
+@contextmanager
+def ground() -> Iterator[Ground]:
+    """A private RabbitMQ and PostgreSQL."""
+    with RabbitNode() as rabbit, PostgresNode() as postgres:
+        yield Ground(rabbit=rabbit, postgres=postgres)
+
+
+@contextmanager
+def entered(enters: Sequence[Enter]) -> Iterator[list[Side]]:
+    """All sides, started at the same time."""
+    with ExitStack() as stack, ThreadPoolExecutor(len(enters)) as pool:
+        managers = [enter() for enter in enters]
+        started = [pool.submit(manager.__enter__) for manager in managers]
+        failed = [one.exception() for one in started]
+        for manager, error in zip(managers, failed, strict=True):
+            if error is None:
+                stack.push(manager.__exit__)
+        for error in filter(None, failed):
+            raise error
+        yield [one.result() for one in started]
+
+
+def trees(against: Path | None) -> dict[str, Path]:
+    """The checkouts to measure by the name of their side."""
+    if against is None:
+        return {"genie": THIS}
+    return {"genie": THIS, "old": against}
