@@ -21,6 +21,7 @@ import psutil
 
 from benchmarks.common import celery_echo, site
 from benchmarks.common.figures import Board, Rounds, is_quick
+from benchmarks.common.processes import Moment, Part, spent
 from fixtures.fleet import BIN
 from genie import catalog, env
 from workers import engine
@@ -89,10 +90,10 @@ def idle(board: Board, *, seconds: float) -> None:
         celery_echo.make(here.bare_url).tasks["echo"].delay("up").get(timeout=30)
         threading.Event().wait(SETTLE_S)
         worker = here.fleet.pid(site.WORKER)
-        before, started = site.cpu_s(worker), time.monotonic()
+        parts, before = {"worker": Part((worker,))}, Moment.now()
         threading.Event().wait(seconds)
-        spent_s = site.cpu_s(worker) - before
-        percent = spent_s / (time.monotonic() - started) * 100
+        after = Moment.now()
+        percent = spent(parts, before, after)["worker"] / (after.at - before.at) * 100
         mb = {"worker": _mb(worker), "celery": _mb(celery.pid), "engine": 0.0}
         mb["engine"] = sum(_mb(one.pid) for one in psutil.Process(worker).children())
     details: dict[str, object] = {"mb": {name: round(mb[name], 1) for name in mb}}

@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
 
 def _asked(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="under 30 s each")
+    parser.add_argument("--quick", action="store_true", help="under 90 s each")
     parser.add_argument("names", nargs="*", help="benchmarks; all unless given")
     return parser.parse_args(arguments)
 

@@ -12,9 +12,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-import psutil
-
-from cloud_app.bus import Bus, ReplyRouter
 from cloud_app.context import utc_now
 from cloud_app.store import ids
 from fixtures.fleet import BIN, Fleet
@@ -24,11 +21,9 @@ from genie import topology
 from genie.contracts.inference import (
     InferenceTask,
     Message,
-    Outcome,
     Sampling,
     WorkClass,
 )
-from genie.errors import JobFailed
 
 ROOT = Path(__file__).parents[2]
 WORKERS = ("atlas", "borealis", "cygnus", "draco")
@@ -148,28 +143,3 @@ def task(text: str, *, reply_to: str | None = None, tokens: int = 1) -> Inferenc
         reply_to=reply_to,
         chunks=False,
     )
-
-
-def ask(bus: Bus, replies: ReplyRouter, text: str) -> Outcome:
-    """Publish a request and wait for its outcome, as the web does; no database."""
-    wanted = task(text, reply_to=replies.name)
-    inbox = replies.expect(wanted.job_id)
-    try:
-        bus.ask(wanted, replies)
-        while (event := inbox.get(DEADLINE_S)) is not None:
-            if isinstance(event, Outcome):
-                return event
-    finally:
-        replies.forget(wanted.job_id)
-    raise JobFailed(f"no outcome within {DEADLINE_S:.0f} s")
-
-
-def cpu_s(*pids: int) -> float:
-    """CPU seconds these processes and their children have used so far."""
-    return sum(_cpu_s(psutil.Process(pid)) for pid in pids)
-
-
-def _cpu_s(process: psutil.Process) -> float:
-    family = [process, *process.children(recursive=True)]
-    times = [one.cpu_times() for one in family]
-    return float(sum(one.user + one.system for one in times))
