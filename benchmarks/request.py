@@ -9,7 +9,7 @@ same turns.
 """
 
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -50,12 +50,13 @@ class Length:
     rounds: int
     seconds: float
     floor_calls: int
+    idle_s: float
 
 
 def main() -> int:
     """Measure, print, and say whether it could measure."""
     asked = wish(__doc__)
-    length = Length(3, 1.5, 200) if asked.quick else Length(7, 5.0, 1000)
+    length = Length(3, 1.5, 200, 3.0) if asked.quick else Length(7, 5.0, 1000, 20.0)
     with sides.ground() as ground, sides.entered(enters(asked, ground)) as found:
         run = Measured(found, length)
         least = floor.measure(ground, length.floor_calls)
@@ -84,11 +85,13 @@ class Measured:
     def __init__(self, found: Sequence[Side], length: Length) -> None:
         self._sides, self._length = list(found), length
         self._bench, self._scores = Bench(), Scores(found)
+        self._idle: dict[str, object] = {}
 
     def measure(self) -> None:
         """Warm up, then the rounds."""
         for side in self._sides:
             warm_up(self._bench, side, CLIENTS)
+        self._idle = self._bench.idle(self._sides, self._length.idle_s)
         for number in range(self._length.rounds):
             sides_now = self._scores.turn(number)
             for load in LOADS:
@@ -155,6 +158,7 @@ class Measured:
             goals["cpu"],
             by_load={load: short(scores.ratio(peer, load, "cpu")) for load in LOADS},
             cpu_ms=scores.cpu(both, LOADS),
+            idle_percent=self._idle_of(both),
             **details,
         )
         board.higher(
@@ -184,6 +188,7 @@ class Measured:
                 more: dict[str, object] = {"values": scores.values(both, load, metric)}
                 if metric == "cpu":
                     more["cpu_ms"] = scores.cpu(both, [load])
+                    more["idle_percent"] = self._idle_of(both)
                 tell = board.higher if metric == "per_s" else board.lower
                 value = scores.ratio("old", load, metric)
                 tell(f"vs_old_{name}", value, AGAINST.get(name), **more, **details)
@@ -194,6 +199,9 @@ class Measured:
             value = self._scores.median("genie", load, "cpu")
             parts = self._scores.cpu(["genie"], [load])
             board.lower(f"cpu_ms_{load}", value, None, cpu_ms=parts, **details)
+
+    def _idle_of(self, names: Iterable[str]) -> dict[str, object]:
+        return {name: self._idle[name] for name in names}
 
     def _show(self, least: floor.Floor) -> None:
         rows = [

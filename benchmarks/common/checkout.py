@@ -262,7 +262,8 @@ class CheckoutFleet:
     def _start(self, process: str) -> None:
         folder = Path(tempfile.mkdtemp(prefix=f"{process}-", dir=self._folder))
         self._running[process] = ServerProcess(
-            ["sh", "-c", self._lines[process]],
+            # A Procfile serves the network; a benchmark stays on this machine.
+            ["sh", "-c", self._lines[process].replace("0.0.0.0", HOST)],
             folder=folder,
             environ=self._environ,
             name=process,

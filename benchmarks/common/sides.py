@@ -6,7 +6,7 @@ and one PostgreSQL, each with a virtual host and a database of its own.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -88,6 +88,20 @@ class Bench:
         after = Moment.now()
         load.check(side.name, failing)
         return Cell(load=load, cpu_s=spent(parts, before, after))
+
+    def idle(self, sides: Iterable[Side], seconds: float) -> dict[str, object]:
+        """Percent of a core that each part takes while nobody asks for anything."""
+        before = Moment.now()
+        time.sleep(seconds)
+        after = Moment.now()
+        percent = 100 / (after.at - before.at)
+        return {
+            side.name: {
+                part: round(used * percent, 1)
+                for part, used in spent(side.parts, before, after).items()
+            }
+            for side in sides
+        }
 
     def close(self) -> None:
         """Close every connection."""
