@@ -120,8 +120,8 @@ class Load:
         return _spread([(one.first_at or one.ended_at) - one.asked_at for one in asked])
 
     def tokens(self) -> int:
-        """Words of all streams together: a token of an echo is a word."""
-        return sum(len(text(one.body).split()) for one in self.answers)
+        """Words of all good streams together: a token of an echo is a word."""
+        return sum(len(text(one.body).split()) for one in self.good)
 
     def most_open(self) -> int:
         """How many streams had begun and not ended at once, at most."""

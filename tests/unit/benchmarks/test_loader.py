@@ -159,9 +159,10 @@ def test_the_first_texts_are_those_of_who_asked_first() -> None:
     assert found.first_ms(2) == pytest.approx((400.0, 500.0))
 
 
-def test_tokens_are_the_words_that_were_read() -> None:
+def test_tokens_are_the_words_of_good_streams() -> None:
     body = chunked(ROLE, EVENT % b"one two", EVENT % b" three", b"data: [DONE]\n\n")
-    assert load(answer(0, body=body), answer(0, body=body)).tokens() == 6
+    refused = answer(0, status=503, body=b'{"error":{"message":"too many"}}')
+    assert load(answer(0, body=body), answer(0, body=body), refused).tokens() == 6
 
 
 def test_streams_that_overlap_are_open_at_once() -> None:
