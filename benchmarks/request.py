@@ -90,7 +90,7 @@ class Measured:
     def measure(self) -> None:
         """Warm up, then the rounds."""
         for side in self._sides:
-            warm_up(self._bench, side, CLIENTS)
+            self._load(side, lambda one: one.steady(clients=CLIENTS, seconds=1.5))
         self._idle = self._bench.idle(self._sides, self._length.idle_s)
         for number in range(self._length.rounds):
             sides_now = self._scores.turn(number)
@@ -131,7 +131,12 @@ class Measured:
                 return loader.arriving(per_s=per_s, seconds=seconds, seed=number)
             return loader.steady(clients=int(load), seconds=seconds)
 
-        return self._bench.load(side, side.whole, work, failing=FAILING)
+        return self._load(side, work)
+
+    def _load(self, side: Side, work: Callable[[Loader], Awaitable[Load]]) -> Cell:
+        return self._bench.load(
+            side, side.whole, work, at_once=CLIENTS, failing=FAILING
+        )
 
     def _half(self, side: Side) -> float:
         """Half of what a side carries; two fleets get the same, by the slower one."""
@@ -212,24 +217,6 @@ class Measured:
         titles = ("load", "side", "per s", "p50 ms", "p99 ms", "CPU ms", "of it")
         show_table(titles, rows)
         show_table(("floor", "value"), list(least.told().items()))
-
-
-def warm_up(bench: Bench, side: Side, clients: int) -> None:
-    """Open connections and fill caches; widen a fleet whose web refuses so many."""
-    load = _tried(bench, side, clients)
-    if side.fleet is not None and 503 in load.load.statuses:
-        side.fleet.restart_web(clients)
-        load = _tried(bench, side, clients)
-    load.load.check(side.name, FAILING)
-
-
-def _tried(bench: Bench, side: Side, clients: int) -> Cell:
-    return bench.load(
-        side,
-        side.whole,
-        lambda loader: loader.steady(clients=clients, seconds=1.5),
-        failing=1.0,
-    )
 
 
 if __name__ == "__main__":

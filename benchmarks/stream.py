@@ -85,17 +85,19 @@ class Measured:
     def measure(self) -> None:
         """The rounds of each load, the small ones first."""
         length = self._length
-        self._ready("64", FEW)
+        self._ready(FEW)
         for number in range(length.rounds):
             for side in self._scores.turn(number):
                 self._few(side, number)
-        self._ready("512", MANY)
+        self._widened["64"] = self._widened["random"] = self._scores.widened()
+        self._ready(MANY)
         for number in range(length.many):
             for side in self._scores.turn(number):
                 self._note(side, "512", self._streams(side, MANY, length.tokens))
-        self._ready("1000", SLOW)
+        self._widened["512"] = self._scores.widened()
         for side in self._scores.turn(0):
             self._slow(side)
+        self._widened["1000"] = self._scores.widened()
 
     def close(self) -> None:
         """Close every connection."""
@@ -114,50 +116,36 @@ class Measured:
         self._memory(board)
         return board.report()
 
-    def _ready(self, load: str, count: int) -> None:
-        """Fill caches; widen a fleet whose web refuses so many streams."""
+    def _ready(self, count: int) -> None:
+        """Fill caches; what web refuses shows before it counts."""
         for side in self._sides:
-            self._ready_one(side, count)
-        self._widened[load] = self._scores.widened()
-
-    def _ready_one(self, side: Side, count: int) -> None:
-        first = self._streams(side, count, 30, failing=1.0)
-        if side.fleet is None or 503 not in first.load.statuses:
-            first.load.check(side.name)
-            return
-        side.fleet.restart_web(count)
-        self._streams(side, count, 30)
+            self._streams(side, count, 30)
 
     def _few(self, side: Side, number: int) -> None:
         """64 at once, 64 at random, and what a whole request costs web."""
-        length = self._length
-        self._note(
-            side, "64", self._streams(side, FEW, length.tokens, each=length.each)
-        )
-        spread_s = 2 * length.tokens * PACES["chat"] / 1000
-        chance = random.Random(number)
-        moments = sorted(chance.uniform(0, spread_s) for _ in range(FEW))
-        self._note(
-            side,
-            "random",
-            self._load(
-                side, "chat", length.tokens, FEW, lambda loader: loader.at(moments)
-            ),
-        )
+        tokens, each = self._length.tokens, self._length.each
+        self._note(side, "64", self._streams(side, FEW, tokens, each=each))
+        moments = _moments(2 * tokens * PACES["chat"] / 1000, number)
+        target = side.streaming("chat", tokens)
+        cell = self._load(side, target, lambda loader: loader.at(moments), FEW)
+        self._note(side, "random", _whole(side, cell, FEW * tokens))
         if side.fleet is not None:
-            whole = self._bench.load(
-                side, side.whole, lambda loader: loader.steady(clients=FEW, seconds=1.5)
+            whole = self._load(
+                side, side.whole, lambda one: one.steady(clients=FEW, seconds=1.5), FEW
             )
-            each = whole.cpu_s["web"] / len(whole.load.answers)
-            self._scores.note(side.name, "64", web_ms=each * 1000)
+            each_s = whole.cpu_s["web"] / len(whole.load.answers)
+            self._scores.note(side.name, "64", web_ms=each_s * 1000)
 
     def _slow(self, side: Side) -> None:
         """1,000 slow streams, and the memory that they take."""
-        before = self._own_mb(side)
-        most: list[float] = []
+        if side.fleet is not None:
+            side.fleet.restart_web()
+            self._load(side, side.whole, lambda loader: loader.burst(8), 8)
+        grown: list[float] = []
 
         async def watched(loader: Loader) -> Load:
-            watch = asyncio.create_task(self._watch(side, most))
+            grown.clear()  # a fleet that refused was widened and begins anew
+            watch = asyncio.create_task(self._watch(side, self._own_mb(side), grown))
             try:
                 return await loader.burst(SLOW)
             finally:
@@ -165,58 +153,40 @@ class Measured:
                 with suppress(asyncio.CancelledError):
                     await watch
 
-        cell = self._load(side, "slow", self._length.slow, SLOW, watched)
-        self._note(side, "1000", cell)
+        tokens = self._length.slow
+        cell = self._load(side, side.streaming("slow", tokens), watched, SLOW)
+        self._note(side, "1000", _whole(side, cell, SLOW * tokens))
         at_once = cell.load.most_open()
-        grown = max(most, default=before) - before
-        self._scores.note(
-            side.name, "1000", stream_mb=grown / max(1, at_once), at_once=at_once
-        )
+        stream_mb = max(grown, default=0.0) / max(1, at_once)
+        self._scores.note(side.name, "1000", stream_mb=stream_mb, at_once=at_once)
 
-    async def _watch(self, side: Side, most: list[float]) -> None:
+    async def _watch(self, side: Side, before: float, grown: list[float]) -> None:
         while True:
             await asyncio.sleep(2.0)
-            most.append(await asyncio.to_thread(self._own_mb, side))
+            now = await asyncio.to_thread(self._own_mb, side)
+            grown.append(now - before)
 
     def _own_mb(self, side: Side) -> float:
         now = Moment.now()
         return sum(pss_mb(part.pids(now)) for part in side.own().values())
 
-    def _streams(
-        self,
-        side: Side,
-        count: int,
-        tokens: int,
-        *,
-        each: int = 1,
-        failing: float = 0.0,
-    ) -> Cell:
-        """``count`` streams at once."""
-        return self._load(
-            side,
-            "chat",
-            tokens,
-            count * each,
-            lambda loader: loader.burst(count, each=each),
-            failing=failing,
-        )
+    def _streams(self, side: Side, count: int, tokens: int, *, each: int = 1) -> Cell:
+        """``count`` clients at once, who read ``each`` streams in a row."""
+
+        def work(loader: Loader) -> Awaitable[Load]:
+            return loader.burst(count, each=each)
+
+        cell = self._load(side, side.streaming("chat", tokens), work, count)
+        return _whole(side, cell, count * each * tokens)
 
     def _load(
         self,
         side: Side,
-        persona: str,
-        tokens: int,
-        streams: int,
+        target: Target,
         work: Callable[[Loader], Awaitable[Load]],
-        *,
-        failing: float = 0.0,
+        at_once: int,
     ) -> Cell:
-        target: Target = side.streaming(persona, tokens)
-        cell = self._bench.load(side, target, work, failing=failing)
-        found, wanted = cell.load.tokens(), streams * tokens
-        if failing == 0.0 and found != wanted:
-            raise RuntimeError(f"{side.name}: {found} tokens came of {wanted}")
-        return cell
+        return self._bench.load(side, target, work, at_once=at_once)
 
     def _note(self, side: Side, load: str, cell: Cell) -> None:
         tokens = cell.load.tokens()
@@ -237,7 +207,7 @@ class Measured:
         return {
             "rounds": rounds,
             "tokens": length.slow if load == "1000" else length.tokens,
-            "widened": self._widened["64" if load == "random" else load],
+            "widened": self._widened[load],
             "load_average": self._scores.load_average(),
         }
 
@@ -323,6 +293,20 @@ class Measured:
         ]
         titles = ("load", "side", "tokens/s", "first p50", "first p99", "CPU µs", "own")
         show_table((*titles, f"of it ({', '.join(INFRA)} are not own)"), rows)
+
+
+def _whole(side: Side, cell: Cell, wanted: int) -> Cell:
+    """The cell, if every token of its streams came."""
+    found = cell.load.tokens()
+    if found != wanted:
+        raise RuntimeError(f"{side.name}: {found} tokens came of {wanted}")
+    return cell
+
+
+def _moments(spread_s: float, seed: int) -> list[float]:
+    """A moment at random for each of 64 streams."""
+    chance = random.Random(seed)
+    return sorted(chance.uniform(0, spread_s) for _ in range(FEW))
 
 
 if __name__ == "__main__":

@@ -95,6 +95,8 @@ class CheckoutFleet:
         self.port = free_port()
         self.widened: list[str] = []
         """What had to be raised by hand for the load, in words."""
+        self.carries = 0
+        """How many requests at once web was started for; 0 is what it ships with."""
         self._temporary = tempfile.TemporaryDirectory(prefix=f"genie-bench-{name}-")
         self._folder = Path(self._temporary.name)
         self._database_url = database_url
@@ -148,14 +150,19 @@ class CheckoutFleet:
             self._widen()
         self._engines = self._find_engines()
 
-    def restart_web(self, threads: int) -> None:
-        """Start web anew with room for so many requests at once, and write it down."""
-        self._environ["GENIE_WEB_THREADS"] = str(threads + SPARE_THREADS)
+    def restart_web(self) -> None:
+        """Start web anew: what earlier loads left in its memory is gone."""
         self._end("web", signal.SIGTERM)
         self._start("web")
         self._wait(self._is_up, "web answers /readyz again")
+
+    def widen_web(self, at_once: int) -> None:
+        """Start web anew with a thread for each of so many requests; note it down."""
+        self.carries, threads = at_once, at_once + SPARE_THREADS
+        self._environ["GENIE_WEB_THREADS"] = str(threads)
         said = [one for one in self.widened if "GENIE_WEB_THREADS" not in one]
-        self.widened = [*said, f"GENIE_WEB_THREADS={threads + SPARE_THREADS}"]
+        self.widened = [*said, f"GENIE_WEB_THREADS={threads}"]
+        self.restart_web()
 
     def parts(self) -> dict[str, Part]:
         """The fleet's own processes, by what they do."""

@@ -74,20 +74,34 @@ class Bench:
         target: Target,
         work: Callable[[Loader], Awaitable[Load]],
         *,
+        at_once: int,
         failing: float = 0.0,
     ) -> Cell:
-        """Run ``work``; raises RuntimeError when a larger share than that failed."""
-        loader = self._loaders.of(target)
-        parts, before = side.parts, Moment.now()
+        """Run ``work``, which asks for so many requests ``at_once``.
+
+        A fleet whose web refuses them is widened, and the load repeated. Raises
+        RuntimeError when a larger share than ``failing`` of its answers was wrong.
+        """
+        cell = self._load(side, target, work)
+        fleet = side.fleet
+        if fleet and fleet.carries < at_once and 503 in cell.load.statuses:
+            fleet.widen_web(at_once)
+            cell = self._load(side, target, work)
+        cell.load.check(side.name, failing)
+        return cell
+
+    def _load(
+        self, side: Side, target: Target, work: Callable[[Loader], Awaitable[Load]]
+    ) -> Cell:
+        loader, parts = self._loaders.of(target), side.parts
+        before = Moment.now()
 
         async def run() -> Load:
             return await work(loader)
 
         load = self._runner.run(run())
         time.sleep(SETTLE_S)
-        after = Moment.now()
-        load.check(side.name, failing)
-        return Cell(load=load, cpu_s=spent(parts, before, after))
+        return Cell(load=load, cpu_s=spent(parts, before, Moment.now()))
 
     def idle(self, sides: Iterable[Side], seconds: float) -> dict[str, object]:
         """Percent of a core that each part takes while nobody asks for anything."""
