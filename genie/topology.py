@@ -60,6 +60,16 @@ def model_queue(queue: str, model: str, work_class: WorkClass) -> str:
     return f"{queue}.{routing_key(model, work_class)}"
 
 
+def bidders(queue: str, model: str) -> str:
+    """Broker queue whose consumers are the workers that ask for a model's interactive
+    work, whether they could take some now or not. What comes there means: count again.
+
+    >>> bidders("genie", "qwen3:14b")
+    'genie.qwen3:14b.bidders'
+    """
+    return f"{queue}.{model}.bidders"
+
+
 def dead_letters(queue: str) -> str:
     """Dead-letter exchange and queue of a logical queue.
 
@@ -75,5 +85,17 @@ def control_queue(worker_id: str) -> str:
 
 
 def reply_queue(asker_id: str) -> str:
-    """Exclusive queue on which one web process takes the answers it waits for."""
-    return f"reply.{asker_id}"
+    """Exclusive queue on which one web process takes the answers it waits for.
+
+    An asker of the release before has ``reply.…`` and reads one event in a message.
+    """
+    return f"replies.{asker_id}"
+
+
+def takes_lists(reply_to: str) -> bool:
+    """True when who asked reads a list of events in one message as well as one event.
+
+    >>> takes_lists(reply_queue("7f")), takes_lists("reply.7f")
+    (True, False)
+    """
+    return reply_to.startswith("replies.")

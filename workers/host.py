@@ -84,6 +84,7 @@ class WorkerHost:
         self._post = Publisher(
             registered.broker_url, name=f"worker-{registered.name}.post"
         )
+        self._mail = EventReporter(self._post)
         self.residency = self._make_residency(parts)
         self.agent = Agent(
             parts.cloud,
@@ -175,7 +176,7 @@ class WorkerHost:
     def _machine(self, parts: HostParts) -> MachineAccess:
         spare = parts.spare
         # All that an engine says in one step leaves for the broker in one write.
-        start = partial(parts.start, gather=self._post.gathered)
+        start = partial(parts.start, gather=self._mail.gathered)
         if spare is None:
             return MachineAccess(fetch=parts.fetch, start=start, read=self._read)
         return MachineAccess(
@@ -192,7 +193,7 @@ class WorkerHost:
         )
         return Serving(
             me,
-            EventReporter(self._post),
+            self._mail,
             ready=self.residency.ready,
             on_slot=self._slot_freed,
             on_served=self.residency.served,

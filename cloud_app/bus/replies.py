@@ -167,11 +167,12 @@ class ReplyRouter:
 
     def _receive(self, message: light.Arrived) -> None:
         try:
-            event = codec.decode_event(message.body)
+            events = codec.decode_events(message.body)
         except CodecError as error:
             log.warning("bad_reply", error=str(error))
             return
         with self._lock:
-            inbox = self._inboxes.get(event.job_id)
-        if inbox is not None:
-            inbox.put(event, len(message.body))
+            inboxes = [self._inboxes.get(event.job_id) for event in events]
+        for event, inbox in zip(events, inboxes, strict=True):
+            if inbox is not None:
+                inbox.put(event, len(message.body) // len(events))

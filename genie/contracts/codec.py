@@ -1,5 +1,6 @@
 """Contracts <-> JSON: defaults are left out, and an error names the field."""
 
+from collections.abc import Sequence
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ T = TypeVar("T")
 
 _encoder = msgspec.json.Encoder()
 _events: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+_lists: msgspec.json.Decoder[list[Event]] = msgspec.json.Decoder(list[Event])
 
 # Recursion: brackets nested by the thousand must not end the thread that reads them.
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -82,6 +84,25 @@ def decode_event(data: bytes | str) -> Event:
         raise CodecError(f"event: {error}", param=field(error)) from error
 
 
+def decode_events(data: bytes | str) -> list[Event]:
+    """One event, or a list of them in one message; raises `CodecError`."""
+    if data[:1] not in (b"[", "["):
+        return [decode_event(data)]
+    try:
+        return _lists.decode(data)
+    except _UNREADABLE as error:
+        raise CodecError(f"events: {error}", param=field(error)) from error
+
+
+def joined(bodies: Sequence[bytes]) -> bytes:
+    """Encoded events as one message that `decode_events` reads.
+
+    >>> joined([b'{"a":1}', b'{"a":2}'])
+    b'[{"a":1},{"a":2}]'
+    """
+    return bodies[0] if len(bodies) == 1 else b"[" + b",".join(bodies) + b"]"
+
+
 def builtins(value: Contract) -> Any:
     """A contract as plain dicts and lists, for JSON columns and task arguments."""
     return msgspec.to_builtins(value)
@@ -137,7 +158,9 @@ __all__ = [
     "convert",
     "decode",
     "decode_event",
+    "decode_events",
     "encode",
     "field",
     "shown",
+    "joined",
 ]

@@ -169,6 +169,19 @@ def _arguments(queue: str, work_class: WorkClass) -> dict[str, object]:
     }
 
 
+def bidders_queue(queue: str, model: str) -> kombu.Queue:
+    """Its consumers are the bidders of a model: counted, and told of each other."""
+    name = topology.bidders(queue, model)
+    return kombu.Queue(
+        name,
+        exchange=kombu.Exchange(""),
+        routing_key=name,
+        durable=True,
+        expires=86_400,
+        queue_arguments={"x-queue-type": "classic"},
+    )
+
+
 def dead_letter_queue(queue: str) -> kombu.Queue:
     """Where a logical queue's undeliverable messages go, with the broker's reason."""
     name = topology.dead_letters(queue)

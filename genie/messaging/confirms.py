@@ -23,7 +23,9 @@ class Confirms(Generic[T]):
 
     def __init__(self, channel: "StdChannel") -> None:
         self._sent = 0
-        self._lock = threading.Lock()
+        # The library reads while it writes a large letter, and may read a confirm: the
+        # thread that publishes then waits for nobody but itself.
+        self._lock = threading.RLock()
         self._under_way: dict[int, tuple[T, float]] = {}
         self._refused: set[int] = set()
         self._arrived: list[T] = []

@@ -15,11 +15,13 @@ from genie.contracts.inference import AttemptStarted, JobState, Outcome, WorkCla
 from genie.messaging import broker
 from integration.worker_rig import MODEL, Asker, Rig
 from workers.bidding import consumers as bidding
+from workers.bidding.credits import Credit
 
 OTHER, ACME = "echo:large", "org.acme"
 FAST, J, B = WorkClass.INTERACTIVE, WorkClass.JOB, WorkClass.BATCH
 MODELS = (MODEL, OTHER)
 PATIENCE_S = 10.0
+FAST_CREDIT = Credit(queue=topology.SHARED, model=MODEL, work_class=FAST)
 
 
 @pytest.fixture(params=["rabbitmq", "memory"])
@@ -107,6 +109,7 @@ def test_a_bid_drawn_anew_leaves_one_consumer_and_loses_nothing(
     with (
         Asker(rabbitmq_url) as asker,
         Rig(rabbitmq_url, "ann", slots=2) as ann,
+        Rig(rabbitmq_url, "bob", slots=2) as bob,
         consumers(rabbitmq_url) as count,
     ):
         texts = []
@@ -114,14 +117,66 @@ def test_a_bid_drawn_anew_leaves_one_consumer_and_loses_nothing(
             job = asker.ask(f"n {number}")
             time.sleep(0.01)
             texts.append(asker.outcome(job).text)
-        until(lambda: set(tags(ann)) == {FAST, J, B})
+        until(lambda: set(tags(ann)) == {FAST, J, B} == set(tags(bob)))
         before = tags(ann)
         # A consumer opened anew on a quorum queue would cost the broker a Raft round.
         kept = {J: before[J], B: before[B]}
         until(lambda: tags(ann).get(FAST, before[FAST]) != before[FAST])
         assert tags(ann).items() >= kept.items()
-        until(lambda: count(topology.SHARED, MODEL) == 1)
+        until(lambda: count(topology.SHARED, MODEL) == 2)
     assert texts == [f"n {number} n {number}" for number in range(60)]
+
+
+def test_who_asks_alone_keeps_its_consumer_until_another_comes(
+    rabbitmq_url: str,
+) -> None:
+    with (
+        Asker(rabbitmq_url) as asker,
+        Rig(rabbitmq_url, "ann", slots=3, ms_per_token=20) as ann,
+    ):
+        asker.outcome(asker.ask())  # it is measured then
+        until(lambda: places(ann) == 3)
+        tag = tags(ann)[FAST]
+        for _ in range(5):
+            asker.outcome(asker.ask("a"))
+        assert tags(ann)[FAST] == tag
+        running = [asker.ask("word " * 20) for _ in range(3)]
+        for job in running:
+            asker.started(job)
+        assert tags(ann)[FAST] == tag  # full, and still open
+        waiting = asker.ask()
+        with Rig(rabbitmq_url, "bob"):
+            assert asker.outcome(waiting).worker == "bob"
+            until(lambda: places(ann) <= 1)
+            for job in running:
+                assert asker.outcome(job).worker == "ann"
+
+
+def test_what_was_pushed_and_not_begun_is_given_back_when_another_comes(
+    rabbitmq_url: str,
+) -> None:
+    with (
+        Asker(rabbitmq_url) as asker,
+        Rig(rabbitmq_url, "ann", slots=3, ms_per_token=100) as ann,
+    ):
+        asker.outcome(asker.ask("a"))
+        until(lambda: places(ann) == 3)
+        jobs = [asker.ask("word " * 20, work_class=J) for _ in range(2)]
+        for job in jobs:
+            asker.started(job)
+        pushed = [asker.ask("word " * 10) for _ in range(3)]
+        until(lambda: len(ann.plane._open[FAST_CREDIT].pushed) == 2)
+        with Rig(rabbitmq_url, "bob"):
+            workers = Counter(asker.outcome(job).worker for job in pushed)
+        assert workers == {"ann": 1, "bob": 2}
+        starts = [e for e in asker.events(pushed[2]) if isinstance(e, AttemptStarted)]
+        assert [start.worker for start in starts] == ["bob"]
+
+
+def places(rig: Rig) -> int:
+    """For how many messages its interactive consumer is open; 0 without one."""
+    found = rig.plane._open.get(FAST_CREDIT)
+    return found.places if found else 0
 
 
 def tags(rig: Rig) -> dict[WorkClass, str]:

@@ -245,9 +245,10 @@ class Asker:
 
     def _hearer(self, where: str) -> Callable[[Any], None]:
         def hear(message: Any) -> None:
-            event = codec.decode_event(message.body)
+            events = codec.decode_events(message.body)
             with self._news:
-                self._heard.append((time.monotonic(), where, event))
+                now = time.monotonic()
+                self._heard += [(now, where, event) for event in events]
                 self._news.notify_all()
 
         return hear

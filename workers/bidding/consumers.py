@@ -11,22 +11,25 @@ broker, and the broker handles what comes on one channel strictly in order.
 import contextlib
 import itertools
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
 from amqp.exceptions import RecoverableConnectionError
 
-from genie import logs
+from genie import logs, topology
 from genie.contracts.inference import WorkClass
 from genie.messaging import broker, light
 from genie.messaging.pump import Pump
 from workers.bidding.credits import (
     RENEW_S,
+    Bidders,
     Credit,
     CreditChange,
     CreditStatus,
+    ModelLoad,
     OpenCredit,
     RenewCredit,
     decide,
@@ -36,6 +39,7 @@ from workers.serving.attempt import BrokerDelivery
 from workers.serving.serving import Serving
 
 if TYPE_CHECKING:
+    from amqp.protocol import queue_declare_ok_t
     from kombu.transport.base import StdChannel
 
 log = logs.logger("dataplane")
@@ -57,26 +61,44 @@ def is_background(credit: Credit) -> bool:
     return credit.work_class is not WorkClass.INTERACTIVE
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class _CreditConsumer:
-    """An open credit's: unanswered since ``opened_at``, its bid drawn at ``bid_at``."""
+    """An open credit's: unanswered since ``opened_at``, its bid drawn at ``bid_at``.
+
+    One of several ``places`` stays open; ``pushed`` came and could not begin yet, and
+    ``unacked`` counts those as well.
+    """
 
     tag: str
     priority: int
     opened_at: float
     bid_at: float
+    places: int = 1
+    pushed: deque[BrokerDelivery] = field(default_factory=deque)
+    unacked: set[int] = field(default_factory=set)
+
+    @property
+    def is_full(self) -> bool:
+        """True when the broker can send it nothing more."""
+        return len(self.unacked) >= self.places
 
     def held(self, now: float) -> CreditStatus:
         """The same as the policy sees it."""
+        is_unanswered = now - self.opened_at >= SETTLE_S
         return CreditStatus(
             priority=self.priority,
-            is_settled=now - self.opened_at >= SETTLE_S,
+            is_settled=is_unanswered and not self.is_full,
             is_old=now - self.bid_at >= RENEW_S,
+            places=self.places,
         )
 
 
 class DataPlane:
-    """Holds one prefetch-1 consumer for each open credit."""
+    """Holds a consumer for each open credit, and takes what comes to it.
+
+    A delivery closes it, except where nobody else bids: there it stays open, and what
+    comes while the engine has no place for it waits here, to begin or to be given back.
+    """
 
     def __init__(
         self, url: str, *, name: str, queues: tuple[str, ...], serving: Serving
@@ -88,6 +110,10 @@ class DataPlane:
         self._channels: tuple[StdChannel, ...] = ()  # of this connection, by urgency
         self._declared: dict[Credit, str] = {}
         self._open: dict[Credit, _CreditConsumer] = {}
+        self._in_hand: dict[Credit, set[int]] = {}  # what came and is not acked
+        self._present: dict[Credit, str] = {}
+        self._bidders = Bidders()
+        self._places = 1
         self._is_stale = self._has_heard = False
         self._look_at = 0.0
         self._is_closed = False
@@ -118,12 +144,17 @@ class DataPlane:
         """A request of ``model`` could start now that could not before.
 
         While a credit for more of the same is open there is no hurry: the next turn of
-        this thread is soon enough for the others.
+        this thread is soon enough for the others. Where one stays open nothing changes.
         """
-        self._is_stale = True
-        for credit in tuple(self._open):
-            if (credit.model, credit.work_class) == (model, work_class):
+        for credit, one in tuple(self._open.items()):
+            if (credit.model, credit.work_class) != (model, work_class):
+                continue
+            if one.places == 1:
+                self._is_stale = True
                 return
+            if not one.pushed:
+                return
+        self._is_stale = True
         self._pump.wake()
 
     def close_credits(self) -> None:
@@ -168,7 +199,7 @@ class DataPlane:
         )
 
     def _connect(self, channel: "StdChannel") -> None:
-        self._open.clear()
+        self._forget()
         self._declared.clear()
         self._channels = (channel, self._background(channel))
         if not self._is_memory:
@@ -176,7 +207,14 @@ class DataPlane:
             # In memory the count is per channel; there, closing on delivery does it.
             for one in self._channels:
                 one.basic_qos(0, 1, False)
+        self._places = 1
         self._is_stale = True
+
+    def _forget(self) -> None:
+        self._open.clear()
+        self._in_hand.clear()
+        self._present.clear()
+        self._bidders.clear()
 
     def _background(self, channel: "StdChannel") -> "StdChannel":
         """Another channel beside ``channel``; in memory none is needed."""
@@ -192,17 +230,76 @@ class DataPlane:
     def _lost(self) -> None:
         # The broker gives what we hold to others; what runs here still ends in an
         # outcome, and the first one of a job wins.
-        self._open.clear()
+        self._forget()
         self._serving.lost()
 
     def _change(self) -> None:
         now = time.monotonic()
-        held = {credit: one.held(now) for credit, one in self._open.items()}
         self._guard(now)
         self._serving.tend()
+        self._begin_pushed()
+        held = {credit: one.held(now) for credit, one in self._open.items()}
         loads = () if self._is_closed else self._serving.loads()
-        for change in decide(loads, self._queues, held):
+        for change in decide(loads, self._queues, held, alone=self._alone(loads)):
             self._apply(change)
+        self._count(now)
+
+    def _alone(self, loads: Iterable[ModelLoad]) -> dict[Credit, int]:
+        """The credits nobody else bids on, and how many of each have begun."""
+        if self._is_memory:
+            return {}
+        for load in loads:
+            if load.is_crowded and load.measured:
+                self._bidders.crowded(load.model)
+        alone = filter(self._bidders.are_alone, self._present)
+        return {credit: self._count_begun(credit) for credit in alone}
+
+    def _count_begun(self, credit: Credit) -> int:
+        open_ = self._open.get(credit)
+        waiting = len(open_.pushed) if open_ is not None else 0
+        return max(0, len(self._in_hand.get(credit, ())) - waiting)
+
+    def _count(self, now: float) -> None:
+        """Ask the broker who else asks for work, once in a while."""
+        if self._is_memory:
+            return
+        for credit in self._bidders.due(tuple(self._open), now):
+            is_new = credit not in self._present
+            if is_new:
+                self._show(credit)
+            shown = topology.bidders(credit.queue, credit.model)
+            bidders = self._look(credit, shown).consumer_count
+            # A worker of an earlier release is seen only while it could take some.
+            asking = self._look(credit, self._declared[credit]).consumer_count
+            self._bidders.saw(credit, max(bidders, asking))
+            self._is_stale = True
+            if is_new and bidders > 1:
+                self._tell(credit, shown, bidders)
+        for credit in tuple(self._present):
+            if not self._serving.is_ready(credit.model):
+                light.hang_up(self._channel(credit), self._present.pop(credit))
+
+    def _show(self, credit: Credit) -> None:
+        """Be counted among those who ask there."""
+        tag = self._present[credit] = f"{self._name}.{next(self._tags)}"
+        channel = self._channel(credit)
+        queue = broker.bidders_queue(credit.queue, credit.model)(channel)
+        queue.declare()
+        hear = partial(self._told, credit)
+        light.subscribe(channel, queue.name, hear, tag=tag, no_ack=True)
+
+    def _tell(self, credit: Credit, name: str, bidders: int) -> None:
+        """Let the others know that they are not alone; each gets one of them."""
+        for _ in range(bidders):
+            light.publish(self._channel(credit), b"", key=name, confirmed=False)
+
+    def _told(self, credit: Credit, _message: light.Arrived) -> None:
+        self._bidders.doubt(credit)
+        self._is_stale = True
+
+    def _look(self, credit: Credit, name: str) -> "queue_declare_ok_t":
+        """What the broker says of a queue of an interactive credit."""
+        return self._channel(credit).queue_declare(name, passive=True)
 
     def _guard(self, now: float) -> None:
         """Ask the broker about credits nobody answered; start anew if it is deaf."""
@@ -211,11 +308,11 @@ class DataPlane:
         opened = {
             credit: one.opened_at + (QUORUM_S if is_background(credit) else 0.0)
             for credit, one in self._open.items()
+            if not one.is_full
         }
         seen: dict[Credit, QueueObservation] = {}
         for credit in self._watchdog.doubted(opened, now):
-            name = self._declared[credit]
-            found = self._channel(credit).queue_declare(name, passive=True)
+            found = self._look(credit, self._declared[credit])
             if credit in self._open:  # else it was answered meanwhile
                 seen[credit] = QueueObservation(
                     opened_at=opened[credit],
@@ -244,6 +341,8 @@ class DataPlane:
             isinstance(change, RenewCredit) and not self._has_heard
         ):  # else look before asking
             self._subscribe(change, taken.opened_at)
+        while taken.pushed:
+            taken.pushed.popleft().requeue()
 
     def _subscribe(self, change: OpenCredit | RenewCredit, opened_at: float) -> None:
         credit, tag = change.credit, f"{self._name}.{next(self._tags)}"
@@ -253,11 +352,15 @@ class DataPlane:
             priority=change.priority,
             opened_at=opened_at,
             bid_at=time.monotonic(),
+            places=change.places,
         )
+        if change.places != self._places and not is_background(credit):
+            self._places = change.places  # of consumers that are opened from now on
+            channel.basic_qos(0, change.places, False)
         light.subscribe(
             channel,
             queue,
-            partial(self._delivered, channel, credit, tag),
+            partial(self._delivered, channel, credit, self._open[credit]),
             tag=tag,
             priority=change.priority,
         )
@@ -278,43 +381,85 @@ class DataPlane:
         self,
         channel: "StdChannel",
         credit: Credit,
-        tag: str,
+        taken: _CreditConsumer,
         message: light.Arrived,
     ) -> None:
-        taken = self._open.get(credit)
-        if taken is not None and taken.tag == tag:
+        is_open = self._open.get(credit) is taken
+        if taken.places > 1:
+            self._push(channel, credit, taken, message)
+            self._is_stale = self._is_stale or bool(taken.pushed) or not is_open
+            return
+        if is_open:
             del self._open[credit]
             # No answer needed: with one message unacked the broker sends no second one.
-            light.hang_up(channel, tag)
-        self._serving.take(self._delivery(channel, credit, message))
+            light.hang_up(channel, taken.tag)
+        self._serving.take(self._delivery(channel, credit, taken, message))
         self._is_stale = self._has_heard = True
 
+    def _push(
+        self,
+        channel: "StdChannel",
+        credit: Credit,
+        taken: _CreditConsumer,
+        message: light.Arrived,
+    ) -> None:
+        """Begin what came to a consumer that stays open, or keep it for a moment."""
+        taken.opened_at = now = time.monotonic()
+        taken.pushed.append(self._delivery(channel, credit, taken, message))
+        self._begin(credit, taken)
+        self._look_at = min(self._look_at, now + SOON_S)  # a start may be owed by then
+
+    def _begin_pushed(self) -> None:
+        for credit, taken in tuple(self._open.items()):
+            self._begin(credit, taken)
+
+    def _begin(self, credit: Credit, taken: _CreditConsumer) -> None:
+        while taken.pushed:
+            load = self._serving.load(credit.model)
+            if load is None or not load.can_begin:
+                return
+            self._serving.take(taken.pushed.popleft())
+
     def _delivery(
-        self, channel: "StdChannel", credit: Credit, message: light.Arrived
+        self,
+        channel: "StdChannel",
+        credit: Credit,
+        taken: _CreditConsumer,
+        message: light.Arrived,
     ) -> BrokerDelivery:
-        tag = message.tag
-        settle = partial(self._settle, channel)
+        tag, in_hand = message.tag, self._in_hand.setdefault(credit, set())
+        in_hand.add(tag)
+        taken.unacked.add(tag)
+
+        def settle(act: Callable[["StdChannel"], None]) -> None:
+            in_hand.discard(tag)
+            taken.unacked.discard(tag)
+            act(channel)
+
+        def reject(*, requeue: bool) -> None:
+            self._call(channel, lambda on: on.basic_reject(tag, requeue=requeue))
+
+        is_next = taken.places == 1  # else nothing more is written for it
         return BrokerDelivery(
             body=message.body,
             model=credit.model,
             redelivered=message.redelivered,
-            ack=partial(self._ack, channel, tag),
-            requeue=lambda: settle(lambda on: on.basic_reject(tag, requeue=True)),
-            reject=lambda: settle(lambda on: on.basic_reject(tag, requeue=False)),
+            ack=partial(settle, partial(self._ack, tag=tag, waits=is_next)),
+            requeue=partial(settle, lambda _: reject(requeue=True)),
+            reject=partial(settle, lambda _: reject(requeue=False)),
         )
 
-    def _settle(
-        self, channel: "StdChannel", act: Callable[["StdChannel"], None]
-    ) -> None:
+    def _call(self, channel: "StdChannel", act: Callable[["StdChannel"], None]) -> None:
         def act_there(_channel: "StdChannel") -> None:
             if channel in self._channels:  # a tag means something there only
                 act(channel)
 
         self._pump.call(act_there)
 
-    def _ack(self, channel: "StdChannel", tag: int) -> None:
+    def _ack(self, channel: "StdChannel", tag: int, *, waits: bool = True) -> None:
+        """From any thread; it ``waits`` for what is written next if that is soon."""
         if not light.is_shared(channel):
-            self._settle(channel, lambda on: light.ack(on, tag))
+            self._call(channel, lambda on: light.ack(on, tag))
             return
         # If it is gone, so is the delivery: somebody else has got the message.
         with contextlib.suppress(OSError, RecoverableConnectionError):
@@ -322,5 +467,5 @@ class DataPlane:
             # It leaves with what our thread writes next. Looked at after it was held,
             # so that either that turn comes soon or it has seen this one. One that is
             # overdue waits for the broker.
-            if abs(self._look_at - time.monotonic()) > SOON_S:
+            if not waits or abs(self._look_at - time.monotonic()) > SOON_S:
                 light.flush(channel)

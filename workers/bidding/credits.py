@@ -1,7 +1,9 @@
 """When to ask the broker for one more request, and at which bid (pure).
 
 A credit is one prefetch-1 consumer of one (queue, model, class). It opens when the
-engine could start a request now and closes on delivery. Background work gets what
+engine could start a request now and closes on delivery. Where nobody else asks there is
+nothing to bid against: an interactive consumer then stays open for as many messages as
+the engine has places, and those not yet acked are its credit. Background work gets what
 interactive work leaves over: its credits open only while every interactive credit of
 the model has stayed open long enough to show that nothing waits there. Batch requests
 count as room for all others, since an engine lets them yield their slots.
@@ -9,7 +11,7 @@ count as room for all others, since an engine lets them yield their slots.
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from genie.contracts.inference import WorkClass
 
@@ -35,6 +37,10 @@ RENEW_S = 10.0
 """An interactive credit unanswered for this long draws its dither again, or the machine
 that drew worst would stay last for as long as the others can serve all."""
 
+COUNT_S = 10.0
+"""How often the broker is asked how many workers ask for work on a queue. A second one
+may wait that long for its share; a look costs two round trips."""
+
 RANKS = (WorkClass.INTERACTIVE, WorkClass.JOB, WorkClass.BATCH)
 """Who is asked for first."""
 
@@ -52,19 +58,27 @@ class Credit:
 class CreditStatus:
     """An open credit; ``is_settled`` when it has stayed unanswered for a while.
 
-    ``is_old`` when its bid was drawn `RENEW_S` ago.
+    ``is_old`` when its bid was drawn `RENEW_S` ago. One of several ``places`` stays
+    open for so many messages not yet acked.
     """
 
     priority: int
     is_settled: bool = False
     is_old: bool = False
+    places: int = 1
+
+    @property
+    def stays_open(self) -> bool:
+        """True when a delivery does not close it."""
+        return self.places > 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelLoad:
     """A ready model: its slots, what it has in hand, and its bid for one more.
 
-    ``yielding`` of the requests in flight give their slots to more urgent ones.
+    ``yielding`` of the requests in flight give their slots to more urgent ones. An
+    engine that is not yet ``measured`` reads one prompt alone.
     """
 
     model: str
@@ -73,6 +87,17 @@ class ModelLoad:
     yielding: int = 0
     bid: int = 0
     prefill_queued_s: float = 0.0
+    measured: bool = True
+
+    @property
+    def is_crowded(self) -> bool:
+        """True while another prompt would be read sooner elsewhere."""
+        return self.prefill_queued_s >= PREFILL_MOST_S
+
+    @property
+    def can_begin(self) -> bool:
+        """True when an urgent request would start now."""
+        return self.room > 0 and not self.is_crowded
 
     @property
     def free(self) -> int:
@@ -94,21 +119,73 @@ class CloseCredit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenCredit:
-    """Subscribe for one request with this consumer priority."""
+    """Subscribe with this consumer priority, for so many messages not yet acked."""
 
     credit: Credit
     priority: int
+    places: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenewCredit:
-    """Subscribe anew with this priority; that nothing waits there is still known."""
+    """Subscribe anew; that nothing waits there is still known."""
 
     credit: Credit
     priority: int
+    places: int = 1
 
 
 CreditChange = CloseCredit | OpenCredit | RenewCredit
+
+
+@dataclass(slots=True)
+class Bidders:
+    """How many workers ask on each queue, as the broker said last (pure).
+
+    >>> mine = Credit(queue="genie", model="m", work_class=WorkClass.INTERACTIVE)
+    >>> bidders = Bidders()
+    >>> bidders.due([mine], now=0.0) == (mine,)
+    True
+    >>> bidders.saw(mine, 1)
+    >>> bidders.due([mine], now=9.0), bidders.are_alone(mine)
+    ((), True)
+    """
+
+    _asked_at: dict[Credit, float] = field(default_factory=dict)
+    _alone: set[Credit] = field(default_factory=set)
+
+    def due(self, credits: Iterable[Credit], now: float) -> tuple[Credit, ...]:
+        """The credits whose bidders are to be counted now: interactive ones, since a
+        consumer of a background queue is a Raft command however long it stays."""
+        due = tuple(
+            credit
+            for credit in credits
+            if credit.work_class is WorkClass.INTERACTIVE
+            and now - self._asked_at.get(credit, -math.inf) >= COUNT_S
+        )
+        self._asked_at.update(dict.fromkeys(due, now))
+        return due
+
+    def saw(self, credit: Credit, bidders: int) -> None:
+        """The broker counts so many, this one among them."""
+        (self._alone.add if bidders <= 1 else self._alone.discard)(credit)
+
+    def are_alone(self, credit: Credit) -> bool:
+        """True while nobody else is known to ask there."""
+        return credit in self._alone
+
+    def doubt(self, credit: Credit) -> None:
+        """Somebody else may have come: count again."""
+        self._asked_at.pop(credit, None)
+
+    def crowded(self, model: str) -> None:
+        """Its prompts queue up: bid for them one by one until the next count."""
+        self._alone = {one for one in self._alone if one.model != model}
+
+    def clear(self) -> None:
+        """The connection is another one."""
+        self._asked_at.clear()
+        self._alone.clear()
 
 
 def decide(
@@ -116,40 +193,62 @@ def decide(
     queues: Sequence[str],
     held: Mapping[Credit, CreditStatus],
     *,
+    alone: Mapping[Credit, int] | None = None,
     leave_free: int = 1,
 ) -> tuple[CreditChange, ...]:
     """The changes that turn the open credits into the right ones, closes first.
 
+    ``alone`` are the credits that nobody else bids on, with the messages begun of each.
     ``leave_free`` slots of an engine with more than one are never given to jobs, so
     that an interactive request finds room; batch work fills them, and yields.
     """
-    wanted: dict[Credit, int] = {}
+    alone = alone or {}
+    wanted: dict[Credit, OpenCredit] = {}
     for load in loads:
-        for credit in _wanted(load, queues, held, leave_free):
-            wanted[credit] = load.bid
-    closes = [
-        credit for credit, open_ in held.items() if _is_stale(credit, open_, wanted)
-    ]
-    opens = [credit for credit in wanted if credit not in held or credit in closes]
-    renews = [credit for credit in held if _is_due(credit, held) and credit in wanted]
+        own = alone if load.measured else {}
+        for credit in _wanted(load, queues, held, own, leave_free):
+            places = _places(load, held.get(credit), own.get(credit))
+            wanted[credit] = OpenCredit(credit=credit, priority=load.bid, places=places)
+    closes = [it for it, open_ in held.items() if _is_stale(open_, wanted.get(it))]
+    opens = [change for it, change in wanted.items() if it not in held or it in closes]
+    renews = [it for it in held if it in wanted and it not in closes]
     return (
         *(CloseCredit(credit=credit) for credit in closes),
-        *(OpenCredit(credit=credit, priority=wanted[credit]) for credit in opens),
-        *(
-            RenewCredit(credit=credit, priority=wanted[credit])
-            for credit in renews
-            if credit not in closes
-        ),
+        *opens,
+        *(_renewed(wanted[it]) for it in renews if _is_due(it, held[it], wanted[it])),
     )
+
+
+def _renewed(change: OpenCredit) -> RenewCredit:
+    return RenewCredit(
+        credit=change.credit, priority=change.priority, places=change.places
+    )
+
+
+def _places(load: ModelLoad, held: CreditStatus | None, begun: int | None) -> int:
+    """For how many messages; ``begun`` of them run, None where others bid too.
+
+    What runs will be done some time, so its places count as well.
+    """
+    if begun is None:
+        return 1
+    if held is not None and held.stays_open and not held.is_old:
+        return held.places
+    return max(1, load.room + begun)
 
 
 def _wanted(
     load: ModelLoad,
     queues: Sequence[str],
     held: Mapping[Credit, CreditStatus],
+    alone: Mapping[Credit, int],
     leave_free: int,
 ) -> Iterator[Credit]:
-    if load.room == 0 or load.prefill_queued_s >= PREFILL_MOST_S:
+    if load.is_crowded:
+        return
+    if load.room == 0:
+        full = _credits(load.model, queues, WorkClass.INTERACTIVE)
+        yield from (it for it in full if it in alone and _stays_open(held.get(it)))
         return
     kept = leave_free if load.slots > 1 else 0
     room = {
@@ -172,22 +271,32 @@ def _credits(
     return (Credit(queue=name, model=model, work_class=work_class) for name in queues)
 
 
+def _stays_open(held: CreditStatus | None) -> bool:
+    return held is not None and held.stays_open
+
+
 def _is_quiet(held: CreditStatus | None, bid: int) -> bool:
     """True when nothing waits there; a credit about to be opened anew cannot tell."""
     return held is not None and held.is_settled and not _is_off(held, bid)
 
 
-def _is_stale(credit: Credit, held: CreditStatus, wanted: Mapping[Credit, int]) -> bool:
-    return credit not in wanted or _is_off(held, wanted[credit])
+def _is_stale(held: CreditStatus, wanted: OpenCredit | None) -> bool:
+    if wanted is None or (held.stays_open and wanted.places == 1):
+        return True
+    return _is_off(held, wanted.priority)
 
 
-def _is_due(credit: Credit, held: Mapping[Credit, CreditStatus]) -> bool:
+def _is_due(credit: Credit, held: CreditStatus, wanted: OpenCredit) -> bool:
+    if held.places != wanted.places:
+        return True
     # Background queues are quorum queues: a consumer opened there is a Raft command.
-    return credit.work_class is WorkClass.INTERACTIVE and held[credit].is_old
+    is_drawn_anew = not held.stays_open and held.is_old
+    return credit.work_class is WorkClass.INTERACTIVE and is_drawn_anew
 
 
 def _is_off(held: CreditStatus, bid: int) -> bool:
-    return abs(bid - held.priority) > REBID
+    # Where nobody else bids it does not matter.
+    return not held.stays_open and abs(bid - held.priority) > REBID
 
 
 def bid(speed: float | None, *, in_flight: int, slots: int, dither: float) -> int:

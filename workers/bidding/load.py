@@ -187,4 +187,5 @@ class InFlightRequests:
             yielding=yielding,
             bid=offer,
             prefill_queued_s=left_s,
+            measured=speed is not None,
         )

@@ -1,6 +1,8 @@
 """What serving says, and to whom: events to the cloud and the asker, in order."""
 
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from typing import Protocol
 
@@ -27,11 +29,66 @@ from workers.serving.attempt import Attempt
 _OUTCOMES = broker.outcomes_queue()
 
 
+TOGETHER_BYTES = 32_768
+"""Of events in one message; more would make the first of them wait for the last."""
+
+
 class MessageSender(Protocol):
     """Takes letters from any thread without blocking; `Publisher` is one."""
 
     def send(self, letter: Letter) -> None:
         """Hand over one letter."""
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Let what this thread sends within leave in one write."""
+
+
+class Replies:
+    """Events to askers: those of one engine step to one asker in one message.
+
+    While a step's events are gathered, those of other threads to the same asker wait
+    with them, so that no asker hears things in another order than they were said.
+    """
+
+    def __init__(self, post: MessageSender) -> None:
+        self._post = post
+        self._lock = threading.Lock()
+        self._gathering = self._size = 0
+        self._kept: dict[str, list[bytes]] = {}
+
+    def send(self, to: str, body: bytes) -> None:
+        """Send one event, or keep it until the step is heard."""
+        if not topology.takes_lists(to):
+            self._post.send(Letter(to=to, body=body))
+            return
+        with self._lock:
+            self._keep(to, body)
+            if not self._gathering:
+                self._send_kept()
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Keep what is sent within, and send it at the end."""
+        with self._post.gathered():
+            with self._lock:
+                self._gathering += 1
+            try:
+                yield
+            finally:
+                with self._lock:
+                    self._gathering -= 1
+                    self._send_kept()
+
+    def _keep(self, to: str, body: bytes) -> None:
+        if self._size + len(body) > TOGETHER_BYTES:
+            self._send_kept()
+        self._kept.setdefault(to, []).append(body)
+        self._size += len(body)
+
+    def _send_kept(self) -> None:
+        kept, self._kept, self._size = self._kept, {}, 0
+        for to, bodies in kept.items():
+            self._post.send(Letter(to=to, body=codec.joined(bodies)))
 
 
 class EventReporter:
@@ -42,6 +99,12 @@ class EventReporter:
 
     def __init__(self, post: MessageSender) -> None:
         self._post = post
+        self._replies = Replies(post)
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Let what an engine's step says leave together: one message for each asker,
+        one write for all."""
+        return self._replies.gathered()
 
     def started(self, task: InferenceTask, event: AttemptStarted) -> None:
         """The job runs here now."""
@@ -76,7 +139,7 @@ class EventReporter:
     def say(self, to: str, chunks: Iterable[Chunk]) -> None:
         """What is written of a job, to somebody who did not ask for it first."""
         for chunk in chunks:
-            self._post.send(Letter(to=to, body=codec.encode(chunk)))
+            self._replies.send(to, codec.encode(chunk))
 
     def outcome(
         self, task: InferenceTask, event: Outcome, on_confirmed: Callable[[], None]
@@ -101,7 +164,7 @@ class EventReporter:
 
     def _reply(self, task: InferenceTask, body: bytes) -> None:
         if task.reply_to is not None:
-            self._post.send(Letter(to=task.reply_to, body=body))
+            self._replies.send(task.reply_to, body)
 
 
 def _fitting(event: Outcome, *, is_streamed: bool) -> bytes:

@@ -179,17 +179,23 @@ class Serving:
 
     def loads(self) -> tuple[ModelLoad, ...]:
         """Every ready model as the credit policy sees it."""
-        now, shut = self._clock(), self._shut()
-        return tuple(
-            self._loads.of(
-                model,
-                slots=loaded.engine.stats().slots,
-                now=now,
-                dither=_random.random(),
-            )
-            for model, loaded in self._ready().items()
-            if self._paused_until.get(model, now) <= now and model not in shut
+        found = (self.load(model) for model in tuple(self._ready()))
+        return tuple(load for load in found if load is not None)
+
+    def load(self, model: str) -> ModelLoad | None:
+        """One model as the credit policy sees it; None while it takes nothing."""
+        now, loaded = self._clock(), self._ready().get(model)
+        if loaded is None or self._paused_until.get(model, now) > now:
+            return None
+        if model in self._shut():
+            return None
+        return self._loads.of(
+            model, slots=loaded.engine.stats().slots, now=now, dither=_random.random()
         )
+
+    def is_ready(self, model: str) -> bool:
+        """True while the model is loaded here."""
+        return model in self._ready()
 
     def wait_idle(self, model: str | None, timeout_s: float) -> bool:
         """Wait until no request (of ``model``) runs; False when some still do."""

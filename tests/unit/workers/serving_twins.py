@@ -1,6 +1,7 @@
 """Twins for the tests of serving: a recording mail box and an engine on strings."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -52,10 +53,14 @@ class Box:
         else:
             letter.on_sent()
 
+    def gathered(self) -> AbstractContextManager[None]:
+        """Nothing is written here, so nothing is gathered."""
+        return nullcontext()
+
     @property
     def events(self) -> list[Event]:
         said = (one for one in self.letters if one.to not in self.queues)
-        return [codec.decode_event(letter.body) for letter in said]
+        return [one for it in said for one in codec.decode_events(it.body)]
 
     @property
     def again(self) -> list[InferenceTask]:
@@ -158,8 +163,12 @@ class Stage:
 
     def send(self, letter: Letter) -> None:
         """Its mail, sorted by who gets it."""
-        is_reply = letter.to.startswith("reply.")
+        is_reply = letter.to.startswith(("reply.", "replies."))
         (self.replies if is_reply else self.events).send(letter)
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Nothing is written here, so nothing is gathered."""
+        return nullcontext()
 
     @property
     def puppet(self) -> Puppet:

@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 from genie.contracts.inference import WorkClass
 from workers.bidding.credits import (
     BID_MOST,
+    COUNT_S,
     DITHER,
     REBID,
+    Bidders,
     CloseCredit,
     Credit,
     CreditStatus,
@@ -242,3 +244,107 @@ def applied(
             priority=change.priority, is_settled=settled
         )
     return after
+
+
+def open_for(places: int, *, is_old: bool = False) -> dict[Credit, CreditStatus]:
+    one = CreditStatus(priority=10, is_settled=True, places=places, is_old=is_old)
+    return {credit(FAST): one}
+
+
+ALONE = credit(FAST)
+
+
+@pytest.mark.parametrize(
+    ("state", "open_", "begun", "changes"),
+    [
+        pytest.param(
+            load(in_flight=1),
+            {},
+            0,
+            (OpenCredit(credit=ALONE, priority=10, places=3),),
+            id="it opens for the free places",
+        ),
+        pytest.param(
+            load(),
+            open_for(1),
+            0,
+            (RenewCredit(credit=ALONE, priority=10, places=4),),
+            id="a bid becomes a consumer that stays",
+        ),
+        pytest.param(load(in_flight=4), open_for(4), 4, (), id="full, it stays"),
+        pytest.param(
+            load(prefill_s=0.05),
+            open_for(4),
+            0,
+            (CloseCredit(credit=ALONE),),
+            id="prompts queue up",
+        ),
+        pytest.param(
+            load(),
+            open_for(4),
+            None,
+            (CloseCredit(credit=ALONE), OpenCredit(credit=ALONE, priority=10)),
+            id="another bids too",
+        ),
+        pytest.param(
+            load(in_flight=4),
+            open_for(4),
+            None,
+            (CloseCredit(credit=ALONE),),
+            id="and full",
+        ),
+        pytest.param(
+            load(slots=8, in_flight=2), open_for(4), 2, (), id="a new size can wait"
+        ),
+        pytest.param(
+            load(slots=8, in_flight=2),
+            open_for(4, is_old=True),
+            2,
+            (RenewCredit(credit=ALONE, priority=10, places=8),),
+            id="for a while",
+        ),
+        pytest.param(
+            load(slots=1),
+            {},
+            0,
+            (OpenCredit(credit=ALONE, priority=10),),
+            id="with one place a bid will do",
+        ),
+    ],
+)
+def test_a_consumer_stays_open_while_nobody_else_bids(
+    state: ModelLoad,
+    open_: dict[Credit, CreditStatus],
+    begun: int | None,
+    changes: tuple[object],
+) -> None:
+    alone = {} if begun is None else {ALONE: begun}
+    decided = decide([state], ["genie"], open_, alone=alone)
+    assert tuple(it for it in decided if it.credit == ALONE) == changes
+
+
+def test_an_engine_that_was_never_measured_bids_though_nobody_else_does() -> None:
+    cold = ModelLoad(model="m", slots=4, in_flight=0, measured=False)
+    (opened,) = decide([cold], ["genie"], {}, alone={ALONE: 0})
+    assert opened == OpenCredit(credit=ALONE, priority=0)
+
+
+def test_bidders_are_counted_once_in_a_while_or_when_one_is_told() -> None:
+    bidders = Bidders()
+    asked = [credit(FAST), credit(J)]
+    assert bidders.due(asked, now=0.0) == (ALONE,)  # background credits are never
+    assert bidders.due(asked, now=COUNT_S - 0.1) == ()
+    assert bidders.due(asked, now=COUNT_S) == (ALONE,)
+    bidders.doubt(ALONE)
+    assert bidders.due(asked, now=COUNT_S + 0.1) == (ALONE,)
+
+
+def test_a_model_whose_prompts_queue_up_is_bid_for_until_the_next_count() -> None:
+    bidders = Bidders()
+    bidders.saw(ALONE, 1)
+    assert bidders.are_alone(ALONE)
+    bidders.crowded("m")
+    assert not bidders.are_alone(ALONE)
+    bidders.saw(ALONE, 1)
+    bidders.saw(ALONE, 2)
+    assert not bidders.are_alone(ALONE)

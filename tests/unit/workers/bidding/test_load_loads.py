@@ -33,9 +33,8 @@ def learnt() -> InFlightRequests:
 
 
 def test_a_model_without_requests_is_free_and_bids_to_be_measured() -> None:
-    assert seen(InFlightRequests()) == ModelLoad(
-        model=MODEL, slots=4, in_flight=0, bid=BID_MOST
-    )
+    idle = ModelLoad(model=MODEL, slots=4, in_flight=0, bid=BID_MOST, measured=False)
+    assert seen(InFlightRequests()) == idle
 
 
 def test_a_request_is_counted_from_the_moment_it_is_given() -> None:
