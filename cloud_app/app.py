@@ -33,7 +33,7 @@ from cloud_app.web import (
 from cloud_app.web.metrics import Metrics
 from cloud_app.web.openapi import OpenApiDocument
 from cloud_app.web.pages import admin, sessions
-from cloud_app.web.seats import StreamLimit
+from cloud_app.web.stream_limit import StreamLimit
 from genie import env, logs
 from genie.errors import DatabaseDown, SettingsError, Unavailable
 
@@ -91,7 +91,7 @@ def _application(ctx: Context) -> OpenAPI:
     app.config["SECRET_KEY"] = ctx.settings.secret_key
     app.extensions["genie"] = ctx
     app.extensions["genie.metrics"] = Metrics(lambda: reports.states(ctx.db))
-    app.extensions["genie.seats"] = StreamLimit(ctx.settings.web_threads)
+    app.extensions["genie.stream_limit"] = StreamLimit(ctx.settings.web_threads)
     return app
 
 

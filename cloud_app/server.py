@@ -1,240 +1,553 @@
-"""gunicorn's threads, each of which fetches its own work.
+"""The web server: waitress, and the bounds it lacks.
 
-gunicorn's gthread accepts and watches in its main thread and hands each request to a
-pool and back: a future, a pipe and two more threads woken for every request. Here all
-threads wait at one epoll where each connection is armed for one event at a time, so the
-kernel wakes the one thread that serves it. HTTP itself stays gunicorn's.
+Waitress reads a request in its own loop and takes a thread only when the request is
+complete, so no number of slow or silent clients holds a thread. Added here: one
+deadline for a whole request, an end for readers that read nothing, a refusal of
+ambiguous framing, bounds on bodies that are under way, threads that start as they are
+needed, and a drain at the end. All names of waitress that are not in its manual are
+used in this module alone; `tests/unit/cloud_app/test_server.py` has a test for each.
 """
 
-import select
+import resource
 import socket
 import time
-from collections.abc import Callable
-from threading import Lock, Thread
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
-from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, TConn, ThreadWorker
+from waitress import wasyncore
+from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser, ParsingError
+from waitress.server import create_server
+from waitress.task import ErrorTask, ThreadedTaskDispatcher
+from waitress.utilities import Error, RequestEntityTooLarge
 
-from cloud_app import turns
+from cloud_app.api import errors
+from cloud_app.api.json import dumps
+from cloud_app.context import Context
+from cloud_app.orgs import auth
+from genie import logs
+from genie.contracts.inference import Fault
+from genie.errors import GenieError
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+log = logs.logger("server")
+
+KIB, MIB = 1024, 1024**2
+
+FREE_BYTES = 64 * KIB
+"""So much of a body is taken from anyone; for more the key must be good."""
+
+FORM_BYTES = 64 * KIB
+"""What a form adds to the file in it, and chunks to a body."""
+
+FILES_AT_ONCE = 4
+"""The largest files that may be under way at once; they lie on disk."""
+
+HEADER_BYTES = 32 * KIB
+RECEIVE_BYTES = 32 * KIB
+SEND_BUFFER_BYTES = 256 * KIB
+"""An answer is written no further ahead of its reader."""
+
+SLOWEST_BYTES_S = 50_000
 LOOK_S = 1.0
-"""How often the main thread says that we live, and closes what rested too long."""
+KEPT_S = 2.0
+"""A server that ends gives the clients of kept connections so long for one request
+more, which is answered with ``Connection: close``."""
 
-NO_ACCEPT_S = 0.1
-"""Pause when no connection can be taken: most likely there is no file number left."""
+LINGER_S = 5.0
+"""A client whose body was refused may go on sending for so long, unread; a connection
+closed at once would be reset, and the answer lost with it (RFC 9112, 9.6)."""
 
-ONCE = select.EPOLLIN | select.EPOLLONESHOT
+CANCEL_S = 3.0
+"""Requests that are cut at the end have so long to cancel their jobs."""
+
+SINGLE = (b"host", b"content-length", b"transfer-encoding")
+"""Headers that two servers on the way may read differently if they come twice."""
 
 
-class Server(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
-    """A gunicorn worker process; `threads` of them serve, started as they are needed.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerLimits:
+    """What a web server takes, in bytes and seconds."""
 
-    A thread is held by a request and never by a connection: one that has sent nothing
-    yet, or rests between two requests, waits at the epoll.
-    """
+    threads: int
+    connections: int = 4096
+    """At most half of the files that the process may have open."""
+    body_bytes: int = MIB
+    file_bytes: int = 1024 * MIB
+    bodies_bytes: int = 256 * MIB
+    """Bodies above `FREE_BYTES` that may be under way at once, all together."""
+    read_s: float = 20.0
+    """A whole request must be here after so long, plus its bytes at
+    `SLOWEST_BYTES_S`."""
+    send_s: float = 20.0
+    """A client that has not read a byte for so long is gone."""
+    idle_s: float = 75.0
+    """A kept connection rests no longer; proxies usually close earlier."""
+    drain_s: float = 30.0
+    """Running requests may end after `WebServer.stop`."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def of_path(self, path: str) -> int:
+        """The largest body for this path."""
+        if path.startswith("/v1/files"):
+            return self.file_bytes + FORM_BYTES
+        has_keys = path.startswith(("/v1/", "/fleet/"))
+        return self.body_bytes if has_keys else FREE_BYTES
+
+
+class ByteBudget:
+    """Bytes that may be in use at once, by any thread."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.used = most, 0
         self._lock = Lock()
-        self._listeners: dict[int, socket.socket] = {}
-        self._shut: set[int] = set()
-        self._resting: dict[int, TConn] = {}  # the one that rests longest comes first
-        self.keepalived_conns = self._resting  # when many rest, gunicorn keeps no more
-        self._turns = turns.Turns()
-        self._threads = self._idle = 0
 
-    def init_process(self) -> None:
-        """Serve until told to stop; called once, after the fork."""
-        self._ready = select.epoll()
-        super().init_process()
+    def take(self, count: int) -> bool:
+        """Use so many more; False, and none is used, when they are not left."""
+        with self._lock:
+            fits = self.used + count <= self.most
+            self.used += count if fits else 0
+        return fits
 
-    def run(self) -> None:
-        """The main thread: signals, signs of life, and the end of what rests."""
-        self.poller.register(
-            self.method_queue.fileno(), select.EPOLLIN, self.method_queue.run_callbacks
+    def give_back(self, count: int) -> None:
+        """Use so many less."""
+        with self._lock:
+            self.used -= count
+
+
+class ServerBusy(Error):  # type: ignore[misc]  # waitress has no types
+    """Large bodies use up their budget."""
+
+    code, reason = 503, "Service Unavailable"
+
+
+class RequestTimeout(Error):  # type: ignore[misc]
+    """A request that did not arrive in time."""
+
+    code, reason = 408, "Request Timeout"
+
+
+class RefusalTask(ErrorTask):  # type: ignore[misc]
+    """Answers what never became a request, in the API's one shape for errors."""
+
+    def execute(self) -> None:
+        """Write the answer; the connection ends with it."""
+        error = self.request.error
+        fault = Fault(
+            code=_CODES.get(error.code, "invalid_request"), message=error.body
         )
-        self._open()
-        with self._lock:
-            self._hire()
-        while self.alive:
-            self.notify()
-            self.wait_for_and_dispatch_events(LOOK_S)
-            if not self.is_parent_alive():
-                break
-            self._expire()
-        self._close()
-        self._drain()
+        said = dumps(errors.body(fault, error.code)).encode()
+        self.status = f"{error.code} {HTTPStatus(error.code).phrase}"
+        self.response_headers.append(("Content-Type", "application/json"))
+        if error.code == ServerBusy.code:
+            self.response_headers.append(("Retry-After", "2"))
+        self.set_close_on_finish()
+        self.content_length = len(said)
+        self.write(said)
 
-    def _open(self) -> None:
-        for listener in self.sockets:
-            listener.setblocking(False)  # another process may take it before us
-            self._listeners[listener.fileno()] = listener
-            self._ready.register(listener.fileno(), ONCE)
 
-    def _close(self) -> None:
-        with self._lock:
-            listeners, self._listeners = self._listeners, {}
-        for number in listeners:
-            self._ready.unregister(number)
+_CODES = {**errors.CODES, 408: "request_timeout", 503: "too_many_bodies"}
 
-    def _drain(self) -> None:
-        """Let running requests end, and give clients that rest a moment to go on."""
-        now = time.monotonic()
-        linger = now + STOP_KEEPALIVE_LINGER
-        give_up_at = now + self.cfg.graceful_timeout
-        with self._lock:
-            for conn in self._resting.values():
-                conn.timeout = min(conn.timeout, linger)
-        while self.nr_conns > 0 and time.monotonic() < give_up_at:
-            self.notify()
-            self.wait_for_and_dispatch_events(self._next_end_s())
-            self._expire()
-        self._expire(force=True)
-        for listener in self.sockets:
-            listener.close()
 
-    def _next_end_s(self) -> float:
-        with self._lock:
-            ends = [conn.timeout - time.monotonic() for conn in self._resting.values()]
-        return float(max(0.0, min([LOOK_S, *ends])))
+class RequestParser(HTTPRequestParser):  # type: ignore[misc]
+    """Reads one request; refuses what could be read in two ways, or is too large."""
 
-    def _expire(self, *, force: bool = False) -> None:
-        """Close what rested too long."""
-        now = time.monotonic()
-        with self._lock:
-            over = []
-            for number, conn in self._resting.items():
-                if conn.timeout > now and not force:
-                    break
-                over.append((number, conn))
-            for number, _conn in over:
-                del self._resting[number]
-        for _number, conn in over:
-            self._leave(conn)
+    error: Error | None
 
-    def _hire(self) -> None:
-        """One thread more, if the system has one for us; the lock is held."""
-        try:
-            Thread(target=self._work, name="genie-web", daemon=True).start()
-        except RuntimeError as error:
-            if not self._threads:
-                raise
-            # who hires has work in hand, which would be lost with it
-            self.log.error("No thread could be started: %s", error)
-            return
-        self._threads += 1
-        self._idle += 1
+    def __init__(self, connection: "Connection", adj: object) -> None:
+        super().__init__(adj)
+        self._connection = connection
+        self._limits = connection.web.limits
+        self._stored = 0
+        self.began_at = time.monotonic()
+        self.most_bytes = FREE_BYTES
+        self.budget = connection.web.bodies
+        self.is_key_known: bool | None = None
 
-    def _work(self) -> None:
-        while True:
-            self._turns.take()
-            ready = self._ready.poll(maxevents=1)
-            self._turns.begin()
-            with self._lock:
-                self._idle -= 1
-                if not self._idle and self._threads < self.cfg.threads:
-                    self._hire()
-            for number, _event in ready:
-                self._guarded(self._take, number)
-            turns.leave()
-            with self._lock:
-                self._idle += 1
+    @property
+    def is_large(self) -> bool:
+        """True when the key must be looked at before the body is read on."""
+        size = max(self.content_length, self.body_bytes_received)
+        return self.error is None and bool(size > FREE_BYTES)
 
-    def _guarded(self, act: Callable[[int], None], number: int) -> None:
-        try:
-            act(number)
-        except BaseException:  # the reason stands below
-            # A thread that dies would never serve again, nor say so.
-            self.log.exception("Error in a thread")
+    @property
+    def ends_at(self) -> float:
+        """When it must be complete, on the monotonic clock."""
+        slow_s = self.body_bytes_received / SLOWEST_BYTES_S
+        return float(self.began_at + self._limits.read_s + slow_s)
 
-    def _take(self, number: int) -> None:
-        """Serve the connection that has something to say, or that is new."""
-        with self._lock:
-            conn = self._resting.pop(number, None)
-        listener = self._listeners.get(number)
-        if listener is not None:
-            conn = self._accepted(listener)
-        if conn is not None:
-            self._serve(conn)
+    def parse_header(self, header_plus: bytes) -> None:
+        """Read the header; raises `ParsingError` where two readers could differ."""
+        _check_framing(header_plus)
+        super().parse_header(header_plus)
+        if self.version not in ("1.0", "1.1"):
+            raise ParsingError("the version is not HTTP/1.0 or HTTP/1.1")
+        if self.version == "1.0" and "TRANSFER_ENCODING" in self.headers:
+            raise ParsingError("HTTP/1.0 has no Transfer-Encoding")
+        self.most_bytes = self._limits.of_path(self.path)
+        if self.path.startswith("/v1/files"):
+            self.budget = self._connection.web.files
 
-    def _accepted(self, listener: socket.socket) -> TConn | None:
-        """A new connection that has sent something; one that has not comes to rest."""
-        conn = self._accept_one(listener)
-        with self._lock:
-            self.nr_conns += conn is not None
-            self._shut.add(listener.fileno())
-            self._let_in()
-        if conn is None or _has_data(conn.sock):
-            return conn
-        self._rest(conn)
+    def received(self, data: bytes) -> int:
+        """Take in what came; the count of bytes that belong to this request."""
+        taken = int(super().received(data))
+        if self.error is None and self.body_rcv is not None:
+            self.error = self._refusal()
+        elif self.error is not None:
+            self.error = _readable(self.error)
+        if self.error is not None:
+            self.completed, self.expect_continue = True, False
+            self._connection.is_refused = True
+        return taken
+
+    def close(self) -> None:
+        """Let go of the body."""
+        super().close()
+        stored, self._stored = self._stored, 0
+        self.budget.give_back(stored)
+
+    def _refusal(self) -> Error | None:
+        received = self.body_bytes_received
+        if self.content_length > self.most_bytes or (
+            received > self.most_bytes + FORM_BYTES  # chunks have a frame around them
+        ):
+            return RequestEntityTooLarge(
+                f"The body is larger than {self.most_bytes} bytes; send less in one "
+                "request."
+            )
+        more = received - self._stored if received > FREE_BYTES else 0
+        if not self.budget.take(more):
+            return ServerBusy(
+                "Too many large bodies are being sent at once; try again in a moment."
+            )
+        self._stored += more
         return None
 
-    def _accept_one(self, listener: socket.socket) -> TConn | None:
-        try:
-            client, address = listener.accept()
-            return TConn(self.cfg, client, address, listener.getsockname())
-        except (BlockingIOError, ConnectionAbortedError):
-            return None
-        except OSError as error:
-            self.log.error("No connection could be taken: %s", error)
-            time.sleep(NO_ACCEPT_S)
-            return None
 
-    def _let_in(self) -> None:
-        """Listen where we do not, unless there are too many; the lock is held."""
-        if self.nr_conns >= self.worker_connections:
+def _check_framing(header_plus: bytes) -> None:
+    lines = [line.partition(b":") for line in header_plus.split(b"\r\n")[1:]]
+    found = [(name.strip().lower(), value) for name, _, value in lines]
+    names = [name for name, _value in found]
+    for single in SINGLE:
+        if names.count(single) > 1:
+            raise ParsingError(f"there are two {single.decode().title()} headers")
+    if SINGLE[1] in names and SINGLE[2] in names:
+        raise ParsingError("there are both Content-Length and Transfer-Encoding")
+    if b"," in dict(found).get(SINGLE[2], b""):
+        raise ParsingError("there are two transfer encodings")
+
+
+def _readable(error: Error) -> Error:
+    """The same error as a sentence with a next step."""
+    reason = error.body.rstrip(".")
+    error.body = f"This request cannot be read: {reason}; correct the client."
+    return error
+
+
+class KeyCheck:
+    """Looks at the key of a request whose large body is not read yet, in a thread."""
+
+    def __init__(self, connection: "Connection", request: RequestParser) -> None:
+        self._connection, self._request = connection, request
+
+    def service(self) -> None:
+        """Let the body be read on, or answer now: what serves us refuses the key."""
+        kind, _, key = self._request.headers.get("AUTHORIZATION", "").partition(" ")
+        is_bearer = kind.lower() == "bearer"
+        if is_bearer and self._connection.web.is_key_known(key.strip()):
+            self._request.is_key_known = True
+            self._connection.server.pull_trigger()
             return
-        while self._shut:
-            number = self._shut.pop()
-            if number in self._listeners:
-                self._ready.modify(number, ONCE)
+        self._connection.answer_now(self._request)
 
-    def _serve(self, conn: TConn) -> None:
-        conn.data_ready = True  # so that no thread waits for it
+    def cancel(self) -> None:
+        """Nothing was begun."""
+
+
+class Connection(HTTPChannel):  # type: ignore[misc]
+    """One client: its deadlines, and how it ends."""
+
+    error_task_class = RefusalTask
+    request: RequestParser | None
+    """The one that is not complete yet."""
+
+    def __init__(self, web: "WebServer", *arguments: Any, **options: Any) -> None:
+        self.web = web
+        self.parser_class = partial(RequestParser, self)
+        self.is_refused = False
+        self._ends_at: float | None = None
+        self._rests_since = time.monotonic()
+        self._has_served = False
+        self._stuck: tuple[float, float] | None = None
+        super().__init__(*arguments, **options)
+
+    def readable(self) -> bool:
+        """False also while the key of a large body is looked at."""
+        reading = self.request
+        is_paused = reading is not None and reading.is_key_known is False
+        return not is_paused and bool(super().readable())
+
+    def writable(self) -> bool:
+        """True when there is something to send, or to close."""
+        if self.is_refused and self.close_when_flushed and not self.total_outbufs_len:
+            self._linger()
+        return bool(super().writable())
+
+    def received(self, data: bytes) -> bool:
+        """Take in what came."""
+        if self.is_refused:
+            return True
+        if self.request is None:
+            data = data.lstrip(b"\r\n")  # some clients end a body so
+        taken = bool(super().received(data))
+        reading = self.request
+        if reading is not None and reading.is_large and reading.is_key_known is None:
+            reading.is_key_known = False
+            self.server.add_task(KeyCheck(self, reading))
+        return taken
+
+    def service(self) -> None:
+        """Serve the first request that is complete; called in a thread of its own."""
+        if self.web.is_stopping:
+            self.close_after_answers()
         try:
-            while self.handle(conn):
-                # What was read ahead is no event of the socket any more.
-                if not conn.parser.unreader.buf.getvalue():
-                    self._rest(conn)
-                    return
+            super().service()
         except BaseException:
-            self._leave(conn)
+            self.will_close = True
+            self.server.pull_trigger()
             raise
-        turns.leave()  # the client closes when it likes, within two seconds
-        self._leave(conn, graceful=True)
+        self._rests_since, self._has_served = time.monotonic(), True
 
-    def _rest(self, conn: TConn) -> None:
-        """Wait for the next request; another thread may serve it when this ends."""
-        number = conn.sock.fileno()
-        conn.set_timeout()
-        if not self.alive:
-            linger = time.monotonic() + STOP_KEEPALIVE_LINGER
-            conn.timeout = min(conn.timeout, linger)
-        with self._lock:
-            try:
-                self._ready.modify(number, ONCE)
-            except FileNotFoundError:
-                self._ready.register(number, ONCE)
-            self._resting[number] = conn
+    def handle_close(self) -> None:
+        """Close, from the loop."""
+        super().handle_close()
+        reading, self.request = self.request, None
+        if reading is not None:
+            reading.close()
 
-    def _leave(self, conn: TConn, *, graceful: bool = False) -> None:
+    def close_after_answers(self) -> None:
+        """Say with each answer that it is the last one."""
+        for request in self.requests:
+            request.headers["CONNECTION"] = "close"
+
+    def answer_now(self, request: RequestParser) -> None:
+        """Answer a request that is not complete; the connection ends with it."""
+        self.is_refused = request.completed = True
+        request.headers["CONNECTION"] = "close"
+        with self.requests_lock:
+            self.request = None
+            self.requests.append(request)
+            if len(self.requests) == 1:
+                self.server.add_task(self)
+
+    def look(self, now: float) -> None:
+        """Close, or refuse, what is over; called each second, from the loop."""
+        if self._is_stuck(now) or (self._ends_at is not None and now > self._ends_at):
+            self.handle_close()
+        elif self.requests or self.total_outbufs_len or self._ends_at is not None:
+            return
+        elif self.request is not None:
+            self._refuse_late(self.request, now)
+        elif self.rested_s(now) > self._may_rest_s():
+            self.handle_close()
+
+    def rested_s(self, now: float) -> float:
+        """Seconds without a request."""
+        is_busy = self.requests or self.request is not None or self.total_outbufs_len
+        return 0.0 if is_busy else now - self._rests_since
+
+    def _may_rest_s(self) -> float:
+        limits = self.web.limits
+        return limits.idle_s if self._has_served else limits.read_s
+
+    def _is_stuck(self, now: float) -> bool:
+        """True when there was something to send at every look, and none of it went."""
+        if not self.total_outbufs_len:
+            self._stuck = None
+        elif self._stuck is None or self._stuck[0] != self.last_activity:
+            self._stuck = self.last_activity, now
+        return self._stuck is not None and now - self._stuck[1] > self.web.limits.send_s
+
+    def _refuse_late(self, reading: RequestParser, now: float) -> None:
+        if now <= reading.ends_at or reading.is_key_known is False:
+            return
+        reading.error = RequestTimeout(
+            f"The request was not complete after {now - reading.began_at:.0f} s; send "
+            f"it at {SLOWEST_BYTES_S // 1000} kB/s or faster."
+        )
+        self.answer_now(reading)
+
+    def _linger(self) -> None:
+        self.close_when_flushed = False
+        self._ends_at = time.monotonic() + LINGER_S
         try:
-            conn.close(graceful=graceful)
+            self.socket.shutdown(socket.SHUT_WR)
         except OSError:
-            conn.close()
-        with self._lock:
-            self.nr_conns -= 1
-            self._let_in()
-        if not self.alive:
-            self.method_queue.defer(lambda: None)  # the last one ends the process
+            self.will_close = True
 
 
-def _has_data(client: socket.socket) -> bool:
-    """True when something can be read, the end included."""
+class RequestThreads(ThreadedTaskDispatcher):  # type: ignore[misc]
+    """Threads that start as requests need them, up to a bound."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+
+    def add_task(self, task: object) -> None:
+        """Serve the task in a thread that is free, or new, or the next free one."""
+        with self.lock:
+            self.queue.append(task)
+            idle = len(self.threads) - self.active_count
+            if len(self.queue) > idle and len(self.threads) < self._most:
+                self._start()
+            self.queue_cv.notify()
+
+    def _start(self) -> None:
+        number = len(self.threads)
+        try:
+            self.start_new_thread(self.handler_thread, number)
+        except RuntimeError as error:
+            log.error("no_thread", running=number, error=str(error))
+            return
+        self.threads.add(number)
+        self.active_count += 1
+
+
+class WebServer:
+    """Serves an application on sockets that may be held by others as well."""
+
+    def __init__(
+        self,
+        app: "WSGIApplication",
+        sockets: Sequence[socket.socket],
+        limits: ServerLimits,
+        is_key_known: Callable[[str], bool],
+    ) -> None:
+        self.limits, self.is_key_known = limits, is_key_known
+        self.bodies = ByteBudget(limits.bodies_bytes)
+        self.files = ByteBudget(FILES_AT_ONCE * limits.of_path("/v1/files"))
+        self.is_stopping = False
+        self._ends_at = self._looked_at = 0.0
+        self._threads = RequestThreads(limits.threads)
+        self._map: dict[int, Any] = {}
+        options = _options(min(limits.connections, _open_files() // 2))
+        create_server(app, map=self._map, sockets=list(sockets), **options)
+        self._listeners = [one for one in self._map.values() if one.accepting]
+        for one in self._listeners:
+            one.channel_class = partial(Connection, self)
+            one.task_dispatcher = self._threads
+
+    @property
+    def connections(self) -> list[Connection]:
+        """Those that are open."""
+        return [
+            connection
+            for listener in self._listeners
+            for connection in list(listener.active_channels.values())
+        ]
+
+    def run(self) -> None:
+        """Serve until `stop`, and then until what runs has ended."""
+        while not self.is_stopping:
+            self._turn()
+        self._stop_accepting()
+        until = time.monotonic() + KEPT_S
+        while self._is_busy(until) and time.monotonic() < self._ends_at:
+            self._turn()
+        for connection in self.connections:
+            connection.handle_close()
+        self._threads.shutdown(timeout=CANCEL_S)
+        wasyncore.close_all(self._map)
+
+    def stop(self, drain_s: float | None = None) -> None:
+        """Take no more connections, and end; for any thread and signal handlers."""
+        drain_s = self.limits.drain_s if drain_s is None else drain_s
+        self._ends_at = time.monotonic() + drain_s
+        self.is_stopping = True
+        self._listeners[0].pull_trigger()
+
+    def _turn(self) -> None:
+        wasyncore.loop(timeout=LOOK_S, use_poll=True, map=self._map, count=1)
+        now = time.monotonic()
+        if now - self._looked_at < LOOK_S:
+            return
+        self._looked_at = now
+        for connection in self.connections:
+            connection.look(now)
+        if any(one.in_connection_overflow for one in self._listeners):
+            self._make_room(now)
+
+    def _make_room(self, now: float) -> None:
+        """Close half of the connections that rest: they must keep nobody out."""
+        resting = [one for one in self.connections if one.rested_s(now) > 0]
+        resting.sort(key=lambda one: one.rested_s(now), reverse=True)
+        for connection in resting[: (len(resting) + 1) // 2]:
+            connection.handle_close()
+
+    def _stop_accepting(self) -> None:
+        for listener in self._listeners:
+            wasyncore.dispatcher.close(listener)  # its own would end the trigger too
+        for connection in self.connections:
+            connection.close_after_answers()
+
+    def _is_busy(self, kept_until: float) -> bool:
+        now = time.monotonic()
+        if now < kept_until:
+            return bool(self.connections)
+        return any(not one.rested_s(now) for one in self.connections)
+
+
+def serve(
+    app: "WSGIApplication", ctx: Context, sockets: Sequence[socket.socket]
+) -> WebServer:
+    """A server of the cloud's application, with the bounds of its settings."""
+    limits = ServerLimits(
+        threads=ctx.settings.web_threads,
+        body_bytes=ctx.settings.max_body_bytes,
+        file_bytes=ctx.settings.max_file_bytes,
+    )
+    return WebServer(app, sockets, limits, partial(_is_key_known, ctx))
+
+
+def _is_key_known(ctx: Context, key: str) -> bool:
+    """True for a live API key, join token or worker secret."""
     try:
-        client.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except BlockingIOError:
+        if key.startswith(auth.KEY):
+            auth.authenticate(ctx, key)
+        else:
+            auth.check_joiner(ctx, key)
+    except GenieError:
         return False
-    except OSError:
-        pass
     return True
+
+
+def _open_files() -> int:
+    """How many files this process may have open, after asking for all it can have."""
+    _soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return most if most != resource.RLIM_INFINITY else 2**20
+
+
+def _options(connections: int) -> dict[str, object]:
+    """What waitress is told."""
+    never = 10**9  # `Connection.look` closes what is over
+    return {
+        "threads": 0,
+        "connection_limit": connections,
+        "channel_request_lookahead": 1,  # else it cannot tell who has hung up
+        "max_request_body_size": never * KIB,
+        "max_request_header_size": HEADER_BYTES,
+        "outbuf_high_watermark": SEND_BUFFER_BYTES,
+        "recv_bytes": RECEIVE_BYTES,
+        "channel_timeout": never,
+        "cleanup_interval": never,
+        "ident": None,
+        "log_socket_errors": False,
+        "trusted_proxy": "127.0.0.1",
+        "trusted_proxy_headers": "x-forwarded-proto",
+    }

@@ -59,7 +59,10 @@ class CloudSettings:
         "GENIE_PLACE_EVERY_S", env.number, "seconds between plans", default=10.0
     )
     web_threads: int = env.variable(
-        "GENIE_WEB_THREADS", env.at_least_one, "requests served at once", default=64
+        "GENIE_WEB_THREADS",
+        env.at_least_one,
+        "requests served at once, each in a thread; threads start as they are needed",
+        default=1024,
     )
     max_body_bytes: int = env.variable(
         "GENIE_MAX_BODY_BYTES",

@@ -161,6 +161,22 @@ def home() -> Path:
     return Path(given or f"{base}/genie-fleet").expanduser()
 
 
+def passed_sockets() -> int:
+    """How many listening sockets whoever started this process has passed to it.
+
+    What ``LISTEN_FDS`` says counts for the process that ``LISTEN_PID`` names alone.
+    """
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return 0
+    count = os.environ.get("LISTEN_FDS", "")
+    return int(count) if count.isdecimal() else 0
+
+
+def notify_address() -> str | None:
+    """The socket on which systemd waits to hear that this process is ready."""
+    return os.environ.get("NOTIFY_SOCKET") or None
+
+
 def models(base: Path | None = None) -> Path:
     """Where pulled models live: ``GENIE_MODELS_DIR``, else a folder of the home."""
     given = os.environ.get("GENIE_MODELS_DIR")

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 
-from cloud_app import store, turns
+from cloud_app import store
 from cloud_app.bus import JobInbox
 from cloud_app.context import Context
 from cloud_app.jobs import lifecycle
@@ -70,7 +70,6 @@ class JobListener:
             log.warning("listener_waits", job_id=job.id, error=str(error))
 
     def _heard(self, inbox: JobInbox) -> Iterator[AnswerText]:
-        turns.leave()
         until = time.monotonic() + LOOK_S
         while (left_s := until - time.monotonic()) > 0:
             event = inbox.get(left_s)

@@ -5,7 +5,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
-from cloud_app import turns
 from cloud_app.api.orders import Mode, Order
 from cloud_app.bus import JobInbox
 from cloud_app.context import Context
@@ -65,11 +64,9 @@ def submit(ctx: Context, order: Order) -> SubmittedJob:
     task = new.task
     job, created = lifecycle.accept(ctx, new)
     if not created:
-        turns.leave()
         return SubmittedJob(job=job, replayed=True, inbox=None)
     inbox = ctx.replies.expect(job.id) if order.mode is not Mode.ASYNC else None
     _publish(ctx, task, order.mode, is_first=True)
-    turns.leave()
     return SubmittedJob(job=job, replayed=False, inbox=inbox, task=task)
 
 

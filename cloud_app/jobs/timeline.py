@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from cloud_app import store, turns
+from cloud_app import store
 from cloud_app.context import Context
 from cloud_app.jobs import lifecycle
 from cloud_app.store.attempts import AttemptRecord
@@ -116,7 +116,6 @@ def _follow(
         if job.state.is_terminal:
             return
         yield None
-        turns.leave()
         time.sleep(LOOK_S)
         try:
             job, entries = read(ctx, job.org, job.id)

@@ -13,9 +13,16 @@ from cloud_app.api.orders import Order
 from cloud_app.api.requests import EmbeddingRequest
 from cloud_app.jobs import submit
 from cloud_app.jobs.submit import CompletedJob
-from cloud_app.web import presence
 from cloud_app.web.openapi import ResponseSpec
-from cloud_app.web.request import context, key, metrics, require_key, seats, tell
+from cloud_app.web.request import (
+    context,
+    has_hung_up,
+    key,
+    metrics,
+    require_key,
+    stream_limit,
+    tell,
+)
 from genie.contracts.inference import Outcome
 from genie.errors import BadRequest
 
@@ -44,11 +51,11 @@ def embed(
         raw=request.get_data(),
         idempotency_key=request.headers.get("Idempotency-Key"),
     )
-    seat = seats().take()
+    permit = stream_limit().take()
     try:
         answer = _answered(order)
     finally:
-        seat.leave()
+        permit.release()
     _check_dimensions(body.dimensions, answer.outcome)
     return jsonify(responses.vectors(answer.job, answer.outcome, body.encoding_format))
 
@@ -56,8 +63,7 @@ def embed(
 def _answered(order: Order) -> CompletedJob:
     accepted = submit.submit(context(), order)
     tell(accepted.job, replayed=accepted.replayed)
-    gone = presence.is_gone(request.environ)
-    answer = submit.collect(context(), accepted, gone)
+    answer = submit.collect(context(), accepted, has_hung_up())
     metrics().used(answer.job.model, answer.outcome.usage)
     tell(answer.job, worker=answer.outcome.worker, replayed=accepted.replayed)
     return answer

@@ -15,10 +15,18 @@ from cloud_app.api.requests import ChatRequest, CompletionRequest
 from cloud_app.api.responses import Dialect
 from cloud_app.jobs import submit
 from cloud_app.jobs.submit import SubmittedJob
-from cloud_app.web import presence, streaming
+from cloud_app.web import streaming
 from cloud_app.web.openapi import EVENTS, ResponseSpec
-from cloud_app.web.request import context, key, metrics, require_key, seats, tell
-from cloud_app.web.seats import StreamPermit
+from cloud_app.web.request import (
+    context,
+    has_hung_up,
+    key,
+    metrics,
+    require_key,
+    stream_limit,
+    tell,
+)
+from cloud_app.web.stream_limit import StreamPermit
 
 api = APIBlueprint(
     "openai",
@@ -73,13 +81,13 @@ def _idempotency_key() -> str | None:
 def _serve(dialect: Dialect, order: Order, includes_usage: bool) -> Response:
     if order.mode is Mode.ASYNC:
         return _later(dialect, order)
-    seat = seats().take()
+    permit = stream_limit().take()
     try:
         if order.mode is Mode.SYNC:
-            return _whole(dialect, order, seat)
-        return _stream(dialect, order, seat, includes_usage)
+            return _whole(dialect, order, permit)
+        return _stream(dialect, order, permit, includes_usage)
     except BaseException:
-        seat.leave()  # whoever sends a stream gives its seat back at the end
+        permit.release()  # whoever sends a stream gives its permit back at the end
         raise
 
 
@@ -91,18 +99,17 @@ def _later(dialect: Dialect, order: Order) -> Response:
     return response
 
 
-def _whole(dialect: Dialect, order: Order, seat: StreamPermit) -> Response:
+def _whole(dialect: Dialect, order: Order, permit: StreamPermit) -> Response:
     accepted = _submit(order)
-    gone = presence.is_gone(request.environ)
-    answer = submit.collect(context(), accepted, gone)
-    seat.leave()
+    answer = submit.collect(context(), accepted, has_hung_up())
+    permit.release()
     metrics().used(answer.job.model, answer.outcome.usage)
     tell(answer.job, worker=answer.outcome.worker, replayed=accepted.replayed)
     return jsonify(responses.whole(dialect, answer.job, answer.outcome))
 
 
 def _stream(
-    dialect: Dialect, order: Order, seat: StreamPermit, includes_usage: bool
+    dialect: Dialect, order: Order, permit: StreamPermit, includes_usage: bool
 ) -> Response:
     accepted = _submit(order)
     items = streaming.prime(submit.stream(context(), accepted))
@@ -113,8 +120,7 @@ def _stream(
         request_id=g.request_id,
         n=order.n,
     )
-    streaming.bound(request.environ)
-    sending = streaming.AnswerStreamBody(plan, items, seat, metrics())
+    sending = streaming.AnswerStreamBody(plan, items, permit, metrics())
     return Response(sending, mimetype="text/event-stream", headers=streaming.HEADERS)
 
 

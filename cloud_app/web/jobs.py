@@ -22,8 +22,8 @@ from cloud_app.jobs.timeline import TimelineEntry
 from cloud_app.store.records import JobFilter, JobRecord
 from cloud_app.web import streaming
 from cloud_app.web.openapi import EVENTS, HeaderSpec, ResponseSpec
-from cloud_app.web.request import context, key, require_key, seats, tell
-from cloud_app.web.seats import StreamPermit
+from cloud_app.web.request import context, key, require_key, stream_limit, tell
+from cloud_app.web.stream_limit import StreamPermit
 from genie.contracts.inference import JobState
 
 PAGE_MAX = 200
@@ -152,7 +152,7 @@ def follow_job(
     """
     last = request.headers.get("Last-Event-ID")
     entries = timeline.follow(context(), key().org.slug, path.job_id, last)
-    following = JobEventsBody(entries, seats().take())
+    following = JobEventsBody(entries, stream_limit().take())
     return Response(following, mimetype="text/event-stream", headers=streaming.HEADERS)
 
 
@@ -176,8 +176,7 @@ def stream_job(
         request_id=g.request_id,
         n=listening.answers,
     )
-    streaming.bound(request.environ)
-    body = JobStreamBody(plan, listening.items(), seats().take())
+    body = JobStreamBody(plan, listening.items(), stream_limit().take())
     return Response(body, mimetype="text/event-stream", headers=streaming.HEADERS)
 
 
@@ -211,15 +210,15 @@ def _delivered(job: JobRecord, shown: Job) -> Job:
 
 
 class JobStreamBody:
-    """The body of a job's answer; closing it leaves its seat, and the job as it is."""
+    """The body of a job's answer; closing it stops neither the job nor its worker."""
 
     def __init__(
         self,
         plan: streaming.StreamPlan,
         items: Iterator[streaming.StreamItem],
-        seat: StreamPermit,
+        permit: StreamPermit,
     ) -> None:
-        self._items, self._seat = items, seat
+        self._items, self._permit = items, permit
         self._frames = streaming.frames(plan, items)
 
     def __iter__(self) -> "JobStreamBody":
@@ -231,16 +230,16 @@ class JobStreamBody:
     def close(self) -> None:
         """Stop."""
         streaming.close(self._items)
-        self._seat.leave()
+        self._permit.release()
 
 
 class JobEventsBody:
-    """The body of a job's events; closing it, from whichever side, leaves its seat."""
+    """The body of a job's events; the server closes it when the client goes."""
 
     def __init__(
-        self, entries: Iterator[TimelineEntry | None], seat: StreamPermit
+        self, entries: Iterator[TimelineEntry | None], permit: StreamPermit
     ) -> None:
-        self._entries, self._seat = entries, seat
+        self._entries, self._permit = entries, permit
 
     def __iter__(self) -> "JobEventsBody":
         return self
@@ -253,4 +252,4 @@ class JobEventsBody:
 
     def close(self) -> None:
         """Stop."""
-        self._seat.leave()
+        self._permit.release()

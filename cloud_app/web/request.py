@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections.abc import Callable
 from functools import lru_cache
 from urllib.parse import quote
 
@@ -12,7 +13,7 @@ from cloud_app.orgs import auth
 from cloud_app.store import ids
 from cloud_app.store.records import JobRecord, KeyRecord
 from cloud_app.web.metrics import Metrics
-from cloud_app.web.seats import StreamLimit
+from cloud_app.web.stream_limit import StreamLimit
 from genie.errors import BadRequest, Forbidden
 from genie.logs import logger
 
@@ -43,10 +44,19 @@ def context() -> Context:
     return ctx
 
 
-def seats() -> StreamLimit:
+def stream_limit() -> StreamLimit:
     """The places of requests that wait for their answer."""
-    found: StreamLimit = current_app.extensions["genie.seats"]
+    found: StreamLimit = current_app.extensions["genie.stream_limit"]
     return found
+
+
+def has_hung_up() -> Callable[[], bool]:
+    """Says, at each call, whether the client of this request has closed its connection.
+
+    The server tells; under one that cannot tell, everybody is there.
+    """
+    ask = request.environ.get("waitress.client_disconnected")
+    return ask if callable(ask) else lambda: False
 
 
 def metrics() -> Metrics:

@@ -1,9 +1,7 @@
 """Server-sent events as bytes."""
 
-import socket
-import struct
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from cloud_app.api import errors, responses
@@ -13,13 +11,10 @@ from cloud_app.jobs import failures
 from cloud_app.jobs.stream import AnswerText, QueueWait
 from cloud_app.store.records import JobRecord
 from cloud_app.web.metrics import Metrics
-from cloud_app.web.seats import StreamPermit
+from cloud_app.web.stream_limit import StreamPermit
 from genie.contracts.inference import JobState, Outcome, SampledToken
 from genie.errors import GenieError
 from genie.toolcalls import AnswerPart
-
-SEND_MOST_S = 20
-"""A client that reads nothing for this long is gone, whatever its connection says."""
 
 DONE = b"data: [DONE]\n\n"
 
@@ -54,17 +49,6 @@ def comment(text: str) -> bytes:
     return f": {text}\n\n".encode()
 
 
-def bound(environ: Mapping[str, object]) -> None:
-    """Let a write that nobody reads fail in time, instead of holding its thread.
-
-    On gunicorn, which gives the client's socket; waitress buffers, to its own limit.
-    """
-    client = environ.get("gunicorn.socket")
-    if isinstance(client, socket.socket):
-        limit = struct.pack("ll", SEND_MOST_S, 0)  # a timeval: seconds, microseconds
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-
-
 COMMENT_EVERY_S = 1.0
 """A waiting client hears from us this often, and we notice when it has gone."""
 
@@ -85,7 +69,7 @@ class StreamPlan:
 class AnswerStreamBody:
     """The body of a streaming answer; the server closes it when the client goes.
 
-    Closing gives the seat back and, before the end, cancels the job. A class, because
+    Closing gives the permit back and, before the end, cancels the job. A class, because
     a generator that was never started would do neither.
     """
 
@@ -93,10 +77,10 @@ class AnswerStreamBody:
         self,
         plan: StreamPlan,
         items: Iterator[StreamItem],
-        seat: StreamPermit,
+        permit: StreamPermit,
         metrics: Metrics,
     ) -> None:
-        self._items, self._seat, self._metrics = items, seat, metrics
+        self._items, self._permit, self._metrics = items, permit, metrics
         self._frames = frames(plan, self._counted(plan.job))
         self._is_open = True
         metrics.streams.inc()
@@ -116,7 +100,7 @@ class AnswerStreamBody:
         try:
             close(self._items)
         finally:
-            self._seat.leave()
+            self._permit.release()
 
     def _counted(self, job: JobRecord) -> Iterator[StreamItem]:
         for item in self._items:

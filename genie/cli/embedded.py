@@ -19,18 +19,18 @@ import celery
 from celery import beat
 from celery.worker import state as celery_state
 from filelock import FileLock, Timeout
-from waitress.server import create_server
 
 import cloud_app.app
 import cloud_app.tasks
 import workers.tasks
 from cloud_app import beat as cloud_beat
-from cloud_app import context, store
+from cloud_app import context, server, store
 from cloud_app.bus import OutcomeConsumer
 from cloud_app.jobs import lifecycle
 from cloud_app.orgs import auth
 from cloud_app.settings import CloudSettings
 from genie import catalog, env
+from genie.cli import web
 from genie.cli.up import DEFAULT_PORT
 from genie.errors import SettingsError, Unauthorized
 from genie.messaging import broker
@@ -45,7 +45,6 @@ from workers.settings import WorkerSettings
 
 ORG = "local"
 BROKER_URL = "memory://"
-THREADS = 64
 PLACE_EVERY_S = 1.0
 """One machine is planned in a millisecond, so nobody waits ten seconds for it."""
 
@@ -82,7 +81,6 @@ class EmbeddedFleetOptions:
             public_url=self.url,
             catalog_path=self.catalog_path,
             place_every_s=PLACE_EVERY_S,
-            web_threads=THREADS,
             files_url=str(self.folder / "files"),
         )
 
@@ -119,7 +117,7 @@ class EmbeddedFleet:
 
     def _start(self, stack: ExitStack) -> None:
         options = self._options
-        _check_port(options)
+        listening = stack.enter_context(web.listen(options.host, options.port))
         _lock(stack, options.folder)
         ctx = context.build(options.settings)
         stack.callback(ctx.close)
@@ -129,7 +127,7 @@ class EmbeddedFleet:
         self.api_key = _key(ctx, options)
         app = make_celery("genie", broker_url=BROKER_URL)
         app.set_default()  # pool threads would otherwise see an empty app
-        _serve_web(stack, ctx, options)
+        _serve_web(stack, ctx, listening)
         _start_brain(stack, ctx)
         control = _start_worker(stack, ctx, app, options)
         cloud_app.tasks.register(app)
@@ -150,18 +148,6 @@ def _lock(stack: ExitStack, folder: Path) -> None:
             "set GENIE_HOME to another folder"
         ) from error
     stack.callback(lock.release)
-
-
-def _check_port(options: EmbeddedFleetOptions) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((options.host, options.port))
-        except OSError as error:
-            raise SettingsError(
-                f"cannot listen on {options.host}:{options.port} ({error.strerror}); "
-                f"choose another port with --port {options.port + 1}"
-            ) from error
 
 
 def _secret(file: Path) -> str:
@@ -196,19 +182,13 @@ def _is_valid(ctx: context.Context, key: str) -> bool:
 
 
 def _serve_web(
-    stack: ExitStack, ctx: context.Context, options: EmbeddedFleetOptions
+    stack: ExitStack, ctx: context.Context, listening: socket.socket
 ) -> None:
-    server = create_server(
-        cloud_app.app.create_app(ctx),
-        host=options.host,
-        port=options.port,
-        threads=THREADS,
-        channel_timeout=int(ctx.settings.sync_timeout_s) + 60,
-        channel_request_lookahead=1,  # else it cannot tell who has hung up
-    )
-    thread = threading.Thread(target=server.run, name="genie-web", daemon=True)
+    serving = server.serve(cloud_app.app.create_app(ctx), ctx, [listening])
+    thread = threading.Thread(target=serving.run, name="genie-web", daemon=True)
     thread.start()
-    stack.callback(server.close)
+    stack.callback(thread.join, STOP_S)
+    stack.callback(serving.stop, 0.0)
 
 
 def _start_brain(stack: ExitStack, ctx: context.Context) -> None:

@@ -40,7 +40,7 @@ FEW = 2
 """Descriptors, threads or channels a process may hold more at the end: pools open what
 they need, within their bound. What leaks at every turn is more than this."""
 
-POOLED = {"web.child1 fds": 8, "brain fds": 8, "channels of genie-cloud": 16}
+POOLED = {"web fds": 8, "brain fds": 8, "channels of genie-cloud": 16}
 """The pool of publishing connections opens up to eight in web and in the brain; what
 leaks there at every turn is seen by the long form alone."""
 
@@ -144,11 +144,11 @@ def show(taken: list[Census]) -> None:
 
 
 def leaks(soaked: Soaked) -> dict[str, int]:
-    # gunicorn's pool starts a thread when all others are busy, up to its bound
+    # a thread more starts when all others are busy, up to the bound
     return {
         name: more
         for name, more in soaked.more().items()
-        if more > POOLED.get(name, FEW) and name != "web.child1 threads"
+        if more > POOLED.get(name, FEW) and name != "web threads"
     }
 
 
@@ -163,7 +163,7 @@ def test_nothing_grows_while_connections_and_models_come_and_go(
     assert set(soaked.ends) == {"whole"}
     assert soaked.taken[0].processes.keys() == last.keys()
     assert leaks(soaked) == {}
-    assert last["web.child1"].threads <= WEB_THREADS + WEB_OTHERS
+    assert last["web"].threads <= WEB_THREADS + WEB_OTHERS
     assert {name: mib for name, mib in grown.items() if mib > SHORT_MIB} == {}
 
 

@@ -32,7 +32,7 @@ def ctx(tmp_path: Path) -> Iterator[Context]:
 
 @pytest.fixture
 def site(ctx: Context) -> Iterator[Site]:
-    """The application, served by waitress."""
+    """The application, served as in production."""
     with serve(ctx) as started:
         yield started
 

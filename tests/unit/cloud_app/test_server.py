@@ -1,66 +1,73 @@
-"""The server's bookkeeping, without a socket."""
-
-import os
-from collections.abc import Iterator
+"""The bounds of the web server, and the names of waitress that it is built on."""
 
 import pytest
-from gunicorn.config import Config
-from gunicorn.glogging import Logger
+from waitress import channel, parser, server, task, utilities, wasyncore
 
-from cloud_app import server
-from cloud_app.server import Server
-from cloud_app.turns import Turns
+from cloud_app.server import FORM_BYTES, FREE_BYTES, ByteBudget, ServerLimits
+
+NAMES = {
+    channel.HTTPChannel: (
+        *("parser_class", "error_task_class", "request", "total_outbufs_len"),
+        *("last_activity", "close_when_flushed", "will_close"),
+        *("readable", "writable", "received", "service", "handle_close"),
+    ),
+    parser.HTTPRequestParser: (
+        *("completed", "expect_continue", "content_length", "body_bytes_received"),
+        *("body_rcv", "version", "error", "received", "parse_header", "close"),
+    ),
+    parser: ("ParsingError",),
+    server: ("create_server",),
+    server.BaseWSGIServer: (
+        *("channel_class", "accepting", "in_connection_overflow", "pull_trigger"),
+        "add_task",
+    ),
+    task.ErrorTask: ("status", "content_length", "set_close_on_finish", "write"),
+    task.ThreadedTaskDispatcher: (
+        *("active_count", "start_new_thread", "handler_thread", "shutdown"),
+        "add_task",
+    ),
+    utilities: ("Error", "RequestEntityTooLarge"),
+    utilities.Error: ("code", "reason"),
+    wasyncore: ("loop", "close_all"),
+    wasyncore.dispatcher: ("close",),
+}
 
 
-@pytest.fixture
-def idle() -> Iterator[Server]:
-    """A server that was made and serves nothing yet."""
-    config = Config()
-    made = Server(1, os.getppid(), [], None, 30, config, Logger(config))
-    yield made
-    made.tmp.close()
-
-
-class _Refused:
-    """A thread where there can be no more."""
-
-    def __init__(self, **_options: object) -> None:
-        pass
-
-    def start(self) -> None:
-        raise RuntimeError("can't start new thread")
-
-
-def test_a_thread_that_cannot_be_had_ends_none_of_those_that_serve(
-    idle: Server, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(owner, name) for owner, names in NAMES.items() for name in names],
+    ids=[
+        f"{owner.__name__}.{name}" for owner, names in NAMES.items() for name in names
+    ],
+)
+def test_waitress_has_a_name_that_the_server_is_built_on(
+    owner: object, name: str
 ) -> None:
-    monkeypatch.setattr(server, "Thread", _Refused)
-    with pytest.raises(RuntimeError):
-        idle._hire()  # none at all: the process is of no use
-    idle._threads = 1
-    idle._hire()
-    assert (idle._threads, idle._idle) == (1, 0)  # the next one tries again
+    assert hasattr(owner, name)
 
 
-class _Ending:
-    """A connection; notes who has a turn while it waits for its client to close."""
+def test_its_objects_have_what_the_server_reads() -> None:
+    threads = task.ThreadedTaskDispatcher()
+    assert (len(threads.queue), len(threads.threads)) == (0, 0)
+    assert threads.lock is not None
+    assert threads.queue_cv is not None
+    reading = parser.HTTPRequestParser(server.Adjustments())
+    reading.received(b"POST /a HTTP/1.1\r\nHost: b\r\nContent-Length: 3\r\n\r\n")
+    assert reading.headers == {"HOST": "b", "CONTENT_LENGTH": "3"}
+    assert (reading.path, reading.content_length) == ("/a", 3)
+    assert utilities.Error("why").body == "why"
 
-    def __init__(self, one: Turns) -> None:
-        self._one = one
-        self.seen: dict[int, float] | None = None
 
-    def close(self, *, graceful: bool = False) -> None:
-        assert graceful
-        self.seen = dict(self._one._began)
+def test_only_files_may_be_large_and_only_what_takes_keys_more_than_a_form() -> None:
+    limits = ServerLimits(threads=1, body_bytes=1_000_000, file_bytes=9_000_000)
+    assert limits.of_path("/v1/chat/completions") == 1_000_000
+    assert limits.of_path("/fleet/v1/heartbeat") == 1_000_000
+    assert limits.of_path("/v1/files") == 9_000_000 + FORM_BYTES
+    assert limits.of_path("/admin/login") == FREE_BYTES
 
 
-def test_who_waits_for_a_client_to_close_has_left_its_turn(
-    idle: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(idle, "handle", lambda _conn: False)
-    one = Turns(at_once=1)
-    one.take()
-    one.begin()
-    conn = _Ending(one)
-    idle._serve(conn)
-    assert conn.seen == {}
+def test_a_budget_gives_what_is_left_and_takes_it_back() -> None:
+    budget = ByteBudget(10)
+    assert [budget.take(6), budget.take(5), budget.take(4)] == [True, False, True]
+    budget.give_back(6)
+    assert budget.used == 4

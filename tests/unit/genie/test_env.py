@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,3 +117,27 @@ def test_a_parser_says_what_is_wrong(
 ) -> None:
     with pytest.raises(ValueError, match=why):
         parse(value)
+
+
+def test_sockets_are_taken_only_by_the_process_they_were_passed_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LISTEN_FDS", "2")
+    assert env.passed_sockets() == 0
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid() + 1))
+    assert env.passed_sockets() == 0
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    assert env.passed_sockets() == 2
+
+
+def test_a_count_of_sockets_that_is_no_number_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", "many")
+    assert env.passed_sockets() == 0
+
+
+def test_nobody_is_told_where_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    assert env.notify_address() is None

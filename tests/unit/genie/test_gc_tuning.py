@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+from fixtures.fleet import procfile_environ
 from genie import gc_tuning
 
 SETTLE = (
@@ -63,3 +64,48 @@ def test_what_python_froze_itself_changes_nothing() -> None:
     assert printed(frozen + "print(gc.get_threshold()[2])") == str(
         gc_tuning.OLDEST_EVERY
     )
+
+
+FREED_ELSEWHERE = """
+import ctypes, threading
+libc = ctypes.CDLL(None)
+libc.malloc.argtypes, libc.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
+libc.free.argtypes = [ctypes.c_void_p]
+class Info(ctypes.Structure):
+    _fields_ = [(f"f{n}", ctypes.c_int) for n in range(10)]
+libc.mallinfo.restype = Info
+def used():
+    return libc.mallinfo().f7
+before = used()
+sizes = [16 * n + 8 for n in range(1, 64)] * 7
+made = [[libc.malloc(size) for size in sizes] for _ in range(32)]
+freed, end = threading.Barrier(33), threading.Event()
+def work(mine):
+    for one in mine:
+        libc.free(one)
+    freed.wait()
+    end.wait()
+for mine in made:
+    threading.Thread(target=work, args=(mine,)).start()
+freed.wait()
+print(used() - before)
+end.set()
+"""
+"""What counts as used of what 32 threads freed that live on, in bytes."""
+
+
+def kept(environ: dict[str, str]) -> int:
+    done = subprocess.run(
+        [sys.executable, "-c", FREED_ELSEWHERE],
+        env=environ,
+        capture_output=True,
+        check=True,
+        text=True,
+        timeout=60,
+    )
+    return int(done.stdout)
+
+
+def test_the_procfile_s_web_keeps_nothing_for_a_thread_that_freed_it() -> None:
+    assert kept(procfile_environ("web")) < 2**20
+    assert kept({}) > 4 * 2**20

@@ -9,7 +9,6 @@ from cloud_app.jobs import follow, lifecycle
 from cloud_app.jobs.follow import JobListener
 from cloud_app.jobs.stream import AnswerText, QueueWait
 from cloud_app.store.records import JobRecord
-from cloud_app.turns import Turns
 from fixtures.clouds import Cloud, outcome
 from genie.contracts.inference import Chunk, JobState, Outcome
 from genie.errors import BrokerDown, JobFailed
@@ -87,22 +86,6 @@ def test_a_listener_hears_what_is_new_and_then_the_end(
     assert isinstance(items[-1], Outcome)
     assert items[-1].state is JobState.COMPLETED
     assert cloud.ctx.replies._inboxes == {}
-
-
-def test_a_listener_that_waits_has_left_its_turn(cloud_with_replies: Cloud) -> None:
-    cloud = cloud_with_replies
-    job = cloud.job()
-    one = Turns(at_once=1)
-    one.take()
-    one.begin()
-    hear(
-        cloud,
-        job,
-        lambda: assert_true(cloud.start(job, "a")),
-        says(cloud, "one"),
-        lambda: assert_true(not one._began),
-        lambda: assert_true(cloud.finish(job, "one")),
-    )
 
 
 def assert_true(is_true: bool) -> None:

@@ -5,7 +5,6 @@ from msgspec.structs import replace
 
 from cloud_app.jobs import lifecycle, timeline
 from cloud_app.jobs.timeline import TimelineEntry
-from cloud_app.turns import Turns
 from fixtures.clouds import Cloud, outcome, started
 from genie.contracts.inference import JobState
 from genie.errors import DatabaseDown, UnknownJob
@@ -107,16 +106,3 @@ def test_a_database_that_is_away_is_waited_for(
 def test_an_unknown_job_is_said_at_once(cloud: Cloud) -> None:
     with pytest.raises(UnknownJob):
         timeline.follow(cloud.ctx, "acme", "0" * 26)
-
-
-def test_a_follower_that_waits_has_left_its_turn(
-    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one = Turns(at_once=1)
-    slept: list[dict[int, float]] = []
-    monkeypatch.setattr("time.sleep", lambda _s: slept.append(dict(one._began)))
-    following = timeline.follow(cloud.ctx, "acme", cloud.job().id)
-    one.take()
-    one.begin()
-    assert None in [next(following) for _ in range(4)]
-    assert slept == [{}]

@@ -271,15 +271,15 @@ def test_closing_a_stream_cancels_the_job_and_frees_the_place(
         yield from list(web.answer(task))[:-1]
 
     bus.work = endless
-    seats = app.extensions["genie.seats"]
+    limit = app.extensions["genie.stream_limit"]
     response = client.post(CHAT, json=ask(stream=True), buffered=False)
     body = response.iter_encoded()
     next(body)
-    assert seats.taken == 1
+    assert limit.taken == 1
 
     response.close()
 
-    assert seats.taken == 0
+    assert limit.taken == 0
     job = lifecycle.get(ctx, web.ORG, response.headers["x-genie-job-id"])
     assert job.state is JobState.CANCELLED
 
@@ -292,7 +292,7 @@ def test_a_stream_that_is_never_read_cancels_its_job_too(
 
     response.close()
 
-    assert app.extensions["genie.seats"].taken == 0
+    assert app.extensions["genie.stream_limit"].taken == 0
     job = lifecycle.get(ctx, web.ORG, response.headers["x-genie-job-id"])
     assert job.state is JobState.CANCELLED
 
@@ -300,17 +300,17 @@ def test_a_stream_that_is_never_read_cancels_its_job_too(
 def test_without_a_free_place_waiting_requests_are_refused_and_others_served(
     app: Flask, client: FlaskClient
 ) -> None:
-    seats = app.extensions["genie.seats"]
-    taken = [seats.take() for _ in range(seats.total)]
+    limit = app.extensions["genie.stream_limit"]
+    taken = [limit.take() for _ in range(limit.total)]
     refused = client.post(CHAT, json=ask())
 
     assert refused.status_code == 503
     assert error(refused)["code"] == "too_many_waiting"
     assert refused.headers["Retry-After"] == "2"
     assert client.post(CHAT, json=ask(mode="async")).status_code == 202
-    taken[0].leave()
+    taken[0].release()
     assert client.post(CHAT, json=ask()).status_code == 200
-    assert seats.taken == seats.total - 1
+    assert limit.taken == limit.total - 1
 
 
 def test_a_refused_request_gives_its_place_back(
@@ -319,4 +319,4 @@ def test_a_refused_request_gives_its_place_back(
     for stream in (False, True):
         client.post(CHAT, json=ask(model="nobody", stream=stream))
 
-    assert app.extensions["genie.seats"].taken == 0
+    assert app.extensions["genie.stream_limit"].taken == 0

@@ -134,6 +134,7 @@ def test_every_command_that_prints_takes_json() -> None:
     silent = {
         "genie completion": "prints a script for a shell",
         "genie up": "serves until it is stopped",
+        "genie web": "serves until it is stopped",
         "genie worker start": "serves until it is stopped",
     }
     without = {

@@ -1,6 +1,6 @@
 import pytest
 
-from cloud_app.web.seats import SPARE_THREADS, StreamLimit
+from cloud_app.web.stream_limit import SPARE_THREADS, StreamLimit
 from genie.errors import Unavailable
 
 
@@ -10,22 +10,22 @@ def test_eight_threads_are_kept_for_what_does_not_wait() -> None:
 
 
 def test_a_full_house_is_refused_with_a_time_to_come_again() -> None:
-    seats = StreamLimit(9)
-    seat = seats.take()
+    limit = StreamLimit(9)
+    permit = limit.take()
     with pytest.raises(Unavailable) as refused:
-        seats.take()
+        limit.take()
     assert refused.value.retry_after_s == 2
 
-    seat.leave()
+    permit.release()
 
-    assert seats.take() is not seat
+    assert limit.take() is not permit
 
 
 def test_leaving_twice_frees_one_place() -> None:
-    seats = StreamLimit(10)
-    first, _second = seats.take(), seats.take()
+    limit = StreamLimit(10)
+    first, _second = limit.take(), limit.take()
 
-    first.leave()
-    first.leave()
+    first.release()
+    first.release()
 
-    assert seats.taken == 1
+    assert limit.taken == 1

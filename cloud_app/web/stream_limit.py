@@ -43,11 +43,11 @@ class StreamLimit:
 class StreamPermit:
     """A taken place; leaving twice is harmless."""
 
-    def __init__(self, seats: StreamLimit) -> None:
-        self._seats: StreamLimit | None = seats
+    def __init__(self, limit: StreamLimit) -> None:
+        self._limit: StreamLimit | None = limit
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Give the place back."""
-        seats, self._seats = self._seats, None
-        if seats is not None:
-            seats.give_back()
+        limit, self._limit = self._limit, None
+        if limit is not None:
+            limit.give_back()
