@@ -2,6 +2,6 @@
 
 Three modules by conversation: ``model`` (what a catalog says of a model),
 ``inference`` (one request and its answer), ``fleet`` (registration, heartbeat,
-directives). `genie.contracts.codec` turns any of them into JSON and back: unknown fields
-are ignored, missing ones take their default, and defaults are not written.
+directives). `genie.contracts.codec` turns any of them into JSON and back: unknown
+fields are ignored, missing ones take their default, and defaults are not written.
 """
