@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from genie import errors
     from genie.sdk.aio import AsyncClient, AsyncJob, AsyncStream
-    from genie.sdk.batch_lines import BatchResult
-    from genie.sdk.batches import Batch
+    from genie.sdk.batches import Batch, BatchResult
     from genie.sdk.client import Client
     from genie.sdk.jobs import Job
     from genie.sdk.many import as_completed, gather
@@ -51,7 +50,7 @@ _HOMES = {
     "AsyncJob": "genie.sdk.aio",
     "AsyncStream": "genie.sdk.aio",
     "Batch": "genie.sdk.batches",
-    "BatchResult": "genie.sdk.batch_lines",
+    "BatchResult": "genie.sdk.batches",
     "Client": "genie.sdk.client",
     "Job": "genie.sdk.jobs",
     "Alternative": "genie.sdk.results",

@@ -22,7 +22,7 @@ from genie.sdk.batches import Batches, BatchOptions
 from genie.sdk.chat import AskOptions
 from genie.sdk.files import Files
 from genie.sdk.schedules import ScheduleOptions
-from genie.sdk.work import JobListFilters
+from genie.sdk.verbs import JobListFilters
 from workers.settings import WorkerSettings
 
 PAGES = Path(__file__).parents[1] / "docs" / "reference"

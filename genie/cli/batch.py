@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Unpack
 import click
 
 from genie.cli import hints
-from genie.cli.groups import ListGroup
 from genie.cli.output import (
     CommandSession,
+    ListGroup,
     as_json,
     detaching,
     show_card,

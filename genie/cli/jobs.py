@@ -8,9 +8,9 @@ import click
 from genie.api_types import JobAnswer
 from genie.cli import hints
 from genie.cli.ask import show_result
-from genie.cli.groups import ListGroup
 from genie.cli.output import (
     CommandSession,
+    ListGroup,
     as_json,
     detaching,
     note,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from genie.api_types import JobEvent
     from genie.sdk.client import Client
     from genie.sdk.jobs import Job
-    from genie.sdk.work import JobListFilters, RetryFilters
+    from genie.sdk.verbs import JobListFilters, RetryFilters
 
 EVENT_COLUMNS = ("when", "after", "event", "attempt", "where", "why")
 COLUMNS = ("job", "status", "persona", "model", "worker", "age", "took")

@@ -3,9 +3,9 @@
 import click
 
 from genie.cli import hints
-from genie.cli.groups import ListGroup
 from genie.cli.output import (
     CommandSession,
+    ListGroup,
     as_json,
     note,
     show_done,

@@ -30,7 +30,7 @@ from genie.errors import GenieError
 COMMANDS: dict[str, tuple[str, str]] = {
     "up": ("genie.cli.up:up", "Start a whole fleet on this machine."),
     "demo": ("genie.cli.demo:demo", "Start a fleet and watch it work."),
-    "top": ("genie.cli.top:top", "Watch the fleet work, on one screen."),
+    "top": ("genie.cli.top.command:top", "Watch the fleet work, on one screen."),
     "ask": ("genie.cli.ask:ask", "Ask a question and print the answer."),
     "submit": ("genie.cli.ask:submit", "Submit a question as a job."),
     "jobs": ("genie.cli.jobs:jobs", "List, show, follow, retry and cancel jobs."),
@@ -38,7 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "schedule": ("genie.cli.schedule:schedule", "Ask questions again and again."),
     "models": ("genie.cli.models:models", "List the catalog's models."),
     "personas": ("genie.cli.models:personas", "List the kinds of work."),
-    "route": ("genie.cli.route:route", "Show where a question would go, and why."),
+    "route": ("genie.cli.ask:route", "Show where a question would go, and why."),
     "workers": ("genie.cli.fleet:workers", "List the fleet's workers."),
     "queues": ("genie.cli.fleet:queues", "List the queues and their depth."),
     "dead-letters": (

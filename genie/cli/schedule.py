@@ -6,9 +6,9 @@ import click
 
 from genie.cli import hints
 from genie.cli.ask import asking, joined
-from genie.cli.groups import ListGroup
 from genie.cli.output import (
     CommandSession,
+    ListGroup,
     as_json,
     show_card,
     show_done,

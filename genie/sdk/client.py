@@ -1,36 +1,228 @@
-"""The cloud's HTTP API as Python objects; used by people and by the CLI."""
+"""The cloud's HTTP API as Python objects; used by people and by the command line."""
 
 import atexit
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
+from functools import lru_cache, wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
 
 from genie import env
-from genie.api_types import ModelAnswer, PersonaAnswer, RouteAnswer
-from genie.sdk import batches
-from genie.sdk.administration import Administration
+from genie.api_types import (
+    JobAnswer,
+    JobEvent,
+)
+from genie.sdk import batches, jobs, verbs
+from genie.sdk import schedules as scheduling
 from genie.sdk.batches import Batch, Batches, BatchOptions, BatchRequests
 from genie.sdk.chat import AskOptions
 from genie.sdk.credentials import Credentials, resolve
-from genie.sdk.embeddings import Embeddings
 from genie.sdk.files import Files
-from genie.sdk.jobs import Job, Result, cancel, stream_text
+from genie.sdk.jobs import Cloud, Job, Result, cancel, stream_text
 from genie.sdk.many import AT_ONCE, JobWindow, as_completed, gather, refuse_key
 from genie.sdk.progress import bar
 from genie.sdk.requests import Steps
-from genie.sdk.results import strip_job_id_prefix
+from genie.sdk.results import Embeddings, strip_job_id_prefix
 from genie.sdk.retries import pause_step, poll_intervals
+from genie.sdk.schedules import RunAnswer, Schedule, ScheduleAnswer, ScheduleOptions
 from genie.sdk.schemas import Schema
-from genie.sdk.steps import questions
-from genie.sdk.steps.questions import Question
 from genie.sdk.streams import OnWait, Stream
 from genie.sdk.transport import Clock, ResponseBody, Transport
-from genie.sdk.work import JobOperations
+from genie.sdk.verbs import (
+    JobListFilters,
+    Question,
+    RetryFilters,
+    SkippedJob,
+)
 
 if TYPE_CHECKING:
     from httpx2 import BaseTransport
+
+A = ParamSpec("A")
+T = TypeVar("T")
+
+
+def called(verb: Callable[A, Steps[T]]) -> Callable[Concatenate[Any, A], T]:
+    """A verb of the API as a method of a client that waits for its answer."""
+
+    @wraps(verb)
+    def method(client: Any, /, *args: A.args, **options: A.kwargs) -> T:
+        cloud: Cloud = client._cloud
+        return cloud.run(verb(*args, **options))
+
+    return method
+
+
+class Administration:
+    """One cloud from its owner's side; `genie.Client` is one.
+
+    All but `health` need an admin key.
+    """
+
+    _cloud: Cloud
+
+    workers = called(verbs.workers)
+    queues = called(verbs.queues)
+    fleet = called(verbs.fleet)
+    dead_letters = called(verbs.dead_letters)
+    dead_letter = called(verbs.dead_letter)
+    replay_dead_letter = called(verbs.replay_dead_letter)
+    discard_dead_letter = called(verbs.discard_dead_letter)
+    join_token = called(verbs.join_token)
+    keys = called(verbs.keys)
+    create_key = called(verbs.create_key)
+    revoke_key = called(verbs.revoke_key)
+    health = called(verbs.health)
+
+
+class JobOperations:
+    """Jobs and schedules of one cloud; `genie.Client` is one."""
+
+    _cloud: Cloud
+
+    def jobs(self, **filters: Unpack[JobListFilters]) -> tuple[Job, ...]:
+        """Jobs of your org, newest first, one page of them.
+
+        Raises TypeError for a filter that does not exist.
+
+        >>> job = client.submit("Hello", persona="review").wait()
+        >>> [found.id == job.id for found in client.jobs(persona="review", limit=1)]
+        [True]
+        """
+        found = self._cloud.run(verbs.jobs(filters))
+        return tuple(Job(self._cloud, details) for details in found)
+
+    def job(self, job_id: str) -> Job:
+        """One job by its id, with or without the ``chatcmpl-`` prefix.
+
+        >>> job = client.submit("Hello")
+        >>> client.job(job.id).result().text
+        'Hello'
+        """
+        return Job(self._cloud, self.fetch_job(job_id))
+
+    def fetch_job(self, job_id: str) -> JobAnswer:
+        """A job's state now, as data.
+
+        >>> job = client.submit("Hello").wait()
+        >>> client.fetch_job(job.id).status.value
+        'completed'
+        """
+        return self._cloud.run(jobs.fetch(job_id))
+
+    def retry_job(self, job_id: str) -> JobAnswer:
+        """The new job that asks again what a failed one asked, as data.
+
+        >>> job = client.submit("Hello " * 500).cancel()
+        >>> client.retry_job(job.id).retry_of == job.id
+        True
+        """
+        return self._cloud.run(jobs.retry(job_id))
+
+    def retry_jobs(
+        self, **filters: Unpack[RetryFilters]
+    ) -> tuple[tuple[Job, ...], tuple[SkippedJob, ...]]:
+        """Retry the newest jobs that match and did not complete.
+
+        The new jobs, and those that could not be retried with the reason.
+
+        >>> made, skipped = client.retry_jobs(state="failed", persona="review")
+        >>> len(made), len(skipped)
+        (0, 0)
+        """
+        found = self._cloud.run(verbs.retry_jobs(filters))
+        made = tuple(Job(self._cloud, one) for one in found.data)
+        return made, found.skipped
+
+    job_timeline = called(verbs.timeline)
+
+    def follow_job(self, job_id: str) -> Iterator[JobEvent]:
+        """What happens to a job, as it happens, until it has ended; see `Job.events`.
+
+        >>> job = client.submit("Hello")
+        >>> [event.event for event in client.follow_job(job.id)][-1]
+        'completed'
+        """
+        return jobs.follow(self._cloud, job_id)
+
+    def schedule(
+        self,
+        prompt: str | None = None,
+        *,
+        cron: str,
+        **options: Unpack[ScheduleOptions],
+    ) -> Schedule:
+        """Ask this at the times of a cron line, until it is removed.
+
+        Texts may hold ``{{date}}``, ``{{yesterday}}``, ``{{weekday}}`` and more.
+        Raises `BadRequest` for a wrong line and `Conflict` for a name that is taken.
+
+        >>> news = client.schedule(
+        ...     "News of {{date}}?",
+        ...     cron="30 7 * * 1-5",
+        ...     name="news",
+        ...     timezone="Europe/Berlin",
+        ... )
+        >>> news.details.in_words
+        'At 07:30 on Monday through Friday (Europe/Berlin)'
+        >>> news.remove()
+        """
+        made = self._cloud.run(scheduling.create(prompt, cron, options))
+        return Schedule(self._cloud, made)
+
+    def schedules(self) -> tuple[Schedule, ...]:
+        """Every schedule of your org, by name.
+
+        >>> client.schedules()
+        ()
+        """
+        found = self._cloud.run(scheduling.list_all())
+        return tuple(Schedule(self._cloud, one) for one in found)
+
+    def find_schedule(self, name_or_id: str) -> Schedule:
+        """One schedule by its name or id; raises `NotFound`.
+
+        >>> made = client.schedule("News?", cron="@daily", name="daily news")
+        >>> client.find_schedule("daily news").details.cron
+        '0 0 * * *'
+        >>> made.remove()
+        """
+        return Schedule(self._cloud, self._cloud.run(scheduling.find(name_or_id)))
+
+    def change_schedule(self, name_or_id: str, verb: str) -> ScheduleAnswer:
+        """A schedule after ``pause`` or ``resume``, as data.
+
+        >>> made = client.schedule("News?", cron="@daily", name="changed")
+        >>> client.change_schedule("changed", "pause").paused
+        True
+        >>> client.remove_schedule("changed")
+        """
+        path = scheduling.path_of(name_or_id)
+        return self._cloud.run(scheduling.change(path, verb))
+
+    def run_schedule(self, name_or_id: str) -> RunAnswer:
+        """Start a run of a schedule at once.
+
+        >>> made = client.schedule("News?", cron="@daily", name="run now")
+        >>> client.run_schedule("run now").status
+        'started'
+        >>> client.remove_schedule("run now")
+        """
+        return self._cloud.run(scheduling.start_run(scheduling.path_of(name_or_id)))
+
+    def remove_schedule(self, name_or_id: str) -> None:
+        """Delete a schedule; its jobs stay.
+
+        >>> made = client.schedule("News?", cron="@daily", name="removed")
+        >>> client.remove_schedule("removed")
+        """
+        self._cloud.run(scheduling.remove(scheduling.path_of(name_or_id)))
+
+    deliveries = called(verbs.deliveries)
+    redeliver = called(verbs.redeliver)
+    retention = called(verbs.retention)
+    set_retention = called(verbs.set_retention)
+
 
 P = TypeVar("P")
 
@@ -119,7 +311,7 @@ class Client(JobOperations, Administration):
         'Say hello'
         """
         question = Question(prompt=prompt, options=options, schema=schema)
-        return self._cloud.run(questions.ask(question, self.timeout))
+        return self._cloud.run(verbs.ask(question, self.timeout))
 
     @overload
     def submit(
@@ -153,7 +345,7 @@ class Client(JobOperations, Administration):
         'Summarise this.'
         """
         question = Question(prompt=prompt, options=options, schema=schema)
-        return Job(self._cloud, self._cloud.run(questions.submit(question)), schema)
+        return Job(self._cloud, self._cloud.run(verbs.submit(question)), schema)
 
     def stream(
         self,
@@ -202,7 +394,7 @@ class Client(JobOperations, Administration):
 
         def submitting(prompt: str) -> Steps[Job]:
             question = Question(prompt=prompt, options=options, schema=schema)
-            return Job(self._cloud, (yield from questions.submit(question)), schema)
+            return Job(self._cloud, (yield from verbs.submit(question)), schema)
 
         return self._answers(JobWindow(submitting, prompts, at_once), progress)
 
@@ -229,7 +421,7 @@ class Client(JobOperations, Administration):
         [16, 16]
         """
         wait_s = self.timeout if timeout is None else timeout
-        return self._cloud.run(questions.embed(texts, persona, model, wait_s))
+        return self._cloud.run(verbs.embed(texts, persona, model, wait_s))
 
     def batch(
         self,
@@ -250,35 +442,9 @@ class Client(JobOperations, Administration):
         made = self._cloud.run(batches.submitting(requests, options, schema))
         return Batch(self._cloud, made, schema)
 
-    def route(
-        self,
-        prompt: str | None = None,
-        *,
-        persona: str | None = None,
-        model: str | None = None,
-    ) -> RouteAnswer:
-        """Where such a question would go, and why, without running it.
-
-        >>> client.route(persona="review").model
-        'echo:small'
-        """
-        return self._cloud.run(questions.route(prompt, persona, model))
-
-    def models(self) -> tuple[ModelAnswer, ...]:
-        """The catalog's models and which of them are ready.
-
-        >>> [model.id for model in client.models()]
-        ['echo:embed', 'echo:large', 'echo:small']
-        """
-        return self._cloud.run(questions.models())
-
-    def personas(self) -> tuple[PersonaAnswer, ...]:
-        """The personas and their ladders of models, smallest first.
-
-        >>> {persona.id: persona.ladder for persona in client.personas()}["chat"]
-        ('echo:small', 'echo:large')
-        """
-        return self._cloud.run(questions.personas())
+    route = called(verbs.route)
+    models = called(verbs.models)
+    personas = called(verbs.personas)
 
 
 class _StreamReconnect:

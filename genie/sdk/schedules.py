@@ -101,7 +101,7 @@ def body(prompt: str | None, cron: str, options: ScheduleOptions) -> dict[str, o
     return wanted
 
 
-def creating(
+def create(
     prompt: str | None, cron: str, options: ScheduleOptions
 ) -> Steps[ScheduleAnswer]:
     """Have this asked at the times of a cron line."""
@@ -109,27 +109,27 @@ def creating(
     return read(ScheduleAnswer, (yield post(PATH, body(prompt, cron, options))))
 
 
-def listing() -> Steps[tuple[ScheduleAnswer, ...]]:
+def list_all() -> Steps[tuple[ScheduleAnswer, ...]]:
     """Every schedule of the org."""
     return read_list(ScheduleAnswer, (yield get(PATH)))
 
 
-def finding(name_or_id: str) -> Steps[ScheduleAnswer]:
+def find(name_or_id: str) -> Steps[ScheduleAnswer]:
     """A schedule now, with its newest runs."""
     return read(ScheduleAnswer, (yield get(path_of(name_or_id))))
 
 
-def running(path: str) -> Steps[RunAnswer]:
+def start_run(path: str) -> Steps[RunAnswer]:
     """Start a run at once."""
     return read(RunAnswer, (yield post(f"{path}/run")))
 
 
-def changing(path: str, verb: str) -> Steps[ScheduleAnswer]:
+def change(path: str, verb: str) -> Steps[ScheduleAnswer]:
     """``pause`` or ``resume``."""
     return read(ScheduleAnswer, (yield post(f"{path}/{verb}", safe=True)))
 
 
-def removing(path: str) -> Steps[None]:
+def remove(path: str) -> Steps[None]:
     """Delete it."""
     yield delete(path)
 
@@ -153,11 +153,11 @@ class ScheduleSteps:
 
     def _refreshing(self) -> Steps[None]:
         """Ask how it is."""
-        self.details = yield from finding(self.id)
+        self.details = yield from find(self.id)
 
     def _changing(self, verb: str) -> Steps[None]:
         """``pause`` or ``resume``."""
-        self.details = yield from changing(self._path, verb)
+        self.details = yield from change(self._path, verb)
 
 
 class Schedule(ScheduleSteps):
@@ -203,7 +203,7 @@ class Schedule(ScheduleSteps):
         'Report?'
         >>> report.remove()
         """
-        return self._cloud.run(running(self._path))
+        return self._cloud.run(start_run(self._path))
 
     def pause(self) -> "Schedule":
         """Start nothing until it is resumed; returns this schedule.
@@ -232,4 +232,4 @@ class Schedule(ScheduleSteps):
 
         >>> client.schedule("Report?", cron="@daily", name="gone").remove()
         """
-        self._cloud.run(removing(self._path))
+        self._cloud.run(remove(self._path))

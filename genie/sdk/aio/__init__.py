@@ -9,9 +9,8 @@
 """
 
 from genie.sdk.aio.batches import AsyncBatch
-from genie.sdk.aio.client import AsyncClient
+from genie.sdk.aio.client import AsyncClient, AsyncSchedule
 from genie.sdk.aio.jobs import AsyncJob
-from genie.sdk.aio.schedules import AsyncSchedule
 from genie.sdk.aio.streams import AsyncStream
 
 __all__ = ["AsyncBatch", "AsyncClient", "AsyncJob", "AsyncSchedule", "AsyncStream"]

@@ -1,35 +1,224 @@
 """The cloud's HTTP API as Python objects to await."""
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
 
-from genie.api_types import ModelAnswer, PersonaAnswer, RouteAnswer
-from genie.sdk import batches
-from genie.sdk.aio.administration import AsyncAdministration
-from genie.sdk.aio.batches import AsyncBatch, AsyncBatches
-from genie.sdk.aio.files import AsyncFiles
-from genie.sdk.aio.jobs import AsyncJob, as_completed, gather
+from genie.api_types import (
+    JobAnswer,
+    JobEvent,
+)
+from genie.sdk import batches, jobs, schedules, verbs
+from genie.sdk import schedules as scheduling
+from genie.sdk.aio.batches import AsyncBatch, AsyncBatches, AsyncFiles
+from genie.sdk.aio.jobs import AsyncCloud, AsyncJob, as_completed, follow, gather
 from genie.sdk.aio.streams import AsyncStream
 from genie.sdk.aio.transport import AsyncResponseBody, AsyncTransport
-from genie.sdk.aio.work import AsyncJobOperations
 from genie.sdk.batches import BatchOptions, BatchRequests
 from genie.sdk.chat import AskOptions
 from genie.sdk.client import settle
-from genie.sdk.embeddings import Embeddings
 from genie.sdk.jobs import cancel, stream_text
 from genie.sdk.many import AT_ONCE, JobWindow, refuse_key
 from genie.sdk.progress import bar
 from genie.sdk.requests import Steps
-from genie.sdk.results import Result, strip_job_id_prefix
+from genie.sdk.results import Embeddings, Result, strip_job_id_prefix
 from genie.sdk.retries import pause_step, poll_intervals
+from genie.sdk.schedules import (
+    RunAnswer,
+    ScheduleAnswer,
+    ScheduleOptions,
+    ScheduleSteps,
+)
 from genie.sdk.schemas import Schema
-from genie.sdk.steps import questions
-from genie.sdk.steps.questions import Question
 from genie.sdk.streams import OnWait
 from genie.sdk.transport import Clock
+from genie.sdk.verbs import (
+    JobListFilters,
+    Question,
+    RetryFilters,
+    SkippedJob,
+)
 
 if TYPE_CHECKING:
     from httpx2 import AsyncBaseTransport
+
+
+class AsyncSchedule(ScheduleSteps):
+    """A question asked again and again; `Schedule` for programs that await."""
+
+    def __init__(self, cloud: AsyncCloud, details: ScheduleAnswer) -> None:
+        super().__init__(details)
+        self._cloud = cloud
+
+    async def refresh(self) -> "AsyncSchedule":
+        """Ask the cloud how it is now; see `Schedule.refresh`."""
+        await self._cloud.run(self._refreshing())
+        return self
+
+    async def runs(self) -> tuple[RunAnswer, ...]:
+        """Its newest runs, newest first; see `Schedule.runs`."""
+        return (await self.refresh()).details.runs
+
+    async def run(self) -> RunAnswer:
+        """Ask at once; see `Schedule.run`."""
+        return await self._cloud.run(schedules.start_run(self._path))
+
+    async def pause(self) -> "AsyncSchedule":
+        """Start nothing until it is resumed; see `Schedule.pause`."""
+        await self._cloud.run(self._changing("pause"))
+        return self
+
+    async def resume(self) -> "AsyncSchedule":
+        """Go on with the next run from now; see `Schedule.resume`."""
+        await self._cloud.run(self._changing("resume"))
+        return self
+
+    async def remove(self) -> None:
+        """Delete it; see `Schedule.remove`."""
+        await self._cloud.run(schedules.remove(self._path))
+
+
+A = ParamSpec("A")
+T = TypeVar("T")
+
+
+def awaited(
+    verb: Callable[A, Steps[T]],
+) -> Callable[Concatenate[Any, A], Coroutine[Any, Any, T]]:
+    """A verb of the API as a method of a client whose answer is awaited."""
+
+    @wraps(verb)
+    async def method(client: Any, /, *args: A.args, **options: A.kwargs) -> T:
+        cloud: AsyncCloud = client._cloud
+        return await cloud.run(verb(*args, **options))
+
+    return method
+
+
+class AsyncAdministration:
+    """One cloud from its owner's side; `genie.AsyncClient` is one.
+
+    All but `health` need an admin key.
+    """
+
+    _cloud: AsyncCloud
+
+    workers = awaited(verbs.workers)
+    queues = awaited(verbs.queues)
+    fleet = awaited(verbs.fleet)
+    dead_letters = awaited(verbs.dead_letters)
+    dead_letter = awaited(verbs.dead_letter)
+    replay_dead_letter = awaited(verbs.replay_dead_letter)
+    discard_dead_letter = awaited(verbs.discard_dead_letter)
+    join_token = awaited(verbs.join_token)
+    keys = awaited(verbs.keys)
+    create_key = awaited(verbs.create_key)
+    revoke_key = awaited(verbs.revoke_key)
+    health = awaited(verbs.health)
+
+
+class AsyncJobOperations:
+    """Jobs and schedules of one cloud; `genie.AsyncClient` is one."""
+
+    _cloud: AsyncCloud
+
+    async def jobs(self, **filters: Unpack[JobListFilters]) -> tuple[AsyncJob, ...]:
+        """Jobs of your org, newest first, one page of them; see `Client.jobs`."""
+        found = await self._cloud.run(verbs.jobs(filters))
+        return tuple(AsyncJob(self._cloud, details) for details in found)
+
+    async def job(self, job_id: str) -> AsyncJob:
+        """One job by its id, with or without the ``chatcmpl-`` prefix.
+
+        See `Client.job`.
+        """
+        return AsyncJob(self._cloud, await self.fetch_job(job_id))
+
+    async def fetch_job(self, job_id: str) -> JobAnswer:
+        """A job's state now, as data; see `Client.fetch_job`."""
+        return await self._cloud.run(jobs.fetch(job_id))
+
+    async def retry_job(self, job_id: str) -> JobAnswer:
+        """The new job that asks again what a failed one asked, as data.
+
+        See `Client.retry_job`.
+        """
+        return await self._cloud.run(jobs.retry(job_id))
+
+    async def retry_jobs(
+        self, **filters: Unpack[RetryFilters]
+    ) -> tuple[tuple[AsyncJob, ...], tuple[SkippedJob, ...]]:
+        """Retry the newest jobs that match and did not complete.
+
+        See `Client.retry_jobs`.
+        """
+        found = await self._cloud.run(verbs.retry_jobs(filters))
+        made = tuple(AsyncJob(self._cloud, one) for one in found.data)
+        return made, found.skipped
+
+    job_timeline = awaited(verbs.timeline)
+
+    def follow_job(self, job_id: str) -> AsyncIterator[JobEvent]:
+        """What happens to a job, as it happens, until it has ended.
+
+        See `Client.follow_job`.
+        """
+        return follow(self._cloud, job_id)
+
+    async def schedule(
+        self,
+        prompt: str | None = None,
+        *,
+        cron: str,
+        **options: Unpack[ScheduleOptions],
+    ) -> AsyncSchedule:
+        """Ask this at the times of a cron line, until it is removed.
+
+        See `Client.schedule`.
+        """
+        made = await self._cloud.run(scheduling.create(prompt, cron, options))
+        return AsyncSchedule(self._cloud, made)
+
+    async def schedules(self) -> tuple[AsyncSchedule, ...]:
+        """Every schedule of your org, by name; see `Client.schedules`."""
+        found = await self._cloud.run(scheduling.list_all())
+        return tuple(AsyncSchedule(self._cloud, one) for one in found)
+
+    async def find_schedule(self, name_or_id: str) -> AsyncSchedule:
+        """One schedule by its name or id; see `Client.find_schedule`."""
+        found = await self._cloud.run(scheduling.find(name_or_id))
+        return AsyncSchedule(self._cloud, found)
+
+    async def change_schedule(self, name_or_id: str, verb: str) -> ScheduleAnswer:
+        """A schedule after ``pause`` or ``resume``, as data.
+
+        See `Client.change_schedule`.
+        """
+        path = scheduling.path_of(name_or_id)
+        return await self._cloud.run(scheduling.change(path, verb))
+
+    async def run_schedule(self, name_or_id: str) -> RunAnswer:
+        """Start a run of a schedule at once; see `Client.run_schedule`."""
+        return await self._cloud.run(
+            scheduling.start_run(scheduling.path_of(name_or_id))
+        )
+
+    async def remove_schedule(self, name_or_id: str) -> None:
+        """Delete a schedule; see `Client.remove_schedule`."""
+        await self._cloud.run(scheduling.remove(scheduling.path_of(name_or_id)))
+
+    deliveries = awaited(verbs.deliveries)
+    redeliver = awaited(verbs.redeliver)
+    retention = awaited(verbs.retention)
+    set_retention = awaited(verbs.set_retention)
+
 
 P = TypeVar("P")
 
@@ -106,7 +295,7 @@ class AsyncClient(AsyncJobOperations, AsyncAdministration):
     ) -> Result[Any]:
         """The answer to ``prompt``, waited for; see `Client.ask`."""
         question = Question(prompt=prompt, options=options, schema=schema)
-        return await self._cloud.run(questions.ask(question, self.timeout))
+        return await self._cloud.run(verbs.ask(question, self.timeout))
 
     @overload
     async def submit(
@@ -135,7 +324,7 @@ class AsyncClient(AsyncJobOperations, AsyncAdministration):
     ) -> AsyncJob[Any]:
         """The question as a job that goes on without you; see `Client.submit`."""
         question = Question(prompt=prompt, options=options, schema=schema)
-        made = await self._cloud.run(questions.submit(question))
+        made = await self._cloud.run(verbs.submit(question))
         return AsyncJob(self._cloud, made, schema)
 
     async def stream(
@@ -167,9 +356,7 @@ class AsyncClient(AsyncJobOperations, AsyncAdministration):
 
         def submitting(prompt: str) -> Steps[AsyncJob]:
             question = Question(prompt=prompt, options=options, schema=schema)
-            return AsyncJob(
-                self._cloud, (yield from questions.submit(question)), schema
-            )
+            return AsyncJob(self._cloud, (yield from verbs.submit(question)), schema)
 
         return self._answers(JobWindow(submitting, prompts, at_once), progress)
 
@@ -191,7 +378,7 @@ class AsyncClient(AsyncJobOperations, AsyncAdministration):
     ) -> Embeddings:
         """A vector of length 1 for each text, in their order; see `Client.embed`."""
         wait_s = self.timeout if timeout is None else timeout
-        return await self._cloud.run(questions.embed(texts, persona, model, wait_s))
+        return await self._cloud.run(verbs.embed(texts, persona, model, wait_s))
 
     async def batch(
         self,
@@ -204,23 +391,9 @@ class AsyncClient(AsyncJobOperations, AsyncAdministration):
         made = await self._cloud.run(batches.submitting(requests, options, schema))
         return AsyncBatch(self._cloud, made, schema)
 
-    async def route(
-        self,
-        prompt: str | None = None,
-        *,
-        persona: str | None = None,
-        model: str | None = None,
-    ) -> RouteAnswer:
-        """Where such a question would go, and why; see `Client.route`."""
-        return await self._cloud.run(questions.route(prompt, persona, model))
-
-    async def models(self) -> tuple[ModelAnswer, ...]:
-        """The catalog's models and which of them are ready; see `Client.models`."""
-        return await self._cloud.run(questions.models())
-
-    async def personas(self) -> tuple[PersonaAnswer, ...]:
-        """The personas and their ladders of models; see `Client.personas`."""
-        return await self._cloud.run(questions.personas())
+    route = awaited(verbs.route)
+    models = awaited(verbs.models)
+    personas = awaited(verbs.personas)
 
 
 class _AsyncStreamReconnect:

@@ -8,8 +8,7 @@ from typing import get_overloads
 import pytest
 
 from genie.sdk import aio, batches, client, files, jobs, schedules, streams
-from genie.sdk.aio.batches import AsyncBatches
-from genie.sdk.aio.files import AsyncFiles
+from genie.sdk.aio.batches import AsyncBatches, AsyncFiles
 
 PAIRS = [
     (client.Client, aio.AsyncClient),

@@ -16,7 +16,7 @@ from genie.errors import (
     JobFailed,
     JobTimeout,
 )
-from genie.sdk.batch_lines import lines, result_of
+from genie.sdk.batches import lines, result_of
 
 FILE = {"id": "file-1", "bytes": 3, "filename": "requests.jsonl", "purpose": "batch"}
 

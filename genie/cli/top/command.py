@@ -44,7 +44,7 @@ def top(session: CommandSession, once: bool, every_s: float, as_json: bool) -> N
     elif once or not session.is_terminal():
         _print(first, client.url)
     else:
-        from genie.cli.live import AlternateScreen
+        from genie.cli.top.live import AlternateScreen
 
         AlternateScreen(client, jobs=JOBS, every_s=every_s).run(first)
 
@@ -52,7 +52,7 @@ def top(session: CommandSession, once: bool, every_s: float, as_json: bool) -> N
 def _print(fleet: "FleetAnswer", url: str) -> None:
     from rich.console import Console
 
-    from genie.cli.frames import frame
+    from genie.cli.top.frames import frame
 
     width = terminal_width(PLAIN_WIDTH)
     console = Console(file=sys.stdout, highlight=False, width=width)

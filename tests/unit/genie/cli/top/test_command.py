@@ -13,8 +13,8 @@ from rich.console import Console
 
 from fixtures.twin_cloud import TwinCloud
 from genie.api_types import GpuAnswer, QueueAnswer, WorkerAnswer, WorkerModel
-from genie.cli import frames
-from genie.cli.live import FleetWatcher
+from genie.cli.top import frames
+from genie.cli.top.live import FleetWatcher
 from genie.contracts.fleet import ModelState
 from genie.contracts.inference import JobState
 from genie.errors import Unauthorized

@@ -16,7 +16,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from genie.cli.frames import frame
+from genie.cli.top.frames import frame
 from genie.cli.values import span
 from genie.errors import GenieError, Unavailable
 from genie.sdk.overview import FleetAnswer

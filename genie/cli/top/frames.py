@@ -8,9 +8,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from genie.cli import parts
-from genie.cli.parts import NOTHING, TablePart
 from genie.cli.tables import GAP, TONES
+from genie.cli.top import tables
+from genie.cli.top.tables import NOTHING, TablePart
 from genie.cli.values import cell, is_number, took
 from genie.sdk.overview import FleetAnswer
 
@@ -25,9 +25,9 @@ HEAD_ROWS = 2
 FEWEST_ROWS = 2
 """Rows every part keeps while another still has more."""
 
-ALL = (parts.workers, parts.models, parts.queues, parts.jobs, parts.routes)
-LEFT = (parts.workers, parts.models, parts.jobs)
-RIGHT = (parts.queues, parts.routes)
+ALL = (tables.workers, tables.models, tables.queues, tables.jobs, tables.routes)
+LEFT = (tables.workers, tables.models, tables.jobs)
+RIGHT = (tables.queues, tables.routes)
 
 
 def frame(

@@ -1,0 +1,1 @@
+"""``genie top``: the fleet as it works, on one screen."""

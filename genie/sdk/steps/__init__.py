@@ -1,1 +1,0 @@
-"""The verbs of the API as `genie.sdk.requests.Steps`. Pure."""
