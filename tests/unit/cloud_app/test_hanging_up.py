@@ -55,6 +55,14 @@ def test_a_job_asked_for_under_a_key_runs_on_for_who_comes_back(cloud: Cloud) ->
     assert cloud.reread(job).state is JobState.QUEUED
 
 
+def test_who_reads_a_job_again_and_hangs_up_takes_it_from_nobody(cloud: Cloud) -> None:
+    job = cloud.job(mode="sync")
+    again = SubmittedJob(job=job, replayed=True, inbox=None)
+    with pytest.raises(JobCancelled, match="hung up"):
+        submit.collect(cloud.ctx, again, gone_after(1))
+    assert cloud.reread(job).state is JobState.QUEUED
+
+
 def test_a_server_that_cannot_tell_says_that_everybody_is_there() -> None:
     app = Flask("any")
     with app.test_request_context():

@@ -330,6 +330,21 @@ def test_a_brain_killed_anywhere_loses_and_doubles_no_line(
     assert left == (close.result_path(batch, batch.output_file_id or ""),)
 
 
+def test_of_two_brains_that_end_a_batch_only_one_records_its_files(
+    office: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = close.finish
+
+    def twice(ctx: Context, source: feed.BatchInput) -> None:
+        finish(ctx, source)
+        finish(ctx, source)  # by a brain whose lease ran out while it stalled
+
+    monkeypatch.setattr(close, "finish", twice)
+    batch = office.run(office.submit([line(1)]))
+    found = files.find(office.cloud.ctx, office.key, purpose=close.OUTPUT_PURPOSE)
+    assert [file.id for file in found] == [batch.output_file_id]
+
+
 def is_tidy(ctx: Context, batch: BatchRecord) -> bool:
     with ctx.db.reading() as session:
         return batch.id not in store.batches.to_drive(session, 100)

@@ -154,6 +154,7 @@ def test_what_is_not_due_yet_stays_where_it_is() -> None:
     ("catch_up", "late_s", "started"),
     [
         (CatchUpPolicy.NONE, 0, (12,)),
+        (CatchUpPolicy.NONE, 60, (12,)),
         (CatchUpPolicy.NONE, 61, ()),
         (CatchUpPolicy.LAST, 61, (12,)),
         (CatchUpPolicy.ALL, 61, (10, 11, 12)),

@@ -60,6 +60,24 @@ def test_a_model_too_big_is_refused_with_both_sizes() -> None:
     assert reasons == ("needs 17.2 GB and gpu-1 has 8.0 GB",)
 
 
+def test_a_model_that_takes_all_there_is_fits_and_a_byte_more_does_not() -> None:
+    # One slot of the least context: nothing smaller could be loaded instead.
+    least = capacity.smallest(CODER, "cuda")
+    assert fitted(fit(CODER, gpu(), free_bytes=least)).need.total == least
+    assert isinstance(fit(CODER, gpu(), free_bytes=least - 1), NoFit)
+
+
+def test_a_request_that_fills_the_context_to_its_end_is_served() -> None:
+    assert fitted(fit(SMALL, worker(), min_context=4096)).context == 4096
+    assert refused(fit(SMALL, worker(), min_context=4097)).context_max == 4096
+
+
+def test_files_that_take_all_of_the_disk_fit() -> None:
+    size = min(quant.weight_bytes for quant in SMALL.quants)
+    assert isinstance(fit(SMALL, replace(worker(), disk_free_bytes=size)), Fit)
+    assert isinstance(fit(SMALL, replace(worker(), disk_free_bytes=size - 1)), NoFit)
+
+
 def test_a_request_over_the_served_context_is_refused_with_both_numbers() -> None:
     found = refused(fit(SMALL, worker(), min_context=5000))
     assert found.context_max == 4096

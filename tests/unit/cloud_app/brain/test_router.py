@@ -152,7 +152,8 @@ class TestPersonas:
         short = replace(placement(SMALL), context=1024)
         view = fleet(replace(worker(), placements=(short,)))
         assert routed(ask(view, "chat")).context == 1024
-        answer = refused(ask(view, model=SMALL, min_context=2000))
+        assert routed(ask(view, model=SMALL, min_context=1024)).context == 1024
+        answer = refused(ask(view, model=SMALL, min_context=1025))
         assert answer.code == "context_length_exceeded"
 
 
@@ -290,6 +291,13 @@ class TestQueues:
         view = fleet(worker(), silent(gpu("g"), 400))
         answer = ask(view, model=CODER, allowed=(SMALL,), may_wait=True)
         assert refused(answer).code == "permission_denied"
+
+    def test_a_text_too_long_for_who_is_here_does_not_wait_for_more(self) -> None:
+        # The model would be loaded here for it, and the text be too long after all.
+        view = fleet(worker(), silent(gpu("g"), 400))
+        answer = refused(ask(view, model=SMALL, min_context=6000, may_wait=True))
+        assert answer.code == "context_length_exceeded"
+        assert not isinstance(ask(fleet(gpu()), model=SMALL, min_context=6000), Refusal)
 
     def test_what_is_served_now_does_not_wait(self) -> None:
         view = fleet(worker(), silent(gpu("g"), 400))

@@ -152,6 +152,26 @@ def test_queue_starts_each_run_after_the_one_before(rig: Rig) -> None:
     assert [run.job_id for run in rig.runs()] == texts
 
 
+def test_a_new_run_does_not_overtake_one_that_waits(rig: Rig) -> None:
+    rig.busy()
+    rig.make(overlap=OverlapPolicy.QUEUE)
+    rig.pass_s(HOUR)
+    rig.pass_s(HOUR)
+    rig.end(rig.bus.published[0])
+    assert rig.pass_s(HOUR) == 1  # the third is due before the second has begun
+    assert rig.states() == ["started", "started", "queued"]
+
+
+def test_a_schedule_paused_since_it_was_read_starts_nothing(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = rig.make()
+    schedules.pause(rig.ctx, "acme", "digest")
+    monkeypatch.setattr(store.schedules, "due", lambda *_: (read,))
+    assert rig.pass_s(HOUR) == 0
+    assert rig.states() == []
+
+
 def test_replace_cancels_the_run_before(rig: Rig) -> None:
     rig.busy()
     rig.make(overlap=OverlapPolicy.REPLACE)

@@ -22,7 +22,16 @@ from genie.contracts.inference import (
     Usage,
 )
 from genie.messaging import envelope
-from unit.workers.serving_twins import BOUND_S, MODEL, NOW, Puppet, Stage, task
+from genie.messaging.publisher import Letter
+from unit.workers.serving_twins import (
+    BOUND_S,
+    MODEL,
+    NOW,
+    Box,
+    Puppet,
+    Stage,
+    task,
+)
 from workers.bidding.credits import BID_MOST
 from workers.engine.echo import EchoEngine
 from workers.engine.protocol import Finish
@@ -120,6 +129,30 @@ def test_a_request_that_runs_on_is_said_to_have_started_once() -> None:
     stage.wait()
     assert [type(e) for e in stage.events.events] == [AttemptStarted]
     assert [type(e) for e in stage.replies.events] == [AttemptStarted]
+
+
+def test_the_end_of_an_answer_waits_for_the_text_before_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage, send = Stage(), Box.send
+    is_sending, is_over = threading.Event(), threading.Event()
+
+    def slow(box: Box, letter: Letter) -> None:
+        if not is_sending.is_set():
+            is_sending.set()
+            is_over.wait(0.05)  # an end that waits for nobody comes in between
+        send(box, letter)
+
+    stage.take()
+    monkeypatch.setattr(Box, "send", slow)
+    saying = threading.Thread(target=stage.puppet.say, args=("one",))
+    saying.start()
+    assert is_sending.wait(BOUND_S)
+    stage.puppet.finish()
+    is_over.set()
+    saying.join(BOUND_S)
+    assert isinstance(stage.replies.events[-1], Outcome)
+    assert any(isinstance(event, Chunk) for event in stage.replies.events)
 
 
 def test_another_attempt_is_said_at_once_for_it_may_be_one_too_many() -> None:

@@ -162,6 +162,29 @@ def test_a_child_that_hangs_is_killed(start: Make, request_for: Make) -> None:
     assert "it hung for" in fault.message
 
 
+def test_a_child_lives_that_is_silent_while_nobody_waits(
+    start: Make, request_for: Make
+) -> None:
+    loaded, heard = start(bounds=ChildTimeouts(hang_s=0.5)), Heard()
+    loaded.engine._heard_at -= 60.0
+    loaded.engine._watch()
+    loaded.engine.submit(request_for(chat="a"), heard)
+    assert heard.finish.fault is None
+
+
+def test_a_child_lives_that_takes_long_and_shows_signs_of_life(
+    start: Make, request_for: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, heard = (
+        start("echo:?ms_per_token=5", bounds=ChildTimeouts(hang_s=30.0)),
+        Heard(),
+    )
+    monkeypatch.setattr(loaded.engine._sinks, "waited_s", lambda: 60.0)
+    loaded.engine.submit(request_for(chat="a"), heard)
+    loaded.engine._watch()
+    assert heard.finish.fault is None
+
+
 def test_an_idle_child_shows_signs_of_life(start: Make) -> None:
     loaded = start()
     heard_at = loaded.engine._heard_at
