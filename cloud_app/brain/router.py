@@ -70,7 +70,8 @@ def route(
     An explicit model is served as asked or refused, never swapped for another. A
     persona's queues are tried for a rung at or above its floor first; only when none
     has one does a smaller model serve, and the route says so. What may wait is refused
-    only when no known worker could serve it either, were all of them back.
+    only when no known worker could serve it either, were all of them back, or when it
+    is too long for those that are here: they would be given it all the same.
     """
     found = _now(request, fleet, catalog)
     if isinstance(found, Refusal) and request.may_wait:
