@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # Several threads on a few shared cores are slower than one; read before torch loads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+LONGEST = ("tests/acceptance", "tests/unit/workers/engine")
+
 # How long an example takes is the machine's business: others work on it too.
 settings.register_profile(
     "genie", deadline=None, suppress_health_check=[HealthCheck.too_slow]
@@ -48,6 +50,11 @@ def pytest_collection() -> Iterator[None]:
     yield
     gc.freeze()
     gc.enable()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files: at the end they would have nobody to share with."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
 
 
 @pytest.hookimpl(optionalhook=True)

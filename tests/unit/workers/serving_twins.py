@@ -32,7 +32,7 @@ from workers.serving.serving import Serving
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 MODEL = "echo:small"
-BOUND_S = 10.0
+BOUND_S = 60.0
 
 
 @dataclass

@@ -23,7 +23,7 @@ FIRST = RegistrationReply(
     broker_url="memory://",
     queues=("genie",),
 )
-BOUND_S = 10.0
+BOUND_S = 60.0
 
 
 class CloudTwin(CloudClient):

@@ -23,7 +23,7 @@ from genie.contracts.fleet import (
 )
 from genie.contracts.model import ModelSpec, Quant
 from genie.messaging.tasks import make_celery
-from workers import tasks
+from workers import agent, tasks
 from workers.cloud import CloudClient
 from workers.engine.echo import EchoEngine
 from workers.files.files import LocalModel
@@ -31,7 +31,7 @@ from workers.host import HostParts, WorkerHost
 from workers.models.resident import ServingModel
 from workers.settings import WorkerSettings
 
-BOUND_S = 10.0
+BOUND_S = 60.0
 SPEC = ModelSpec(
     id="echo:small",
     family="echo",
@@ -121,7 +121,10 @@ def moved() -> list[str]:
 
 
 @pytest.fixture
-def host(cloud: CloudTwin, tmp_path: Path, moved: list[str]) -> Iterator[WorkerHost]:
+def host(
+    cloud: CloudTwin, tmp_path: Path, moved: list[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[WorkerHost]:
+    monkeypatch.setattr(agent, "DEBOUNCE_S", 0.05)
     host = WorkerHost(
         WorkerSettings(url="http://twin", home=tmp_path, name="ann", join_token="gj-1"),
         cloud.registered,

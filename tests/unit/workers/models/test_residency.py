@@ -23,6 +23,7 @@ from workers.engine.echo import EchoEngine
 from workers.engine.errors import load_failed
 from workers.files.files import LocalModel
 from workers.files.manifest import pull_failed
+from workers.models import residency
 from workers.models.residency import MachineAccess, MachineLimits, Residency
 from workers.models.resident import ServingModel
 
@@ -326,6 +327,7 @@ def test_an_engine_that_cannot_be_closed_does_not_end_the_thread(
     def stuck() -> None:
         raise RuntimeError("it cannot be closed")
 
+    monkeypatch.setattr(residency, "STEP_AGAIN_S", 0.05)
     with Stage() as stage:
         stage.residency.desire([desired("a")])
         stage.wait(STATES.READY, "a")
