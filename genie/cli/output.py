@@ -13,6 +13,7 @@ from click.shell_completion import CompletionItem
 
 from genie.cli import tables
 from genie.cli.values import cell, plain
+from genie.contracts import codec
 from genie.errors import JobTimeout
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def as_json(command: F) -> F:
 
 def show_json(value: object) -> None:
     """Print any answer as indented JSON."""
-    data = msgspec.json.encode(value)
+    data = msgspec.json.encode(codec.shown(value))
     click.echo(msgspec.json.format(data, indent=2).decode())
 
 

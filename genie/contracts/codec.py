@@ -1,6 +1,7 @@
 """Contracts <-> JSON: defaults are left out, and an error names the field."""
 
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -108,23 +109,25 @@ def builtins(value: Contract) -> Any:
     return msgspec.to_builtins(value)
 
 
-def shown(value: Contract) -> Any:
-    """A contract as plain dicts and lists, for an HTTP answer: with every field.
+def shown(value: object) -> Any:
+    """Anything for people to read, as JSON: its contracts with every field.
+
+    Dicts and lists all the way down; moments and the like are left to the encoder.
 
     >>> from genie.contracts.inference import Fault
     >>> shown(Fault(code="timeout", message="too late"))
     {'code': 'timeout', 'message': 'too late', 'param': None, 'retryable': False}
     """
-    names = value.__struct_fields__
-    return {name: _shown(getattr(value, name)) for name in names}
-
-
-def _shown(value: object) -> Any:
     if isinstance(value, Contract) and not value.__struct_config__.array_like:
-        return shown(value)
-    if isinstance(value, tuple):
-        return [_shown(one) for one in value]
-    return msgspec.to_builtins(value)
+        names = value.__struct_fields__
+        return {name: shown(getattr(value, name)) for name in names}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {one.name: shown(getattr(value, one.name)) for one in fields(value)}
+    if isinstance(value, list | tuple):
+        return [shown(one) for one in value]
+    if isinstance(value, dict):
+        return {name: shown(one) for name, one in value.items()}
+    return value
 
 
 def convert(contract: type[C], data: object) -> C:

@@ -11,6 +11,7 @@ from click.testing import Result
 
 from fixtures.twin_cloud import TwinCloud
 from genie.cli.ask import WaitLine
+from genie.contracts.inference import Timing, Usage
 from genie.sdk.streams import Waiting
 
 Run = Callable[..., Result]
@@ -75,6 +76,8 @@ def test_json_holds_all_of_the_result(run: Run, cloud: TwinCloud) -> None:
     assert found["text"] == "Hello"
     assert found["worker"] == "gpu-1"
     assert found["usage"]["completion_tokens"] == 2
+    assert found["usage"].keys() == set(Usage.__struct_fields__)
+    assert found["timing"].keys() == set(Timing.__struct_fields__)
 
 
 def test_standard_input_joins_the_prompt(run: Run, cloud: TwinCloud) -> None:

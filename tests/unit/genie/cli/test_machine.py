@@ -8,6 +8,8 @@ import httpx2
 import pytest
 from click.testing import Result
 
+from cloud_app import store
+from fixtures.later import LATER, later_schema
 from fixtures.twin_cloud import TwinCloud
 from genie import catalog
 from genie.cli.doctor import Check, Verdict, broker, database
@@ -100,6 +102,25 @@ def test_the_schema_goes_up_and_down(
     done = run("db", "downgrade", "base", "--yes")
     assert done.stdout == "schema is at nothing\n"
     assert run("db", "upgrade").exit_code == 0
+
+
+def test_the_schema_of_a_later_release_is_said_to_be_one_and_kept(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path}/genie.db"
+    monkeypatch.setenv("GENIE_DATABASE_URL", url)
+    assert run("db", "upgrade").exit_code == 0
+    db = store.Database(url)
+    later_schema(db)
+    db.dispose()
+    for command in ("check", "upgrade"):
+        assert f"{LATER}, of a later release" in run("db", command).stdout
+    done = run("db", "downgrade", "base", "--yes")
+    assert done.exit_code == 2
+    assert "use the release that made it" in done.stderr
+    check = database(url)
+    assert check.verdict is Verdict.OK
+    assert "a later release" in check.detail
 
 
 def test_the_schema_of_no_database_names_the_variable(run: Run) -> None:
