@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from genie import env, logs
+from genie.contracts.base import PROTOCOL
 from genie.contracts.fleet import (
     Directive,
     GpuStatus,
@@ -217,6 +218,7 @@ class WorkerHost:
                 self._directives, models, is_draining=self._is_draining
             ),
             draining=self._is_draining,
+            protocol=PROTOCOL,
         )
 
     def _obey(self, reply: HeartbeatReply) -> None:

@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from genie import env, logs
+from genie.contracts.base import PROTOCOL
 from genie.contracts.fleet import Registration, RegistrationReply
 from genie.errors import CloudUnreachable, SettingsError, Unauthorized
 from workers import hardware, identity
@@ -44,6 +45,7 @@ def describe(settings: WorkerSettings, boot_id: str) -> Registration:
         host=hardware.host_status(settings.models_folder),
         gpus=hardware.GpuReader(env.visible_gpus()).read(hardware.own_pids()),
         engines=ENGINES,
+        protocol=PROTOCOL,
     )
 
 

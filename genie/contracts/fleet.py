@@ -3,7 +3,7 @@
 from datetime import datetime
 from enum import StrEnum
 
-from genie.contracts.base import PROTOCOL, Contract, Count, Seconds
+from genie.contracts.base import Contract, Count, Seconds
 from genie.contracts.model import ModelFile, ModelSpec
 
 
@@ -122,7 +122,8 @@ class Registration(Contract, frozen=True, kw_only=True):
     gpus: tuple[GpuStatus, ...] = ()
     engines: tuple[str, ...] = ()
     labels: dict[str, str] = {}
-    protocol: int = PROTOCOL
+    protocol: int = 1
+    """`PROTOCOL`; what is left out is the first one, whatever the reader speaks."""
 
 
 class RegistrationReply(Contract, frozen=True, kw_only=True):
@@ -147,7 +148,8 @@ class Heartbeat(Contract, frozen=True, kw_only=True):
     models: tuple[ModelStatus, ...] = ()
     directives: tuple[DirectiveStatus, ...] = ()
     draining: bool = False
-    protocol: int = PROTOCOL
+    protocol: int = 1
+    """`PROTOCOL`; what is left out is the first one, whatever the reader speaks."""
 
 
 class HeartbeatReply(Contract, frozen=True, kw_only=True):

@@ -71,6 +71,29 @@ def again(kind: str, text: str) -> bytes:
     return codec.encode(codec.decode(READERS[kind], text))
 
 
+@pytest.mark.parametrize(("release", "kind"), CASES)
+def test_a_default_means_what_it_meant_in_an_earlier_release(
+    release: str, kind: str
+) -> None:
+    said = recorded(release)
+    *_, least = said["documents"][kind]
+    schemas = said["schemas"]
+    left = needed(json.loads(least), schemas["kinds"][kind], schemas["$defs"])
+    assert codec.convert(READERS[kind], left) == codec.decode(READERS[kind], least)
+
+
+def needed(body: Any, schema: Any, parts: dict[str, Any]) -> Any:
+    """A document without all that its schema does not require."""
+    schema = parts.get(schema.get("$ref", "").rpartition("/")[2], schema)
+    if isinstance(body, list) and "items" in schema:
+        return [needed(one, schema["items"], parts) for one in body]
+    if not isinstance(body, dict) or "properties" not in schema:
+        return body
+    kinds = schema["properties"]
+    names = [name for name in schema.get("required", ()) if name in body]
+    return {name: needed(body[name], kinds[name], parts) for name in names}
+
+
 @pytest.mark.parametrize("kind", READERS)
 def test_the_strict_release_before_reads_what_this_one_writes_at_defaults(
     kind: str,
