@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from genie import sources
 from genie.contracts.base import Count, Seconds
 from genie.contracts.codec import field as field_of
 from genie.contracts.inference import WorkClass
@@ -151,6 +152,7 @@ def _checked(path: Path, source: str, parsed: _CatalogFile) -> Catalog:
     problem = (
         _repeated("models", "id", [entry.id for entry in parsed.models])
         or _repeated("personas", "name", [p.name for p in parsed.personas])
+        or _wrong_source(parsed.models)
         or _wrong_quant(parsed.models)
         or _wrong_persona(parsed.personas, models)
     )
@@ -165,6 +167,18 @@ def _repeated(table: str, key: str, names: list[str]) -> tuple[str, str] | None:
     for number, name in enumerate(names):
         if name in names[:number]:
             return f"{table}[{number}].{key}", f"{name} is there twice"
+    return None
+
+
+def _wrong_source(models: tuple[_ModelEntry, ...]) -> tuple[str, str] | None:
+    """The first source that its engine cannot read, and why."""
+    for number, model in enumerate(models):
+        if sources.kind_of(model.source) != "echo":
+            continue
+        try:
+            sources.EchoOptions.read(model.source)
+        except CatalogError as error:
+            return f"models[{number}].source", f"{model.id}: {error.message}"
     return None
 
 

@@ -37,10 +37,10 @@ def kv_bytes_per_token(spec: ModelSpec, quant: Quant) -> int:
 
 def need(spec: ModelSpec, quant: Quant, *, slots: int, context: int) -> MemoryNeed:
     """Memory of ``slots`` concurrent sequences of ``context`` tokens, in bytes."""
+    if spec.engine == "echo":  # it has no weights, and keeps no keys
+        return MemoryNeed(weights=0, kv_cache=0, overhead=0)
     cache = kv_bytes_per_token(spec, quant) * slots * context
     overhead = int((quant.weight_bytes + cache) * OVERHEAD_SHARE) + OVERHEAD_BYTES
-    if spec.engine == "echo":
-        return MemoryNeed(weights=quant.weight_bytes, kv_cache=cache, overhead=0)
     return MemoryNeed(weights=quant.weight_bytes, kv_cache=cache, overhead=overhead)
 
 

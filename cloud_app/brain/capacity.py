@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cloud_app.brain.views import FleetView, PlacementView, WorkerView
-from genie import memory
+from genie import memory, sources
 from genie.contracts.fleet import ModelState
 from genie.contracts.model import ModelSpec, Quant
 from genie.memory import MemoryNeed
@@ -168,6 +168,9 @@ def _shapes(
 ) -> Iterator[tuple[int, int]]:
     """(slots, context) to try, best first: fewer slots before less context."""
     context = _context(spec, device)
+    if (said := sources.slots_of(spec.source)) is not None:
+        yield said, context
+        return
     least = min(context, max(MIN_CONTEXT, min_context))
     for slots in range(SLOTS.get(device, SLOTS["cpu"]), 0, -1):
         yield slots, context

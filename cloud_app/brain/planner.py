@@ -6,7 +6,7 @@ its own plan applied gives no moves.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -19,6 +19,7 @@ from cloud_app.brain.views import (
     PlacementView,
     WorkerView,
 )
+from genie import sources
 from genie.catalog import Catalog
 from genie.contracts.model import ModelSpec
 
@@ -98,6 +99,7 @@ class _PlanBuilder:
     def run(self) -> PlacementPlan:
         for ledger in self._ledgers:
             self._release(ledger)
+            self._resize(ledger)
         for demand in self._demands.wanted:
             self._first_replicas(demand)
         for demand in self._demands.waiting:
@@ -121,6 +123,18 @@ class _PlanBuilder:
             ledger.remove(placement)
             why = silent if lost else f"{placement.model} left the catalog"
             self._note(kind, ledger, placement.model, why)
+
+    def _resize(self, ledger: WorkerPacking) -> None:
+        """Give what is placed the slots that its source says today."""
+        for placement in tuple(ledger.placements):
+            spec = self._catalog.models.get(placement.model)
+            said = None if spec is None else sources.slots_of(spec.source)
+            if said is None or said == placement.slots:
+                continue
+            why = f"its source says {said} slots"
+            ledger.remove(placement)
+            ledger.add(replace(placement, slots=said, reason=why))
+            self._note(MoveKind.LOAD, ledger, placement.model, why)
 
     def _first_replicas(self, demand: DemandView) -> None:
         """One replica that works now for work that waits, and all that stand ready."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from genie.contracts.inference import Fault
 from genie.contracts.model import ModelSpec, Quant
 from workers.engine.child.backend import waiting_bound
-from workers.engine.echo import WHOLE_PROMPTS, EchoOptions
+from workers.engine.echo import WHOLE_PROMPTS, read_options
 from workers.engine.errors import load_failed
 from workers.engine.parent.process import ChildTimeouts, EngineProcess
 from workers.engine.parent.spawn import ChildEnvironment, ChildProcess
@@ -93,8 +93,8 @@ def _slots(spec: ModelSpec, slots: int) -> int:
         raise load_failed("bad_slots", message)
     if spec.engine != "echo":
         return slots
-    capped = EchoOptions.read(spec.source).slots
-    return slots if capped is None else min(slots, max(1, capped))
+    capped = read_options(spec.source).slots
+    return slots if capped is None else min(slots, capped)
 
 
 def _context(spec: ModelSpec, context: int) -> int:

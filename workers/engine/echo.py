@@ -12,9 +12,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NoReturn
-from urllib.parse import parse_qsl
 
 from genie.contracts.inference import (
     AnswerExtras,
@@ -25,7 +23,9 @@ from genie.contracts.inference import (
     Usage,
 )
 from genie.contracts.model import ModelSpec, Quant
+from genie.errors import CatalogError
 from genie.fingerprint import fingerprint
+from genie.sources import EchoOptions
 from workers.engine.child.backend import (
     Backend,
     EngineClock,
@@ -56,56 +56,21 @@ VECTOR_WIDTH = 16
 """Dimensions of an echo embedding."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EchoOptions:
-    """What ``echo:?ms_per_token=10&slots=8`` can say.
+def read_options(source: str) -> EchoOptions:
+    """The options of a source; raises LoadFailed naming a wrong one."""
+    try:
+        return EchoOptions.read(source)
+    except CatalogError as error:
+        raise load_failed("bad_source", error.message) from error
 
-    ``slots`` caps the slots asked for; ``load_s`` is how long loading takes;
-    ``fail`` makes loading fail with that reason; a prompt that contains
-    ``crash_on`` kills the engine; ``once`` ends an answer with the prompt's last word.
-    """
 
-    ms_per_token: float = 0.0
-    slots: int | None = None
-    load_s: float = 0.0
-    fail: str | None = None
-    crash_on: str | None = None
-    once: bool = False
-
-    @classmethod
-    def read(cls, source: str) -> "EchoOptions":
-        """The options of a source; raises LoadFailed naming a wrong one."""
-        _, _, query = source.partition("?")
-        said = dict(parse_qsl(query, keep_blank_values=True))
-        unknown = sorted(set(said) - set(cls.__dataclass_fields__))
-        if unknown:
-            known = ", ".join(cls.__dataclass_fields__)
-            message = f"echo has no option {unknown[0]!r}; it knows {known}"
-            raise load_failed("bad_source", message)
-        try:
-            return cls._parse(said)
-        except ValueError as error:
-            message = f"a wrong number in source {source!r}: {error}"
-            raise load_failed("bad_source", message) from error
-
-    @classmethod
-    def _parse(cls, said: dict[str, str]) -> "EchoOptions":
-        return cls(
-            ms_per_token=float(said.get("ms_per_token", 0)),
-            slots=int(said["slots"]) if "slots" in said else None,
-            load_s=float(said.get("load_s", 0)),
-            fail=said.get("fail"),
-            crash_on=said.get("crash_on") or None,
-            once=bool(int(said.get("once", 0))),
-        )
-
-    def load(self) -> None:
-        """Take the time loading takes; raises LoadFailed when told to fail."""
-        # A load is a wait here: nothing else runs in this process yet.
-        time.sleep(self.load_s)
-        if self.fail is not None:
-            reason = self.fail or "told to fail"
-            raise load_failed("load_failed", f"the echo engine failed: {reason}")
+def pretend_to_load(options: EchoOptions) -> None:
+    """Take the time loading takes; raises LoadFailed when told to fail."""
+    # A load is a wait here: nothing else runs in this process yet.
+    time.sleep(options.load_s)
+    if options.fail is not None:
+        reason = options.fail or "told to fail"
+        raise load_failed("load_failed", f"the echo engine failed: {reason}")
 
 
 def echo_fingerprint(spec: ModelSpec, quant: Quant) -> str:

@@ -137,6 +137,27 @@ class TestOwnFile:
         assert error.param == field
         assert f"mine.toml:{line}: field {field}: " in str(error)
 
+    @pytest.mark.parametrize(
+        ("options", "named"),
+        [
+            ("slots=0", "slots of 'echo:?slots=0' is '0'; write a whole number from 1"),
+            ("slots=many", "is 'many'; write a whole number"),
+            ("slots=1e3", "is '1e3'; write a whole number"),
+            ("slots=65537", "from 1 to 65536"),
+            ("slot=8", "echo has no option 'slot'; it knows ms_per_token, slots"),
+            ("ms_per_token=-1", "ms_per_token of"),
+            ("load_s=soon", "is 'soon'; write a number, 0 or more"),
+            ("once=2", "write 0 or 1"),
+        ],
+    )
+    def test_a_wrong_option_of_an_echo_source_is_named_with_the_field(
+        self, tmp_path: Path, options: str, named: str
+    ) -> None:
+        error = refused(tmp_path, GOOD.replace("hf:tiny/tiny@main", f"echo:?{options}"))
+        assert error.param == "models[0].source"
+        assert "mine.toml:6: field models[0].source: tiny:1b: " in str(error)
+        assert named in str(error)
+
     def test_the_line_is_that_of_the_right_table(self, tmp_path: Path) -> None:
         second = MODEL.replace("tiny:1b", "tiny:2b").replace("head_dim", "head_dims")
         error = refused(tmp_path, MODEL + "\n" + second + PERSONA)

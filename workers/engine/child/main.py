@@ -23,7 +23,12 @@ from genie.contracts.model import Capability
 from workers.engine import wire
 from workers.engine.child.backend import Backend, EngineLimits
 from workers.engine.child.loop import EngineLoop
-from workers.engine.echo import EchoBackend, EchoOptions, echo_fingerprint
+from workers.engine.echo import (
+    EchoBackend,
+    echo_fingerprint,
+    pretend_to_load,
+    read_options,
+)
 from workers.engine.errors import LoadFailed
 from workers.engine.parent.spawn import WARM
 from workers.engine.pipe import Pipe
@@ -153,8 +158,8 @@ def _ready(load: wire.Load, send: SendReports) -> Backend | None:
 
 def _build(load: wire.Load, progress: OnLoadProgress) -> BackendAndIdentity:
     if load.spec.engine == "echo":
-        options = EchoOptions.read(load.spec.source)
-        options.load()
+        options = read_options(load.spec.source)
+        pretend_to_load(options)
         identity = echo_fingerprint(load.spec, load.quant)
         return EchoBackend(engine_limits(load), options), identity
     # Files are digested while torch is imported: here, in this process only, after

@@ -5,6 +5,7 @@ a prompt that begins with them starts from there. Only within one scope, since h
 fast an answer comes tells what others have asked before.
 """
 
+import heapq
 from dataclasses import dataclass, field
 
 from genie.contracts.inference import WorkClass
@@ -93,6 +94,9 @@ class Slots:
         self._owners: list[Sequence | None] = [None] * count
         self._used_at = [0] * count
         self._free = set(range(count))
+        self._oldest = [(0, slot) for slot in range(count)]
+        """A heap of (used at, slot); what is no longer true of a slot is skipped."""
+
         self._clock = 0
 
     @property
@@ -104,7 +108,7 @@ class Slots:
         """Give a free slot: one whose tokens the prompt begins with, if any."""
         # Empty slots first, lowest first: that keeps the used span of the cache
         # short. Then the one whose tokens nobody has needed for longest.
-        oldest = min(self._free, key=lambda slot: (self._used_at[slot], slot))
+        oldest = self._longest_unused()
         donor, shared = self._donor(sequence, self._free)
         owner = None if donor is None else self._owners[donor]
         if donor is None or owner is None:
@@ -131,6 +135,8 @@ class Slots:
     def begin(self, sequence: Sequence) -> SlotCopy | None:
         """Called before a prompt's first chunk: what to copy into its slot, if any."""
         sequence.has_begun, sequence.leader = True, None
+        if len(sequence.tokens) < LEAST:
+            return None
         others = set(range(len(self._owners))) - {sequence.slot}
         donor, shared = self._donor(sequence, others)
         if donor is None or shared < sequence.computed + LEAST:
@@ -140,8 +146,18 @@ class Slots:
         sequence.starts_from(shared)
         return SlotCopy(donor, sequence.slot, shared)
 
+    def _longest_unused(self) -> int:
+        """The free slot whose turn it is, of thousands perhaps."""
+        while True:
+            used_at, slot = self._oldest[0]
+            if slot in self._free and used_at == self._used_at[slot]:
+                return slot
+            heapq.heappop(self._oldest)
+
     def _donor(self, sequence: Sequence, among: set[int]) -> tuple[int | None, int]:
         best, longest = None, LEAST - 1
+        if len(sequence.tokens) < LEAST:
+            return best, longest
         for slot in sorted(among):
             owner = self._owners[slot]
             if owner is None or not _is_like(owner, sequence):
@@ -156,6 +172,7 @@ class Slots:
     def _touch(self, slot: int, *, is_empty: bool = False) -> None:
         self._clock += 1
         self._used_at[slot] = 0 if is_empty else self._clock
+        heapq.heappush(self._oldest, (self._used_at[slot], slot))
 
 
 def waits(sequence: Sequence, ahead: list[Sequence]) -> bool:

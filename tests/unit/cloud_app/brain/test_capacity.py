@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from cloud_app.brain import capacity
 from cloud_app.brain.capacity import Fit, NoFit, fit
 from fixtures.views import GB, MODELS, NOW, SHIPPED, gpu, placement, ready, worker
-from genie import memory
+from genie import catalog, memory
 from genie.contracts.fleet import ModelState
 from genie.contracts.model import Quant
 
@@ -172,3 +172,23 @@ def test_a_text_takes_at_least_its_words_and_its_bytes(text: str, least: int) ->
 @given(st.text(), st.text())
 def test_more_text_never_takes_fewer_tokens(one: str, other: str) -> None:
     assert capacity.least_tokens(one + other) >= capacity.least_tokens(one)
+
+
+class TestPlacesFromTheSource:
+    WIDE = msgspec.structs.replace(
+        catalog.load(catalog.ECHO).models["echo:small"],
+        source="echo:?ms_per_token=10&slots=1024",
+    )
+
+    @pytest.mark.parametrize("device", ["cpu", "cuda"])
+    def test_the_source_says_how_many_whatever_memory_there_is(
+        self, device: str
+    ) -> None:
+        host = replace(worker(device=device, memory_gb=0.001), engines=("echo",))
+        found = fitted(fit(self.WIDE, host))
+        assert (found.slots, found.context, found.need.total) == (1024, 2048, 0)
+
+    def test_without_a_word_of_slots_it_has_as_many_as_any_model(self) -> None:
+        plain = msgspec.structs.replace(self.WIDE, source="echo:")
+        host = replace(worker(), engines=("echo",))
+        assert fitted(fit(plain, host)).slots == capacity.SLOTS["cpu"]

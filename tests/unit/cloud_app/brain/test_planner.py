@@ -2,6 +2,7 @@ from dataclasses import replace
 from datetime import timedelta
 from random import Random
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +26,7 @@ from fixtures.views import (
     want,
     worker,
 )
+from genie import catalog
 
 
 def plan(view: FleetView, *demand: DemandView) -> PlacementPlan:
@@ -113,6 +115,26 @@ class TestPlacing:
         view = fleet(gpu("a"), gpu("b"))
         result = plan(view, want("qwen3:4b"), want("qwen3:8b"))
         assert sorted(map(len, result.desired.values())) == [1, 1]
+
+
+class TestPlacesFromTheSource:
+    def test_a_placement_gets_the_slots_its_source_says_now_and_keeps_them(
+        self,
+    ) -> None:
+        echo = catalog.load(catalog.ECHO)
+        spec = msgspec.structs.replace(
+            echo.models["echo:small"], source="echo:?slots=1024"
+        )
+        changed = replace(echo, models=echo.models | {spec.id: spec})
+        view = fleet(replace(worker(), engines=("echo",)))
+        before = planner.plan(view, [standing(spec.id)], echo, NOW)
+        view = applied(view, before)
+        after = planner.plan(view, [standing(spec.id)], changed, NOW)
+        assert [placed.slots for placed in before.desired["cpu-1"]] == [4]
+        assert [placed.slots for placed in after.desired["cpu-1"]] == [1024]
+        assert [move.reason for move in after.moves] == ["its source says 1024 slots"]
+        settled = planner.plan(applied(view, after), [], changed, NOW)
+        assert settled.moves == ()
 
 
 class TestReplicas:

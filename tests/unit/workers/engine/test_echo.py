@@ -11,8 +11,9 @@ import pytest
 
 from fixtures.engines import PATIENCE_S, Heard
 from genie.contracts.inference import Fault, FinishReason, Sampling, WorkClass
+from genie.sources import EchoOptions
 from workers.engine.child.backend import EngineLimits
-from workers.engine.echo import EchoBackend, EchoEngine, EchoOptions, word_vectors
+from workers.engine.echo import EchoBackend, EchoEngine, read_options, word_vectors
 from workers.engine.errors import EngineBusy, EngineGone, LoadFailed
 from workers.engine.protocol import EngineRequest, Finish, Piece
 
@@ -197,7 +198,7 @@ def test_interactive_work_goes_first(request_for: Make) -> None:
 )
 def test_a_wrong_option_is_named(source: str, named: str) -> None:
     with pytest.raises(LoadFailed, match=named) as caught:
-        EchoOptions.read(source)
+        read_options(source)
     assert caught.value.fault.code == "bad_source"
 
 

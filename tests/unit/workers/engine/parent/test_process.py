@@ -300,6 +300,19 @@ def test_the_source_can_cap_the_slots(start: Make) -> None:
     assert start("echo:?slots=2", slots=8).engine.stats().slots == 2
 
 
+def test_an_engine_takes_as_many_at_once_as_its_source_says(
+    start: Make, request_for: Make
+) -> None:
+    loaded, heard = start("echo:?ms_per_token=20&slots=1024", slots=1024), Heard()
+    for index in range(1024):
+        request = request_for(f"r{index}", chat="a", sampling=LONG)
+        loaded.engine.submit(request, heard)
+    child = loaded.engine  # its own word, not the count of what was asked of it
+    assert wait_until(lambda: child._latest.active == 1024, 20)
+    stats = child.stats()
+    assert (stats.active, stats.waiting, stats.free_slots) == (1024, 0, 0)
+
+
 def test_a_child_gets_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENIE_WORKER_SECRET", "s3cret")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cret")
