@@ -24,11 +24,11 @@ from benchmarks.common import site
 from benchmarks.common.figures import Board, Rounds, is_quick
 from benchmarks.common.loader import Load, Loader, Target
 from cloud_app.batches.lines import CHUNK_LINES
+from fixtures.engines import EchoEngine
 from fixtures.fleet import wait_until
 from genie import Batch, Client
 from genie.contracts.batch import BatchState
 from genie.contracts.inference import Message, Sampling, WorkClass
-from workers.engine.echo import EchoEngine
 from workers.engine.protocol import EngineEvent, EngineRequest, Finish
 
 THROUGHPUT, TTFT, REPEATED = 0.95, 1.2, 1.0

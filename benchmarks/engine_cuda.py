@@ -34,11 +34,10 @@ from benchmarks.common.figures import Board, Rounds
 from benchmarks.simulator import arrivals
 from fixtures import tiny
 from genie.contracts.inference import Sampling, WorkClass
-from workers.engine import CUDA_BUDGET
 from workers.engine.child.backend import EngineLimits
 from workers.engine.child.scheduler import ForwardPass
 from workers.engine.protocol import EngineRequest
-from workers.engine.torch import loading
+from workers.engine.torch import CUDA_BUDGET, loading
 from workers.engine.torch.packed import PackedBackend
 from workers.engine.torch.prompts import PromptRenderer
 

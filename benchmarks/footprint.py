@@ -22,9 +22,10 @@ import psutil
 from benchmarks.common import celery_echo, site
 from benchmarks.common.figures import Board, Rounds, is_quick
 from benchmarks.common.processes import Moment, Part, spent
+from fixtures.engines import QUIET, wanted
 from fixtures.fleet import BIN
 from genie import catalog, env
-from workers import engine
+from workers.engine.parent import starter
 from workers.engine.parent.spawn import ChildProcess
 from workers.files.files import ModelStore
 
@@ -158,12 +159,12 @@ def read(files: list[Path]) -> None:
 
 def cold() -> ChildProcess:
     """A place for a child that is not started yet."""
-    return ChildProcess(engine.child_environment_for("cpu", 1))
+    return ChildProcess(starter.child_environment_for("cpu", 1))
 
 
 def warm() -> ChildProcess:
     """A child that has imported what a model needs and waits for one."""
-    nest = ChildProcess(engine.child_environment_for("cpu", 1), is_warm=True)
+    nest = ChildProcess(starter.child_environment_for("cpu", 1), warms="transformers")
     nest.start()
     if nest.warmed(120.0) is None:
         raise SystemExit("no child was warm after 120 s")
@@ -173,16 +174,8 @@ def warm() -> ChildProcess:
 def load(path: Path, nest: ChildProcess) -> None:
     """Load the model into a child, wait until it serves, end it."""
     spec = catalog.load().models[MODEL]
-    loaded = engine.start(
-        spec,
-        spec.quants[0],
-        path=path,
-        slots=4,
-        context=1024,
-        device="cpu",
-        threads=1,
-        on_exit=lambda _fault: None,
-        nest=nest,
+    loaded = starter.start(
+        wanted(spec, path=path, slots=4, context=1024), QUIET, nest=nest
     )
     loaded.engine.close()
 

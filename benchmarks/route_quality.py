@@ -23,7 +23,7 @@ from benchmarks.simulator.runs import Result
 from benchmarks.simulator.step_times import StepTimes
 from benchmarks.simulator.worker import Room
 from cloud_app.brain.capacity import CONTEXT, SLOTS
-from workers.engine import CUDA_BUDGET
+from workers.engine.torch import CUDA_BUDGET
 
 VS_STALE, VS_BEST, VS_BEST_WORST = 1 / 20, 1.0, 1.3
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "route_quality.svg"

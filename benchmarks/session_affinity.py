@@ -24,7 +24,7 @@ from benchmarks.simulator.sessions import Hashed, Hinted, Remembering
 from benchmarks.simulator.step_times import StepTimes
 from benchmarks.simulator.worker import Room
 from cloud_app.brain.capacity import CONTEXT, SLOTS
-from workers.engine import CUDA_BUDGET
+from workers.engine.torch import CUDA_BUDGET
 
 LOADS = (0.5, 0.7, 0.85)
 EACH_GPU = 4

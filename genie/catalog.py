@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from genie import sources
+from genie import engines, sources
 from genie.contracts.base import Count, Seconds
 from genie.contracts.codec import field as field_of
 from genie.contracts.inference import WorkClass
@@ -105,7 +105,7 @@ class _ModelEntry(Entry, frozen=True, kw_only=True):
     family: str
     parameters: Count
     license: str
-    source: Annotated[str, msgspec.Meta(pattern=r"^(hf|path|pypi|echo):")]
+    source: Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]*:")]
     context_max: Annotated[int, msgspec.Meta(ge=1)]
     layers: Annotated[int, msgspec.Meta(ge=1)]
     kv_heads: Annotated[int, msgspec.Meta(ge=1)]
@@ -173,12 +173,25 @@ def _repeated(table: str, key: str, names: list[str]) -> tuple[str, str] | None:
 def _wrong_source(models: tuple[_ModelEntry, ...]) -> tuple[str, str] | None:
     """The first source that its engine cannot read, and why."""
     for number, model in enumerate(models):
-        if sources.kind_of(model.source) != "echo":
-            continue
-        try:
+        why = _unread_source(model)
+        if why is not None:
+            return f"models[{number}].source", f"{model.id}: {why}"
+    return None
+
+
+def _unread_source(model: _ModelEntry) -> str | None:
+    kinds = engines.assumed(model.engine).sources
+    kind = sources.kind_of(model.source)
+    if kind not in kinds:
+        known = " or ".join(f"{one}:" for one in kinds)
+        return f"the engine {model.engine} reads no {kind}: source; write {known}"
+    try:
+        if model.engine == "echo":
             sources.EchoOptions.read(model.source)
-        except CatalogError as error:
-            return f"models[{number}].source", f"{model.id}: {error.message}"
+        elif kind == model.engine:
+            sources.slots_of(model.source)
+    except CatalogError as error:
+        return error.message
     return None
 
 

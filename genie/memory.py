@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from genie import engines
+from genie.contracts.fleet import EngineFacts, EngineMemory
 from genie.contracts.model import Capability, ModelSpec, Quant
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1, "nf4": 1}
@@ -35,9 +37,20 @@ def kv_bytes_per_token(spec: ModelSpec, quant: Quant) -> int:
     return 2 * spec.layers * spec.kv_heads * spec.head_dim * width
 
 
-def need(spec: ModelSpec, quant: Quant, *, slots: int, context: int) -> MemoryNeed:
-    """Memory of ``slots`` concurrent sequences of ``context`` tokens, in bytes."""
-    if spec.engine == "echo":  # it has no weights, and keeps no keys
+def need(
+    spec: ModelSpec,
+    quant: Quant,
+    *,
+    slots: int,
+    context: int,
+    engine: EngineFacts | None = None,
+) -> MemoryNeed:
+    """Memory of ``slots`` concurrent sequences of ``context`` tokens, in bytes.
+
+    ``engine`` is what the worker said of the model's engine, if one is known.
+    """
+    facts = engine or engines.assumed(spec.engine)
+    if facts.memory is EngineMemory.NONE:
         return MemoryNeed(weights=0, kv_cache=0, overhead=0)
     cache = kv_bytes_per_token(spec, quant) * slots * context
     overhead = int((quant.weight_bytes + cache) * OVERHEAD_SHARE) + OVERHEAD_BYTES

@@ -5,8 +5,7 @@ The Celery bootstep runs one in production, the embedded fleet runs one directly
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 
 from genie import env, logs
 from genie.contracts.base import PROTOCOL
@@ -24,7 +23,7 @@ from workers import directives, hardware, join
 from workers.agent import Agent
 from workers.bidding.consumers import DataPlane
 from workers.cloud import CloudClient
-from workers.engine.parent.warm_child import EngineStarter
+from workers.engine.parent.starter import EngineStarter
 from workers.files.files import ModelStore
 from workers.models.residency import MachineAccess, MachineLimits, Residency
 from workers.models.resident import FetchModel, StartEngine
@@ -175,18 +174,16 @@ class WorkerHost:
         )
 
     def _machine(self, parts: HostParts) -> MachineAccess:
-        spare = parts.spare
-        # All that an engine says in one step leaves for the broker in one write.
-        start = partial(parts.start, gather=self._mail.gathered)
-        if spare is None:
-            return MachineAccess(fetch=parts.fetch, start=start, read=self._read)
-        return MachineAccess(
+        machine = MachineAccess(
             fetch=parts.fetch,
-            start=start,
+            start=parts.start,
             read=self._read,
-            spared=spare.held_bytes,
-            give_back=spare.give_back,
+            # All that an engine says in one step leaves for the broker in one write.
+            gather=self._mail.gathered,
         )
+        if (spare := parts.spare) is None:
+            return machine
+        return replace(machine, spared=spare.held_bytes, give_back=spare.give_back)
 
     def _make_serving(self) -> Serving:
         me = WorkerIdentity(

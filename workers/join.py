@@ -5,17 +5,19 @@ import uuid
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import msgspec
+
 from genie import env, logs
 from genie.contracts.base import PROTOCOL
 from genie.contracts.fleet import Registration, RegistrationReply
-from genie.errors import CloudUnreachable, SettingsError, Unauthorized
+from genie.errors import BadRequest, CloudUnreachable, SettingsError, Unauthorized
 from workers import hardware, identity
 from workers.cloud import CloudClient
+from workers.engine import registry
 from workers.settings import WorkerSettings, worker_name
 
 log = logs.logger("join")
 
-ENGINES = ("transformers", "echo")
 HOW_TO_JOIN = (
     "ask an admin for a join token (`genie worker token`), then run "
     "`genie worker join URL --token gj-…`"
@@ -36,7 +38,8 @@ def release() -> str:
 
 
 def describe(settings: WorkerSettings, boot_id: str) -> Registration:
-    """What this worker says of itself: the machine as it is now."""
+    """What this worker says of itself: the machine and its engines as they are now."""
+    engines = registry.facts()
     return Registration(
         hostname=os.uname().nodename,
         name=settings.name,
@@ -44,7 +47,8 @@ def describe(settings: WorkerSettings, boot_id: str) -> Registration:
         version=release(),
         host=hardware.host_status(settings.models_folder),
         gpus=hardware.GpuReader(env.visible_gpus()).read(hardware.own_pids()),
-        engines=ENGINES,
+        engines=tuple(engine.name for engine in engines),
+        engine_facts=engines,
         protocol=PROTOCOL,
     )
 
@@ -66,7 +70,7 @@ def enrol(
         if credential is None:
             continue
         try:
-            registered = cloud.register(registration, credential)
+            registered = _register(cloud, registration, credential)
         except Unauthorized as error:
             refused = error
             continue
@@ -75,6 +79,20 @@ def enrol(
         return registered
     reason = refused.message if refused else "this worker has no credentials yet"
     raise Unauthorized(f"{reason}; {HOW_TO_JOIN}")
+
+
+def _register(
+    cloud: CloudClient, registration: Registration, credential: str
+) -> RegistrationReply:
+    """Register; a cloud of the release before is only told the engines' names."""
+    try:
+        return cloud.register(registration, credential)
+    except BadRequest as error:
+        if "engine_facts" not in error.message:
+            raise
+        log.info("engines_only_named", reason=error.message)
+    plain = msgspec.structs.replace(registration, engine_facts=())
+    return cloud.register(plain, credential)
 
 
 def resume(
@@ -109,7 +127,7 @@ def join(
     settings = WorkerSettings(url=url, join_token=token, **given)  # type: ignore[arg-type]  # keys and types are as above
     cloud = CloudClient(url)
     try:
-        registered = cloud.register(describe(settings, new_boot_id()), token)
+        registered = _register(cloud, describe(settings, new_boot_id()), token)
     finally:
         cloud.close()
     identity.save(settings.state_folder, url, registered)

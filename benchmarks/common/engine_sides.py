@@ -12,13 +12,12 @@ from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from genie.contracts.inference import Sampling, WorkClass
 from genie.contracts.model import ModelSpec
-from workers.engine import CPU_BUDGET
+from workers.engine.child import main
 from workers.engine.child.backend import Backend, EngineLimits
-from workers.engine.protocol import EngineRequest, Piece
-from workers.engine.torch import loading
+from workers.engine.protocol import EngineRequest, Load, Piece
+from workers.engine.torch import CPU_BUDGET, loading
 from workers.engine.torch.layout import Layout
 from workers.engine.torch.packed import PackedBackend
-from workers.engine.wire import Load
 
 NO_END = -1
 """No token has this id: every answer has all of its tokens, on every side."""
@@ -150,14 +149,7 @@ class Packed:
             device="cpu",
             threads=1,
         )
-        room = EngineLimits(
-            model=spec.id,
-            slots=slots,
-            context=context,
-            waiting=load.waiting,
-            budget=load.budget,
-        )
-        self._backend = _loaded(load, room)
+        self._backend = _loaded(load, EngineLimits.of(load))
         self._model: Any = self._backend._runner._model
         self._number = 0
 
@@ -207,7 +199,7 @@ class Packed:
 
 def _loaded(load: Load, room: EngineLimits) -> PackedBackend:
     backend: Backend
-    backend, _ = loading.load(load, room, lambda *_: None, clock=time.monotonic)
+    backend, _ = loading.load(load, room, main.verified(load), lambda *_: None)
     if not isinstance(backend, PackedBackend):
         raise SystemExit(f"{room.model} is not served by the packed engine")
     return backend

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cloud_app.brain.views import FleetView, PlacementView, WorkerView
-from genie import memory, sources
-from genie.contracts.fleet import ModelState
+from genie import engines, memory, sources
+from genie.contracts.fleet import EngineFacts, EngineMemory, ModelState
 from genie.contracts.model import ModelSpec, Quant
 from genie.memory import MemoryNeed
 
@@ -62,22 +62,31 @@ def fit(
     if unsuited is not None:
         return unsuited
     free = worker.memory_bytes if free_bytes is None else free_bytes
-    quants = _quants(spec, worker.device)
-    for quant in quants:
-        for slots, context in _shapes(spec, worker.device, min_context):
-            need = memory.need(spec, quant, slots=slots, context=context)
+    engine = _engine(spec, worker)
+    for quant in _quants(spec, worker.device, engine):
+        for slots, context in _shapes(spec, worker.device, engine, min_context):
+            need = memory.need(spec, quant, slots=slots, context=context, engine=engine)
             if need.total <= free:
                 return Fit(quant=quant, slots=slots, context=context, need=need)
-    least = smallest(spec, worker.device, min_context=min_context)
+    least = smallest(spec, worker.device, engine=engine, min_context=min_context)
     has = f"{worker.name} has {gigabytes(max(0, free))}"
     return NoFit(reasons=(f"needs {gigabytes(least)} and {has}",))
 
 
-def smallest(spec: ModelSpec, device: str, *, min_context: int = 0) -> int:
+def smallest(
+    spec: ModelSpec,
+    device: str,
+    *,
+    engine: EngineFacts | None = None,
+    min_context: int = 0,
+) -> int:
     """Least bytes any quant of ``spec`` takes on ``device``; 0 without a quant."""
-    *_, (slots, context) = _shapes(spec, device, min_context)
-    quants = _quants(spec, device)
-    needs = [memory.need(spec, q, slots=slots, context=context).total for q in quants]
+    engine = engine or engines.assumed(spec.engine)
+    *_, (slots, context) = _shapes(spec, device, engine, min_context)
+    needs = (
+        memory.need(spec, quant, slots=slots, context=context, engine=engine).total
+        for quant in _quants(spec, device, engine)
+    )
     return min(needs, default=0)
 
 
@@ -96,8 +105,19 @@ def held_bytes(spec: ModelSpec, worker: WorkerView, placement: PlacementView) ->
     peak = seen.peak_bytes if seen is not None else 0
     if quant is None:
         return peak
-    slots, context = placement.slots, placement.context
-    return max(peak, memory.need(spec, quant, slots=slots, context=context).total)
+    need = memory.need(
+        spec,
+        quant,
+        slots=placement.slots,
+        context=placement.context,
+        engine=worker.engine(spec.engine),
+    )
+    return max(peak, need.total)
+
+
+def slots_said(spec: ModelSpec, worker: WorkerView) -> int | None:
+    """The slots a model's source says, where its engine goes by that."""
+    return _slots_said(spec, _engine(spec, worker))
 
 
 def least_tokens(text: str) -> int:
@@ -122,9 +142,14 @@ def gigabytes(size: int) -> str:
 
 def _unsuited(spec: ModelSpec, worker: WorkerView, min_context: int) -> NoFit | None:
     """Why no amount of memory would help, None when it would."""
-    if spec.engine not in worker.engines:
+    engine = worker.engine(spec.engine)
+    if engine is None:
         return NoFit(reasons=(f"{worker.name} has no {spec.engine} engine",))
-    if not _quants(spec, worker.device):
+    kind = sources.kind_of(spec.source)
+    if kind not in engine.sources:
+        why = f"the {engine.name} engine of {worker.name} reads no {kind}: source"
+        return NoFit(reasons=(why,))
+    if not _quants(spec, worker.device, engine):
         why = f"no quant of {spec.id} runs on {worker.device} ({worker.name})"
         return NoFit(reasons=(why,))
     longest = _context(spec, worker.device)
@@ -143,20 +168,42 @@ def too_long(
 
 
 def _no_room_on_disk(spec: ModelSpec, worker: WorkerView) -> NoFit | None:
-    if spec.source.startswith(("echo:", "path:")):
+    if sources.kind_of(spec.source) in ("path", spec.engine):  # nothing is copied
         return None
     seen = worker.reported(spec.id)
     if seen is not None and seen.state in _ON_DISK:
         return None
-    size = min(quant.weight_bytes for quant in _quants(spec, worker.device))
+    fitting = _quants(spec, worker.device, _engine(spec, worker))
+    size = min(quant.weight_bytes for quant in fitting)
     if size <= worker.disk_free_bytes:
         return None
     has = f"{worker.name} has {gigabytes(worker.disk_free_bytes)}"
     return NoFit(reasons=(f"its files need {gigabytes(size)} of disk and {has}",))
 
 
-def _quants(spec: ModelSpec, device: str) -> tuple[Quant, ...]:
-    return tuple(quant for quant in spec.quants if device in quant.devices)
+def _engine(spec: ModelSpec, worker: WorkerView) -> EngineFacts:
+    return worker.engine(spec.engine) or engines.assumed(spec.engine)
+
+
+def _quants(spec: ModelSpec, device: str, engine: EngineFacts) -> tuple[Quant, ...]:
+    """The quants that the engine computes, on this kind of device.
+
+    One without weights runs anywhere: every machine has a processor.
+    """
+    if engine.memory is not EngineMemory.NONE and device not in engine.devices:
+        return ()
+    return tuple(
+        quant
+        for quant in spec.quants
+        if device in quant.devices
+        and (not engine.dtypes or quant.dtype in engine.dtypes)
+    )
+
+
+def _slots_said(spec: ModelSpec, engine: EngineFacts) -> int | None:
+    if engine.memory is not EngineMemory.NONE:
+        return None
+    return sources.slots_of(spec.source)
 
 
 def _context(spec: ModelSpec, device: str) -> int:
@@ -164,11 +211,11 @@ def _context(spec: ModelSpec, device: str) -> int:
 
 
 def _shapes(
-    spec: ModelSpec, device: str, min_context: int
+    spec: ModelSpec, device: str, engine: EngineFacts, min_context: int
 ) -> Iterator[tuple[int, int]]:
     """(slots, context) to try, best first: fewer slots before less context."""
     context = _context(spec, device)
-    if (said := sources.slots_of(spec.source)) is not None:
+    if (said := _slots_said(spec, engine)) is not None:
         yield said, context
         return
     least = min(context, max(MIN_CONTEXT, min_context))

@@ -19,7 +19,6 @@ from cloud_app.brain.views import (
     PlacementView,
     WorkerView,
 )
-from genie import sources
 from genie.catalog import Catalog
 from genie.contracts.model import ModelSpec
 
@@ -128,7 +127,7 @@ class _PlanBuilder:
         """Give what is placed the slots that its source says today."""
         for placement in tuple(ledger.placements):
             spec = self._catalog.models.get(placement.model)
-            said = None if spec is None else sources.slots_of(spec.source)
+            said = capacity.slots_said(spec, ledger.worker) if spec else None
             if said is None or said == placement.slots:
                 continue
             why = f"its source says {said} slots"

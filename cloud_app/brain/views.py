@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from genie.contracts.fleet import ModelState
+from genie.contracts.fleet import EngineFacts, ModelState
 
 HEARTBEAT_S = 30.0
 """Seconds between two heartbeats of a worker, unless the cloud was told otherwise."""
@@ -73,7 +73,7 @@ class WorkerView:
     device: str
     memory_bytes: int
     gpus: tuple[int, ...] = ()
-    engines: tuple[str, ...] = ()
+    engines: tuple[EngineFacts, ...] = ()
     disk_free_bytes: int = 0
     draining: bool = False
     quarantined: bool = False
@@ -85,6 +85,10 @@ class WorkerView:
         """True when it may be given new work: heard of lately, not being emptied."""
         heard = self.liveness in (Liveness.ONLINE, Liveness.LATE)
         return heard and not self.draining and not self.quarantined
+
+    def engine(self, name: str) -> EngineFacts | None:
+        """What the worker says of its engine of that name, None when it has none."""
+        return next((one for one in self.engines if one.name == name), None)
 
     def reported(self, model: str) -> ModelView | None:
         """What the worker last said of ``model``, None when it said nothing."""

@@ -13,7 +13,7 @@ from cloud_app.brain.views import (
     WorkerView,
 )
 from cloud_app.store.records import PlacementRecord, WorkerRecord
-from genie import memory
+from genie import engines, memory
 from genie.catalog import Catalog
 from genie.contracts.fleet import GpuStatus, Heartbeat, ModelState, ModelStatus
 
@@ -66,7 +66,7 @@ def worker_view(
         device="cuda" if gpus else "cpu",
         memory_bytes=sum(gpus) if gpus else host_bytes(status, catalog),
         gpus=gpus,
-        engines=worker.engines,
+        engines=engines.described(worker.engines, worker.engine_facts),
         disk_free_bytes=status.host.disk_free_bytes,
         draining=status.draining,
         quarantined=worker.quarantined_at is not None,

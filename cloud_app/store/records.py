@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any, TypedDict
 
 from genie.contracts.batch import BatchState
-from genie.contracts.fleet import Heartbeat
+from genie.contracts.fleet import EngineFacts, Heartbeat
 from genie.contracts.inference import (
     AnswerExtras,
     Fault,
@@ -82,6 +82,7 @@ class WorkerRecord:
     boot_id: str
     version: str
     engines: tuple[str, ...]
+    engine_facts: tuple[EngineFacts, ...]
     labels: dict[str, str]
     registered_at: datetime
     seen_at: datetime | None

@@ -191,6 +191,7 @@ class WorkerRow(Table, table=True):
     boot_id: str
     version: str
     engines: list[str] = _json()
+    engine_facts: list[dict[str, Any]] | None = _json(null=True)
     labels: dict[str, str] = _json()
     registered_at: datetime = _moment(null=False)
     seen_at: datetime | None = _moment()

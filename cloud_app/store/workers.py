@@ -11,7 +11,7 @@ from cloud_app.store import orgs, tables
 from cloud_app.store.records import OrgRecord, WorkerRecord
 from cloud_app.store.statements import changed, insert_new
 from genie.contracts import codec
-from genie.contracts.fleet import Heartbeat, ModelStatus, Registration
+from genie.contracts.fleet import EngineFacts, Heartbeat, ModelStatus, Registration
 
 WorkerRow = tables.WorkerRow
 
@@ -26,6 +26,7 @@ def _record(row: WorkerRow, org: OrgRecord) -> WorkerRecord:
         boot_id=row.boot_id,
         version=row.version,
         engines=tuple(row.engines),
+        engine_facts=_facts(row.engine_facts),
         labels=row.labels,
         registered_at=row.registered_at,
         seen_at=row.seen_at,
@@ -35,6 +36,10 @@ def _record(row: WorkerRow, org: OrgRecord) -> WorkerRecord:
         quarantined_at=row.quarantined_at,
         removed_at=row.removed_at,
     )
+
+
+def _facts(documents: list[dict[str, Any]] | None) -> tuple[EngineFacts, ...]:
+    return tuple(codec.convert(EngineFacts, one) for one in documents or ())
 
 
 def insert(
@@ -78,6 +83,7 @@ def _said(said: Registration, now: datetime) -> dict[str, Any]:
         "boot_id": said.boot_id,
         "version": said.version,
         "engines": list(said.engines),
+        "engine_facts": [codec.builtins(facts) for facts in said.engine_facts],
         "labels": said.labels,
         "seen_at": now,
         "seq": -1,

@@ -111,8 +111,39 @@ class DesiredModel(Contract, frozen=True, kw_only=True):
     fingerprint: str | None = None
 
 
+class EngineMemory(StrEnum):
+    """How the memory of an engine's models is counted."""
+
+    WEIGHTS = "weights"
+    """Weights, keys of every slot and overhead, by arithmetic."""
+
+    NONE = "none"
+    """Not at all: it has no weights, and as many slots as a model's source says."""
+
+
+class EngineFacts(Contract, frozen=True, kw_only=True):
+    """One engine of a worker: all that planning has to know of it.
+
+    ``sources`` are the kinds of catalog source it loads (the word before the colon),
+    ``dtypes`` what it computes in (empty: whatever a quant says), ``devices`` the kinds
+    it runs on. Without ``has_child`` it runs in a thread of the worker.
+    """
+
+    name: str
+    version: str = ""
+    sources: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ("cuda", "cpu")
+    memory: EngineMemory = EngineMemory.WEIGHTS
+    has_child: bool = True
+
+
 class Registration(Contract, frozen=True, kw_only=True):
-    """What a worker says of itself when it joins."""
+    """What a worker says of itself when it joins.
+
+    ``engines`` are names; ``engine_facts`` what their registry says of them. A cloud of
+    the release before refuses the latter, so to it a worker only names them.
+    """
 
     hostname: str
     name: str
@@ -121,6 +152,7 @@ class Registration(Contract, frozen=True, kw_only=True):
     host: HostStatus
     gpus: tuple[GpuStatus, ...] = ()
     engines: tuple[str, ...] = ()
+    engine_facts: tuple[EngineFacts, ...] = ()
     labels: dict[str, str] = {}
     protocol: int = 1
     """`PROTOCOL`; what is left out is the first one, whatever the reader speaks."""

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from fixtures.engines import QUIET, wanted
 from genie import catalog, env
 from genie.contracts.inference import Sampling, WorkClass
 from genie.contracts.model import ModelSpec
-from workers import engine as engines
-from workers.engine import LoadedEngine
-from workers.engine.protocol import EngineEvent, EngineRequest, Finish
+from workers.engine.parent import starter as engines
+from workers.engine.protocol import EngineEvent, EngineRequest, Finish, LoadedEngine
 from workers.files.files import LocalModel, ModelStore
 
 MODEL = "all-minilm:22m"
@@ -42,14 +42,7 @@ def pulled(spec: ModelSpec) -> LocalModel:
 @pytest.fixture(scope="module")
 def loaded(spec: ModelSpec, pulled: LocalModel) -> Iterator[LoadedEngine]:
     loaded = engines.start(
-        spec,
-        spec.quants[0],
-        path=pulled.path,
-        slots=4,
-        context=spec.context_max,
-        device="cpu",
-        threads=1,
-        on_exit=lambda _: None,
+        wanted(spec, path=pulled.path, slots=4, context=spec.context_max), QUIET
     )
     yield loaded
     loaded.engine.close()

@@ -15,14 +15,21 @@ import msgspec
 import pytest
 
 from fixtures import tiny
-from fixtures.engines import Heard, asking, is_alive, pid_of, resident_bytes, wait_until
+from fixtures.engines import (
+    Heard,
+    asking,
+    is_alive,
+    pid_of,
+    resident_bytes,
+    wait_until,
+    wanted,
+)
 from genie.contracts.fleet import DesiredModel, HostStatus, ModelState
-from genie.contracts.inference import FinishReason
+from genie.contracts.inference import Fault, FinishReason
 from genie.contracts.model import Capability, ModelSpec
-from workers import engine as engines
-from workers.engine import LoadedEngine
 from workers.engine.errors import EngineBusy, EngineGone
-from workers.engine.protocol import EngineRequest
+from workers.engine.parent import starter as engines
+from workers.engine.protocol import EngineHooks, EngineRequest, LoadedEngine
 from workers.files.files import LocalModel
 from workers.models.residency import MachineAccess, MachineLimits, Residency
 
@@ -46,11 +53,16 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
 def start(spec: ModelSpec) -> Iterator[Callable[..., LoadedEngine]]:
     started: list[LoadedEngine] = []
 
-    def make(**said: Any) -> LoadedEngine:
-        room = {"slots": 4, "context": 256, "device": "cpu", "threads": 1}
+    def make(
+        on_exit: Callable[[Fault], None] | None = None,
+        slots: int = 4,
+        context: int = 256,
+    ) -> LoadedEngine:
         path = Path(spec.source.removeprefix("path:"))
-        given: dict[str, Any] = {"on_exit": lambda _: None, **room, **said}
-        loaded = engines.start(spec, spec.quants[0], path=path, **given)
+        hooks = EngineHooks(on_exit=on_exit or (lambda _: None))
+        loaded = engines.start(
+            wanted(spec, path=path, slots=slots, context=context), hooks
+        )
         started.append(loaded)
         return loaded
 

@@ -7,12 +7,18 @@ from typing import Any, cast
 
 import pytest
 
+from fixtures.engines import QUIET, wanted
 from genie import catalog, env
 from genie.contracts.inference import FinishReason, Message, Sampling, WorkClass
 from genie.contracts.model import ModelSpec
-from workers import engine as engines
-from workers.engine import LoadedEngine
-from workers.engine.protocol import EngineEvent, EngineRequest, Finish, Piece
+from workers.engine.parent import starter as engines
+from workers.engine.protocol import (
+    EngineEvent,
+    EngineRequest,
+    Finish,
+    LoadedEngine,
+    Piece,
+)
 from workers.files.files import LocalModel, ModelStore
 
 MODEL = "smollm2:135m"
@@ -75,14 +81,7 @@ def pulled(spec: ModelSpec) -> LocalModel:
 @pytest.fixture(scope="module")
 def loaded(spec: ModelSpec, pulled: LocalModel) -> Iterator[LoadedEngine]:
     loaded = engines.start(
-        spec,
-        spec.quants[0],
-        path=pulled.path,
-        slots=3,
-        context=CONTEXT,
-        device="cpu",
-        threads=1,
-        on_exit=lambda _: None,
+        wanted(spec, path=pulled.path, slots=3, context=CONTEXT), QUIET
     )
     yield loaded
     loaded.engine.close()

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from fixtures.engines import EchoEngine
 from genie import topology
 from genie.contracts import codec
 from genie.contracts.inference import (
@@ -31,7 +32,6 @@ from genie.messaging import broker, envelope
 from genie.messaging.publisher import Publisher
 from genie.messaging.pump import Pump
 from workers.bidding.consumers import DataPlane
-from workers.engine.echo import EchoEngine
 from workers.models.resident import ServingModel
 from workers.serving.attempt import WorkerIdentity
 from workers.serving.reports import EventReporter

@@ -8,15 +8,16 @@ import base64
 import math
 import os
 import struct
-import threading
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NoReturn
 
+import msgspec
+
+from genie import engines
 from genie.contracts.inference import (
     AnswerExtras,
-    Fault,
     FinishReason,
     Logprob,
     SampledToken,
@@ -31,26 +32,14 @@ from workers.engine.child.backend import (
     EngineClock,
     EngineLimits,
     PreparedPrompt,
-    waiting_bound,
 )
-from workers.engine.child.loop import CommandQueue, EngineLoop
 from workers.engine.child.scheduler import ForwardPass
 from workers.engine.child.scheduler import Sequence as Running
 from workers.engine.errors import load_failed, refused
-from workers.engine.parent.pending import PendingRequests
-from workers.engine.protocol import (
-    EngineEvent,
-    EngineRequest,
-    EngineStats,
-    Finish,
-    Sink,
-)
-from workers.engine.wire import Cancel, Stop, Submit
+from workers.engine.protocol import EngineRequest, Finish, Load, OnLoadProgress
+from workers.engine.registry import RegisteredEngine, VerifiedFiles
 
-ENGINE = "echo/1"
-WHOLE_PROMPTS = 1_000_000
-"""Tokens of one step: any prompt is read at once."""
-
+VERSION = "1"
 
 VECTOR_WIDTH = 16
 """Dimensions of an echo embedding."""
@@ -75,7 +64,7 @@ def pretend_to_load(options: EchoOptions) -> None:
 
 def echo_fingerprint(spec: ModelSpec, quant: Quant) -> str:
     """The identity of an echo model: it has no weights."""
-    return fingerprint(spec.files, quant, chat_template="", engine=ENGINE)
+    return fingerprint(spec.files, quant, chat_template="", engine=f"echo/{VERSION}")
 
 
 def die() -> NoReturn:
@@ -204,89 +193,15 @@ def _vector(words: list[str]) -> str:
     return base64.b64encode(raw).decode("ascii")
 
 
-class _EngineCrash(Exception):
-    """The in-process engine's own death."""
+def load(
+    load: Load, limits: EngineLimits, files: VerifiedFiles, progress: OnLoadProgress
+) -> tuple[Backend, str]:
+    """What the source says, as a backend; raises LoadFailed."""
+    options = read_options(load.spec.source)
+    pretend_to_load(options)
+    return EchoBackend(limits, options), echo_fingerprint(load.spec, load.quant)
 
 
-class EchoEngine:
-    """The echo engine in a thread of this process: an `Engine` for tests.
-
-    ``on_exit`` is called once if a prompt containing ``crash_on`` kills it.
-    """
-
-    def __init__(
-        self,
-        *,
-        model: str = "echo",
-        slots: int = 8,
-        context: int = 4096,
-        ms_per_token: float = 0.0,
-        waiting: int | None = None,
-        crash_on: str | None = None,
-        on_exit: Callable[[Fault], None] | None = None,
-    ) -> None:
-        bound = waiting_bound(slots) if waiting is None else waiting
-        options = EchoOptions(ms_per_token=ms_per_token, crash_on=crash_on)
-        room = EngineLimits(
-            model=model,
-            slots=slots,
-            context=context,
-            waiting=bound,
-            budget=WHOLE_PROMPTS,
-        )
-        self._on_exit = on_exit
-        self._sinks = PendingRequests(slots=slots, waiting=bound)
-        self._inbox = CommandQueue()
-        self._latest = EngineStats(slots=slots, free_slots=slots, context=context)
-        backend = EchoBackend(room, options, crash=_crash)
-        self._loop = EngineLoop(backend, self._inbox, self._emit)
-        self._thread = threading.Thread(target=self._run, name="echo", daemon=True)
-        self._thread.start()
-
-    def submit(self, request: EngineRequest, sink: Sink) -> None:
-        """Start a request; raises EngineBusy when full, EngineGone after its end."""
-        self._sinks.add(request, sink)
-        self._inbox.put([Submit(request=request)])
-
-    def cancel(self, request_id: str) -> None:
-        """Stop a request; its `Finish` says cancelled."""
-        self._inbox.put([Cancel(id=request_id)])
-
-    def stats(self) -> EngineStats:
-        """The engine's latest figures."""
-        return self._sinks.count(self._latest)
-
-    def close(self) -> None:
-        """Stop; what still runs fails with ``engine_closed``."""
-        self._inbox.put([Stop()])
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
-
-    def _run(self) -> None:
-        try:
-            self._loop.run()
-        except _EngineCrash:
-            self._crashed()
-            return
-        message = "the engine was closed"
-        fault = Fault(code="engine_closed", message=message, retryable=True)
-        self._sinks.fail_all(fault)
-
-    def _crashed(self) -> None:
-        fault = Fault(
-            code="engine_died", message="the echo engine died", retryable=True
-        )
-        self._sinks.fail_all(fault)
-        if self._on_exit is not None:
-            self._on_exit(fault)
-
-    def _emit(self, batch: Sequence[EngineEvent | EngineStats]) -> None:
-        for event in batch:
-            if isinstance(event, EngineStats):
-                self._latest = event
-            else:
-                self._sinks.deliver(event)
-
-
-def _crash() -> NoReturn:
-    raise _EngineCrash
+ENGINE = RegisteredEngine(
+    facts=msgspec.structs.replace(engines.SHIPPED["echo"], version=VERSION), load=load
+)

@@ -1,7 +1,8 @@
 """What serving asks of an engine, whatever runs inside it."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Protocol
 
 from genie.contracts.base import Contract, Count, Seconds
@@ -17,6 +18,7 @@ from genie.contracts.inference import (
     Usage,
     WorkClass,
 )
+from genie.contracts.model import ModelSpec, Quant
 
 
 class EngineRequest(Contract, frozen=True, kw_only=True):
@@ -79,6 +81,43 @@ OnLoadProgress = Callable[[float, LoadStage], None]
 """Hears how far a load has come, 0 to 1, and what comes next."""
 
 
+class Load(Contract, frozen=True, kw_only=True, tag_field="kind", tag="load"):
+    """Which model to load, and with how much room.
+
+    ``path`` is what `workers.files.files.ModelStore.ensure` returned, None without
+    files; ``context`` is tokens a slot; ``device`` is ``cpu``, ``cuda:0`` or
+    ``cuda:0,1``. The starter adds ``waiting``, the most requests that may queue for a
+    slot, and ``budget``, the most tokens of one step.
+    """
+
+    spec: ModelSpec
+    quant: Quant
+    path: str | None
+    slots: Count
+    context: Count
+    device: str
+    threads: Count
+    waiting: Count = 0
+    budget: Count = 0
+
+    @property
+    def device_kind(self) -> str:
+        """``cpu`` or ``cuda``."""
+        return self.device.partition(":")[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineHooks:
+    """Whom an engine tells: ``on_exit`` once, from its own thread, if it dies later.
+
+    ``gather`` is entered around all that one read of its pipe brings.
+    """
+
+    on_exit: Callable[[Fault], None]
+    on_progress: OnLoadProgress = lambda _share, _stage: None
+    gather: Gather = nullcontext
+
+
 class EngineStats(Contract, frozen=True, kw_only=True, tag_field="kind", tag="stats"):
     """The engine now; what bids and heartbeats are made of.
 
@@ -99,6 +138,11 @@ class EngineStats(Contract, frozen=True, kw_only=True, tag_field="kind", tag="st
     cached_tokens: Count = 0
 
 
+def waiting_bound(slots: int) -> int:
+    """How many requests may wait for ``slots`` slots."""
+    return max(16, 4 * slots)
+
+
 class Engine(Protocol):
     """A loaded model. Every submitted request ends with exactly one `Finish`."""
 
@@ -114,3 +158,12 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Stop, fail what runs, give all memory back; safe to call twice."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedEngine:
+    """A model that serves: its engine, its identity and the memory it took."""
+
+    engine: Engine
+    fingerprint: str
+    peak_bytes: int

@@ -10,26 +10,10 @@ import msgspec
 from genie.contracts.base import Contract, Count
 from genie.contracts.fleet import LoadStage
 from genie.contracts.inference import Fault, FinishReason, Usage
-from genie.contracts.model import ModelSpec, Quant
-from workers.engine.protocol import EngineRequest, EngineStats, Finish, Piece
+from workers.engine.protocol import EngineRequest, EngineStats, Finish, Load, Piece
 
-
-class Load(Contract, frozen=True, kw_only=True, tag_field="kind", tag="load"):
-    """The child's first message: which model, and with how much room.
-
-    ``waiting`` bounds the requests that may queue for a slot, ``budget`` the
-    tokens of one step; ``device`` is a torch device name as the child sees it.
-    """
-
-    spec: ModelSpec
-    quant: Quant
-    path: str | None
-    slots: Count
-    context: Count
-    waiting: Count
-    budget: Count
-    device: str
-    threads: Count
+WARM = "warm:"
+"""Begins the child's argument that names an engine to warm up before any `Load`."""
 
 
 class Submit(Contract, frozen=True, kw_only=True, tag_field="kind", tag="submit"):

@@ -12,6 +12,7 @@ from urllib.parse import quote, unquote
 
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
+from genie import sources as model_sources
 from genie.contracts.model import ModelFile, ModelSpec
 from workers.files import manifest, sources
 from workers.files.manifest import Manifest, PullFailed, pull_failed, verify
@@ -24,7 +25,10 @@ OnPullProgress = Callable[[float], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalModel:
-    """A model on disk: its folder (None for echo) and its source files' digests."""
+    """A model on disk: its folder and its source files' digests.
+
+    ``path`` is None for an engine that reads no files.
+    """
 
     path: Path | None
     files: tuple[ModelFile, ...]
@@ -68,7 +72,7 @@ class ModelStore:
         ``not_found`` or ``pull_failed``; its fault says what to do. ``on_progress``
         gets 0 to 1.
         """
-        if spec.source.startswith("echo:"):
+        if model_sources.kind_of(spec.source) == spec.engine:  # nothing to bring
             return LocalModel(path=None, files=())
         source = sources.parse(spec.source)
         with self._lock(spec.id, on_wait):

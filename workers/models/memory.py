@@ -83,14 +83,18 @@ def place(
     need: MemoryNeed,
     places: Sequence[Device],
     limits: MemoryLimits,
+    *,
+    kinds: Sequence[str] = ("cuda", "cpu"),
 ) -> DeviceGrant | MemoryRefusal:
     """The device with the most room of those the quant runs on, or why none has it.
+
+    ``kinds`` are those the engine runs on.
 
     A host with a GPU keeps its own memory for models whose quant names no GPU. A model
     too big for one GPU gets as few of them as hold it together.
     """
-    kinds = _kinds(wanted, quant, places)
-    fitting = [device for device in places if device.kind in kinds]
+    chosen = _kinds(quant, places, kinds)
+    fitting = [device for device in places if device.kind in chosen]
     if not fitting:
         return MemoryRefusal(reason=_no_device(wanted, quant, places))
     best = max(fitting, key=lambda device: usable(device, limits))
@@ -120,14 +124,11 @@ def _spread(
 
 
 def _kinds(
-    wanted: DesiredModel, quant: Quant, places: Sequence[Device]
+    quant: Quant, places: Sequence[Device], kinds: Sequence[str]
 ) -> tuple[str, ...]:
-    if wanted.spec.engine == "echo":  # no weights, so no reason to look at a GPU
-        return ("cpu",)
+    both = tuple(kind for kind in quant.devices if kind in kinds)
     has_gpu = any(device.kind == "cuda" for device in places)
-    if has_gpu and "cuda" in quant.devices:
-        return ("cuda",)
-    return quant.devices
+    return ("cuda",) if has_gpu and "cuda" in both else both
 
 
 def _no_device(wanted: DesiredModel, quant: Quant, places: Sequence[Device]) -> str:

@@ -6,12 +6,14 @@ Nothing unloads that is still desired, nothing loads that does not fit.
 
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from genie import logs
 from genie.contracts.fleet import (
     DesiredModel,
+    EngineFacts,
     GpuStatus,
     HostStatus,
     LoadStage,
@@ -22,7 +24,13 @@ from genie.contracts.inference import Fault
 from genie.contracts.model import Quant
 from genie.errors import GenieError
 from genie.memory import MemoryNeed
+from workers.engine import registry
 from workers.engine.errors import EngineError, LoadFailed
+from workers.engine.protocol import (
+    EngineHooks,
+    Gather,
+    Load,
+)
 from workers.files.manifest import PullFailed
 from workers.models import memory, resident
 from workers.models.backoff import WallClock
@@ -61,6 +69,9 @@ class MachineAccess:
 
     give_back: Callable[[], bool] = lambda: False
     """Let go of these bytes; False if there were none."""
+
+    gather: Gather = nullcontext
+    """Entered around all that an engine says in one step."""
 
     now: WallClock = field(default=lambda: datetime.now(UTC))
 
@@ -249,25 +260,31 @@ class Residency:
             self._note(item, "unknown_quant", reason, is_final=True)
             return
         key = (item.model, quant.name, desired.slots, desired.context)
-        need = resident.needed(desired, quant, self._peaks.get(key))
-        place = self._place(desired, quant, need)
+        facts = registry.engine_named(desired.spec.engine).facts
+        need = resident.needed(desired, quant, facts, self._peaks.get(key))
+        place = self._place(desired, quant, facts, need)
         if isinstance(place, memory.MemoryRefusal) and self._machine.give_back():
-            place = self._place(desired, quant, need)
+            place = self._place(desired, quant, facts, need)
         if isinstance(place, memory.MemoryRefusal):
             self._note(item, "too_big", place.reason)
             return
         self._set(item, ModelState.LOADING)
-        loaded = self._machine.start(
-            desired.spec,
-            quant,
-            path=item.pulled.path if item.pulled else None,
+        path = item.pulled.path if item.pulled else None
+        load = Load(
+            spec=desired.spec,
+            quant=quant,
+            path=None if path is None else str(path),
             slots=desired.slots,
             context=desired.context,
             device=place.device,
             threads=self._room.threads,
+        )
+        hooks = EngineHooks(
             on_exit=lambda fault: self._died(item, fault),
             on_progress=lambda share, stage: self._progress(item, share, stage),
+            gather=self._machine.gather,
         )
+        loaded = self._machine.start(load, hooks)
         self._peaks[key] = loaded.peak_bytes
         self._greet(item, loaded)
 
@@ -292,10 +309,16 @@ class Residency:
         log.info("ready", model=item.model, fingerprint=loaded.fingerprint)
 
     def _place(
-        self, desired: DesiredModel, quant: Quant, need: MemoryNeed
+        self,
+        desired: DesiredModel,
+        quant: Quant,
+        facts: EngineFacts,
+        need: MemoryNeed,
     ) -> memory.DeviceGrant | memory.MemoryRefusal:
         places = memory.devices(*self._machine.read())
-        return memory.place(desired, quant, need, places, self._limits())
+        return memory.place(
+            desired, quant, need, places, self._limits(), kinds=facts.devices
+        )
 
     def _limits(self) -> memory.MemoryLimits:
         held = sum(status.peak_bytes for status in self.statuses())

@@ -1,7 +1,6 @@
 """One model on this worker: what is wanted of it, what it is now, what it takes."""
 
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -11,6 +10,7 @@ import msgspec
 
 from genie.contracts.fleet import (
     DesiredModel,
+    EngineFacts,
     LoadStage,
     ModelState,
     ModelStatus,
@@ -18,7 +18,7 @@ from genie.contracts.fleet import (
 from genie.contracts.inference import Fault
 from genie.contracts.model import ModelFile, ModelSpec, Quant
 from genie.memory import MemoryNeed, need
-from workers.engine.protocol import Engine, EngineStats, Gather, OnLoadProgress
+from workers.engine.protocol import Engine, EngineHooks, EngineStats, Load
 from workers.models.backoff import FailureHistory
 
 
@@ -35,7 +35,7 @@ class ModelOnDisk(Protocol):
 
 
 class ServingModel(Protocol):
-    """A model that serves."""
+    """A model that serves; what a `StartEngine` returns."""
 
     @property
     def engine(self) -> Engine:
@@ -50,29 +50,13 @@ class ServingModel(Protocol):
         """Memory it took to load."""
 
 
+StartEngine = Callable[[Load, EngineHooks], ServingModel]
+"""Loads a model into an engine of its own and waits until it serves; raises
+LoadFailed. `workers.engine.parent.starter.start` is one."""
+
 OnPullProgress = Callable[[float], None]
 FetchModel = Callable[[ModelSpec, OnPullProgress], ModelOnDisk]
 """Makes sure a model's files are on disk; raises LoadFailed."""
-
-
-class StartEngine(Protocol):
-    """Loads a model into an engine of its own; `workers.engine.start` is one."""
-
-    def __call__(  # noqa: PLR0913  # it is the engine package's one door
-        self,
-        spec: ModelSpec,
-        quant: Quant,
-        *,
-        path: Path | None,
-        slots: int,
-        context: int,
-        device: str,
-        threads: int,
-        on_exit: Callable[[Fault], None],
-        on_progress: OnLoadProgress | None = None,
-        gather: Gather = nullcontext,
-    ) -> ServingModel:
-        """Wait until it serves; raises LoadFailed."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -157,9 +141,13 @@ def quant_of(desired: DesiredModel) -> Quant | None:
     return next(quants, None)
 
 
-def needed(desired: DesiredModel, quant: Quant, peak_bytes: int | None) -> MemoryNeed:
+def needed(
+    desired: DesiredModel, quant: Quant, facts: EngineFacts, peak_bytes: int | None
+) -> MemoryNeed:
     """Memory to load it: the estimate, or what it was measured to take here before."""
-    estimate = need(desired.spec, quant, slots=desired.slots, context=desired.context)
+    estimate = need(
+        desired.spec, quant, slots=desired.slots, context=desired.context, engine=facts
+    )
     if peak_bytes is None:
         return estimate
     rest = peak_bytes - estimate.weights - estimate.kv_cache

@@ -153,10 +153,36 @@ class TestOwnFile:
     def test_a_wrong_option_of_an_echo_source_is_named_with_the_field(
         self, tmp_path: Path, options: str, named: str
     ) -> None:
-        error = refused(tmp_path, GOOD.replace("hf:tiny/tiny@main", f"echo:?{options}"))
+        echo = f'echo:?{options}"\nengine = "echo'
+        error = refused(tmp_path, GOOD.replace("hf:tiny/tiny@main", echo))
         assert error.param == "models[0].source"
         assert "mine.toml:6: field models[0].source: tiny:1b: " in str(error)
         assert named in str(error)
+
+    @pytest.mark.parametrize(
+        ("source", "engine", "why"),
+        [
+            ("echo:", "transformers", "reads no echo: source; write hf: or path:"),
+            ("hf:a/b", "echo", "the engine echo reads no hf: source; write echo:"),
+            ("other:", "mine", "write hf: or path: or pypi: or mine:"),
+            ("mine:?slots=none", "mine", "slots of 'mine:?slots=none' is 'none'"),
+        ],
+    )
+    def test_a_source_that_its_engine_cannot_read_is_refused(
+        self, tmp_path: Path, source: str, engine: str, why: str
+    ) -> None:
+        said = f'{source}"\nengine = "{engine}'
+        error = refused(tmp_path, GOOD.replace("hf:tiny/tiny@main", said))
+        assert error.param == "models[0].source"
+        assert why in str(error)
+
+    def test_an_engine_of_another_package_has_sources_of_its_own(
+        self, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "mine.toml"
+        said = 'mine:?slots=3"\nengine = "mine'
+        path.write_text(GOOD.replace("hf:tiny/tiny@main", said))
+        assert catalog.load(path).models["tiny:1b"].engine == "mine"
 
     def test_the_line_is_that_of_the_right_table(self, tmp_path: Path) -> None:
         second = MODEL.replace("tiny:1b", "tiny:2b").replace("head_dim", "head_dims")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from fixtures.engines import EchoEngine
 from genie import topology
 from genie.contracts import codec
 from genie.contracts.inference import (
@@ -23,7 +24,6 @@ from genie.contracts.inference import (
 )
 from genie.messaging import envelope
 from genie.messaging.publisher import Letter
-from workers.engine.echo import EchoEngine
 from workers.engine.protocol import EngineRequest, EngineStats, Finish, Piece, Sink
 from workers.models.resident import ServingModel
 from workers.serving.attempt import BrokerDelivery, WorkerIdentity

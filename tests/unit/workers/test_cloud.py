@@ -9,7 +9,13 @@ import httpx2
 import pytest
 
 from genie.contracts import codec
-from genie.contracts.fleet import Heartbeat, HeartbeatReply, RegistrationReply
+from genie.contracts.fleet import (
+    EngineMemory,
+    Heartbeat,
+    HeartbeatReply,
+    Registration,
+    RegistrationReply,
+)
 from genie.errors import BadRequest, CloudUnreachable, SettingsError, Unauthorized
 from workers import hardware, identity, join
 from workers.cloud import CloudClient
@@ -103,6 +109,40 @@ def test_a_new_worker_joins_with_its_token_and_keeps_its_secret(tmp_path: Path) 
     assert identity.load(mine.state_folder, URL) == REGISTERED
     mode = (mine.state_folder / identity.FILE).stat().st_mode
     assert mode & 0o777 == 0o600
+
+
+def test_a_worker_tells_what_its_engines_are(tmp_path: Path) -> None:
+    said: list[Registration] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        said.append(codec.decode(Registration, request.content))
+        return httpx2.Response(200, content=codec.encode(REGISTERED))
+
+    join.enrol(settings(tmp_path, "gj-token"), cloud(answer), "boot")
+    assert said[0].engines == ("echo", "transformers")
+    echo, transformers = said[0].engine_facts
+    assert (echo.sources, echo.memory) == (("echo",), EngineMemory.NONE)
+    assert transformers.sources == ("hf", "path", "pypi")
+    assert "float32" in transformers.dtypes
+    assert transformers.version
+
+
+def test_to_a_cloud_of_the_release_before_it_only_names_its_engines(
+    tmp_path: Path,
+) -> None:
+    said: list[Registration] = []
+
+    def strict(request: httpx2.Request) -> httpx2.Response:
+        said.append(codec.decode(Registration, request.content))
+        if said[-1].engine_facts:
+            message = "Registration: Object contains unknown field `engine_facts`"
+            return httpx2.Response(400, json={"error": {"message": message}})
+        return httpx2.Response(200, content=codec.encode(REGISTERED))
+
+    mine = settings(tmp_path, "gj-token")
+    assert join.enrol(mine, cloud(strict), "boot") == REGISTERED
+    assert [bool(one.engine_facts) for one in said] == [True, False]
+    assert said[1].engines == said[0].engines
 
 
 def test_a_known_worker_registers_with_its_own_secret_first(tmp_path: Path) -> None:

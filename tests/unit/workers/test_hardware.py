@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from genie import env
-from workers import engine
+from workers.engine.parent import starter
 from workers.engine.parent.spawn import child_environment
 from workers.hardware import (
     MIB,
@@ -128,7 +128,7 @@ def test_a_child_is_started_on_the_visible_gpu_by_the_drivers_number(
 ) -> None:
     gpus = GpuReader(("GPU-c3",), lambda: FOUR).read()
     card, _memory = memory.devices(host_status(tmp_path), gpus)
-    site = engine.child_environment_for(card.name, threads=1)
+    site = starter.child_environment_for(card.name, threads=1)
     environment = child_environment(site.cuda_devices, site.threads)
 
     assert environment["CUDA_VISIBLE_DEVICES"] == "3"

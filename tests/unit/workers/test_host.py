@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import celery
 import msgspec
 import pytest
 
+from fixtures.engines import EchoEngine
 from genie.contracts.fleet import (
     DesiredModel,
     Directive,
@@ -25,7 +25,7 @@ from genie.contracts.model import ModelSpec, Quant
 from genie.messaging.tasks import make_celery
 from workers import agent, tasks
 from workers.cloud import CloudClient
-from workers.engine.echo import EchoEngine
+from workers.engine.protocol import EngineHooks, Load
 from workers.files.files import LocalModel
 from workers.host import HostParts, WorkerHost
 from workers.models.resident import ServingModel
@@ -96,9 +96,9 @@ class CloudTwin(CloudClient):
             return next(filter(wanted, self.beats))
 
 
-def start(spec: ModelSpec, quant: Quant, **given: Any) -> ServingModel:
-    del spec, quant
-    return Ready(engine=EchoEngine(slots=given["slots"]))
+def start(load: Load, hooks: EngineHooks) -> ServingModel:
+    del hooks
+    return Ready(engine=EchoEngine(slots=load.slots))
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
-"""Tokens to pieces worth a message: the first at once, then a few at a time (pure).
+"""A loaded model that advances its requests step by step; engines subclass `Backend`.
 
-In the engine's process, so that neither the pipe nor the worker has work with each
-token of each request.
+It gathers tokens into pieces worth a message, holds stop strings back, and ends every
+request with one `Finish`.
 """
 
 from abc import ABC, abstractmethod
@@ -22,6 +22,7 @@ from workers.engine.protocol import (
     EngineRequest,
     EngineStats,
     Finish,
+    Load,
     Piece,
 )
 
@@ -236,10 +237,16 @@ class EngineLimits:
     waiting: int
     budget: int
 
-
-def waiting_bound(slots: int) -> int:
-    """How many requests may wait for ``slots`` slots, if nobody says otherwise."""
-    return max(16, 4 * slots)
+    @classmethod
+    def of(cls, load: Load) -> "EngineLimits":
+        """What the worker allowed this engine to take on."""
+        return cls(
+            model=load.spec.id,
+            slots=load.slots,
+            context=load.context,
+            waiting=load.waiting,
+            budget=load.budget,
+        )
 
 
 @dataclass(frozen=True, slots=True)

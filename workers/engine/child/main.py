@@ -1,39 +1,31 @@
 """The child process: loads one model, then serves it until told to stop.
 
-Run as ``python -m workers.engine.child.main FD PARENT_PID [warm]`` by
+Run as ``python -m workers.engine.child.main FD PARENT_PID [warm:ENGINE]`` by
 `workers.engine.parent.spawn`.
 """
 
 import contextlib
 import ctypes
-import gc
 import os
 import resource
 import signal
 import sys
-import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
 
 from genie.contracts.fleet import LoadStage
 from genie.contracts.inference import Fault
-from genie.contracts.model import Capability
-from workers.engine import wire
+from genie.contracts.model import ModelFile
+from workers.engine import registry, wire
 from workers.engine.child.backend import Backend, EngineLimits
 from workers.engine.child.loop import EngineLoop
-from workers.engine.echo import (
-    EchoBackend,
-    echo_fingerprint,
-    pretend_to_load,
-    read_options,
-)
 from workers.engine.errors import LoadFailed
-from workers.engine.parent.spawn import WARM
 from workers.engine.pipe import Pipe
-from workers.engine.protocol import OnLoadProgress
-from workers.engine.verification import Verification
+from workers.engine.protocol import Load, OnLoadProgress
+from workers.files import manifest as store
 
 PR_SET_PDEATHSIG = 1
 """The prctl option of Linux that names the signal a child gets at its parent's end."""
@@ -41,7 +33,6 @@ PR_SET_PDEATHSIG = 1
 OOM_SCORE = 500
 """Of 1000: chosen before anything that has not asked for it."""
 
-BackendAndIdentity = tuple[Backend, str]
 SendReports = Callable[[Sequence[wire.ChildReport]], None]
 
 
@@ -53,13 +44,13 @@ def main(arguments: list[str]) -> None:
     raise_oom_score()
     pipe = Pipe.of(descriptor)
     send = _sender(pipe)
-    if WARM in arguments[2:]:
-        warm_up(send)
+    for argument in arguments[2:]:
+        warm_up(argument.removeprefix(wire.WARM), send)
     load = _first(pipe)
     backend = _ready(load, send)
     if backend is not None:
         EngineLoop(backend, PipeCommands(pipe, send), send).run()
-    # Straight to the end: what torch and its threads would tidy up ends with us.
+    # Straight to the end: what libraries and their threads would tidy up ends with us.
     pipe.close()
     os._exit(0)
 
@@ -81,22 +72,23 @@ def raise_oom_score() -> None:
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE), encoding="ascii")
 
 
-def warm_up(send: SendReports) -> None:
-    """Import all that a model needs, and say what that takes."""
-    from workers.engine.torch import loading  # noqa: F401 - importing it is the work
-
+def warm_up(engine: str, send: SendReports) -> None:
+    """Import all that a model of this engine needs, and say what that takes."""
+    prepare = registry.engine_named(engine).warm_up
+    if prepare is not None:
+        prepare()
     # Linux counts the peak in KiB.
     taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     send([wire.ChildWarm(peak_bytes=taken)])
 
 
-def _first(pipe: Pipe) -> wire.Load:
+def _first(pipe: Pipe) -> Load:
     try:
         load = wire.decode_commands(pipe.frame() or b"")[0]
     except (EOFError, OSError):
         # Nobody wanted this child in the end.
         os._exit(0)
-    if not isinstance(load, wire.Load):
+    if not isinstance(load, Load):
         raise SystemExit("the first message must be a load")
     return load
 
@@ -138,7 +130,7 @@ class PipeCommands:
             return ()
 
 
-def _ready(load: wire.Load, send: SendReports) -> Backend | None:
+def _ready(load: Load, send: SendReports) -> Backend | None:
     def progress(share: float, stage: LoadStage) -> None:
         send([wire.LoadProgress(share=share, stage=stage)])
 
@@ -156,57 +148,33 @@ def _ready(load: wire.Load, send: SendReports) -> Backend | None:
     return backend
 
 
-def _build(load: wire.Load, progress: OnLoadProgress) -> BackendAndIdentity:
-    if load.spec.engine == "echo":
-        options = read_options(load.spec.source)
-        pretend_to_load(options)
-        identity = echo_fingerprint(load.spec, load.quant)
-        return EchoBackend(engine_limits(load), options), identity
-    # Files are digested while torch is imported: here, in this process only, after
-    # the pipe is served.
-    verification = Verification(load)
-    progress(0.0, LoadStage.VERIFYING)
-    if Capability.EMBED in load.spec.capabilities:
-        from workers.engine.torch import embedding
-
-        freeze_imports()
-        return embedding.load(
-            load,
-            engine_limits(load),
-            progress,
-            clock=time.monotonic,
-            verification=verification,
-        )
-    from workers.engine.torch import loading
-
-    freeze_imports()
-    return loading.load(
-        load,
-        engine_limits(load),
-        progress,
-        clock=time.monotonic,
-        verification=verification,
-    )
+def _build(load: Load, progress: OnLoadProgress) -> tuple[Backend, str]:
+    engine = registry.engine_named(load.spec.engine)
+    files = verified(load)
+    if load.path is not None:
+        progress(0.0, LoadStage.VERIFYING)
+    return engine.load(load, EngineLimits.of(load), files, progress)
 
 
-def freeze_imports() -> None:
-    """Never look through what was imported for garbage: it stays, and a step that has
-    to wait for that is a tenth of a second late."""
-    gc.freeze()
+def verified(load: Load) -> registry.VerifiedFiles:
+    """Hold a model's files against their digests from now on, in the background, while
+    the engine imports what will read them."""
+    if load.path is None:
+        return lambda: ()
+    pool = ThreadPoolExecutor(1, thread_name_prefix="verify")
+    found = pool.submit(store.verify, Path(load.path), load.spec)
+    pool.shutdown(wait=False)
+
+    def files() -> tuple[ModelFile, ...]:
+        try:
+            return found.result()
+        except store.PullFailed as failure:
+            raise LoadFailed(failure.fault) from failure
+
+    return files
 
 
-def engine_limits(load: wire.Load) -> EngineLimits:
-    """What the parent allowed this engine to take on."""
-    return EngineLimits(
-        model=load.spec.id,
-        slots=load.slots,
-        context=load.context,
-        waiting=load.waiting,
-        budget=load.budget,
-    )
-
-
-def _unexpected(load: wire.Load, error: Exception) -> Fault:
+def _unexpected(load: Load, error: Exception) -> Fault:
     reason = f"{type(error).__name__}: {error}"[:500]
     message = f"{load.spec.id} could not be loaded: {reason}"
     return Fault(code="load_failed", message=message)

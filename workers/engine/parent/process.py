@@ -9,7 +9,6 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from genie.contracts.inference import Fault
@@ -18,10 +17,10 @@ from workers.engine.parent.pending import PendingRequests
 from workers.engine.parent.spawn import ChildProcess
 from workers.engine.pipe import Pipe
 from workers.engine.protocol import (
+    EngineHooks,
     EngineRequest,
     EngineStats,
-    Gather,
-    OnLoadProgress,
+    Load,
     Sink,
 )
 from workers.engine.wire import (
@@ -30,7 +29,6 @@ from workers.engine.wire import (
     ChildWarm,
     Command,
     EngineReady,
-    Load,
     LoadFailureReport,
     LoadProgress,
     Stop,
@@ -38,8 +36,6 @@ from workers.engine.wire import (
     decode_reports,
     encode,
 )
-
-OnExit = Callable[[Fault], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,26 +55,20 @@ class EngineProcess:
     """A model in a child process: an `Engine`.
 
     ``nest`` is where it lives; one that was started already saves the child's
-    imports. ``on_exit`` is called once, from the engine's thread, if a loaded engine
-    dies unasked.
+    imports.
     """
 
     def __init__(
         self,
         load: Load,
+        hooks: EngineHooks,
         *,
         nest: ChildProcess,
-        on_exit: OnExit,
-        on_progress: OnLoadProgress | None = None,
         bounds: ChildTimeouts | None = None,
-        gather: Gather = contextlib.nullcontext,
     ) -> None:
-        self._load = load
+        self._load, self._hooks = load, hooks
         self._nest = nest
-        self._on_exit = on_exit
-        self._on_progress = on_progress
         self._bounds = bounds or ChildTimeouts()
-        self._gather = gather
         self._sinks = PendingRequests(slots=load.slots, waiting=load.waiting)
         self._latest = EngineStats(
             slots=load.slots, free_slots=load.slots, context=load.context
@@ -190,7 +180,7 @@ class EngineProcess:
             except (EOFError, OSError):
                 return
             self._heard_at = time.monotonic()
-            with self._gather():
+            with self._hooks.gather():
                 for frame in frames:
                     for report in decode_reports(frame):
                         self._receive(report)
@@ -199,8 +189,7 @@ class EngineProcess:
         if isinstance(report, EngineStats):
             self._latest = report
         elif isinstance(report, LoadProgress):
-            if self._on_progress is not None:
-                self._on_progress(report.share, report.stage)
+            self._hooks.on_progress(report.share, report.stage)
         elif isinstance(report, EngineReady | LoadFailureReport):
             self._verdict = report
             self._settled.set()
@@ -226,7 +215,7 @@ class EngineProcess:
         self._settled.set()
         self._ended.set()
         if was_serving and not self._closing:
-            self._on_exit(self._fault)
+            self._hooks.on_exit(self._fault)
 
     def _reap(self) -> None:
         try:

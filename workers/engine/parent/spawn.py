@@ -14,13 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workers.engine.pipe import Pipe
-from workers.engine.wire import ChildWarm, decode_reports
+from workers.engine.wire import WARM, ChildWarm, decode_reports
 
 KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "USER")
 """All a child gets of its parent's environment: no credential is among them."""
-
-WARM = "warm"
-"""The child's argument that makes it import torch before it is told of a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +32,12 @@ class ChildProcess:
     """One child and its thread.
 
     The child asks the kernel to die with the thread that spawned it, so whoever
-    listens to the child does so in that thread: `hand_over` says who.
+    listens to the child does so in that thread: `hand_over` says who. ``warms`` names
+    the engine whose imports begin before any model is known.
     """
 
-    def __init__(self, site: ChildEnvironment, *, is_warm: bool = False) -> None:
-        self.site = site
-        self.is_warm = is_warm
+    def __init__(self, site: ChildEnvironment, *, warms: str = "") -> None:
+        self.site, self.warms = site, warms
         self.failure: OSError | None = None
         self.child: subprocess.Popen[bytes]
         self.pipe: Pipe
@@ -115,7 +112,7 @@ class ChildProcess:
             self.child = subprocess.Popen(
                 [
                     *(*command, str(theirs.fileno()), str(os.getpid())),
-                    *([WARM] if self.is_warm else []),
+                    *([WARM + self.warms] if self.warms else []),
                 ],
                 env=child_environment(self.site.cuda_devices, self.site.threads),
                 stdin=subprocess.DEVNULL,

@@ -1,1 +1,68 @@
-"""The transformers engine; nothing else imports torch."""
+"""The transformers engine; nothing else imports torch.
+
+This file itself is light: the worker reads it to know the engine, a child calls `load`.
+"""
+
+import gc
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from genie.contracts.fleet import EngineFacts
+from genie.contracts.model import Capability
+from genie.engines import FILE_SOURCES
+from workers.engine.protocol import Load, OnLoadProgress
+from workers.engine.registry import RegisteredEngine, VerifiedFiles, release_of
+
+if TYPE_CHECKING:
+    from workers.engine.child.backend import Backend, EngineLimits
+
+CPU_BUDGET = 128
+CUDA_BUDGET = 2048
+"""Tokens of one step: as many as delay the running requests unnoticeably."""
+
+PLAIN_DTYPES = ("float32", "bfloat16", "float16")
+PACKED_DTYPES = ("int8", "nf4")
+"""Formats of bitsandbytes: weights of 8 and 4 bits, computed with in bfloat16."""
+
+
+def load(
+    load: Load, limits: "EngineLimits", files: VerifiedFiles, progress: OnLoadProgress
+) -> "tuple[Backend, str]":
+    """Load a model that writes, or one that embeds; raises LoadFailed."""
+    if Capability.EMBED in load.spec.capabilities:
+        from workers.engine.torch import embedding
+
+        freeze_imports()
+        return embedding.load(load, limits, files, progress)
+    from workers.engine.torch import loading
+
+    freeze_imports()
+    return loading.load(load, limits, files, progress)
+
+
+def warm_up() -> None:
+    """Import torch and transformers: most of the time a load takes."""
+    from workers.engine.torch import loading  # noqa: F401 - importing it is the work
+
+
+def freeze_imports() -> None:
+    """Never look through what was imported for garbage: it stays, and a step that has
+    to wait for that is a tenth of a second late."""
+    gc.freeze()
+
+
+def _dtypes() -> tuple[str, ...]:
+    return PLAIN_DTYPES + (PACKED_DTYPES if find_spec("bitsandbytes") else ())
+
+
+ENGINE = RegisteredEngine(
+    facts=EngineFacts(
+        name="transformers",
+        version=release_of("transformers"),
+        sources=FILE_SOURCES,
+        dtypes=_dtypes(),
+    ),
+    load=load,
+    warm_up=warm_up,
+    step_tokens={"cpu": CPU_BUDGET, "cuda": CUDA_BUDGET},
+)

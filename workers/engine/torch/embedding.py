@@ -7,6 +7,7 @@ the steps as generations do, and a long one never holds up a short one.
 import base64
 import resource
 import sys
+import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -32,10 +33,15 @@ from workers.engine.child.backend import (
 from workers.engine.child.scheduler import ForwardPass
 from workers.engine.child.scheduler import Sequence as Running
 from workers.engine.errors import load_failed, refused
-from workers.engine.protocol import EngineRequest, EngineStats, Finish, OnLoadProgress
+from workers.engine.protocol import (
+    EngineRequest,
+    EngineStats,
+    Finish,
+    Load,
+    OnLoadProgress,
+)
+from workers.engine.registry import VerifiedFiles
 from workers.engine.torch import loading, quants
-from workers.engine.verification import Verification
-from workers.engine.wire import Load
 
 STEP_INPUTS = 32
 """Inputs of one step: other requests and cancels get their turn after so many."""
@@ -257,12 +263,7 @@ def encode_vector(vector: Tensor) -> str:
 
 
 def load(
-    load: Load,
-    room: EngineLimits,
-    progress: OnLoadProgress,
-    *,
-    clock: EngineClock,
-    verification: Verification | None = None,
+    load: Load, limits: EngineLimits, files: VerifiedFiles, progress: OnLoadProgress
 ) -> tuple[Backend, str]:
     """Load, check and self-test an encoder; raises LoadFailed with the reason."""
     torch.set_num_threads(load.threads)
@@ -270,7 +271,7 @@ def load(
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     path = Path(load.path or "")
-    sources = (verification or Verification(load)).files()
+    sources = files()
     progress(0.3, LoadStage.READING)
     encoder = load_encoder(load, path)
     progress(0.9, LoadStage.TESTING)
@@ -279,7 +280,7 @@ def load(
     identity = fingerprint(
         sources, load.quant, chat_template="", engine=loading.engine_name()
     )
-    return EmbeddingBackend(room, clock, encoder), identity
+    return EmbeddingBackend(limits, time.monotonic, encoder), identity
 
 
 def load_encoder(load: Load, path: Path) -> Encoder:
@@ -292,7 +293,7 @@ def load_encoder(load: Load, path: Path) -> Encoder:
     loaded: Any = AutoModel.from_pretrained(
         path,
         dtype=quants.plain_dtype_of(load),
-        device_map=loading.device_map(load.device),
+        device_map=loading.device_map(load.device_kind),
         trust_remote_code=False,
         use_safetensors=True,
         local_files_only=True,

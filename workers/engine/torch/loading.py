@@ -3,12 +3,12 @@
 Every guard here stands for a model that loaded silently and answered wrongly.
 """
 
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-import transformers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
@@ -18,11 +18,12 @@ from genie.contracts.fleet import LoadStage
 from genie.contracts.inference import WorkClass
 from genie.contracts.model import Capability, ModelSpec
 from genie.fingerprint import fingerprint
-from workers.engine.child.backend import Backend, EngineClock, EngineLimits
+from workers.engine.child.backend import Backend, EngineLimits
 from workers.engine.child.scheduler import ForwardPass, PromptChunk, Sequence
 from workers.engine.errors import load_failed
-from workers.engine.protocol import OnLoadProgress
-from workers.engine.torch import quants
+from workers.engine.protocol import Load, OnLoadProgress
+from workers.engine.registry import VerifiedFiles
+from workers.engine.torch import ENGINE, quants
 from workers.engine.torch.attention import NAME, LayoutNotPassed
 from workers.engine.torch.cache import SlotCache
 from workers.engine.torch.grammar import Grammars
@@ -30,8 +31,6 @@ from workers.engine.torch.graphs import CudaGraphs, DecodeRow
 from workers.engine.torch.linear import block_weights
 from workers.engine.torch.packed import ModelRunner, PackedBackend
 from workers.engine.torch.prompts import PromptRenderer
-from workers.engine.verification import Verification
-from workers.engine.wire import Load
 
 log = logs.logger("engine")
 
@@ -48,29 +47,20 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.25}
 
 def engine_name() -> str:
     """This engine in a fingerprint: ``transformers/major.minor``."""
-    major, minor = transformers.__version__.split(".")[:2]
-    return f"transformers/{major}.{minor}"
+    return f"transformers/{ENGINE.facts.version}"
 
 
 def load(
-    load: Load,
-    room: EngineLimits,
-    progress: OnLoadProgress,
-    *,
-    clock: EngineClock,
-    verification: Verification | None = None,
+    load: Load, limits: EngineLimits, files: VerifiedFiles, progress: OnLoadProgress
 ) -> tuple[Backend, str]:
-    """Load, check and self-test a model; raises LoadFailed with the reason.
-
-    ``verification`` of its files may have begun before this could be imported.
-    """
+    """Load, check and self-test a model; raises LoadFailed with the reason."""
     logs.configure()  # a child's stdout is nobody's: what it says belongs on stderr
     torch.set_num_threads(load.threads)
     torch.set_grad_enabled(False)
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     path = Path(load.path or "")
-    sources = (verification or Verification(load)).files()
+    sources = files()
     progress(0.2, LoadStage.READING)
     model = load_model(load, path)
     progress(0.8, LoadStage.TESTING)
@@ -80,12 +70,12 @@ def load(
     if load.spec.tool_format is not None:
         prompts.guard_tools()
         prompts.guard_calls()
-    runner = self_tested(model, prompts, room, load.spec.id)
+    runner = self_tested(model, prompts, limits, load.spec.id)
     progress(1.0, LoadStage.TESTING)
     ends = end_tokens(model, prompts)
     backend = PackedBackend(
-        room,
-        clock,
+        limits,
+        time.monotonic,
         runner=runner,
         prompts=prompts,
         ends=ends,
@@ -112,7 +102,7 @@ def load_model(load: Load, path: Path) -> PreTrainedModel:
         path,
         dtype=quants.dtype_of(load),
         quantization_config=quants.config_of(load),
-        device_map=device_map(load.device),
+        device_map=device_map(load.device_kind),
         # Said explicitly: left open, transformers asks on stdin.
         trust_remote_code=False,
         use_safetensors=True,

@@ -6,7 +6,7 @@ import torch
 from transformers import BitsAndBytesConfig
 
 from workers.engine.errors import load_failed
-from workers.engine.wire import Load
+from workers.engine.protocol import Load
 
 DTYPES = {
     "float32": torch.float32,
@@ -55,7 +55,7 @@ def config_of(load: Load) -> BitsAndBytesConfig | None:
 
 def _check_packed(load: Load) -> None:
     what = f"{load.spec.id} as {load.quant.name} ({load.quant.dtype})"
-    if load.device != "cuda":
+    if load.device_kind != "cuda":
         message = f"{what} runs on an NVIDIA GPU only; choose a float quant here"
         raise load_failed("unsupported_quant", message)
     if find_spec("bitsandbytes") is None:

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from cloud_app.brain import capacity
 from cloud_app.brain.capacity import Fit, NoFit, fit
 from fixtures.views import GB, MODELS, NOW, SHIPPED, gpu, placement, ready, worker
-from genie import catalog, memory
-from genie.contracts.fleet import ModelState
+from genie import catalog, engines, memory
+from genie.contracts.fleet import EngineFacts, EngineMemory, ModelState
 from genie.contracts.model import Quant
 
 SMALL, CODER = SHIPPED.models["smollm2:135m"], SHIPPED.models["qwen2.5-coder:7b"]
@@ -47,7 +47,7 @@ def test_slots_shrink_before_the_context_does(
 
 
 def test_a_worker_without_the_engine_is_refused() -> None:
-    bare = replace(worker(), engines=("echo",))
+    bare = replace(worker(), engines=(engines.assumed("echo"),))
     assert refused(fit(SMALL, bare)).reasons == ("cpu-1 has no transformers engine",)
 
 
@@ -96,8 +96,8 @@ def test_a_full_disk_is_refused_unless_the_files_are_there() -> None:
     assert "of disk" in refused(fit(SMALL, full)).reasons[0]
     cached = replace(ready(SMALL.id), state=ModelState.ON_DISK)
     assert isinstance(fit(SMALL, replace(full, models=(cached,))), Fit)
-    echo = msgspec.structs.replace(SMALL, source="echo:")
-    assert isinstance(fit(echo, full), Fit)
+    own = msgspec.structs.replace(SMALL, source="path:/models/small")
+    assert isinstance(fit(own, full), Fit)
 
 
 def test_a_smaller_quant_is_tried_when_the_first_does_not_fit() -> None:
@@ -184,11 +184,49 @@ class TestPlacesFromTheSource:
     def test_the_source_says_how_many_whatever_memory_there_is(
         self, device: str
     ) -> None:
-        host = replace(worker(device=device, memory_gb=0.001), engines=("echo",))
+        host = replace(
+            worker(device=device, memory_gb=0.001), engines=(engines.assumed("echo"),)
+        )
         found = fitted(fit(self.WIDE, host))
         assert (found.slots, found.context, found.need.total) == (1024, 2048, 0)
 
     def test_without_a_word_of_slots_it_has_as_many_as_any_model(self) -> None:
         plain = msgspec.structs.replace(self.WIDE, source="echo:")
-        host = replace(worker(), engines=("echo",))
+        host = replace(worker(), engines=(engines.assumed("echo"),))
         assert fitted(fit(plain, host)).slots == capacity.SLOTS["cpu"]
+
+
+class TestWhatAnEngineServes:
+    def test_a_source_the_engine_does_not_read_is_refused(self) -> None:
+        odd = msgspec.structs.replace(SMALL, source="tiny:?slots=2")
+        why = "the transformers engine of cpu-1 reads no tiny: source"
+        assert refused(fit(odd, worker())).reasons == (why,)
+
+    def test_only_quants_it_computes_are_chosen(self) -> None:
+        facts = msgspec.structs.replace(
+            engines.assumed("transformers"), dtypes=("bfloat16",)
+        )
+        host = replace(worker(), engines=(facts,))
+        assert refused(fit(SMALL, host)).reasons
+        both = msgspec.structs.replace(
+            SMALL,
+            quants=(
+                *SMALL.quants,
+                Quant(name="b", dtype="bfloat16", weight_bytes=1_000),
+            ),
+        )
+        assert fitted(fit(both, host)).quant.name == "b"
+
+    def test_a_gpu_is_no_place_for_an_engine_of_processors(self) -> None:
+        facts = msgspec.structs.replace(
+            engines.assumed("transformers"), devices=("cpu",)
+        )
+        assert refused(fit(CODER, replace(gpu(), engines=(facts,)))).reasons
+
+    def test_one_that_a_worker_describes_is_planned_like_a_shipped_one(self) -> None:
+        facts = EngineFacts(
+            name="tiny", sources=("tiny",), memory=EngineMemory.NONE, devices=("cpu",)
+        )
+        spec = msgspec.structs.replace(SMALL, engine="tiny", source="tiny:?slots=9")
+        found = fitted(fit(spec, replace(gpu(), engines=(facts,))))
+        assert (found.slots, found.need.total) == (9, 0)

@@ -26,7 +26,7 @@ from fixtures.views import (
     want,
     worker,
 )
-from genie import catalog
+from genie import catalog, engines
 
 
 def plan(view: FleetView, *demand: DemandView) -> PlacementPlan:
@@ -126,7 +126,7 @@ class TestPlacesFromTheSource:
             echo.models["echo:small"], source="echo:?slots=1024"
         )
         changed = replace(echo, models=echo.models | {spec.id: spec})
-        view = fleet(replace(worker(), engines=("echo",)))
+        view = fleet(replace(worker(), engines=(engines.assumed("echo"),)))
         before = planner.plan(view, [standing(spec.id)], echo, NOW)
         view = applied(view, before)
         after = planner.plan(view, [standing(spec.id)], changed, NOW)

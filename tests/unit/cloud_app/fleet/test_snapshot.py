@@ -121,6 +121,7 @@ def _record(beat: Heartbeat | None) -> WorkerRecord:
         boot_id="boot",
         version="0.1.0",
         engines=("echo",),
+        engine_facts=(),
         labels={},
         registered_at=NOON,
         seen_at=NOON,

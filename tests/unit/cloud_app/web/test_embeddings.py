@@ -15,9 +15,9 @@ from openai.types import CreateEmbeddingResponse
 from cloud_app.context import Context
 from fixtures import web
 from fixtures.doors import Door
+from fixtures.engines import EchoEngine
 from fixtures.web import TwinBus
 from genie.contracts.inference import AnswerExtras, Event, InferenceTask
-from workers.engine.echo import EchoEngine
 
 MODEL = "echo:embed"
 

@@ -13,6 +13,7 @@ from openai.types.completion import Completion
 
 from cloud_app.context import Context
 from fixtures.doors import Door
+from fixtures.engines import EchoEngine
 from fixtures.web import TwinBus, outcome
 from genie import Client
 from genie.contracts.inference import (
@@ -26,7 +27,6 @@ from genie.contracts.inference import (
     Sampling,
 )
 from unit.cloud_app.web.test_inference import ask, events
-from workers.engine.echo import EchoEngine
 
 CHAT = "/v1/chat/completions"
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "one two"}]

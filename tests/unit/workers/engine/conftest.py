@@ -22,11 +22,10 @@ from fixtures import tiny as tiny_models
 from genie.contracts.inference import Message, Sampling, WorkClass
 from genie.contracts.model import ModelSpec, Quant
 from workers.engine.child.backend import EngineLimits
-from workers.engine.protocol import EngineEvent, EngineRequest, Finish, Piece
+from workers.engine.protocol import EngineEvent, EngineRequest, Finish, Load, Piece
 from workers.engine.torch import loading
 from workers.engine.torch.packed import PackedBackend
 from workers.engine.torch.prompts import PromptRenderer
-from workers.engine.wire import Load
 
 DEVICE = os.environ.get("GENIE_TEST_DEVICE", "cpu")
 """What the engine computes on; what it is held to stays on the CPU."""

@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from fixtures.engines import PATIENCE_S, Heard
+from fixtures.engines import PATIENCE_S, EchoEngine, Heard
 from genie.contracts.inference import Fault, FinishReason, Sampling, WorkClass
 from genie.sources import EchoOptions
 from workers.engine.child.backend import EngineLimits
-from workers.engine.echo import EchoBackend, EchoEngine, read_options, word_vectors
+from workers.engine.echo import EchoBackend, read_options, word_vectors
 from workers.engine.errors import EngineBusy, EngineGone, LoadFailed
 from workers.engine.protocol import EngineRequest, Finish, Piece
 

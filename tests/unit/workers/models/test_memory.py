@@ -61,9 +61,9 @@ def test_the_emptiest_device_the_quant_runs_on_is_chosen(
     assert place(wanted(), quant, NEED, places, NO_LIMITS) == DeviceGrant(device=chosen)
 
 
-def test_an_echo_model_never_takes_a_gpu() -> None:
+def test_an_engine_that_runs_on_processors_never_takes_a_gpu() -> None:
     places = [device("cuda:0", 8), device("cpu", 8)]
-    answer = place(wanted("echo"), QUANT, NEED, places, NO_LIMITS)
+    answer = place(wanted("echo"), QUANT, NEED, places, NO_LIMITS, kinds=("cpu",))
     assert answer == DeviceGrant(device="cpu")
 
 

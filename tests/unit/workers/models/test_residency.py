@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from fixtures.engines import EchoEngine
 from genie.contracts.fleet import (
     DesiredModel,
     HostStatus,
@@ -19,8 +20,8 @@ from genie.contracts.fleet import (
 )
 from genie.contracts.inference import Fault
 from genie.contracts.model import ModelFile, ModelSpec, Quant
-from workers.engine.echo import EchoEngine
 from workers.engine.errors import load_failed
+from workers.engine.protocol import EngineHooks, Load
 from workers.files.files import LocalModel
 from workers.files.manifest import pull_failed
 from workers.models import residency
@@ -57,7 +58,7 @@ class Stage:
 
     def __post_init__(self) -> None:
         self.now = START
-        self.started: list[dict[str, Any]] = []
+        self.started: list[Load] = []
         self.fetched: list[str] = []
         self.engines: dict[str, EchoEngine] = {}
         self.seen: list[tuple[str, ModelState]] = []
@@ -123,17 +124,15 @@ class Stage:
             raise pull_failed("corrupt", "the sha256 is wrong; pull it again")
         return LocalModel(path=Path("/models") / spec.id, files=FILES)
 
-    def _start(self, spec: ModelSpec, quant: Quant, **given: Any) -> ServingModel:
-        self.started.append({"model": spec.id, "quant": quant.name, **given})
+    def _start(self, load: Load, hooks: EngineHooks) -> ServingModel:
+        self.started.append(load)
         for share, stage in ((0.0, STAGES.VERIFYING), (0.01, STAGES.READING)):
-            given["on_progress"](share, stage)
+            hooks.on_progress(share, stage)
         if self.fails:
             raise self.fails.pop(0)
-        engine = EchoEngine(
-            slots=given["slots"], crash_on="poison", on_exit=given["on_exit"]
-        )
-        self.engines[spec.id] = engine
-        return Ready(engine=engine, fingerprint=f"gf1-{spec.id}")
+        engine = EchoEngine(slots=load.slots, crash_on="poison", on_exit=hooks.on_exit)
+        self.engines[load.spec.id] = engine
+        return Ready(engine=engine, fingerprint=f"gf1-{load.spec.id}")
 
     def _read(self) -> tuple[HostStatus, tuple[()]]:
         host = HostStatus(
@@ -195,7 +194,7 @@ def test_a_desired_model_is_fetched_loaded_and_ready_with_what_was_measured() ->
         (STATES.LOADING, STAGES.VERIFYING),
         (STATES.LOADING, STAGES.READING),
     ]
-    assert stage.started[0]["device"] == "cpu"
+    assert stage.started[0].device == "cpu"
 
 
 def test_nothing_happens_before_the_cloud_has_spoken() -> None:
@@ -210,7 +209,7 @@ def test_the_same_set_again_changes_nothing() -> None:
         stage.wait(STATES.READY)
         stage.residency.desire([desired(reason="another"), desired("n")])
         stage.wait(STATES.READY, "n")
-    assert [it["model"] for it in stage.started] == ["m", "n"]
+    assert [it.spec.id for it in stage.started] == ["m", "n"]
 
 
 def test_a_model_no_longer_desired_drains_unloads_and_stays_on_disk() -> None:
@@ -242,7 +241,8 @@ def test_another_shape_of_a_model_is_loaded_anew(change: dict[str, Any]) -> None
         stage.residency.desire([desired(**change)])
         stage.wait_starts(2)
         stage.wait(STATES.READY)
-    assert [it | change == it for it in stage.started] == [False, True]
+    first, second = stage.started
+    assert second == msgspec.structs.replace(first, **change)
 
 
 def test_the_workers_own_slot_limit_holds_whatever_the_cloud_wishes() -> None:
@@ -252,7 +252,7 @@ def test_the_workers_own_slot_limit_holds_whatever_the_cloud_wishes() -> None:
         stage.wait(STATES.READY)
         stage.residency.desire([desired(), desired("n")])
         stage.wait(STATES.READY, "n")
-    assert [it["slots"] for it in stage.started] == [2, 2]
+    assert [it.slots for it in stage.started] == [2, 2]
 
 
 def test_a_model_too_big_is_refused_before_loading_with_both_figures() -> None:
@@ -395,4 +395,4 @@ def test_stopping_closes_every_engine() -> None:
 def kill(stage: Stage) -> None:
     """Make the engine of ``m`` die as a crash would."""
     fault = Fault(code="engine_died", message="killed by signal 9", retryable=True)
-    stage.started[-1]["on_exit"](fault)
+    stage.engines["m"]._on_exit(fault)

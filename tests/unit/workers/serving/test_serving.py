@@ -6,6 +6,7 @@ import threading
 import msgspec
 import pytest
 
+from fixtures.engines import EchoEngine
 from genie import topology
 from genie.contracts.inference import (
     AnswerExtras,
@@ -33,7 +34,6 @@ from unit.workers.serving_twins import (
     task,
 )
 from workers.bidding.credits import BID_MOST
-from workers.engine.echo import EchoEngine
 from workers.engine.protocol import Finish
 from workers.serving.attempt import Attempt, state_of
 from workers.serving.reports import START_S

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 
+from fixtures.engines import EchoEngine
 from genie.contracts.inference import (
     AttemptStarted,
     Chunk,
@@ -15,7 +16,6 @@ from genie.contracts.inference import (
     Sampling,
 )
 from unit.workers.serving_twins import BOUND_S, NOW, Puppet, Stage
-from workers.engine.echo import EchoEngine
 from workers.engine.errors import EngineBusy
 
 STOP, LENGTH = FinishReason.STOP, FinishReason.LENGTH

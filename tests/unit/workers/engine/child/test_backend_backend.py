@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from genie.contracts.inference import Sampling
-from workers.engine.child.backend import ThroughputMeter, waiting_bound
+from workers.engine.child.backend import ThroughputMeter
+from workers.engine.protocol import waiting_bound
 
 Make = Callable[..., Any]
 

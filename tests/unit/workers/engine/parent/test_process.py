@@ -14,26 +14,26 @@ import pytest
 
 from fixtures.engines import (
     PATIENCE_S,
+    QUIET,
     Heard,
     echo_spec,
     is_alive,
     pid_of,
     wait_until,
+    wanted,
 )
 from genie.contracts.inference import Fault, FinishReason, Sampling
 from genie.contracts.model import Quant
-from workers import engine as engines
-from workers.engine import ChildTimeouts, LoadedEngine
 from workers.engine.errors import EngineBusy, EngineGone, LoadFailed
-from workers.engine.parent.process import EngineProcess
+from workers.engine.parent import starter as engines
+from workers.engine.parent.process import ChildTimeouts, EngineProcess
 from workers.engine.parent.spawn import (
     ChildEnvironment,
     ChildProcess,
     child_environment,
 )
 from workers.engine.pipe import Pipe
-from workers.engine.protocol import Piece
-from workers.engine.wire import Load
+from workers.engine.protocol import EngineHooks, Load, LoadedEngine, Piece
 
 Make = Callable[..., Any]
 ROOT = Path(__file__).parents[4]
@@ -62,18 +62,13 @@ def start() -> Iterator[Callable[..., LoadedEngine]]:
         *,
         slots: int = 4,
         on_exit: Callable[[Fault], None] = lambda _: None,
-        **said: Any,
+        bounds: ChildTimeouts | None = None,
+        **hooks: Any,
     ) -> LoadedEngine:
         loaded = engines.start(
-            echo_spec(source),
-            QUANT,
-            path=None,
-            slots=slots,
-            context=4096,
-            device="cpu",
-            threads=1,
-            on_exit=on_exit,
-            **said,
+            wanted(echo_spec(source), quant=QUANT, slots=slots, context=4096),
+            EngineHooks(on_exit=on_exit, **hooks),
+            bounds=bounds,
         )
         started.append(loaded)
         return loaded
@@ -235,7 +230,7 @@ def test_a_death_while_loading_is_a_failed_load() -> None:
     )
     exits = Exits()
     engine = EngineProcess(
-        load, nest=ChildProcess(ChildEnvironment("", 1)), on_exit=exits
+        load, EngineHooks(on_exit=exits), nest=ChildProcess(ChildEnvironment("", 1))
     )
     failures: list[LoadFailed] = []
 
@@ -284,16 +279,7 @@ def test_no_room_to_serve_is_refused(start: Make, slots: int, named: str) -> Non
 
 def test_a_context_over_the_models_is_refused() -> None:
     with pytest.raises(LoadFailed, match="it holds 2 to 4096"):
-        engines.start(
-            echo_spec(),
-            QUANT,
-            path=None,
-            slots=1,
-            context=5000,
-            device="cpu",
-            threads=1,
-            on_exit=lambda _: None,
-        )
+        engines.start(wanted(echo_spec(), quant=QUANT, context=5000), QUIET)
 
 
 def test_the_source_can_cap_the_slots(start: Make) -> None:
@@ -336,12 +322,11 @@ def test_the_child_itself_sees_no_credentials(
 PARENT = """
 import sys, time
 sys.path[:0] = [{root!r}, {tests!r}]
-from fixtures.engines import echo_spec
+from fixtures.engines import QUIET, echo_spec, wanted
 from genie.contracts.model import Quant
-from workers import engine
+from workers.engine.parent import starter
 QUANT = Quant(name="f32", dtype="float32", weight_bytes=0)
-loaded = engine.start(echo_spec(), QUANT, path=None, slots=1, context=99, device="cpu",
-                      threads=1, on_exit=lambda fault: None)
+loaded = starter.start(wanted(echo_spec(), quant=QUANT), QUIET)
 heavy = [name for name in ("torch", "transformers", "numpy") if name in sys.modules]
 print(loaded.engine.pid, heavy, flush=True)
 sys.stdin.read()

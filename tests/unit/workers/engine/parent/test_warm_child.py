@@ -7,11 +7,21 @@ from typing import Any
 
 import pytest
 
-from fixtures.engines import Heard, asking, echo_spec, is_alive, pid_of, wait_until
-from workers.engine import LoadedEngine
-from workers.engine.parent import warm_child
+from fixtures.engines import (
+    QUIET,
+    Heard,
+    asking,
+    echo_spec,
+    is_alive,
+    pid_of,
+    wait_until,
+    wanted,
+)
+from genie.contracts.model import ModelSpec
+from workers.engine.parent import starter as warm_child
 from workers.engine.parent.spawn import ChildEnvironment, ChildProcess
-from workers.engine.parent.warm_child import EngineStarter
+from workers.engine.parent.starter import EngineStarter
+from workers.engine.protocol import LoadedEngine
 
 Make = Callable[..., Any]
 HERE = ChildEnvironment("", 1)
@@ -29,11 +39,19 @@ def starter() -> Iterator[EngineStarter]:
 def load(starter: EngineStarter, tiny: Make) -> Iterator[Callable[..., LoadedEngine]]:
     loaded: list[LoadedEngine] = []
 
-    def make(**said: Any) -> LoadedEngine:
+    def make(spec: ModelSpec | None = None) -> LoadedEngine:
         model = tiny()
-        wanted = {"spec": model.spec(), "quant": model.quant(), "path": model.path}
-        room = {"slots": 2, "context": 128, "device": "cpu", "threads": 1}
-        one = starter(**(wanted | room | said), on_exit=lambda _: None)
+        path = model.path if spec is None else None
+        one = starter(
+            wanted(
+                spec or model.spec(),
+                quant=model.quant(),
+                path=path,
+                slots=2,
+                context=128,
+            ),
+            QUIET,
+        )
         loaded.append(one)
         return one
 
@@ -53,7 +71,7 @@ def kept(starter: EngineStarter) -> ChildProcess:
 def test_the_next_model_starts_in_the_warm_child(
     starter: EngineStarter, load: Make
 ) -> None:
-    starter._prepare(HERE)
+    starter._prepare(HERE, "transformers")
     nest = kept(starter)
     warm = nest.warmed(IMPORTED_S)
     assert warm is not None
@@ -73,33 +91,42 @@ def test_the_next_model_starts_in_the_warm_child(
 
 
 def test_a_child_for_other_devices_is_replaced(starter: EngineStarter) -> None:
-    starter._prepare(HERE)
+    starter._prepare(HERE, "transformers")
     nest = kept(starter)
-    assert starter._take(ChildEnvironment("0", 1)) is None
-    starter._prepare(ChildEnvironment("", 2))
+    assert starter._take(ChildEnvironment("0", 1), "transformers") is None
+    starter._prepare(ChildEnvironment("", 2), "transformers")
     assert kept(starter).site == ChildEnvironment("", 2)
     assert wait_until(lambda: not is_alive(nest.child.pid))
 
 
-def test_a_child_that_is_there_already_is_kept(starter: EngineStarter) -> None:
-    starter._prepare(HERE)
+def test_a_child_of_another_engine_is_replaced(starter: EngineStarter) -> None:
+    starter._prepare(HERE, "transformers")
     nest = kept(starter)
-    starter._prepare(HERE)
+    assert starter._take(HERE, "echo") is None
+    starter._prepare(HERE, "echo")
+    assert kept(starter).warms == "echo"
+    assert wait_until(lambda: not is_alive(nest.child.pid))
+
+
+def test_a_child_that_is_there_already_is_kept(starter: EngineStarter) -> None:
+    starter._prepare(HERE, "transformers")
+    nest = kept(starter)
+    starter._prepare(HERE, "transformers")
     assert kept(starter) is nest
 
 
 def test_a_dead_child_is_not_taken(starter: EngineStarter) -> None:
-    starter._prepare(HERE)
+    starter._prepare(HERE, "transformers")
     nest = kept(starter)
     nest.child.kill()
     assert wait_until(lambda: not nest.is_alive)
-    assert starter._take(HERE) is None
-    starter._prepare(HERE)
+    assert starter._take(HERE, "transformers") is None
+    starter._prepare(HERE, "transformers")
     assert kept(starter) is not nest
 
 
 def test_the_room_is_given_back_when_it_is_needed(starter: EngineStarter) -> None:
-    starter._prepare(HERE)
+    starter._prepare(HERE, "transformers")
     nest = kept(starter)
     assert starter.give_back()
     assert wait_until(lambda: not is_alive(nest.child.pid))
@@ -111,13 +138,13 @@ def test_no_child_is_kept_when_memory_is_short(
     starter: EngineStarter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(warm_child, "LEAST_BYTES", 2**62)
-    starter._prepare(HERE)
+    starter._prepare(HERE, "transformers")
     assert starter._spare is None
 
 
 def test_a_worker_can_do_without() -> None:
     starter = EngineStarter(keeps=False)
-    starter._prepare(HERE)
+    starter._prepare(HERE, "transformers")
     assert starter._spare is None
     assert starter.held_bytes() == 0
 
@@ -125,5 +152,5 @@ def test_a_worker_can_do_without() -> None:
 def test_a_model_without_weights_leaves_no_child(
     starter: EngineStarter, load: Make
 ) -> None:
-    load(spec=echo_spec(), path=None)
+    load(echo_spec())
     assert starter._spare is None

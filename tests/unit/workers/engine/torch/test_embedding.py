@@ -16,12 +16,12 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokeniz
 
 from genie.contracts.inference import Fault, FinishReason, Sampling, WorkClass
 from genie.contracts.model import Capability, ModelSpec, Quant
+from workers.engine.child import main
 from workers.engine.child.backend import EngineLimits
 from workers.engine.errors import LoadFailed
-from workers.engine.protocol import EngineRequest, Finish
+from workers.engine.protocol import EngineRequest, Finish, Load
 from workers.engine.torch import embedding
 from workers.engine.torch.embedding import EmbeddingBackend, Encoder
-from workers.engine.wire import Load
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefghijklmnopqrstuvwxyz"]
 WINDOW = 48
@@ -273,8 +273,12 @@ def test_a_whole_load_reports_progress_and_an_identity(folder: Path) -> None:
         model="tiny-bert", slots=4, context=WINDOW, waiting=16, budget=128
     )
     shares: list[float] = []
+    wanted = load(folder)
     loaded, identity = embedding.load(
-        load(folder), room, lambda share, _: shares.append(share), clock=lambda: 0.0
+        wanted,
+        room,
+        main.verified(wanted),
+        lambda share, _: shares.append(share),
     )
     assert shares == sorted(shares)
     assert shares[-1] == 1.0

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from fixtures import tiny as tiny_models
 from genie.contracts.fleet import LoadStage
 from genie.contracts.model import ModelFile
+from workers.engine.child import main
 from workers.engine.child.backend import EngineLimits
 from workers.engine.errors import LoadFailed
 from workers.engine.torch import loading
@@ -36,7 +37,7 @@ def load(tiny: Any, **said: object) -> tuple[Any, str]:
     request = msgspec.structs.replace(tiny.load(slots=2, context=64), **said)
     heard: list[tuple[float, LoadStage]] = []
     loaded = loading.load(
-        request, ROOM, lambda *said: heard.append(said), clock=lambda: 0.0
+        request, ROOM, main.verified(request), lambda *said: heard.append(said)
     )
     assert heard == sorted(heard, key=lambda said: said[0])
     assert [stage for _, stage in heard[:2]] == [LoadStage.READING, LoadStage.TESTING]

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from workers.engine.errors import LoadFailed
+from workers.engine.protocol import Load
 from workers.engine.torch import loading, quants
-from workers.engine.wire import Load
 
 Make = Callable[..., Any]
 
