@@ -44,14 +44,3 @@ def test_an_ack_waits_only_for_a_turn_that_writes_soon(
     plane._look_at = 100.0 + turn_in_s
     plane._ack(channel, 7)
     assert (len(wire.held), len(wire.left)) == ((1, 0) if is_held else (0, 1))
-
-
-def test_what_came_on_a_channel_that_is_gone_is_not_settled_on_another() -> None:
-    plane = DataPlane("amqp://", name="w", queues=(), serving=cast("Any", None))
-    pump: Any = SimpleNamespace(call=lambda act: act(None))
-    gone, here = cast("Any", "gone"), cast("Any", "here")
-    plane._pump, plane._channels = pump, (here, here)
-    settled: list[Any] = []
-    plane._settle(gone, settled.append)
-    plane._settle(here, settled.append)
-    assert settled == [here]
