@@ -1,15 +1,17 @@
 """The web process: one Flask application with everything the cloud serves."""
 
 from threading import Lock
+from typing import Any
 
 import flask
-from flask import Flask
+from flask import Flask, Response
 from flask_openapi3.models.info import Info
 from flask_openapi3.openapi import OpenAPI
 
 from cloud_app import context, store
 from cloud_app.api import errors
 from cloud_app.api.json import JsonRequest, StrictJson
+from cloud_app.api.json import response as json_response
 from cloud_app.context import Context
 from cloud_app.settings import CloudSettings
 from cloud_app.store import reports
@@ -35,6 +37,7 @@ from cloud_app.web.openapi import OpenApiDocument
 from cloud_app.web.pages import admin, sessions
 from cloud_app.web.stream_limit import StreamLimit
 from genie import env, logs
+from genie.api_types import ApiObject
 from genie.errors import DatabaseDown, SettingsError, Unavailable
 
 log = logs.logger("app")
@@ -47,6 +50,14 @@ class GenieApp(OpenAPI):
 
     request_class = JsonRequest
     json_provider_class = StrictJson
+
+    def make_response(self, rv: Any) -> Response:
+        """What a view returned as a response: an API object, with its status or not."""
+        if isinstance(rv, ApiObject):
+            return json_response(rv)
+        if isinstance(rv, tuple) and isinstance(rv[0], ApiObject):
+            return json_response(*rv)
+        return super().make_response(rv)
 
 
 def create_app(ctx: Context | None = None) -> Flask:
@@ -83,7 +94,6 @@ def _application(ctx: Context) -> OpenAPI:
         info=Info(title="Genie Fleet", version=ops.release()),
         security_schemes={"key": {"type": "http", "scheme": "bearer"}},
         validation_error_status=400,
-        validation_error_model=errors.ErrorBody,
         validation_error_callback=errors.of_validation,
         doc_ui=False,
     )

@@ -2,12 +2,14 @@
 
 from typing import TYPE_CHECKING, Any
 
-from flask import Flask, Response, g, jsonify, request
+from flask import Flask, Response, g, request
 from flask.typing import ResponseReturnValue
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import ValidationError
 from werkzeug.exceptions import HTTPException
 
 from cloud_app.api.json import loads
+from cloud_app.api.json import response as json_response
+from genie.api_types import ApiError, ErrorBody
 from genie.contracts.inference import Fault
 from genie.errors import GenieError
 from genie.logs import logger
@@ -23,25 +25,10 @@ TYPES = {401: "authentication_error", 403: "permission_error"}
 CODES = {404: "not_found", 405: "method_not_allowed", 413: "message_too_large"}
 
 
-class ErrorDetail(BaseModel):
-    """What went wrong; all four keys are always there."""
+RESPONSES: dict[int | str, Any] = dict.fromkeys((400, 401, 403, 404, 409, 413, 503))
+"""Statuses of failures; `web.openapi` says what they hold."""
 
-    message: str = Field(description="One sentence that ends with the next step.")
-    type: str
-    param: str | None = Field(description="The field, like messages[0].content.")
-    code: str | None
-
-
-class ErrorBody(BaseModel):
-    """The body of every answer that is not a success."""
-
-    error: ErrorDetail
-
-
-RESPONSES: dict[int | str, Any] = dict.fromkeys(
-    (400, 401, 403, 404, 409, 413, 503), ErrorBody
-)
-OF_WORK = RESPONSES | dict.fromkeys((500, 504), ErrorBody)
+OF_WORK = RESPONSES | dict.fromkeys((500, 504))
 """Of an endpoint that waits for work: it failed, or did not end in time."""
 
 
@@ -52,21 +39,21 @@ def install(app: Flask) -> None:
     app.register_error_handler(Exception, of_anything)
 
 
-def body(fault: Fault, status: int) -> dict[str, object]:
+def body(fault: Fault, status: int) -> ErrorBody:
     """A fault as the body a client expects.
 
-    >>> body(Fault(code="no_capacity", message="No worker."), 503)["error"]["type"]
+    >>> body(Fault(code="no_capacity", message="No worker."), 503).error.type
     'server_error'
     """
     kind = "server_error" if status >= 500 else TYPES.get(status)
-    return {
-        "error": {
-            "message": fault.message,
-            "type": kind or "invalid_request_error",
-            "param": fault.param,
-            "code": fault.code,
-        }
-    }
+    return ErrorBody(
+        error=ApiError(
+            message=fault.message,
+            type=kind or "invalid_request_error",
+            param=fault.param,
+            code=fault.code,
+        )
+    )
 
 
 def fault_of(error: GenieError) -> Fault:
@@ -81,8 +68,7 @@ def fault_of(error: GenieError) -> Fault:
 
 def answer(fault: Fault, status: int, retry_after_s: float | None = None) -> Response:
     """A fault as an HTTP response; 503 says when to come again."""
-    response = jsonify(body(fault, status))
-    response.status_code = status
+    response = json_response(body(fault, status), status)
     if status == 503:
         wait = min(MAX_RETRY_AFTER_S, max(1, round(retry_after_s or 2)))
         response.headers["Retry-After"] = str(wait)

@@ -3,10 +3,15 @@
 from typing import Any
 
 import msgspec
-from flask import Request
+from flask import Request, Response
 from flask.json.provider import JSONProvider
 
+from genie.api_types import ApiObject
+
 _encoder = msgspec.json.Encoder()
+
+encode = _encoder.encode
+"""Plain values, contracts and API objects as compact JSON."""
 
 
 def loads(data: str | bytes) -> Any:
@@ -20,8 +25,13 @@ def loads(data: str | bytes) -> Any:
 
 
 def dumps(value: object) -> str:
-    """Plain values and contracts as compact JSON."""
-    return _encoder.encode(value).decode()
+    """The same as a text."""
+    return encode(value).decode()
+
+
+def response(value: ApiObject, status: int = 200) -> Response:
+    """An API object as the response to a request."""
+    return Response(encode(value), status, mimetype="application/json")
 
 
 class StrictJson(JSONProvider):

@@ -7,11 +7,38 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from cloud_app.api.bodies import inference as bodies
-from cloud_app.api.bodies.inference import AcceptedJob, Embeddings, Facts
+from msgspec import UNSET
+
 from cloud_app.store.records import JobRecord
 from genie import toolcalls
+from genie.api_types import (
+    AcceptedJob,
+    AnyChunk,
+    AnyCompletion,
+    AssistantMessage,
+    ChatChoice,
+    ChatChunk,
+    ChatCompletion,
+    CompletionDetails,
+    DeltaChoice,
+    EmbeddingAnswer,
+    EmbeddingsAnswer,
+    EmbeddingUsage,
+    FunctionCall,
+    Logprobs,
+    MessageDelta,
+    PromptDetails,
+    TextChoice,
+    TextCompletion,
+    TextLogprobs,
+    TokenLogprob,
+    TokenUsage,
+    ToolCallAnswer,
+    ToolCallDelta,
+    TopLogprob,
+)
 from genie.contracts.inference import (
+    Locality,
     Logprob,
     Outcome,
     PartialAnswer,
@@ -20,8 +47,6 @@ from genie.contracts.inference import (
     Usage,
 )
 from genie.toolcalls import ToolCallParser
-
-ChoiceJson = dict[str, object]
 
 _CONTINUES = range(0x80, 0xC0)
 """The bytes of UTF-8 that begin no character."""
@@ -44,77 +69,82 @@ class ChoiceParts:
     offset: int = 0
 
 
-def chat_whole(said: ChoiceParts) -> ChoiceJson:
+def chat_choice(said: ChoiceParts) -> ChatChoice:
     """A whole answer of a chat."""
-    message: ChoiceJson = {"role": "assistant", "content": said.text, "refusal": None}
+    message = AssistantMessage(content=said.text)
     if said.calls:
-        message["content"] = said.text or None
-        message["tool_calls"] = [_call(one) for one in said.calls]
-    return _choice(said, {"message": message}, _chat_odds(said.odds))
+        calls = tuple(map(_call, said.calls))
+        message = AssistantMessage(content=said.text or None, tool_calls=calls)
+    return ChatChoice(
+        index=said.index,
+        message=message,
+        finish_reason=said.reason or "stop",
+        logprobs=_chat_logprobs(said.odds),
+    )
 
 
-def chat_piece(said: ChoiceParts) -> ChoiceJson:
+def chat_delta(said: ChoiceParts) -> DeltaChoice:
     """A piece of an answer of a chat."""
-    delta: ChoiceJson = {"content": said.text} if said.text else {}
-    if said.calls:
-        numbered = enumerate(said.calls, said.first_call)
-        delta["tool_calls"] = [{"index": n, **_call(one)} for n, one in numbered]
-    return _choice(said, {"delta": delta}, _chat_odds(said.odds))
+    numbered = enumerate(said.calls, said.first_call)
+    calls = tuple(_call_delta(number, call) for number, call in numbered)
+    return DeltaChoice(
+        index=said.index,
+        delta=MessageDelta(content=said.text or UNSET, tool_calls=calls or UNSET),
+        finish_reason=said.reason,
+        logprobs=_chat_logprobs(said.odds),
+    )
 
 
-def chat_opening(index: int) -> ChoiceJson:
-    """The first piece of an answer of a chat: whose turn it is."""
-    delta = {"role": "assistant", "content": "", "refusal": None}
-    return _choice(ChoiceParts(index=index), {"delta": delta}, None)
-
-
-def text(said: ChoiceParts) -> ChoiceJson:
+def text_choice(said: ChoiceParts) -> TextChoice:
     """An answer to a plain prompt, or a piece of it."""
-    return _choice(said, {"text": said.text}, _text_odds(said))
+    return TextChoice(
+        index=said.index,
+        text=said.text,
+        finish_reason=said.reason,
+        logprobs=_text_logprobs(said),
+    )
 
 
-def _choice(
-    said: ChoiceParts, content: ChoiceJson, logprobs: ChoiceJson | None
-) -> ChoiceJson:
-    return {
-        "index": said.index,
-        **content,
-        "finish_reason": said.reason,
-        "logprobs": logprobs,
-    }
+def _call(call: ToolCall) -> ToolCallAnswer:
+    function = FunctionCall(name=call.name, arguments=call.arguments)
+    return ToolCallAnswer(id=call.id, function=function)
 
 
-def _call(call: ToolCall) -> ChoiceJson:
-    function = {"name": call.name, "arguments": call.arguments}
-    return {"id": call.id, "type": "function", "function": function}
+def _call_delta(number: int, call: ToolCall) -> ToolCallDelta:
+    function = FunctionCall(name=call.name, arguments=call.arguments)
+    return ToolCallDelta(index=number, id=call.id, function=function)
 
 
-def _chat_odds(odds: Iterable[SampledToken]) -> ChoiceJson | None:
-    content = [
-        {**_token(one), "top_logprobs": [_token(rival) for rival in one.rivals]}
-        for one in odds
-    ]
-    return {"content": content, "refusal": None} if content else None
+def _chat_logprobs(odds: Iterable[SampledToken]) -> Logprobs | None:
+    content = tuple(map(_token_logprob, odds))
+    return Logprobs(content=content, refusal=None) if content else None
 
 
-def _token(odds: Logprob) -> ChoiceJson:
-    return {
-        "token": odds.token,
-        "logprob": odds.logprob,
-        "bytes": list(bytes_of(odds)),
-    }
+def _token_logprob(odds: SampledToken) -> TokenLogprob:
+    return TokenLogprob(
+        token=odds.token,
+        logprob=odds.logprob,
+        bytes=tuple(bytes_of(odds)),
+        top_logprobs=tuple(map(_top_logprob, odds.rivals)),
+    )
 
 
-def _text_odds(said: ChoiceParts) -> ChoiceJson | None:
+def _top_logprob(odds: Logprob) -> TopLogprob:
+    return TopLogprob(
+        token=odds.token, logprob=odds.logprob, bytes=tuple(bytes_of(odds))
+    )
+
+
+def _text_logprobs(said: ChoiceParts) -> TextLogprobs | None:
     odds = said.odds
     if not odds:
         return None
-    return {
-        "tokens": [one.token for one in odds],
-        "token_logprobs": [one.logprob for one in odds],
-        "top_logprobs": [_likeliest(one) for one in odds],
-        "text_offset": list(_offsets(odds, said.offset)),
-    }
+    return TextLogprobs(
+        tokens=tuple(one.token for one in odds),
+        token_logprobs=tuple(one.logprob for one in odds),
+        top_logprobs=tuple(map(_likeliest, odds)),
+        text_offset=tuple(_offsets(odds, said.offset)),
+    )
 
 
 def _likeliest(chosen: SampledToken) -> dict[str, float]:
@@ -155,48 +185,52 @@ class Dialect:
     """How one endpoint writes what is the same answer."""
 
     prefix: str
-    whole: str
-    chunk: str
     later: AsyncKind
-    choice: Callable[[ChoiceParts], ChoiceJson]
-    delta: Callable[[ChoiceParts], ChoiceJson]
-    opening: Callable[[int], ChoiceJson] | None
+    whole: Callable[..., AnyCompletion]
+    chunk: Callable[..., AnyChunk]
+    choice: Callable[[ChoiceParts], ChatChoice | TextChoice]
+    delta: Callable[[ChoiceParts], DeltaChoice | TextChoice]
+    has_roles: bool
+    """True when a stream says first who speaks."""
 
 
 CHAT = Dialect(
     prefix="chatcmpl-",
-    whole="chat.completion",
-    chunk="chat.completion.chunk",
     later="chat.completion.async",
-    choice=chat_whole,
-    delta=chat_piece,
-    opening=chat_opening,
+    whole=ChatCompletion,
+    chunk=ChatChunk,
+    choice=chat_choice,
+    delta=chat_delta,
+    has_roles=True,
 )
 
 TEXT = Dialect(
     prefix="cmpl-",
-    whole="text_completion",
-    chunk="text_completion",
     later="text_completion.async",
-    choice=text,
-    delta=text,
-    opening=None,
+    whole=TextCompletion,
+    chunk=TextCompletion,
+    choice=text_choice,
+    delta=text_choice,
+    has_roles=False,
 )
 
 
-def whole(dialect: Dialect, job: JobRecord, outcome: Outcome) -> ChoiceJson:
+def whole(dialect: Dialect, job: JobRecord, outcome: Outcome) -> AnyCompletion:
     """A finished answer, or several."""
-    said = (_said(job, *numbered) for numbered in enumerate(outcome.answers))
-    return {
-        **_head(dialect, job, outcome, dialect.whole),
-        "choices": [dialect.choice(one) for one in said],
-        "usage": usage(outcome.usage),
-        "model_substituted": job.substituted,
-        "genie": facts(job, outcome),
-    }
+    parts = (_parts(job, *numbered) for numbered in enumerate(outcome.answers))
+    return dialect.whole(
+        id=f"{dialect.prefix}{job.id}",
+        created=int(job.created_at.timestamp()),
+        model=job.model,
+        system_fingerprint=outcome.fingerprint,
+        choices=tuple(map(dialect.choice, parts)),
+        usage=usage(outcome.usage),
+        model_substituted=job.substituted,
+        genie=details(job, outcome),
+    )
 
 
-def _said(job: JobRecord, index: int, answer: PartialAnswer) -> ChoiceParts:
+def _parts(job: JobRecord, index: int, answer: PartialAnswer) -> ChoiceParts:
     """One whole answer; what it writes as calls of tools is shown as such."""
     text, called = answer.text, tuple[ToolCall, ...]()
     if (reader := calls_of(job, index)) is not None:
@@ -224,79 +258,96 @@ def calls_of(job: JobRecord, index: int = 0) -> ToolCallParser | None:
 def later(dialect: Dialect, job: JobRecord) -> AcceptedJob:
     """An accepted job that is not waited for."""
     name = f"{dialect.prefix}{job.id}"
-    return {
-        "id": name,
-        "object": dialect.later,
-        "status": job.state.value,
-        "polling_url": f"/v1/jobs/{name}",
-        "created": int(job.created_at.timestamp()),
-        "model": job.model,
-        "model_substituted": job.substituted,
-    }
+    return AcceptedJob(
+        id=name,
+        object=dialect.later,
+        status=job.state,
+        polling_url=f"/v1/jobs/{name}",
+        created=int(job.created_at.timestamp()),
+        model=job.model,
+        model_substituted=job.substituted,
+    )
 
 
-def piece(dialect: Dialect, job: JobRecord, said: ChoiceParts) -> ChoiceJson:
+def piece(dialect: Dialect, job: JobRecord, said: ChoiceParts) -> AnyChunk:
     """Some more of a streamed answer."""
-    head = _head(dialect, job, None, dialect.chunk)
-    return {**head, "choices": [dialect.delta(said)]}
+    return _chunk(dialect, job, job.fingerprint, dialect.delta(said))
 
 
-def opening(dialect: Dialect, job: JobRecord, index: int) -> ChoiceJson | None:
+def opening(dialect: Dialect, job: JobRecord, index: int) -> AnyChunk | None:
     """The first chunk of an answer of a chat: whose turn it is."""
-    if dialect.opening is None:
+    if not dialect.has_roles:
         return None
-    head = _head(dialect, job, None, dialect.chunk)
-    return {**head, "choices": [dialect.opening(index)]}
+    delta = MessageDelta(role="assistant", content="", refusal=None)
+    return _chunk(dialect, job, job.fingerprint, DeltaChoice(index=index, delta=delta))
 
 
 def last(
     dialect: Dialect, job: JobRecord, outcome: Outcome, said: ChoiceParts
-) -> ChoiceJson:
+) -> AnyChunk:
     """The chunk that ends the stream's answers, and says where they were made."""
-    return {
-        **_head(dialect, job, outcome, dialect.chunk),
-        "choices": [dialect.delta(said)],
-        "model_substituted": job.substituted,
-        "genie": facts(job, outcome),
-    }
+    return _chunk(
+        dialect,
+        job,
+        outcome.fingerprint,
+        dialect.delta(said),
+        model_substituted=job.substituted,
+        genie=details(job, outcome),
+    )
 
 
-def tally(dialect: Dialect, job: JobRecord, outcome: Outcome) -> ChoiceJson:
+def tally(dialect: Dialect, job: JobRecord, outcome: Outcome) -> AnyChunk:
     """The chunk with the usage, for those who asked for it."""
-    head = _head(dialect, job, outcome, dialect.chunk)
-    return {**head, "choices": [], "usage": usage(outcome.usage)}
+    return _chunk(dialect, job, outcome.fingerprint, usage=usage(outcome.usage))
 
 
-def usage(used: Usage) -> bodies.Usage:
+def _chunk(
+    dialect: Dialect,
+    job: JobRecord,
+    fingerprint: str | None,
+    *choices: DeltaChoice | TextChoice,
+    **more: object,
+) -> AnyChunk:
+    return dialect.chunk(
+        id=f"{dialect.prefix}{job.id}",
+        created=int(job.created_at.timestamp()),
+        model=job.model,
+        system_fingerprint=fingerprint,
+        choices=choices,
+        **more,
+    )
+
+
+def usage(used: Usage) -> TokenUsage:
     """Token counts in OpenAI's words."""
-    return {
-        "prompt_tokens": used.prompt_tokens,
-        "completion_tokens": used.completion_tokens,
-        "total_tokens": used.prompt_tokens + used.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": used.cached_tokens},
-    }
+    return TokenUsage(
+        prompt_tokens=used.prompt_tokens,
+        completion_tokens=used.completion_tokens,
+        total_tokens=used.prompt_tokens + used.completion_tokens,
+        prompt_tokens_details=PromptDetails(cached_tokens=used.cached_tokens),
+    )
 
 
-def vectors(job: JobRecord, outcome: Outcome, encoding: str = "float") -> Embeddings:
+def vectors(
+    job: JobRecord, outcome: Outcome, encoding: str = "float"
+) -> EmbeddingsAnswer:
     """All vectors of an answer."""
     found = outcome.extras.vectors if outcome.extras else ()
     used = outcome.usage.prompt_tokens
-    return {
-        "object": "list",
-        "data": [
-            {
-                "object": "embedding",
-                "index": index,
-                "embedding": vector if encoding == "base64" else floats(vector),
-            }
+    return EmbeddingsAnswer(
+        data=tuple(
+            EmbeddingAnswer(
+                index=index,
+                embedding=vector if encoding == "base64" else floats(vector),
+            )
             for index, vector in enumerate(found)
-        ],
-        "model": job.model,
-        "usage": {"prompt_tokens": used, "total_tokens": used},
-        "system_fingerprint": outcome.fingerprint,
-        "model_substituted": job.substituted,
-        "genie": facts(job, outcome),
-    }
+        ),
+        model=job.model,
+        usage=EmbeddingUsage(prompt_tokens=used, total_tokens=used),
+        system_fingerprint=outcome.fingerprint,
+        model_substituted=job.substituted,
+        genie=details(job, outcome),
+    )
 
 
 def floats(vector: str) -> list[float]:
@@ -311,19 +362,19 @@ def floats(vector: str) -> list[float]:
     return values.tolist()
 
 
-def facts(job: JobRecord, outcome: Outcome) -> Facts:
+def details(job: JobRecord, outcome: Outcome) -> CompletionDetails:
     """Where and how fast an answer was made; seconds as the worker measured them."""
     timing = outcome.timing
-    return {
-        "job_id": job.id,
-        "persona": job.persona,
-        "worker": outcome.worker or None,
-        "locality": job.locality,
-        "queue_s": timing.queue_s,
-        "first_token_s": timing.first_token_s,
-        "total_s": timing.total_s,
-        "tokens_per_s": _rate(outcome),
-    }
+    return CompletionDetails(
+        job_id=job.id,
+        persona=job.persona,
+        worker=outcome.worker or None,
+        locality=Locality(job.locality),
+        queue_s=timing.queue_s,
+        first_token_s=timing.first_token_s,
+        total_s=timing.total_s,
+        tokens_per_s=_rate(outcome),
+    )
 
 
 def _rate(outcome: Outcome) -> float | None:
@@ -331,15 +382,3 @@ def _rate(outcome: Outcome) -> float | None:
     tokens = outcome.usage.completion_tokens - 1
     seconds = outcome.timing.total_s - outcome.timing.first_token_s
     return round(tokens / seconds, 2) if tokens > 0 and seconds > 0 else None
-
-
-def _head(
-    dialect: Dialect, job: JobRecord, outcome: Outcome | None, kind: str
-) -> ChoiceJson:
-    return {
-        "id": f"{dialect.prefix}{job.id}",
-        "object": kind,
-        "created": int(job.created_at.timestamp()),
-        "model": job.model,
-        "system_fingerprint": outcome.fingerprint if outcome else job.fingerprint,
-    }

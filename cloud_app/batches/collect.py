@@ -1,6 +1,6 @@
 """What a batch's jobs came to: written once a chunk, each line in one of two files."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from tempfile import SpooledTemporaryFile
@@ -9,7 +9,7 @@ import msgspec
 
 from cloud_app import store
 from cloud_app.api import errors
-from cloud_app.api.responses import ChoiceJson
+from cloud_app.api.json import encode
 from cloud_app.batches import feed, lines
 from cloud_app.batches.feed import BatchInput
 from cloud_app.batches.lines import BatchLine
@@ -17,6 +17,12 @@ from cloud_app.context import Context
 from cloud_app.files import files
 from cloud_app.jobs import failures
 from cloud_app.store.records import BatchRecord, ChunkRecord, ChunkResult, JobRecord
+from genie.api_types import (
+    ApiObject,
+    BatchLineResponse,
+    BatchResultLine,
+    FaultSummary,
+)
 from genie.contracts import codec
 from genie.contracts.batch import BatchState
 from genie.contracts.inference import Fault, JobState, Usage
@@ -168,7 +174,7 @@ class _ChunkFiles:
     def fill(self, taken: Sequence[BatchLine]) -> None:
         for line, job in _ended(self._ctx, self._batch, self._chunk, taken):
             kind, answer = self._line(line, job)
-            self._spools[kind].write(msgspec.json.encode(answer) + b"\n")
+            self._spools[kind].write(encode(answer) + b"\n")
 
     def save(self) -> bool:
         has = {kind: spool.tell() > 0 for kind, spool in self._spools.items()}
@@ -189,7 +195,9 @@ class _ChunkFiles:
                 store.batches.count(session, self._batch.id, written)
         return is_first
 
-    def _line(self, line: BatchLine, job: JobRecord | None) -> tuple[str, ChoiceJson]:
+    def _line(
+        self, line: BatchLine, job: JobRecord | None
+    ) -> tuple[str, BatchResultLine]:
         if job is None:
             return ERRORS, self._without_job(line)
         if job.state is JobState.COMPLETED and not _is_forgotten(job):
@@ -198,7 +206,7 @@ class _ChunkFiles:
             return OUTPUT, _response(line, job.id, 200, body)
         return ERRORS, self._ended_badly(line, job)
 
-    def _without_job(self, line: BatchLine) -> ChoiceJson:
+    def _without_job(self, line: BatchLine) -> BatchResultLine:
         refused = self._chunk.refused.get(str(line.number))
         name = feed.job_id(self._batch, line.number)
         if refused is None:
@@ -206,7 +214,7 @@ class _ChunkFiles:
         self._tally.failed += 1
         return _failed(line, name, JobState.FAILED, codec.convert(Fault, refused))
 
-    def _ended_badly(self, line: BatchLine, job: JobRecord) -> ChoiceJson:
+    def _ended_badly(self, line: BatchLine, job: JobRecord) -> BatchResultLine:
         if self._batch.closing and job.state in (JobState.CANCELLED, JobState.TIMEOUT):
             return _never(line, job.id, _why(self._batch))
         self._tally.failed += 1
@@ -230,28 +238,27 @@ def _why(batch: BatchRecord) -> Fault:
 
 
 def _response(
-    line: BatchLine, job_id: str, status: int, body: Mapping[str, object]
-) -> ChoiceJson:
-    return {
-        "id": f"batch_req_{job_id}",
-        "custom_id": lines.custom_id(line),
-        "response": {"status_code": status, "request_id": job_id, "body": body},
-        "error": None,
-    }
+    line: BatchLine, job_id: str, status: int, body: ApiObject
+) -> BatchResultLine:
+    response = BatchLineResponse(
+        status_code=status, request_id=job_id, body=msgspec.Raw(encode(body))
+    )
+    return BatchResultLine(
+        id=f"batch_req_{job_id}", custom_id=lines.custom_id(line), response=response
+    )
 
 
 def _failed(
     line: BatchLine, job_id: str, state: JobState, fault: Fault | None
-) -> ChoiceJson:
+) -> BatchResultLine:
     error = failures.job_failure(state, fault)
     said = errors.body(errors.fault_of(error), error.http_status)
     return _response(line, job_id, error.http_status, said)
 
 
-def _never(line: BatchLine, job_id: str, fault: Fault) -> ChoiceJson:
-    return {
-        "id": f"batch_req_{job_id}",
-        "custom_id": lines.custom_id(line),
-        "response": None,
-        "error": {"code": fault.code, "message": fault.message},
-    }
+def _never(line: BatchLine, job_id: str, fault: Fault) -> BatchResultLine:
+    return BatchResultLine(
+        id=f"batch_req_{job_id}",
+        custom_id=lines.custom_id(line),
+        error=FaultSummary(code=fault.code, message=fault.message),
+    )

@@ -1,6 +1,6 @@
 """Lines of a batch's input: cut by byte offset, read as orders, answered in kind."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, BinaryIO
 
@@ -13,6 +13,7 @@ from cloud_app.api.requests import ChatRequest, CompletionRequest, EmbeddingRequ
 from cloud_app.batches import batches
 from cloud_app.jobs import stream
 from cloud_app.store.records import BatchRecord, JobRecord, KeyRecord
+from genie.api_types import AnyCompletion, EmbeddingsAnswer
 from genie.contracts import codec
 from genie.errors import BadRequest
 
@@ -131,7 +132,9 @@ def custom_id(line: BatchLine) -> str:
     return codec.decoder(_CustomIdLine).decode(line.data).custom_id
 
 
-def answer(line: BatchLine, endpoint: str, job: JobRecord) -> Mapping[str, object]:
+def answer(
+    line: BatchLine, endpoint: str, job: JobRecord
+) -> AnyCompletion | EmbeddingsAnswer:
     """The answer of a completed job, in the shape of the endpoint."""
     outcome = stream.outcome_of(job)
     if endpoint == EMBEDDINGS:

@@ -10,18 +10,20 @@ from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, ConfigDict, Field
 
 from cloud_app.api import errors
-from cloud_app.api.bodies.work import (
-    Batch,
-    BatchError,
-    BatchErrors,
-    BatchList,
-    BatchUsage,
-)
 from cloud_app.api.requests import Metadata, NulFreeText, RequestModel, UnsupportedField
 from cloud_app.batches import batches
 from cloud_app.files import files
 from cloud_app.store.records import BatchRecord
 from cloud_app.web.request import context, key, require_key
+from genie.api_types import (
+    BatchAnswer,
+    BatchInputError,
+    BatchInputErrors,
+    BatchList,
+    BatchUsage,
+    InputTokenDetails,
+    RequestCounts,
+)
 
 PAGE_MAX = 100
 
@@ -69,7 +71,7 @@ class BatchesQuery(BaseModel):
 
 
 @api.post("")
-def create_batch(body: BatchRequest) -> Batch:
+def create_batch(body: BatchRequest) -> BatchAnswer:
     """Run every request of an uploaded file, in the time that interactive work leaves.
 
     Each line is {custom_id, method: "POST", url: the endpoint, body}.
@@ -91,84 +93,79 @@ def create_batch(body: BatchRequest) -> Batch:
 def list_batches(query: BatchesQuery) -> BatchList:
     """List this org's batches, newest first."""
     found = batches.find(context(), key(), limit=query.limit + 1, after=query.after)
-    page = [batch_json(batch) for batch in found[: query.limit]]
-    return {
-        "object": "list",
-        "data": page,
-        "first_id": page[0]["id"] if page else None,
-        "last_id": page[-1]["id"] if page else None,
-        "has_more": len(found) > query.limit,
-    }
+    page = tuple(batch_json(batch) for batch in found[: query.limit])
+    return BatchList(
+        data=page,
+        first_id=page[0].id if page else None,
+        last_id=page[-1].id if page else None,
+        has_more=len(found) > query.limit,
+    )
 
 
 @api.get("/<batch_id>")
-def get_batch(path: BatchPath) -> Batch:
+def get_batch(path: BatchPath) -> BatchAnswer:
     """One batch: how far it is, and the files of its answers."""
     return batch_json(batches.get(context(), key(), path.batch_id))
 
 
 @api.post("/<batch_id>/cancel")
-def cancel_batch(path: BatchPath) -> Batch:
+def cancel_batch(path: BatchPath) -> BatchAnswer:
     """Stop a batch; the answers it has are kept."""
     return batch_json(batches.cancel(context(), key(), path.batch_id))
 
 
-def batch_json(batch: BatchRecord) -> Batch:
+def batch_json(batch: BatchRecord) -> BatchAnswer:
     """A batch as the API shows it; moments in unix seconds."""
-    return {
-        "id": f"{batches.PREFIX}{batch.id}",
-        "object": "batch",
-        "endpoint": batch.endpoint,
-        "model": batch.model,
-        "errors": _errors(batch),
-        "input_file_id": f"{files.PREFIX}{batch.input_file_id}",
-        "completion_window": batch.window,
-        "status": batch.state.value,
-        "output_file_id": _file(batch.output_file_id),
-        "error_file_id": _file(batch.error_file_id),
-        "created_at": int(batch.created_at.timestamp()),
-        "in_progress_at": _unix(batch.in_progress_at),
-        "expires_at": int(batch.expires_at.timestamp()),
-        "finalizing_at": _unix(batch.finalizing_at),
-        "completed_at": _unix(batch.completed_at),
-        "failed_at": _unix(batch.failed_at),
-        "expired_at": _unix(batch.expired_at),
-        "cancelling_at": _unix(batch.cancelling_at),
-        "cancelled_at": _unix(batch.cancelled_at),
-        "request_counts": {
-            "total": batch.total,
-            "completed": batch.completed,
-            "failed": batch.failed,
-        },
-        "usage": _usage(batch),
-        "metadata": batch.metadata,
-    }
+    return BatchAnswer(
+        id=f"{batches.PREFIX}{batch.id}",
+        endpoint=batch.endpoint,
+        model=batch.model,
+        errors=_errors(batch),
+        input_file_id=f"{files.PREFIX}{batch.input_file_id}",
+        completion_window=batch.window,
+        status=batch.state,
+        output_file_id=_file(batch.output_file_id),
+        error_file_id=_file(batch.error_file_id),
+        created_at=int(batch.created_at.timestamp()),
+        in_progress_at=_unix(batch.in_progress_at),
+        expires_at=int(batch.expires_at.timestamp()),
+        finalizing_at=_unix(batch.finalizing_at),
+        completed_at=_unix(batch.completed_at),
+        failed_at=_unix(batch.failed_at),
+        expired_at=_unix(batch.expired_at),
+        cancelling_at=_unix(batch.cancelling_at),
+        cancelled_at=_unix(batch.cancelled_at),
+        request_counts=RequestCounts(
+            total=batch.total, completed=batch.completed, failed=batch.failed
+        ),
+        usage=_usage(batch),
+        metadata=batch.metadata,
+    )
 
 
-def _errors(batch: BatchRecord) -> BatchErrors | None:
+def _errors(batch: BatchRecord) -> BatchInputErrors | None:
     if not batch.errors:
         return None
-    return {"object": "list", "data": [_error(one) for one in batch.errors]}
+    return BatchInputErrors(data=tuple(map(_error, batch.errors)))
 
 
-def _error(mistake: dict[str, Any]) -> BatchError:
-    return {
-        "code": mistake["code"],
-        "message": mistake["message"],
-        "param": mistake["param"],
-        "line": mistake["line"],
-    }
+def _error(mistake: dict[str, Any]) -> BatchInputError:
+    return BatchInputError(
+        code=mistake["code"],
+        message=mistake["message"],
+        param=mistake["param"],
+        line=mistake["line"],
+    )
 
 
 def _usage(batch: BatchRecord) -> BatchUsage:
     used = batch.usage
-    return {
-        "input_tokens": used.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": used.cached_tokens},
-        "output_tokens": used.completion_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": used.prompt_tokens + used.completion_tokens,
-    }
+    return BatchUsage(
+        input_tokens=used.prompt_tokens,
+        input_tokens_details=InputTokenDetails(cached_tokens=used.cached_tokens),
+        output_tokens=used.completion_tokens,
+        total_tokens=used.prompt_tokens + used.completion_tokens,
+    )
 
 
 def _file(file_id: str | None) -> str | None:

@@ -4,15 +4,21 @@ from typing import Any, Literal
 
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
+from msgspec import structs
 from pydantic import BaseModel, ConfigDict, Field
 
 from cloud_app.api import errors
-from cloud_app.api.bodies.fleet import DeadLetterList, DiscardedDeadLetter, Letter
-from cloud_app.api.bodies.work import Job
 from cloud_app.bus import DeadLetter
 from cloud_app.jobs import dead_letters
 from cloud_app.jobs.job_json import job_json
 from cloud_app.web.request import context, key, require_admin, tell
+from genie.api_types import (
+    DeadLetterAnswer,
+    DeadLetterList,
+    DeadLetterSummary,
+    DiscardedDeadLetter,
+    JobAnswer,
+)
 from genie.contracts import codec
 from genie.errors import CodecError
 
@@ -45,21 +51,23 @@ class DeadLetterQuery(BaseModel):
 def list_letters() -> DeadLetterList:
     """Messages of this org that nobody could serve, oldest first, without text."""
     found = dead_letters.find(context(), key().org)
-    return {"object": "list", "data": [_letter(one) for one in found]}
+    return DeadLetterList(data=tuple(map(_letter, found)))
 
 
 @api.get("/<letter_id>")
-def get_letter(path: DeadLetterPath, query: DeadLetterQuery) -> Letter:
+def get_letter(
+    path: DeadLetterPath, query: DeadLetterQuery
+) -> DeadLetterSummary | DeadLetterAnswer:
     """One dead letter; its text only with text=true, which is audited."""
     letter = dead_letters.get(context(), key(), path.letter_id, shows_text=query.text)
     shown = _letter(letter)
-    if query.text:
-        shown["content"] = _text(letter)
-    return shown
+    if not query.text:
+        return shown
+    return DeadLetterAnswer(**structs.asdict(shown), content=_text(letter))
 
 
 @api.post("/<letter_id>/replay")
-def replay_letter(path: DeadLetterPath) -> tuple[Job, Literal[202]]:
+def replay_letter(path: DeadLetterPath) -> tuple[JobAnswer, Literal[202]]:
     """Put its job back into its queue; the answer is the job, queued again."""
     job = dead_letters.replay(context(), key(), path.letter_id)
     tell(job)
@@ -70,23 +78,22 @@ def replay_letter(path: DeadLetterPath) -> tuple[Job, Literal[202]]:
 def discard_letter(path: DeadLetterPath) -> DiscardedDeadLetter:
     """Remove a dead letter for good; its job stays failed."""
     dead_letters.discard(context(), key(), path.letter_id)
-    return {"object": "dead_letter", "id": path.letter_id, "discarded": True}
+    return DiscardedDeadLetter(id=path.letter_id)
 
 
-def _letter(letter: DeadLetter) -> Letter:
-    return {
-        "id": letter.id,
-        "object": "dead_letter",
-        "queue": letter.queue,
-        "source": letter.source,
-        "reason": letter.reason,
-        "why": letter.why,
-        "died_at": letter.died_at.timestamp() if letter.died_at else None,
-        "model": letter.model,
-        "class": letter.work_class,
-        "persona": letter.persona,
-        "size_bytes": len(letter.body),
-    }
+def _letter(letter: DeadLetter) -> DeadLetterSummary:
+    return DeadLetterSummary(
+        id=letter.id,
+        queue=letter.queue,
+        source=letter.source,
+        reason=letter.reason,
+        why=letter.why,
+        died_at=letter.died_at.timestamp() if letter.died_at else None,
+        model=letter.model,
+        work_class=letter.work_class,
+        persona=letter.persona,
+        size_bytes=len(letter.body),
+    )
 
 
 def _text(letter: DeadLetter) -> dict[str, Any] | str:

@@ -3,12 +3,12 @@
 import base64
 from typing import Annotated
 
-from flask import Response, jsonify, request
+from flask import Response, request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 
 from cloud_app.api import errors, orders, responses
-from cloud_app.api.bodies.inference import Embeddings
+from cloud_app.api.json import response
 from cloud_app.api.orders import Order
 from cloud_app.api.requests import EmbeddingRequest
 from cloud_app.jobs import submit
@@ -23,6 +23,7 @@ from cloud_app.web.request import (
     stream_limit,
     tell,
 )
+from genie.api_types import EmbeddingsAnswer
 from genie.contracts.inference import Outcome
 from genie.errors import BadRequest
 
@@ -40,7 +41,7 @@ api.before_request(require_key)
 @api.post("/embeddings")
 def embed(
     body: EmbeddingRequest,
-) -> Annotated[Response, ResponseSpec(Embeddings)]:
+) -> Annotated[Response, ResponseSpec(EmbeddingsAnswer)]:
     """Turn up to 256 texts into vectors of length 1, in the order they came.
 
     encoding_format base64 is little-endian float32, what OpenAI's clients ask for.
@@ -57,7 +58,7 @@ def embed(
     finally:
         permit.release()
     _check_dimensions(body.dimensions, answer.outcome)
-    return jsonify(responses.vectors(answer.job, answer.outcome, body.encoding_format))
+    return response(responses.vectors(answer.job, answer.outcome, body.encoding_format))
 
 
 def _answered(order: Order) -> CompletedJob:

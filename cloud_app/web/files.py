@@ -10,11 +10,11 @@ from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, ConfigDict, Field
 
 from cloud_app.api import errors
-from cloud_app.api.bodies.work import DeletedFile, File, FileList
 from cloud_app.files import files
 from cloud_app.store.records import FileRecord
 from cloud_app.web.openapi import BYTES, ResponseSpec
 from cloud_app.web.request import context, key, require_key
+from genie.api_types import DeletedFile, FileAnswer, FileList
 from genie.errors import BadRequest
 
 PAGE_MAX = 1000
@@ -73,7 +73,7 @@ class FilesQuery(BaseModel):
 
 
 @api.post("")
-def upload_file(form: FileForm) -> File:
+def upload_file(form: FileForm) -> FileAnswer:
     """Upload a file as multipart/form-data with the fields file and purpose."""
     given = request.files.get("file")
     if given is None:
@@ -102,18 +102,17 @@ def list_files(query: FilesQuery) -> FileList:
         purpose=query.purpose,
         oldest_first=query.order == "asc",
     )
-    page = [file_json(file) for file in found[:limit]]
-    return {
-        "object": "list",
-        "data": page,
-        "first_id": page[0]["id"] if page else None,
-        "last_id": page[-1]["id"] if page else None,
-        "has_more": len(found) > limit,
-    }
+    page = tuple(map(file_json, found[:limit]))
+    return FileList(
+        data=page,
+        first_id=page[0].id if page else None,
+        last_id=page[-1].id if page else None,
+        has_more=len(found) > limit,
+    )
 
 
 @api.get("/<file_id>")
-def get_file(path: FilePath) -> File:
+def get_file(path: FilePath) -> FileAnswer:
     """One file: its name, size and digest."""
     return file_json(files.get(context(), key(), path.file_id))
 
@@ -136,19 +135,17 @@ def get_file_content(
 def delete_file(path: FilePath) -> DeletedFile:
     """Delete a file; a batch that still reads it must end first."""
     gone = files.delete(context(), key(), path.file_id)
-    return {"id": f"{files.PREFIX}{gone.id}", "object": "file", "deleted": True}
+    return DeletedFile(id=f"{files.PREFIX}{gone.id}")
 
 
-def file_json(file: FileRecord) -> File:
+def file_json(file: FileRecord) -> FileAnswer:
     """A file as the API shows it."""
-    return {
-        "id": f"{files.PREFIX}{file.id}",
-        "object": "file",
-        "bytes": file.size_bytes,
-        "created_at": int(file.created_at.timestamp()),
-        "expires_at": int(file.expires_at.timestamp()),
-        "filename": file.filename,
-        "purpose": file.purpose,
-        "status": "processed",
-        "sha256": file.sha256,
-    }
+    return FileAnswer(
+        id=f"{files.PREFIX}{file.id}",
+        bytes=file.size_bytes,
+        created_at=int(file.created_at.timestamp()),
+        expires_at=int(file.expires_at.timestamp()),
+        filename=file.filename,
+        purpose=file.purpose,
+        sha256=file.sha256,
+    )

@@ -6,21 +6,10 @@ from typing import Annotated, Literal
 from flask import request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
+from msgspec import structs
 from pydantic import BaseModel, Field
 
 from cloud_app.api import errors
-from cloud_app.api.bodies.fleet import (
-    JoinToken,
-    Key,
-    KeyList,
-    NewKey,
-    Placement,
-    Queue,
-    QueueList,
-    RevokedKey,
-    Worker,
-    WorkerList,
-)
 from cloud_app.api.requests import RequestModel
 from cloud_app.brain.views import PlacementView
 from cloud_app.bus import QueueDepth
@@ -32,7 +21,22 @@ from cloud_app.web.pages import fleet
 from cloud_app.web.pages.commands import join_command
 from cloud_app.web.request import context, key, require_admin
 from genie import topology
-from genie.contracts import codec
+from genie.api_types import (
+    GpuAnswer,
+    HostAnswer,
+    JoinTokenAnswer,
+    KeyAnswer,
+    KeyList,
+    NewKeyAnswer,
+    PlacementAnswer,
+    QueueAnswer,
+    QueueList,
+    RevokedKey,
+    WorkerAnswer,
+    WorkerList,
+    WorkerModel,
+    from_contract,
+)
 from genie.contracts.inference import WorkClass
 from genie.errors import Conflict
 
@@ -72,17 +76,17 @@ class KeyPath(BaseModel):
 @api.get("/workers")
 def list_workers() -> WorkerList:
     """Every worker of this org: state, GPUs, models, placements."""
-    return {"object": "list", "data": workers_now()}
+    return WorkerList(data=workers_now())
 
 
 @api.get("/queues")
 def list_queues() -> QueueList:
     """What waits in each queue this org may use, by model and class of work."""
-    return {"object": "list", "data": queues_now()}
+    return QueueList(data=queues_now())
 
 
 @api.post("/join-tokens")
-def make_join_token(body: JoinTokenRequest) -> tuple[JoinToken, Literal[201]]:
+def make_join_token(body: JoinTokenRequest) -> tuple[JoinTokenAnswer, Literal[201]]:
     """Make a token one worker joins with, once, within an hour; shown only now."""
     ctx = context()
     if not ctx.settings.takes_machines:
@@ -90,25 +94,24 @@ def make_join_token(body: JoinTokenRequest) -> tuple[JoinToken, Literal[201]]:
     queues = tuple(body.queues or (topology.SHARED,))
     token = auth.create_join_token(ctx, key().org.slug, queues, actor=key().prefix)
     expires_at = ctx.now() + timedelta(seconds=auth.JOIN_TTL_S)
-    made: JoinToken = {
-        "object": "join_token",
-        "token": token,
-        "queues": list(queues),
-        "expires_at": int(expires_at.timestamp()),
-        "command": join_command(ctx.settings, request.host_url, token),
-    }
+    made = JoinTokenAnswer(
+        token=token,
+        queues=queues,
+        expires_at=int(expires_at.timestamp()),
+        command=join_command(ctx.settings, request.host_url, token),
+    )
     return made, 201
 
 
 @api.get("/keys")
 def list_keys() -> KeyList:
     """Every API key of this org, without its secret."""
-    data = [_key(record) for record in auth.list_keys(context(), key().org.slug)]
-    return {"object": "list", "data": data}
+    found = auth.list_keys(context(), key().org.slug)
+    return KeyList(data=tuple(map(_key, found)))
 
 
 @api.post("/keys")
-def make_key(body: KeyRequest) -> tuple[NewKey, Literal[201]]:
+def make_key(body: KeyRequest) -> tuple[NewKeyAnswer, Literal[201]]:
     """Make an API key; its secret is shown only now."""
     allowed = body.allowed_models
     record, secret = auth.create_key(
@@ -119,91 +122,88 @@ def make_key(body: KeyRequest) -> tuple[NewKey, Literal[201]]:
         None if allowed is None else tuple(allowed),
         actor=key().prefix,
     )
-    return {**_key(record), "secret": secret}, 201
+    return NewKeyAnswer(**structs.asdict(_key(record)), secret=secret), 201
 
 
 @api.delete("/keys/<key_id>")
 def revoke_key(path: KeyPath) -> RevokedKey:
     """Revoke an API key, at once."""
     auth.revoke_key(context(), key().org.slug, path.key_id, actor=key().prefix)
-    return {"object": "key", "id": path.key_id, "revoked": True}
+    return RevokedKey(id=path.key_id)
 
 
-def workers_now() -> list[Worker]:
+def workers_now() -> tuple[WorkerAnswer, ...]:
     """Every worker of the org that asks."""
     ctx = context()
     held = {view.id: view.placements for view in registry.view(ctx).workers}
     known = registry.workers(ctx, key().org.slug)
-    return [_worker(worker, held.get(worker.id, ())) for worker in known]
+    return tuple(_worker(worker, held.get(worker.id, ())) for worker in known)
 
 
-def queues_now() -> list[Queue]:
+def queues_now() -> tuple[QueueAnswer, ...]:
     """Every queue the org that asks may use."""
     ctx = context()
     names = {topology.SHARED, topology.org_queue(key().org.slug)}
     used = {(d.queue, d.model) for d in placement.demand(ctx) if d.queue in names}
     wanted = [(*pair, kind) for pair in sorted(used) for kind in WorkClass]
     waiting_s = placement.waiting_s(ctx)
-    return [
+    return tuple(
         _queue(depth, waiting_s.get((depth.queue, depth.model, depth.work_class)))
         for depth in ctx.bus.depths(wanted)
-    ]
+    )
 
 
-def _worker(worker: WorkerRecord, held: tuple[PlacementView, ...]) -> Worker:
+def _worker(worker: WorkerRecord, held: tuple[PlacementView, ...]) -> WorkerAnswer:
     seen_at = worker.seen_at or worker.registered_at
     age_s = max(0.0, (context().now() - seen_at).total_seconds())
     status = worker.status
-    return {
-        "id": worker.id,
-        "object": "worker",
-        "name": worker.name,
-        "org": worker.org.slug,
-        "state": fleet.state(worker, age_s, context().settings.heartbeat_s),
-        "queues": list(worker.queues),
-        "hostname": worker.hostname,
-        "version": worker.version,
-        "gpus": [codec.shown(gpu) for gpu in status.gpus] if status else [],
-        "host": codec.shown(status.host) if status else None,
-        "models": [codec.shown(m) for m in status.models] if status else [],
-        "placements": [_placement(one) for one in held],
-        "last_heartbeat_s": round(age_s, 1),
-    }
+    return WorkerAnswer(
+        id=worker.id,
+        name=worker.name,
+        org=worker.org.slug,
+        state=fleet.state(worker, age_s, context().settings.heartbeat_s),
+        queues=worker.queues,
+        hostname=worker.hostname,
+        version=worker.version,
+        gpus=from_contract(tuple[GpuAnswer, ...], status.gpus) if status else (),
+        host=from_contract(HostAnswer, status.host) if status else None,
+        models=from_contract(tuple[WorkerModel, ...], status.models) if status else (),
+        placements=tuple(map(_placement, held)),
+        last_heartbeat_s=round(age_s, 1),
+    )
 
 
-def _placement(held: PlacementView) -> Placement:
-    return {
-        "model": held.model,
-        "quant": held.quant,
-        "slots": held.slots,
-        "context": held.context,
-        "reason": held.reason,
-        "since": int(held.since.timestamp()),
-    }
+def _placement(held: PlacementView) -> PlacementAnswer:
+    return PlacementAnswer(
+        model=held.model,
+        quant=held.quant,
+        slots=held.slots,
+        context=held.context,
+        reason=held.reason,
+        since=int(held.since.timestamp()),
+    )
 
 
-def _queue(depth: QueueDepth, oldest_s: float | None) -> Queue:
-    return {
-        "queue": depth.queue,
-        "model": depth.model,
-        "class": depth.work_class.value,
-        "waiting": depth.waiting,
-        "consumers": depth.consumers,
-        "oldest_s": None if oldest_s is None else round(oldest_s, 1),
-        "sla_s": fleet.sla_s(context(), depth.model),
-    }
+def _queue(depth: QueueDepth, oldest_s: float | None) -> QueueAnswer:
+    return QueueAnswer(
+        queue=depth.queue,
+        model=depth.model,
+        work_class=depth.work_class.value,
+        waiting=depth.waiting,
+        consumers=depth.consumers,
+        oldest_s=None if oldest_s is None else round(oldest_s, 1),
+        sla_s=fleet.sla_s(context(), depth.model),
+    )
 
 
-def _key(record: KeyRecord) -> Key:
-    allowed = record.allowed_models
+def _key(record: KeyRecord) -> KeyAnswer:
     revoked_at = record.revoked_at
-    return {
-        "id": record.id,
-        "object": "key",
-        "name": record.name,
-        "prefix": record.prefix,
-        "is_admin": record.is_admin,
-        "allowed_models": None if allowed is None else list(allowed),
-        "created_at": int(record.created_at.timestamp()),
-        "revoked_at": None if revoked_at is None else int(revoked_at.timestamp()),
-    }
+    return KeyAnswer(
+        id=record.id,
+        name=record.name,
+        prefix=record.prefix,
+        is_admin=record.is_admin,
+        allowed_models=record.allowed_models,
+        created_at=int(record.created_at.timestamp()),
+        revoked_at=None if revoked_at is None else int(revoked_at.timestamp()),
+    )

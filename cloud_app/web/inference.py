@@ -2,14 +2,12 @@
 
 from typing import Annotated
 
-from flask import Response, g, jsonify, request
+from flask import Response, g, request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 
 from cloud_app.api import errors, orders, responses
-from cloud_app.api.bodies.inference import AcceptedJob as Later
-from cloud_app.api.bodies.inference import ChatChunk, ChatCompletion, TextCompletion
-from cloud_app.api.errors import ErrorBody
+from cloud_app.api.json import response as json_response
 from cloud_app.api.orders import Mode, Order
 from cloud_app.api.requests import ChatRequest, CompletionRequest
 from cloud_app.api.responses import Dialect
@@ -27,6 +25,13 @@ from cloud_app.web.request import (
     tell,
 )
 from cloud_app.web.stream_limit import StreamPermit
+from genie.api_types import (
+    AcceptedJob,
+    ChatChunk,
+    ChatCompletion,
+    ErrorBody,
+    TextCompletion,
+)
 
 api = APIBlueprint(
     "openai",
@@ -47,7 +52,7 @@ STREAMED_TEXT = ResponseSpec(TextCompletion | ErrorBody, media=EVENTS)
 def chat(
     body: ChatRequest,
 ) -> Annotated[
-    Response, ResponseSpec(ChatCompletion), STREAMED, ResponseSpec(Later, 202)
+    Response, ResponseSpec(ChatCompletion), STREAMED, ResponseSpec(AcceptedJob, 202)
 ]:
     """Answer a conversation.
 
@@ -65,7 +70,10 @@ def chat(
 def complete(
     body: CompletionRequest,
 ) -> Annotated[
-    Response, ResponseSpec(TextCompletion), STREAMED_TEXT, ResponseSpec(Later, 202)
+    Response,
+    ResponseSpec(TextCompletion),
+    STREAMED_TEXT,
+    ResponseSpec(AcceptedJob, 202),
 ]:
     """Continue one prompt, exactly as given: no chat template, no system prompt."""
     order = orders.of_completion(
@@ -93,8 +101,7 @@ def _serve(dialect: Dialect, order: Order, includes_usage: bool) -> Response:
 
 def _later(dialect: Dialect, order: Order) -> Response:
     accepted = _submit(order)
-    response = jsonify(responses.later(dialect, accepted.job))
-    response.status_code = 202
+    response = json_response(responses.later(dialect, accepted.job), 202)
     response.headers["Location"] = f"/v1/jobs/{dialect.prefix}{accepted.job.id}"
     return response
 
@@ -105,7 +112,7 @@ def _whole(dialect: Dialect, order: Order, permit: StreamPermit) -> Response:
     permit.release()
     metrics().used(answer.job.model, answer.outcome.usage)
     tell(answer.job, worker=answer.outcome.worker, replayed=accepted.replayed)
-    return jsonify(responses.whole(dialect, answer.job, answer.outcome))
+    return json_response(responses.whole(dialect, answer.job, answer.outcome))
 
 
 def _stream(

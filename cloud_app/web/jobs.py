@@ -11,19 +11,27 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cloud_app import store
 from cloud_app.api import errors, responses
-from cloud_app.api.bodies.inference import ChatChunk, TextCompletion
-from cloud_app.api.bodies.work import Event, Job, JobList, Retried
-from cloud_app.api.errors import ErrorBody
 from cloud_app.api.requests import NulFreeText, RequestModel
 from cloud_app.jobs import lifecycle, retry, timeline
 from cloud_app.jobs.follow import JobListener
-from cloud_app.jobs.job_json import entry_json, job_json
+from cloud_app.jobs.job_json import entry_json, job_details, job_json
 from cloud_app.jobs.timeline import TimelineEntry
 from cloud_app.store.records import JobFilter, JobRecord
 from cloud_app.web import streaming
 from cloud_app.web.openapi import EVENTS, HeaderSpec, ResponseSpec
 from cloud_app.web.request import context, key, require_key, stream_limit, tell
 from cloud_app.web.stream_limit import StreamPermit
+from genie.api_types import (
+    ChatChunk,
+    ErrorBody,
+    JobAnswer,
+    JobDetails,
+    JobEvent,
+    JobList,
+    RetryAnswer,
+    SkippedJob,
+    TextCompletion,
+)
 from genie.contracts.inference import JobState
 
 PAGE_MAX = 200
@@ -97,22 +105,15 @@ def list_jobs(query: JobsQuery) -> JobList:
         context(), key().org.slug, limit=limit, after=after, **wanted
     )
     page = found[: query.limit]
-    return {
-        "object": "list",
-        "data": [job_json(job) for job in page],
-        "has_more": len(found) > len(page),
-    }
+    return JobList(data=tuple(map(job_json, page)), has_more=len(found) > len(page))
 
 
 @api.post("/retry")
-def retry_jobs(body: RetryRequest) -> Retried:
+def retry_jobs(body: RetryRequest) -> RetryAnswer:
     """Submit again, as new jobs, those that match and did not complete."""
     found = retry.retry_all(context(), key(), limit=body.limit, **_filter(body))
-    return {
-        "object": "list",
-        "data": [job_json(job) for job in found.jobs],
-        "skipped": [{"id": job_id, "why": why} for job_id, why in found.skipped],
-    }
+    skipped = tuple(SkippedJob(id=job_id, why=why) for job_id, why in found.skipped)
+    return RetryAnswer(data=tuple(map(job_json, found.jobs)), skipped=skipped)
 
 
 def _filter(query: JobsQuery | RetryRequest) -> JobFilter:
@@ -128,15 +129,13 @@ def _filter(query: JobsQuery | RetryRequest) -> JobFilter:
 
 
 @api.get("/<job_id>")
-def get_job(path: JobPath, query: JobQuery) -> Job:
+def get_job(path: JobPath, query: JobQuery) -> JobAnswer | JobDetails:
     """One job: its status and, when it is completed, its result."""
     if not query.timeline:
         job = lifecycle.get(context(), key().org.slug, path.job_id)
         return _delivered(job, job_json(job))
     job, entries = timeline.read(context(), key().org.slug, path.job_id)
-    shown = job_json(job)
-    shown["timeline"] = [entry_json(entry) for entry in entries]
-    return _delivered(job, shown)
+    return _delivered(job, job_details(job, entries))
 
 
 GOES_ON = HeaderSpec("Last-Event-ID", "The id of the last event seen: go on after it.")
@@ -145,7 +144,7 @@ GOES_ON = HeaderSpec("Last-Event-ID", "The id of the last event seen: go on afte
 @api.get("/<job_id>/events")
 def follow_job(
     path: JobPath,
-) -> Annotated[Response, ResponseSpec(Event, media=EVENTS), GOES_ON]:
+) -> Annotated[Response, ResponseSpec(JobEvent, media=EVENTS), GOES_ON]:
     """The job's timeline as server-sent events, until it ends.
 
     Send the id of the last event seen as Last-Event-ID to go on after it.
@@ -181,29 +180,29 @@ def stream_job(
 
 
 @api.post("/<job_id>/retry")
-def retry_job(path: JobPath) -> tuple[Job, Literal[202]]:
+def retry_job(path: JobPath) -> tuple[JobAnswer, Literal[202]]:
     """Submit a job that did not complete again; doing it twice is doing it once."""
     return _answer(retry.retry(context(), key(), path.job_id)), 202
 
 
 @api.post("/<job_id>/cancel")
-def cancel_job(path: JobPath) -> Job:
+def cancel_job(path: JobPath) -> JobAnswer:
     """Stop a job; one that already ended stays as it is."""
     return _answer(lifecycle.cancel(context(), key().org.slug, path.job_id))
 
 
 @api.delete("/<job_id>")
-def delete_job(path: JobPath) -> Job:
+def delete_job(path: JobPath) -> JobAnswer:
     """Stop a job; the same as cancel."""
     return _answer(lifecycle.cancel(context(), key().org.slug, path.job_id))
 
 
-def _answer(job: JobRecord) -> Job:
+def _answer(job: JobRecord) -> JobAnswer:
     tell(job)
     return job_json(job)
 
 
-def _delivered(job: JobRecord, shown: Job) -> Job:
+def _delivered(job: JobRecord, shown: JobAnswer) -> JobAnswer:
     tell(job)
     lifecycle.mark_delivered(context(), job)
     return shown

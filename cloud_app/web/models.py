@@ -7,15 +7,23 @@ from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, Field
 
 from cloud_app.api import errors
-from cloud_app.api.bodies import fleet as bodies
-from cloud_app.api.bodies.fleet import Model, ModelList, PersonaList, Route
 from cloud_app.api.requests import RouteRequest
 from cloud_app.brain.views import ModelView, WorkerView
 from cloud_app.fleet import registry
 from cloud_app.jobs import admission, failures
+from cloud_app.jobs.job_json import route_answer
 from cloud_app.store.records import KeyRecord
 from cloud_app.web.request import context, key, require_key
 from genie import topology
+from genie.api_types import (
+    DecisionAnswer,
+    ModelAnswer,
+    ModelDetails,
+    ModelList,
+    PersonaAnswer,
+    PersonaList,
+    RouteQuestion,
+)
 from genie.catalog import Catalog, Persona
 from genie.contracts.fleet import ModelState
 from genie.contracts.inference import WorkClass
@@ -44,11 +52,11 @@ def list_models() -> ModelList:
     """Every model of the catalog that this key may use, and where it is ready."""
     workers = _workers(key())
     specs = [s for s in context().catalog.models.values() if _allowed(key(), s)]
-    return {"object": "list", "data": [_model(s, workers) for s in specs]}
+    return ModelList(data=tuple(_model(spec, workers) for spec in specs))
 
 
 @api.get("/models/<path:model_id>")
-def get_model(path: ModelPath) -> Model:
+def get_model(path: ModelPath) -> ModelAnswer:
     """One model of the catalog."""
     spec = context().catalog.models.get(path.model_id)
     if spec is None or not _allowed(key(), spec):
@@ -64,12 +72,12 @@ def get_model(path: ModelPath) -> Model:
 def list_personas() -> PersonaList:
     """Every persona: its ladder of models, smallest first, and its floor."""
     catalog = context().catalog
-    data = [_persona(persona, catalog) for persona in catalog.personas.values()]
-    return {"object": "list", "data": data}
+    personas = catalog.personas.values()
+    return PersonaList(data=tuple(_persona(one, catalog) for one in personas))
 
 
 @api.post("/route")
-def decide_route(body: RouteRequest) -> Route:
+def decide_route(body: RouteRequest) -> DecisionAnswer:
     """Say where a request would go now, and why; nothing runs."""
     ctx = context()
     target = admission.resolve(ctx.catalog, body.model, body.persona)
@@ -82,11 +90,11 @@ def decide_route(body: RouteRequest) -> Route:
     decision = admission.decide(
         ctx, key(), target, work_class, texts=texts, may_wait=is_async
     )
-    return {
-        "object": "route",
-        "asked": {"model": body.model, "persona": persona.name if persona else None},
-        "route": failures.explain(decision),
-    }
+    name = persona.name if persona else None
+    return DecisionAnswer(
+        asked=RouteQuestion(model=body.model, persona=name),
+        route=route_answer(failures.explain(decision)),
+    )
 
 
 def _allowed(key: KeyRecord, spec: ModelSpec) -> bool:
@@ -101,24 +109,19 @@ def _workers(key: KeyRecord) -> tuple[WorkerView, ...]:
     return tuple(w for w in fleet.workers if w.is_open and mine & set(w.queues))
 
 
-def _model(spec: ModelSpec, workers: Sequence[WorkerView]) -> Model:
+def _model(spec: ModelSpec, workers: Sequence[WorkerView]) -> ModelAnswer:
     held = [seen for w in workers if (seen := w.reported(spec.id)) is not None]
     personas = context().catalog.personas.values()
-    return {
-        "id": spec.id,
-        "object": "model",
-        "created": 0,
-        "owned_by": "genie",
-        "genie": {
-            "ready": any(seen.state is ModelState.READY for seen in held),
-            "workers": sum(seen.state is ModelState.READY for seen in held),
-            "parameters": spec.parameters,
-            "license": spec.license,
-            "context": spec.context_max,
-            "states": _states(held),
-            "personas": [p.name for p in personas if spec.id in p.ladder],
-        },
-    }
+    details = ModelDetails(
+        ready=any(seen.state is ModelState.READY for seen in held),
+        workers=sum(seen.state is ModelState.READY for seen in held),
+        parameters=spec.parameters,
+        license=spec.license,
+        context=spec.context_max,
+        states=_states(held),
+        personas=tuple(p.name for p in personas if spec.id in p.ladder),
+    )
+    return ModelAnswer(id=spec.id, genie=details)
 
 
 def _states(held: Sequence[ModelView]) -> dict[str, int]:
@@ -129,16 +132,15 @@ def _states(held: Sequence[ModelView]) -> dict[str, int]:
     return counts
 
 
-def _persona(persona: Persona, catalog: Catalog) -> bodies.Persona:
-    return {
-        "id": persona.name,
-        "object": "persona",
-        "tier": persona.tier,
-        "ladder": [m for m in persona.ladder if catalog.models[m].enabled],
-        "floor": persona.floor,
-        "class": persona.work_class.value,
-        "max_tokens": persona.max_tokens,
-        "temperature": persona.temperature,
-        "sla_s": persona.sla.queue_wait_p95_s,
-        "has_system_prompt": persona.system_prompt is not None,
-    }
+def _persona(persona: Persona, catalog: Catalog) -> PersonaAnswer:
+    return PersonaAnswer(
+        id=persona.name,
+        tier=persona.tier,
+        ladder=tuple(m for m in persona.ladder if catalog.models[m].enabled),
+        floor=persona.floor,
+        work_class=persona.work_class.value,
+        max_tokens=persona.max_tokens,
+        temperature=persona.temperature,
+        sla_s=persona.sla.queue_wait_p95_s,
+        has_system_prompt=persona.system_prompt is not None,
+    )

@@ -11,15 +11,24 @@ from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import msgspec
 from flask_openapi3.openapi import OpenAPI
 from flask_openapi3.utils import HTTP_STATUS, parse_rule
-from pydantic import TypeAdapter
-from typing_extensions import is_typeddict
+from pydantic import BaseModel, TypeAdapter
 
-from cloud_app.api.errors import ErrorBody
+from genie.api_types import (
+    AcceptedJob,
+    ApiObject,
+    BatchAnswer,
+    ErrorBody,
+    FileAnswer,
+    JobAnswer,
+    NewKeyAnswer,
+    ScheduleSummary,
+)
 from genie.contracts.base import Contract
 
 OpenApiJson = dict[str, Any]
@@ -138,14 +147,14 @@ class Operation:
     def link(self, operations: Sequence["Operation"]) -> None:
         """Say which operations go on with the ids it answers."""
         for one in self._says:
-            name = IDS.get(getattr(one.kind, "__name__", ""), "")
+            name = _id_parameter(one.kind)
             links = {
                 other.name: {
                     "operationId": other.name,
                     "parameters": {name: "$response.body#/id"},
                 }
                 for other in operations
-                if other.takes(name)
+                if name and other.takes(name)
             }
             if links:
                 self._words["responses"][str(one.status)]["links"] = links
@@ -179,13 +188,13 @@ class Operation:
         }
 
 
-IDS = {
-    "Accepted": "job_id",
-    "Job": "job_id",
-    "File": "file_id",
-    "Batch": "batch_id",
-    "Schedule": "schedule",
-    "NewKey": "key_id",
+IDS: dict[type[ApiObject], str] = {
+    AcceptedJob: "job_id",
+    JobAnswer: "job_id",
+    FileAnswer: "file_id",
+    BatchAnswer: "batch_id",
+    ScheduleSummary: "schedule",
+    NewKeyAnswer: "key_id",
 }
 """Which parameter of other operations the id in an answer is."""
 
@@ -194,7 +203,7 @@ READING = ("get_", "list_", "show_", "follow_")
 
 def _answers(returned: Any) -> Iterator[ResponseSpec]:
     """What a return type says: a body, a body with its status, or a noted response."""
-    if is_typeddict(returned):
+    if _is_struct(returned) or isinstance(returned, UnionType):
         yield ResponseSpec(returned)
     elif get_origin(returned) is tuple:
         kind, status = get_args(returned)
@@ -209,19 +218,51 @@ def _notes(returned: Any, kind: type) -> Iterator[Any]:
         yield from (one for one in returned.__metadata__ if isinstance(one, kind))
 
 
+def _id_parameter(kind: Any) -> str | None:
+    """The parameter that the id of an answer is, also of one that says more."""
+    first = _parts(kind)[0]
+    return next((IDS[base] for base in _bases(first) if base in IDS), None)
+
+
+def _bases(kind: Any) -> tuple[type, ...]:
+    return kind.__mro__ if isinstance(kind, type) else ()
+
+
+def _parts(kind: Any) -> tuple[Any, ...]:
+    """The types of a union; of anything else, itself."""
+    return get_args(kind) if isinstance(kind, UnionType) else (kind,)
+
+
 def _schemas(kinds: list[Any]) -> tuple[Schemas, OpenApiJson]:
     """The schema of each type, and the components they refer to by name."""
-    wire = [kind for kind in dict.fromkeys(kinds) if _is_contract(kind)]
-    ours = [kind for kind in dict.fromkeys([*kinds, ErrorBody]) if kind not in wire]
-    inputs = [(kind, _mode(kind), TypeAdapter(kind)) for kind in ours]
-    refs, made = TypeAdapter.json_schemas(inputs, ref_template=REF.format("{model}"))
-    of_wire, parts = msgspec.json.schema_components(
-        wire, ref_template=REF.format("{name}")
+    parts = dict.fromkeys(part for kind in [*kinds, ErrorBody] for part in _parts(kind))
+    asked = [kind for kind in parts if _is_model(kind)]
+    rest = [kind for kind in parts if not _is_model(kind)]
+    schemas, components = _schemas_of_models(asked)
+    found, more = msgspec.json.schema_components(
+        rest, ref_template=REF.format("{name}")
     )
-    found = [(kind, ref) for (kind, _mode), ref in refs.items()]
-    for schema in made["$defs"].values():
+    for kind in _api_objects(ApiObject):
+        if kind.__name__ in more:
+            _say_what_is_written(more[kind.__name__], kind)
+    schemas |= dict(zip(rest, found, strict=True))
+    for kind in kinds:
+        if isinstance(kind, UnionType):
+            schemas[kind] = {"anyOf": [schemas[part] for part in _parts(kind)]}
+    return schemas, components | more
+
+
+def _schemas_of_models(models: list[Any]) -> tuple[Schemas, OpenApiJson]:
+    """The same of what people send, which pydantic reads."""
+    template = REF.format("{model}")
+    refs, made = TypeAdapter.json_schemas(
+        [(kind, "validation", TypeAdapter(kind)) for kind in models],
+        ref_template=template,
+    )
+    components: OpenApiJson = made["$defs"]
+    for schema in components.values():
         _forget_null_defaults(schema)
-    return dict([*found, *zip(wire, of_wire, strict=True)]), made["$defs"] | parts
+    return {kind: ref for (kind, _mode), ref in refs.items()}, components
 
 
 def _forget_null_defaults(schema: OpenApiJson) -> None:
@@ -231,12 +272,39 @@ def _forget_null_defaults(schema: OpenApiJson) -> None:
             del field["default"]
 
 
-def _is_contract(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Contract)
+def _say_what_is_written(schema: OpenApiJson, kind: type[ApiObject]) -> None:
+    """Defaults are for readers; the cloud writes every field that is not UNSET."""
+    is_sparse = kind.__struct_config__.omit_defaults
+    for field in msgspec.structs.fields(kind):
+        name, value = field.encode_name, schema["properties"][field.encode_name]
+        value.pop("default", None)
+        is_left_out = is_sparse and not field.required
+        if value.pop("x-never-null", False) or is_left_out:
+            _forget_null(value)
+        if is_left_out:
+            continue
+        if field.default is not msgspec.UNSET and name not in schema["required"]:
+            schema["required"].append(name)
 
 
-def _mode(kind: Any) -> Literal["validation", "serialization"]:
-    return "serialization" if is_typeddict(kind) else "validation"
+def _forget_null(schema: OpenApiJson) -> None:
+    """What is left out when it is not known is never null."""
+    kinds = [one for one in schema.pop("anyOf", ()) if one.get("type") != "null"]
+    schema |= kinds[0] if len(kinds) == 1 else {"anyOf": kinds} if kinds else {}
+
+
+def _api_objects(base: type[ApiObject]) -> Iterator[type[ApiObject]]:
+    for kind in base.__subclasses__():
+        yield kind
+        yield from _api_objects(kind)
+
+
+def _is_struct(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def _parameters(

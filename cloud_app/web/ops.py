@@ -11,10 +11,16 @@ from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 
 from cloud_app import store
-from cloud_app.api import errors
-from cloud_app.api.bodies.fleet import Health, LivenessStatus, VersionInfo
+from cloud_app.api.json import response as json_response
 from cloud_app.context import Context
 from cloud_app.web.openapi import OpenApiDocument, ResponseSpec
+from genie.api_types import (
+    HealthAnswer,
+    LivenessStatus,
+    ReadinessAnswer,
+    SchemaVersion,
+    VersionInfo,
+)
 from genie.contracts.base import PROTOCOL
 from genie.errors import GenieError
 
@@ -27,7 +33,7 @@ api = APIBlueprint(
     "ops",
     __name__,
     abp_tags=[Tag(name="ops", description="For probes; no key")],
-    abp_responses={503: errors.ErrorBody},
+    abp_responses={503: None},
 )
 
 
@@ -88,31 +94,32 @@ def release() -> str:
         return "0+unknown"
 
 
-HealthResponse = Annotated[Response, ResponseSpec(Health), ResponseSpec(Health, 503)]
-
-
 @api.get("/livez")
 def livez() -> LivenessStatus:
     """Whether this process answers at all."""
-    return {"status": "ok"}
+    return LivenessStatus()
 
 
 @api.get("/readyz")
-def readyz() -> HealthResponse:
+def readyz() -> Annotated[
+    Response, ResponseSpec(ReadinessAnswer), ResponseSpec(ReadinessAnswer, 503)
+]:
     """Whether work can be accepted: database, schema and broker are there."""
-    return _readiness()
+    return _readiness(ReadinessAnswer(**_checked()))
 
 
 @api.get("/health")
-def health() -> HealthResponse:
+def health() -> Annotated[
+    Response, ResponseSpec(HealthAnswer), ResponseSpec(HealthAnswer, 503)
+]:
     """The same as readyz, with the version."""
-    return _readiness(version=release())
+    return _readiness(HealthAnswer(**_checked(), version=release()))
 
 
 @api.get("/version")
 def show_version() -> VersionInfo:
     """Which release this is, and which worker protocol it speaks."""
-    return {"version": release(), "protocol": PROTOCOL}
+    return VersionInfo(version=release(), protocol=PROTOCOL)
 
 
 @api.get("/metrics")
@@ -129,14 +136,20 @@ def openapi() -> Annotated[Response, ResponseSpec(dict[str, Any])]:
     return jsonify(document.json)
 
 
-def _readiness(**more: str) -> Response:
+def _checked() -> dict[str, Any]:
     readiness: Readiness = current_app.extensions["genie.readiness"]
     checks, found = readiness.states()
     is_ready = all(state == "ok" for state in checks.values())
-    status = "ok" if is_ready else "unavailable"
-    schema = {"needs": store.schema.newest(), "found": found}
-    response = jsonify({"status": status, "checks": checks, "schema": schema, **more})
-    if not is_ready:
-        response.status_code = 503
-        response.headers["Retry-After"] = RETRY_AFTER_S
+    return {
+        "status": "ok" if is_ready else "unavailable",
+        "checks": checks,
+        "schema": SchemaVersion(needs=store.schema.newest(), found=found),
+    }
+
+
+def _readiness(found: ReadinessAnswer) -> Response:
+    if found.status == "ok":
+        return json_response(found)
+    response = json_response(found, 503)
+    response.headers["Retry-After"] = RETRY_AFTER_S
     return response

@@ -8,7 +8,6 @@ from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, ConfigDict, Field
 
 from cloud_app.api import errors
-from cloud_app.api.bodies.fleet import Figures, FleetNow, JobLine, ReasonNow
 from cloud_app.jobs.job_json import unix
 from cloud_app.store import reports
 from cloud_app.store.reports import JobTimes
@@ -16,6 +15,7 @@ from cloud_app.web.fleet import queues_now, workers_now
 from cloud_app.web.pages import figures, routing
 from cloud_app.web.pages.routing import RoutingReason
 from cloud_app.web.request import context, key, require_admin
+from genie.api_types import FiguresAnswer, FleetAnswer, JobLine, ReasonAnswer
 from genie.contracts.inference import JobState
 
 api = APIBlueprint(
@@ -38,36 +38,35 @@ class FleetQuery(BaseModel):
 
 
 @api.get("/fleet")
-def show_fleet(query: FleetQuery) -> FleetNow:
+def show_fleet(query: FleetQuery) -> FleetAnswer:
     """The whole fleet now: figures, workers, queues, jobs, where personas go."""
     ctx, org = context(), key().org
     now = ctx.now()
     jobs = reports.since(ctx.db, org, now - figures.HOUR)
     found = routing.routing_reasons(ctx, key(), figures.shares(jobs, now))
-    return {
-        "object": "fleet",
-        "org": org.slug,
-        "now": round(now.timestamp(), 3),
-        "figures": _figures(jobs, now),
-        "workers": workers_now(),
-        "queues": queues_now(),
-        "jobs": [_line(job) for job in _running_first(jobs)[: query.jobs]],
-        "routes": [_route(one) for one in found],
-    }
+    return FleetAnswer(
+        org=org.slug,
+        now=round(now.timestamp(), 3),
+        figures=_figures(jobs, now),
+        workers=workers_now(),
+        queues=queues_now(),
+        jobs=tuple(map(_line, _running_first(jobs)[: query.jobs])),
+        routes=tuple(map(_route, found)),
+    )
 
 
-def _figures(jobs: Sequence[JobTimes], now: datetime) -> Figures:
+def _figures(jobs: Sequence[JobTimes], now: datetime) -> FiguresAnswer:
     ctx = context()
     counts = reports.counts(ctx.db, key().org, now - figures.HOUR)
     minute = now - timedelta(seconds=figures.NOW_S)
     rate = figures.tokens_between(jobs, minute, now) / figures.NOW_S
-    return {
-        "tokens_per_s": round(rate, 1),
-        "running": counts[JobState.RUNNING],
-        "waiting": counts[JobState.QUEUED],
-        "first_token_p95_s": figures.first_token_p95_s(jobs, now),
-        "failed_1h": sum(counts[state] for state in figures.FAILURES),
-    }
+    return FiguresAnswer(
+        tokens_per_s=round(rate, 1),
+        running=counts[JobState.RUNNING],
+        waiting=counts[JobState.QUEUED],
+        first_token_p95_s=figures.first_token_p95_s(jobs, now),
+        failed_1h=sum(counts[state] for state in figures.FAILURES),
+    )
 
 
 def _running_first(jobs: Sequence[JobTimes]) -> list[JobTimes]:
@@ -75,24 +74,24 @@ def _running_first(jobs: Sequence[JobTimes]) -> list[JobTimes]:
 
 
 def _line(job: JobTimes) -> JobLine:
-    return {
-        "id": job.id,
-        "status": job.state.value,
-        "persona": job.persona,
-        "model": job.model,
-        "worker": job.worker,
-        "created_at": round(job.created_at.timestamp(), 3),
-        "started_at": unix(job.started_at),
-        "finished_at": unix(job.finished_at),
-        "tokens": job.tokens,
-    }
+    return JobLine(
+        id=job.id,
+        status=job.state,
+        persona=job.persona,
+        model=job.model,
+        worker=job.worker,
+        created_at=round(job.created_at.timestamp(), 3),
+        started_at=unix(job.started_at),
+        finished_at=unix(job.finished_at),
+        tokens=job.tokens,
+    )
 
 
-def _route(found: RoutingReason) -> ReasonNow:
-    return {
-        "personas": list(found.personas),
-        "model": found.model,
-        "share": None if found.share is None else round(found.share, 3),
-        "first_token_p95_s": found.first_token_p95_s,
-        "why": found.why,
-    }
+def _route(found: RoutingReason) -> ReasonAnswer:
+    return ReasonAnswer(
+        personas=found.personas,
+        model=found.model,
+        share=None if found.share is None else round(found.share, 3),
+        first_token_p95_s=found.first_token_p95_s,
+        why=found.why,
+    )

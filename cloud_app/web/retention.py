@@ -5,10 +5,10 @@ from flask_openapi3.models.tag import Tag
 from pydantic import Field
 
 from cloud_app.api import errors
-from cloud_app.api.bodies.work import Retention
 from cloud_app.api.requests import RequestModel
 from cloud_app.orgs import auth
 from cloud_app.web.request import context, key, require_admin
+from genie.api_types import RetentionAnswer
 
 api = APIBlueprint(
     "retention",
@@ -30,19 +30,19 @@ class RetentionRequest(RequestModel):
 
 
 @api.get("")
-def get_retention() -> Retention:
+def get_retention() -> RetentionAnswer:
     """Hours that prompts and answers are kept after the end of a job."""
     return _answer(key().org.retain_h)
 
 
 @api.put("")
-def set_retention(body: RetentionRequest) -> Retention:
+def set_retention(body: RetentionRequest) -> RetentionAnswer:
     """Keep them for so many hours; 0: not past their delivery."""
     actor = key().prefix
     return _answer(auth.retain(context(), key().org, body.hours, actor=actor))
 
 
-def _answer(hours: int | None) -> Retention:
+def _answer(hours: int | None) -> RetentionAnswer:
     most = context().settings.retain_h
     kept = most if hours is None else min(hours, most)
-    return {"object": "retention", "hours": hours, "kept_h": kept}
+    return RetentionAnswer(hours=hours, kept_h=kept)

@@ -5,16 +5,10 @@ from typing import Annotated, Any, Literal
 
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
+from msgspec import structs
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from cloud_app.api import errors
-from cloud_app.api.bodies.work import (
-    DeletedSchedule,
-    Run,
-    RunList,
-    Schedule,
-    ScheduleList,
-)
 from cloud_app.api.orders import of_request
 from cloud_app.api.requests import RequestModel, WebhookInput
 from cloud_app.brain import calendar
@@ -24,6 +18,15 @@ from cloud_app.schedules import fire, schedules
 from cloud_app.schedules.schedules import NewSchedule
 from cloud_app.store.records import RunRecord, ScheduleRecord
 from cloud_app.web.request import context, key, require_key
+from genie.api_types import (
+    DeletedSchedule,
+    RunAnswer,
+    RunList,
+    ScheduleAnswer,
+    ScheduleList,
+    ScheduleSummary,
+    Webhook,
+)
 from genie.errors import BadRequest
 
 UPCOMING = 3
@@ -109,7 +112,7 @@ class ScheduleRequest(RequestModel):
 
 
 @api.post("")
-def create_schedule(body: ScheduleRequest) -> tuple[Schedule, Literal[201]]:
+def create_schedule(body: ScheduleRequest) -> tuple[ScheduleSummary, Literal[201]]:
     """Make a schedule; its first run is the next one from now."""
     if "webhook" in body.request:
         raise BadRequest(
@@ -136,18 +139,16 @@ def list_schedules() -> ScheduleList:
     """Every schedule of this org, by name."""
     now = context().now()
     found = schedules.find(context(), key().org)
-    data = [schedule_json(one, now) for one in found]
-    return {"object": "list", "data": data, "has_more": False}
+    return ScheduleList(data=tuple(schedule_json(one, now) for one in found))
 
 
 @api.get("/<schedule>")
-def get_schedule(path: SchedulePath) -> Schedule:
+def get_schedule(path: SchedulePath) -> ScheduleAnswer:
     """One schedule, its next runs in words, and what became of the last."""
     found = schedules.get(context(), key().org, path.schedule)
-    runs = schedules.runs(context(), found)
+    runs = tuple(map(run_json, schedules.runs(context(), found)))
     shown = schedule_json(found, context().now())
-    shown["runs"] = [run_json(run) for run in runs]
-    return shown
+    return ScheduleAnswer(**structs.asdict(shown), runs=runs)
 
 
 @api.get("/<schedule>/runs")
@@ -155,25 +156,24 @@ def list_runs(path: SchedulePath, query: RunsQuery) -> RunList:
     """The newest runs of a schedule, newest first."""
     found = schedules.get(context(), key().org, path.schedule)
     runs = schedules.runs(context(), found, query.limit)
-    data = [run_json(run) for run in runs]
-    return {"object": "list", "data": data, "has_more": False}
+    return RunList(data=tuple(map(run_json, runs)))
 
 
 @api.post("/<schedule>/run")
-def run_schedule(path: SchedulePath) -> tuple[Run, Literal[202]]:
+def run_schedule(path: SchedulePath) -> tuple[RunAnswer, Literal[202]]:
     """Start a run at once, paused or not, whatever the run before does."""
     run = fire.run_now(context(), key(), path.schedule, of_request)
     return run_json(run), 202
 
 
 @api.post("/<schedule>/pause")
-def pause_schedule(path: SchedulePath) -> Schedule:
+def pause_schedule(path: SchedulePath) -> ScheduleSummary:
     """Start nothing until it is resumed."""
     return _shown(schedules.pause(context(), key().org, path.schedule))
 
 
 @api.post("/<schedule>/resume")
-def resume_schedule(path: SchedulePath) -> Schedule:
+def resume_schedule(path: SchedulePath) -> ScheduleSummary:
     """Go on with the next run from now."""
     return _shown(schedules.resume(context(), key().org, path.schedule))
 
@@ -182,51 +182,49 @@ def resume_schedule(path: SchedulePath) -> Schedule:
 def delete_schedule(path: SchedulePath) -> DeletedSchedule:
     """Remove a schedule; its jobs stay."""
     gone = schedules.remove(context(), key().org, path.schedule)
-    return {"id": gone.id, "object": "schedule", "deleted": True}
+    return DeletedSchedule(id=gone.id)
 
 
-def _shown(schedule: ScheduleRecord) -> Schedule:
+def _shown(schedule: ScheduleRecord) -> ScheduleSummary:
     return schedule_json(schedule, context().now())
 
 
-def schedule_json(schedule: ScheduleRecord, now: datetime) -> Schedule:
+def schedule_json(schedule: ScheduleRecord, now: datetime) -> ScheduleSummary:
     """A schedule as the API shows it, without the webhook's secret."""
     cron = schedules.cron_of(schedule)
     is_paused = schedule.paused_at is not None
-    return {
-        "id": schedule.id,
-        "object": "schedule",
-        "name": schedule.name,
-        "cron": schedule.cron,
-        "timezone": schedule.timezone,
-        "in_words": calendar.explain(cron),
-        "next_runs": [] if is_paused else list(_upcoming(schedule, now)),
-        "next_at": None if is_paused else unix(schedule.next_at),
-        "paused": is_paused,
-        "paused_at": unix(schedule.paused_at),
-        "trouble": schedule.trouble,
-        "request": schedule.request,
-        "webhook": {"url": schedule.webhook.url} if schedule.webhook else None,
-        "overlap": schedule.overlap,
-        "catch_up": schedule.catch_up,
-        "jitter_s": schedule.jitter_s,
-        "created_at": unix(schedule.created_at),
-    }
+    return ScheduleSummary(
+        id=schedule.id,
+        name=schedule.name,
+        cron=schedule.cron,
+        timezone=schedule.timezone,
+        in_words=calendar.explain(cron),
+        next_runs=() if is_paused else _upcoming(schedule, now),
+        next_at=None if is_paused else unix(schedule.next_at),
+        paused=is_paused,
+        paused_at=unix(schedule.paused_at),
+        trouble=schedule.trouble,
+        request=schedule.request,
+        webhook=Webhook(url=schedule.webhook.url) if schedule.webhook else None,
+        overlap=schedule.overlap,
+        catch_up=schedule.catch_up,
+        jitter_s=schedule.jitter_s,
+        created_at=unix(schedule.created_at),
+    )
 
 
 def _upcoming(schedule: ScheduleRecord, now: datetime) -> tuple[str, ...]:
     return calendar.upcoming(schedules.cron_of(schedule), now, UPCOMING)
 
 
-def run_json(run: RunRecord) -> Run:
+def run_json(run: RunRecord) -> RunAnswer:
     """One run of a schedule."""
-    return {
-        "id": run.id,
-        "object": "schedule.run",
-        "fire_at": unix(run.fire_at),
-        "trigger": run.trigger.value,
-        "status": run.state.value,
-        "reason": run.reason,
-        "job_id": run.job_id,
-        "decided_at": unix(run.decided_at),
-    }
+    return RunAnswer(
+        id=run.id,
+        fire_at=unix(run.fire_at),
+        trigger=run.trigger.value,
+        status=run.state.value,
+        reason=run.reason,
+        job_id=run.job_id,
+        decided_at=unix(run.decided_at),
+    )

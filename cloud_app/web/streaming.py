@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from cloud_app.api import errors, responses
-from cloud_app.api.json import dumps
+from cloud_app.api.json import encode
 from cloud_app.api.responses import ChoiceParts, Dialect, begun
 from cloud_app.jobs import failures
 from cloud_app.jobs.stream import AnswerText, QueueWait
@@ -28,7 +28,7 @@ def data(value: object) -> bytes:
     >>> data({"a": 1})
     b'data: {"a":1}\\n\\n'
     """
-    return f"data: {dumps(value)}\n\n".encode()
+    return b"data: %b\n\n" % encode(value)
 
 
 def event(key: str, name: str, value: object) -> bytes:
@@ -37,7 +37,7 @@ def event(key: str, name: str, value: object) -> bytes:
     >>> event("1", "started", {})
     b'id: 1\\nevent: started\\ndata: {}\\n\\n'
     """
-    return f"id: {key}\nevent: {name}\ndata: {dumps(value)}\n\n".encode()
+    return b"id: %b\nevent: %b\n%b" % (key.encode(), name.encode(), data(value))
 
 
 def comment(text: str) -> bytes:

@@ -7,11 +7,11 @@ from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, ConfigDict, Field
 
 from cloud_app.api import errors
-from cloud_app.api.bodies.work import Delivery, DeliveryList
 from cloud_app.jobs.job_json import unix
 from cloud_app.store.records import DeliveryRecord
 from cloud_app.web.request import context, key, require_key
 from cloud_app.webhooks import webhooks
+from genie.api_types import DeliveryAnswer, DeliveryList
 
 api = APIBlueprint(
     "webhooks",
@@ -44,30 +44,29 @@ def list_deliveries(query: DeliveriesQuery) -> DeliveryList:
     """This org's webhook deliveries of the last week, newest first."""
     org, limit = key().org, query.limit
     found = webhooks.find(context(), org, job_id=query.job, limit=limit)
-    data = [delivery_json(one) for one in found]
-    return {"object": "list", "data": data, "has_more": len(data) == limit}
+    data = tuple(map(delivery_json, found))
+    return DeliveryList(data=data, has_more=len(data) == limit)
 
 
 @api.post("/<delivery_id>/redeliver")
-def redeliver(path: DeliveryPath) -> tuple[Delivery, Literal[202]]:
+def redeliver(path: DeliveryPath) -> tuple[DeliveryAnswer, Literal[202]]:
     """Send one that was delivered or given up again, now."""
     again = webhooks.redeliver(context(), key().org, path.delivery_id)
     return delivery_json(again), 202
 
 
-def delivery_json(delivery: DeliveryRecord) -> Delivery:
+def delivery_json(delivery: DeliveryRecord) -> DeliveryAnswer:
     """A delivery as the API shows it, without its secret."""
-    return {
-        "id": delivery.id,
-        "object": "webhook.delivery",
-        "event": delivery.event,
-        "job_id": delivery.job_id,
-        "url": delivery.url,
-        "status": delivery.state.value,
-        "attempts": delivery.attempts,
-        "next_at": unix(delivery.next_at),
-        "response_status": delivery.status,
-        "error": delivery.error,
-        "created_at": unix(delivery.created_at),
-        "ended_at": unix(delivery.ended_at),
-    }
+    return DeliveryAnswer(
+        id=delivery.id,
+        event=delivery.event,
+        job_id=delivery.job_id,
+        url=delivery.url,
+        status=delivery.state.value,
+        attempts=delivery.attempts,
+        next_at=unix(delivery.next_at),
+        response_status=delivery.status,
+        error=delivery.error,
+        created_at=unix(delivery.created_at),
+        ended_at=unix(delivery.ended_at),
+    )

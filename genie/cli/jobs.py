@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Unpack
 
 import click
 
-from genie.api_types import JobAnswer
+from genie.api_types import ChatCompletion, JobAnswer, TextCompletion
 from genie.cli import hints
 from genie.cli.ask import show_result
 from genie.cli.output import (
@@ -129,9 +129,8 @@ def show(session: CommandSession, job_id: str, timeline: bool, as_json: bool) ->
         click.echo()
         rows = [_event(event, events[0].at) for event in events]
         show_table(session, EVENT_COLUMNS, rows, spare=("when",))
-    choices = job.details.result.choices if job.details.result else ()
-    for choice in choices:
-        click.echo(f"\n{choice.message.content if choice.message else choice.text}")
+    for text in _texts(job.details):
+        click.echo(f"\n{text}")
 
 
 @jobs.command()
@@ -302,9 +301,9 @@ def _card(job: "Job") -> list[tuple[str, object]]:
         ("instead of", details.model_substituted),
         ("worker", details.worker),
         ("locality", details.locality and details.locality.value),
-        ("queue", route and route.queue),
-        ("because", route and route.reasons),
-        ("skipped", route and [f"{s.model} ({s.why})" for s in route.skipped]),
+        ("queue", route.queue),
+        ("because", route.reasons),
+        ("skipped", [f"{s.model} ({s.why})" for s in route.skipped]),
         ("created", when(details.created_at)),
         ("started", when(details.started_at)),
         ("finished", when(details.finished_at)),
@@ -316,6 +315,14 @@ def _card(job: "Job") -> list[tuple[str, object]]:
         ("answer tokens", usage and usage.completion_tokens),
         ("labels", [f"{name}={value}" for name, value in details.metadata.items()]),
     ]
+
+
+def _texts(details: JobAnswer) -> list[str | None]:
+    if isinstance(details.result, ChatCompletion):
+        return [choice.message.content for choice in details.result.choices]
+    if isinstance(details.result, TextCompletion):
+        return [choice.text for choice in details.result.choices]
+    return []
 
 
 def _took(details: JobAnswer) -> DisplayValue | None:

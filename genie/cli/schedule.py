@@ -18,7 +18,8 @@ from genie.cli.output import (
 from genie.cli.values import when
 
 if TYPE_CHECKING:
-    from genie.sdk.schedules import RunAnswer, Schedule, ScheduleOptions
+    from genie.api_types import RunAnswer
+    from genie.sdk.schedules import Schedule, ScheduleOptions
 
 COLUMNS = ("schedule", "cron", "timezone", "next run", "state", "trouble")
 NONE = "no schedules; `genie schedule add NAME CRON PROMPT` makes one"

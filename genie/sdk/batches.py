@@ -11,11 +11,21 @@ from typing import Unpack, cast
 
 import msgspec
 
-from genie.api_types import ApiError, ApiObject, Completion, read, read_list
+from genie.api_types import (
+    ApiError,
+    BatchAnswer,
+    BatchResultLine,
+    FaultSummary,
+    FileAnswer,
+    RequestCounts,
+    read,
+    read_completion,
+    read_list,
+)
 from genie.contracts.batch import BatchState
 from genie.errors import AnswerMismatch, GenieError, JobCancelled, JobFailed, JobTimeout
 from genie.sdk.chat import AskOptions, chat_body, check
-from genie.sdk.files import FileAnswer, content, uploading
+from genie.sdk.files import content, uploading
 from genie.sdk.jobs import Cloud
 from genie.sdk.progress import ProgressBar, bar
 from genie.sdk.requests import (
@@ -45,18 +55,6 @@ class BatchOptions(AskOptions, total=False):
     """How long it may take: 24h, or less, like 1h or 30m."""
     endpoint: str
     """What the lines of a file are for; chat completions unless given."""
-
-
-class _LineResponse(ApiObject, frozen=True):
-    status_code: int
-    body: msgspec.Raw
-    request_id: str | None = None
-
-
-class _ResultLine(ApiObject, frozen=True):
-    custom_id: str
-    response: _LineResponse | None = None
-    error: ApiError | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,9 +99,10 @@ def lines(
 
 def result_of(line: str, schema: Schema | None = None) -> BatchResult:
     """A line of a result file; an answer that is not of the schema is its error."""
-    row = read(_ResultLine, line)
+    row = read(BatchResultLine, line)
     if row.response is None:
-        trouble = row.error or ApiError(message="this request was not run")
+        why = row.error or FaultSummary(message="this request was not run")
+        trouble = ApiError(message=why.message, code=why.code or None)
         return BatchResult(
             custom_id=row.custom_id, error=error_from_body(trouble, JobCancelled)
         )
@@ -113,7 +112,7 @@ def result_of(line: str, schema: Schema | None = None) -> BatchResult:
         error = error_of(row.response.status_code, headers, body)
         return BatchResult(custom_id=row.custom_id, error=error)
     try:
-        answer = result_from_completion(read(Completion, body), schema=schema)
+        answer = result_from_completion(read_completion(body), schema=schema)
     except AnswerMismatch as error:
         return BatchResult(custom_id=row.custom_id, error=error)
     return BatchResult(custom_id=row.custom_id, result=answer)
@@ -128,54 +127,6 @@ PATH = "/v1/batches"
 
 BatchRequests = str | os.PathLike[str] | Mapping[str, str] | Iterable[str]
 """A path, prompts by custom_id, or prompts."""
-
-
-class RequestCounts(ApiObject, frozen=True):
-    """How many requests a batch has, and how they ended."""
-
-    total: int = 0
-    completed: int = 0
-    failed: int = 0
-
-
-class BatchInputError(ApiObject, frozen=True):
-    """A mistake in a batch's input; ``line`` counts from 1."""
-
-    message: str = ""
-    code: str | None = None
-    param: str | None = None
-    line: int | None = None
-
-
-class BatchInputErrors(ApiObject, frozen=True):
-    """The mistakes in a batch's input."""
-
-    data: tuple[BatchInputError, ...] = ()
-
-
-class BatchAnswer(ApiObject, frozen=True):
-    """A batch as the cloud knows it; times are seconds since 1970."""
-
-    id: str
-    status: BatchState
-    endpoint: str = CHAT
-    completion_window: str = ""
-    model: str | None = None
-    input_file_id: str | None = None
-    output_file_id: str | None = None
-    error_file_id: str | None = None
-    created_at: int | None = None
-    in_progress_at: int | None = None
-    expires_at: int | None = None
-    finalizing_at: int | None = None
-    completed_at: int | None = None
-    failed_at: int | None = None
-    expired_at: int | None = None
-    cancelling_at: int | None = None
-    cancelled_at: int | None = None
-    request_counts: RequestCounts = RequestCounts()
-    errors: BatchInputErrors | None = None
-    metadata: dict[str, str] | None = None
 
 
 class BatchSteps:

@@ -11,6 +11,9 @@ from genie import env
 from genie.api_types import (
     JobAnswer,
     JobEvent,
+    RunAnswer,
+    ScheduleAnswer,
+    SkippedJob,
 )
 from genie.sdk import batches, jobs, verbs
 from genie.sdk import schedules as scheduling
@@ -24,16 +27,11 @@ from genie.sdk.progress import bar
 from genie.sdk.requests import Steps
 from genie.sdk.results import Embeddings, strip_job_id_prefix
 from genie.sdk.retries import pause_step, poll_intervals
-from genie.sdk.schedules import RunAnswer, Schedule, ScheduleAnswer, ScheduleOptions
+from genie.sdk.schedules import Schedule, ScheduleOptions
 from genie.sdk.schemas import Schema
 from genie.sdk.streams import OnWait, Stream
 from genie.sdk.transport import Clock, ResponseBody, Transport
-from genie.sdk.verbs import (
-    JobListFilters,
-    Question,
-    RetryFilters,
-    SkippedJob,
-)
+from genie.sdk.verbs import JobListFilters, Question, RetryFilters
 
 if TYPE_CHECKING:
     from httpx2 import BaseTransport

@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from genie.api_types import ApiObject, read, read_list
+from genie.api_types import FileAnswer, read, read_list
 from genie.errors import BadRequest
 from genie.sdk.jobs import Cloud
 from genie.sdk.requests import READ_S, Call, Steps, delete, get, item_path, page
@@ -16,18 +16,6 @@ SLOWEST_BYTES_PER_S = 100_000
 
 PATH = "/v1/files"
 PREFIX = "file-"
-
-
-class FileAnswer(ApiObject, frozen=True):
-    """A file in the cloud; times are seconds since 1970."""
-
-    id: str
-    bytes: int = 0
-    filename: str = ""
-    purpose: str = ""
-    created_at: int = 0
-    expires_at: int | None = None
-    sha256: str | None = None
 
 
 def uploading(source: str | os.PathLike[str] | bytes) -> Steps[FileAnswer]:

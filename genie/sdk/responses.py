@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from genie import errors
-from genie.api_types import ApiError, ApiObject
+from genie.api_types import ApiError, ErrorBody, JobFault
 from genie.contracts import codec
 from genie.errors import GenieError
 
@@ -38,17 +38,13 @@ NEXT_STEPS: tuple[tuple[type[GenieError], str], ...] = (
 """What helps, first match wins; used when the cloud's own message names no step."""
 
 
-class _ErrorResponse(ApiObject, frozen=True):
-    error: ApiError
-
-
 def error_of(status: int, headers: Mapping[str, str], body: bytes) -> GenieError:
     """The error a response with a status of 400 or more stands for.
 
     ``headers`` are looked up in lower case. The class follows the body's ``code``,
     else the status; ``request_id`` and ``retry_after_s`` come from the headers.
     """
-    trouble = _trouble(body) or ApiError(
+    trouble = trouble_in(body) or ApiError(
         message=f"the cloud answered with HTTP {status} and not in its own words; "
         "does GENIE_URL point to a Genie cloud, and to nothing before it?"
     )
@@ -64,7 +60,7 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes) -> GenieError
 
 
 def error_from_body(
-    trouble: ApiError,
+    trouble: ApiError | JobFault,
     fallback: type[GenieError],
     *,
     request_id: str | None = None,
@@ -111,9 +107,10 @@ def _tree(kind: type[GenieError]) -> Iterator[type[GenieError]]:
         yield from _tree(child)
 
 
-def _trouble(body: bytes) -> ApiError | None:
+def trouble_in(body: bytes | str) -> ApiError | None:
+    """The error that a body tells of, None when it is no error's."""
     try:
-        return codec.decoder(_ErrorResponse).decode(body).error
+        return codec.decoder(ErrorBody).decode(body).error
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
 

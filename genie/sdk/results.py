@@ -3,20 +3,24 @@
 import base64
 import sys
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic
 
+from msgspec import UnsetType
 from typing_extensions import TypeVar
 
 from genie.api_types import (
-    Completion,
-    CompletionChoice,
+    AnyCompletion,
+    ChatChoice,
     CompletionDetails,
     EmbeddingsAnswer,
     JobAnswer,
     JobTiming,
+    TextChoice,
     TokenLogprob,
     TokenUsage,
+    ToolCallAnswer,
 )
 from genie.contracts.inference import JobState, Locality, Timing, ToolCall, Usage
 from genie.errors import CodecError, GenieError, JobCancelled, JobFailed, JobTimeout
@@ -104,6 +108,11 @@ def result_of(details: JobAnswer, schema: Schema | None = None) -> Result:
             "answers are deleted a day after the end: submit it again",
             code="result_expired",
         )
+    if isinstance(details.result, EmbeddingsAnswer):
+        raise JobFailed(
+            f"job {strip_job_id_prefix(details.id)} made vectors, not text; "
+            "`genie jobs show --json` prints them"
+        )
     return result_from_completion(details.result, details, schema)
 
 
@@ -121,18 +130,18 @@ def failure_error(details: JobAnswer) -> GenieError:
 
 
 def result_from_completion(
-    answer: Completion,
+    answer: AnyCompletion,
     details: JobAnswer | None = None,
     schema: Schema | None = None,
 ) -> Result:
     """A completion as a result; what it leaves out is taken from the job."""
     if not answer.choices:
         raise CodecError("the cloud's completion has no choices; report this")
-    alternatives, delivery = _alternatives(answer), answer.genie or CompletionDetails()
+    alternatives, made = _alternatives(answer), answer.genie or CompletionDetails()
     first = alternatives[0]
     job = details or JobAnswer(id=answer.id or "", status=JobState.COMPLETED)
-    usage = _usage(answer.usage or job.usage or TokenUsage())
-    timing = _timing(delivery, job.timing)
+    usage = _usage(answer.usage, job.usage)
+    timing = _timing(made, job.timing)
     return Result(
         text=first.text,
         tool_calls=first.tool_calls,
@@ -140,38 +149,40 @@ def result_from_completion(
         alternatives=alternatives,
         parsed=_parsed(schema, first.text, first.tool_calls),
         model=answer.model or job.model or "",
-        job_id=strip_job_id_prefix(delivery.job_id or job.id),
-        worker=delivery.worker or job.worker,
-        locality=delivery.locality or job.locality,
-        persona=delivery.persona or job.persona,
+        job_id=strip_job_id_prefix(made.job_id or job.id),
+        worker=made.worker or job.worker,
+        locality=made.locality or job.locality,
+        persona=made.persona or job.persona,
         usage=usage,
         timing=timing,
         substituted=answer.model_substituted or job.model_substituted,
-        tokens_per_s=delivery.tokens_per_s or _speed(usage, timing),
+        tokens_per_s=made.tokens_per_s or _speed(usage, timing),
         finish_reason=first.finish_reason,
         fingerprint=answer.system_fingerprint,
     )
 
 
-def _alternatives(answer: Completion) -> tuple[Alternative, ...]:
-    in_order = sorted(answer.choices, key=lambda choice: choice.index)
+def _alternatives(answer: AnyCompletion) -> tuple[Alternative, ...]:
+    choices: Sequence[ChatChoice | TextChoice] = answer.choices
+    in_order = sorted(choices, key=lambda choice: choice.index)
     return tuple(_alternative(choice) for choice in in_order)
 
 
-def _alternative(choice: CompletionChoice) -> Alternative:
+def _alternative(choice: ChatChoice | TextChoice) -> Alternative:
+    if isinstance(choice, TextChoice):
+        return Alternative(text=choice.text, finish_reason=choice.finish_reason)
     message = choice.message
-    calls = (message and message.tool_calls) or ()
     return Alternative(
-        text=(message and message.content) or choice.text or "",
-        tool_calls=tuple(
-            ToolCall(
-                id=one.id, name=one.function.name, arguments=one.function.arguments
-            )
-            for one in calls
-        ),
-        finish_reason=choice.finish_reason,
+        text=message.content or "",
+        tool_calls=tuple(map(_tool_call, message.tool_calls or ())),
+        finish_reason=choice.finish_reason or None,
         logprobs=(choice.logprobs and choice.logprobs.content) or (),
     )
+
+
+def _tool_call(made: ToolCallAnswer) -> ToolCall:
+    function = made.function
+    return ToolCall(id=made.id, name=function.name, arguments=function.arguments)
 
 
 def _parsed(
@@ -182,22 +193,22 @@ def _parsed(
     return schemas.parse(schema, text)
 
 
-def _usage(usage: TokenUsage) -> Usage:
-    nested = usage.prompt_tokens_details
-    cached = usage.cached_tokens or (nested and nested.cached_tokens) or 0
+def _usage(said: TokenUsage | UnsetType | None, of_job: TokenUsage | None) -> Usage:
+    none = TokenUsage()
+    used = said if said and said != none else of_job or none
     return Usage(
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.completion_tokens,
-        cached_tokens=cached,
+        prompt_tokens=used.prompt_tokens,
+        completion_tokens=used.completion_tokens,
+        cached_tokens=used.prompt_tokens_details.cached_tokens,
     )
 
 
-def _timing(delivery: CompletionDetails, kept: JobTiming | None) -> Timing:
-    given = delivery if delivery.total_s is not None or kept is None else kept
+def _timing(made: CompletionDetails, of_job: JobTiming | None) -> Timing:
+    given = made if made.total_s or of_job is None else of_job
     return Timing(
-        queue_s=given.queue_s or 0.0,
-        first_token_s=given.first_token_s or 0.0,
-        total_s=given.total_s or 0.0,
+        queue_s=given.queue_s,
+        first_token_s=given.first_token_s,
+        total_s=given.total_s,
     )
 
 
@@ -232,12 +243,14 @@ def embeddings(answer: EmbeddingsAnswer) -> Embeddings:
     )
 
 
-def vector(packed: str) -> tuple[float, ...]:
-    """A vector as numbers, from little-endian float32 in base64.
+def vector(packed: list[float] | str) -> tuple[float, ...]:
+    """A vector as numbers, also from little-endian float32 in base64.
 
     >>> vector("AACAPwAAAMA=")
     (1.0, -2.0)
     """
+    if not isinstance(packed, str):
+        return tuple(packed)
     values = array("f", base64.b64decode(packed))
     if sys.byteorder == "big":
         values.byteswap()

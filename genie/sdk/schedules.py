@@ -2,7 +2,7 @@
 
 from typing import Literal, cast
 
-from genie.api_types import ApiObject, read, read_list
+from genie.api_types import RunAnswer, ScheduleAnswer, read, read_list
 from genie.sdk.chat import AskOptions, chat_body, check
 from genie.sdk.jobs import Cloud
 from genie.sdk.requests import Steps, delete, get, item_path, post
@@ -17,45 +17,6 @@ OWN = (
     *("webhook_secret",),
 )
 """Options that belong to the schedule, not to its question."""
-
-
-class Webhook(ApiObject, frozen=True):
-    """Who is told when a job ends; its secret is never shown."""
-
-    url: str
-
-
-class RunAnswer(ApiObject, frozen=True):
-    """One run: when it was due, what became of it, and its job."""
-
-    id: str
-    status: str
-    fire_at: float | None = None
-    trigger: str | None = None
-    reason: str | None = None
-    job_id: str | None = None
-    decided_at: float | None = None
-
-
-class ScheduleAnswer(ApiObject, frozen=True):
-    """A schedule as the cloud knows it; times are seconds since 1970."""
-
-    id: str
-    name: str
-    cron: str
-    timezone: str = "UTC"
-    in_words: str | None = None
-    next_runs: tuple[str, ...] = ()
-    next_at: float | None = None
-    paused: bool = False
-    trouble: str | None = None
-    request: dict[str, object] = {}
-    webhook: Webhook | None = None
-    overlap: str | None = None
-    catch_up: str | None = None
-    jitter_s: float = 0.0
-    created_at: float | None = None
-    runs: tuple[RunAnswer, ...] = ()
 
 
 class ScheduleOptions(AskOptions, total=False):

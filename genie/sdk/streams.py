@@ -7,23 +7,27 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from genie.api_types import (
-    Completion,
-    CompletionChoice,
+    AnyChunk,
+    AssistantMessage,
+    ChatChoice,
+    ChatCompletion,
+    DeltaChoice,
     Logprobs,
-    MessageContent,
+    TextChoice,
     TokenLogprob,
     ToolCallAnswer,
-    read,
+    read_chunk,
 )
 from genie.errors import (
     CloudUnreachable,
+    CodecError,
     JobCancelled,
     JobFailed,
     Unavailable,
     UnknownJob,
 )
 from genie.sdk.requests import Call, Steps
-from genie.sdk.responses import error_from_body
+from genie.sdk.responses import error_from_body, trouble_in
 from genie.sdk.results import Result, result_from_completion
 from genie.sdk.retries import ConnectionBroken, PollBackoff
 from genie.sdk.schemas import Schema
@@ -118,7 +122,7 @@ class AnswerReader:
         elif event == DONE:
             self._result = self._answer.result(self._schema)
         elif event is not None:
-            return self._new(self._answer.add(read(Completion, event)))
+            return self._new(self._answer.add(chunk_of(event)))
         return ""
 
     def _new(self, piece: str) -> str:
@@ -280,25 +284,27 @@ class ChunkAssembler:
         self._pieces: list[str] = []
         self._calls: list[ToolCallAnswer] = []
         self._tokens: list[TokenLogprob] = []
-        self._last = Completion()
+        self._last = ChatCompletion()
         self._finish_reason: str | None = None
 
-    def add(self, chunk: Completion) -> str:
-        """Take one chunk in; returns its text. Raises the error it carries."""
-        if chunk.error is not None:
-            raise error_from_body(chunk.error, JobFailed)
+    def add(self, chunk: AnyChunk) -> str:
+        """Take one chunk in; returns its text."""
         self._last = merge_chunk(self._last, chunk)
         # A job followed later may have several answers: this is the first.
-        choice = next(
-            (one for one in chunk.choices if one.index == 0), CompletionChoice()
-        )
+        choice = next((one for one in chunk.choices if one.index == 0), None)
+        if choice is None:
+            return ""
         self._finish_reason = choice.finish_reason or self._finish_reason
-        delta = choice.delta or MessageContent()
-        piece = delta.content or choice.text or ""  # text: of a plain prompt
+        piece = self._piece(choice)
         self._pieces.append(piece)
-        self._calls.extend(delta.tool_calls or ())
-        self._tokens.extend((choice.logprobs and choice.logprobs.content) or ())
         return piece
+
+    def _piece(self, choice: DeltaChoice | TextChoice) -> str:
+        if isinstance(choice, TextChoice):
+            return choice.text
+        self._calls.extend(choice.delta.tool_calls or ())
+        self._tokens.extend((choice.logprobs and choice.logprobs.content) or ())
+        return choice.delta.content or ""
 
     @property
     def text(self) -> str:
@@ -309,19 +315,29 @@ class ChunkAssembler:
         """The whole answer; raises `JobFailed` when the worker gave up on it."""
         if self._finish_reason == "error":
             raise JobFailed("the worker could not finish the answer; ask again")
-        message = MessageContent(content=self.text, tool_calls=tuple(self._calls))
-        choice = CompletionChoice(
-            message=message,
-            finish_reason=self._finish_reason,
+        choice = ChatChoice(
+            message=AssistantMessage(content=self.text, tool_calls=tuple(self._calls)),
+            finish_reason=self._finish_reason or "",
             logprobs=Logprobs(content=tuple(self._tokens)),
         )
         whole = msgspec.structs.replace(self._last, choices=(choice,))
         return result_from_completion(whole, schema=schema)
 
 
-def merge_chunk(known: Completion, chunk: Completion) -> Completion:
+def chunk_of(event: str) -> AnyChunk:
+    """The chunk that an event carries; raises the error that one carries."""
+    try:
+        return read_chunk(event)
+    except CodecError:
+        trouble = trouble_in(event)
+        if trouble is None:
+            raise
+    raise error_from_body(trouble, JobFailed)
+
+
+def merge_chunk(known: ChatCompletion, chunk: AnyChunk) -> ChatCompletion:
     """What is known of an answer, with what ``chunk`` adds."""
-    return Completion(
+    return ChatCompletion(
         id=chunk.id or known.id,
         model=chunk.model or known.model,
         usage=chunk.usage or known.usage,

@@ -10,27 +10,32 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 from genie.api_types import (
-    ApiObject,
-    Completion,
+    AcceptedJob,
+    ChatCompletion,
     DeadLetterAnswer,
     DecisionAnswer,
+    DeliveryAnswer,
     EmbeddingsAnswer,
+    FleetAnswer,
     HealthAnswer,
     JobAnswer,
+    JobDetails,
     JobEvent,
     JoinTokenAnswer,
     KeyAnswer,
     ModelAnswer,
+    NewKeyAnswer,
     PersonaAnswer,
     QueueAnswer,
+    RetentionAnswer,
+    RetryAnswer,
     RouteAnswer,
     WorkerAnswer,
     read,
     read_list,
 )
 from genie.sdk.chat import DEFAULT_PERSONA, AskOptions, chat_body, check
-from genie.sdk.jobs import PATH
-from genie.sdk.overview import FleetAnswer
+from genie.sdk.jobs import PATH, fetch
 from genie.sdk.requests import (
     READ_S,
     Call,
@@ -85,12 +90,21 @@ class Question:
 def ask(question: Question, patience_s: float) -> Steps[Result]:
     """The answer, waited for."""
     said = yield question.watched("sync", patience_s)
-    return result_from_completion(read(Completion, said), schema=question.schema)
+    return result_from_completion(read(ChatCompletion, said), schema=question.schema)
 
 
 def submit(question: Question) -> Steps[JobAnswer]:
     """The question as a job."""
-    return read(JobAnswer, (yield question.call("async", None, READ_S)))
+    accepted = read(AcceptedJob, (yield question.call("async", None, READ_S)))
+    if accepted.status.is_terminal:  # an idempotency key met the job of before
+        return (yield from fetch(accepted.id))
+    return JobAnswer(
+        id=accepted.id,
+        status=accepted.status,
+        model=accepted.model,
+        model_substituted=accepted.model_substituted,
+        created_at=accepted.created or None,
+    )
 
 
 def embed(
@@ -240,7 +254,7 @@ def keys() -> Steps[tuple[KeyAnswer, ...]]:
 
 def create_key(
     name: str, *, admin: bool = False, models: Sequence[str] = ()
-) -> Steps[KeyAnswer]:
+) -> Steps[NewKeyAnswer]:
     """A new API key; its ``secret`` is shown this once. Needs an admin key.
 
     >>> key = client.create_key("ci", models=["echo:small"])
@@ -250,7 +264,7 @@ def create_key(
     wanted: dict[str, object] = {"name": name, "is_admin": admin}
     if models:
         wanted["allowed_models"] = list(models)
-    return read(KeyAnswer, (yield post(KEYS, wanted)))
+    return read(NewKeyAnswer, (yield post(KEYS, wanted)))
 
 
 def revoke_key(key: str) -> Steps[None]:
@@ -302,46 +316,6 @@ class RetryFilters(TypedDict, total=False):
     limit: int
 
 
-class SkippedJob(ApiObject, frozen=True):
-    """A job that could not be retried, and why."""
-
-    id: str
-    why: str
-
-
-class RetryAnswer(ApiObject, frozen=True):
-    """The new jobs of a retry of many, and those that were left."""
-
-    data: tuple[JobAnswer, ...] = ()
-    skipped: tuple[SkippedJob, ...] = ()
-
-
-class DeliveryAnswer(ApiObject, frozen=True):
-    """One webhook delivery; times are seconds since 1970."""
-
-    id: str
-    status: str
-    event: str | None = None
-    job_id: str | None = None
-    url: str | None = None
-    attempts: int = 0
-    response_status: int | None = None
-    error: str | None = None
-    created_at: float | None = None
-    ended_at: float | None = None
-
-
-class RetentionAnswer(ApiObject, frozen=True):
-    """How many hours texts are kept: what the org says, and what comes of it."""
-
-    hours: int | None = None
-    kept_h: float = 0.0
-
-
-class _TimelineResponse(ApiObject, frozen=True):
-    timeline: tuple[JobEvent, ...] = ()
-
-
 def jobs(filters: JobListFilters) -> Steps[tuple[JobAnswer, ...]]:
     """One page of jobs."""
     check(filters, JobListFilters)
@@ -365,7 +339,7 @@ def timeline(job_id: str) -> Steps[tuple[JobEvent, ...]]:
     ['accepted', 'routed']
     """
     call = get(item_path(PATH, strip_job_id_prefix(job_id)), {"timeline": "true"})
-    return read(_TimelineResponse, (yield call)).timeline
+    return read(JobDetails, (yield call)).timeline
 
 
 def deliveries(

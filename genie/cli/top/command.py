@@ -9,7 +9,7 @@ from genie.cli.output import CommandSession, as_json, show_json
 from genie.cli.tables import terminal_width
 
 if TYPE_CHECKING:
-    from genie.sdk.overview import FleetAnswer
+    from genie.api_types import FleetAnswer
 
 PLAIN_WIDTH = 120
 """Columns of a frame in a pipe."""

@@ -8,11 +8,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from genie.api_types import FleetAnswer
 from genie.cli.tables import GAP, TONES
 from genie.cli.top import tables
 from genie.cli.top.tables import NOTHING, TablePart
 from genie.cli.values import cell, is_number, took
-from genie.sdk.overview import FleetAnswer
 
 WIDE = 150
 """Columns from which queues and routes stand beside the rest."""

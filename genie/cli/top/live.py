@@ -16,10 +16,10 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from genie.api_types import FleetAnswer
 from genie.cli.top.frames import frame
 from genie.cli.values import span
 from genie.errors import GenieError, Unavailable
-from genie.sdk.overview import FleetAnswer
 
 if TYPE_CHECKING:
     from genie.sdk.client import Client

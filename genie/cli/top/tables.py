@@ -6,16 +6,18 @@ from dataclasses import dataclass
 from rich.text import Text
 
 from genie.api_types import (
+    FleetAnswer,
     GpuAnswer,
     HostAnswer,
+    JobLine,
     QueueAnswer,
+    ReasonAnswer,
     WorkerAnswer,
     WorkerModel,
 )
 from genie.cli.values import DisplayValue, short, size, span, took
 from genie.contracts.fleet import ModelState
 from genie.contracts.inference import JobState, WorkClass
-from genie.sdk.overview import FleetAnswer, JobLine, ReasonAnswer
 
 BAR = 10
 NOTHING = "–"

@@ -7,17 +7,17 @@ from typing import Unpack
 
 import anyio
 
+from genie.api_types import BatchAnswer, FileAnswer
 from genie.sdk import batches, files
 from genie.sdk.aio.jobs import AsyncCloud
 from genie.sdk.batches import (
-    BatchAnswer,
     BatchOptions,
     BatchRequests,
     BatchResult,
     BatchSteps,
     result_of,
 )
-from genie.sdk.files import FileAnswer, content
+from genie.sdk.files import content
 from genie.sdk.progress import bar
 from genie.sdk.schemas import Schema
 

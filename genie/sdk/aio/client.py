@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Unpack, 
 from genie.api_types import (
     JobAnswer,
     JobEvent,
+    RunAnswer,
+    ScheduleAnswer,
+    SkippedJob,
 )
 from genie.sdk import batches, jobs, schedules, verbs
 from genie.sdk import schedules as scheduling
@@ -30,21 +33,11 @@ from genie.sdk.progress import bar
 from genie.sdk.requests import Steps
 from genie.sdk.results import Embeddings, Result, strip_job_id_prefix
 from genie.sdk.retries import pause_step, poll_intervals
-from genie.sdk.schedules import (
-    RunAnswer,
-    ScheduleAnswer,
-    ScheduleOptions,
-    ScheduleSteps,
-)
+from genie.sdk.schedules import ScheduleOptions, ScheduleSteps
 from genie.sdk.schemas import Schema
 from genie.sdk.streams import OnWait
 from genie.sdk.transport import Clock
-from genie.sdk.verbs import (
-    JobListFilters,
-    Question,
-    RetryFilters,
-    SkippedJob,
-)
+from genie.sdk.verbs import JobListFilters, Question, RetryFilters
 
 if TYPE_CHECKING:
     from httpx2 import AsyncBaseTransport

@@ -17,6 +17,7 @@ from genie.sdk.streams import Waiting
 Run = Callable[..., Result]
 
 CHAT = "POST /v1/chat/completions"
+CHUNK = "chat.completion.chunk"
 DELIVERY = {
     "job_id": "01a",
     "worker": "gpu-1",
@@ -26,6 +27,7 @@ DELIVERY = {
 ANSWER = {
     "id": "chatcmpl-01a",
     "model": "smollm2:135m",
+    "object": "chat.completion",
     "choices": [{"message": {"content": "Hello"}, "finish_reason": "stop"}],
     "usage": {"prompt_tokens": 3, "completion_tokens": 2},
     "genie": DELIVERY,
@@ -36,9 +38,11 @@ DONE = {"id": "01a", "status": "completed", "result": ANSWER}
 
 def streamed() -> httpx2.Response:
     chunks: list[dict[str, object]] = [
-        {"choices": [{"delta": {"content": text}}]} for text in ("Hel", "lo")
+        {"object": CHUNK, "choices": [{"delta": {"content": text}}]}
+        for text in ("Hel", "lo")
     ]
-    last = {**ANSWER, "choices": [{"delta": {}, "finish_reason": "stop"}]}
+    end = {"delta": {}, "finish_reason": "stop"}
+    last = {**ANSWER, "object": CHUNK, "choices": [end]}
     lines = [f"data: {json.dumps(chunk)}\n\n" for chunk in (*chunks, last)]
     text = "".join([": queued position=1 eta_s=2.0\n\n", *lines, "data: [DONE]\n\n"])
     return httpx2.Response(200, text=text, headers={"x-genie-job-id": "01a"})

@@ -85,7 +85,10 @@ def test_waiting_ends_with_1_for_a_batch_that_did_not_complete(
 def test_results_are_a_line_each(run: Run, cloud: TwinCloud) -> None:
     ended = {"status": "cancelled", "output_file_id": "file-2"}
     cloud.replies["GET /v1/batches/batch_1"] = BATCH | ended
-    body = {"choices": [{"message": {"content": "one\ntwo"}}]}
+    body = {
+        "object": "chat.completion",
+        "choices": [{"message": {"content": "one\ntwo"}}],
+    }
     good = {"custom_id": "a", "response": {"status_code": 200, "body": body}}
     bad = {"custom_id": "b", "error": {"code": "batch_cancelled", "message": "Late."}}
     text = f"{json.dumps(good)}\n{json.dumps(bad)}\n"

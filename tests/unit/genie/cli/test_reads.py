@@ -28,7 +28,10 @@ JOB = {
         "reasons": ["smallest that fits"],
         "skipped": [{"model": "qwen3:4b", "why": "needs 9 GiB"}],
     },
-    "result": {"choices": [{"message": {"content": "Looks good."}}]},
+    "result": {
+        "object": "chat.completion",
+        "choices": [{"message": {"content": "Looks good."}}],
+    },
     "metadata": {"team": "a"},
 }
 MODEL = {
@@ -42,7 +45,13 @@ MODEL = {
         "personas": ["chat", "review"],
     },
 }
-PERSONA = {"id": "review", "tier": "coder", "floor": "b", "ladder": ["a", "b"]}
+PERSONA = {
+    "id": "review",
+    "tier": "coder",
+    "floor": "b",
+    "ladder": ["a", "b"],
+    "class": "interactive",
+}
 HOST = {
     "cpu_count": 8,
     "memory_total_bytes": 32 * 1024**3,
@@ -332,7 +341,7 @@ def test_a_new_key_is_printed_alone_and_once(run: Run, cloud: TwinCloud) -> None
 def test_a_join_token_comes_with_the_command_to_run(run: Run, cloud: TwinCloud) -> None:
     token = {
         "token": "gj-1",
-        "expires_at": 1_700_000_000.0,
+        "expires_at": 1_700_000_000,
         "command": "genie worker …",
     }
     cloud.replies["POST /v1/join-tokens"] = token

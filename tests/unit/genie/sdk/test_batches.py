@@ -27,7 +27,8 @@ def batch(status: str = "validating", **more: object) -> dict[str, object]:
 
 def row(custom_id: str, text: str) -> str:
     choice = {"message": {"content": text}, "finish_reason": "stop"}
-    body = {"id": "chatcmpl-1", "model": "echo:small", "choices": [choice]}
+    head = {"object": "chat.completion", "id": "chatcmpl-1", "model": "echo:small"}
+    body = {**head, "choices": [choice]}
     return json.dumps(
         {"custom_id": custom_id, "response": {"status_code": 200, "body": body}}
     )

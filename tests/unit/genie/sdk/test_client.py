@@ -16,7 +16,8 @@ from genie.sdk.credentials import Credentials, save
 URL = "http://127.0.0.1:1"
 
 CHOICE = {"index": 0, "message": {"role": "assistant", "content": "Hello"}}
-COMPLETION = {"id": "chatcmpl-01a", "model": "m", "choices": [CHOICE]}
+HEAD = {"object": "chat.completion", "id": "chatcmpl-01a", "model": "m"}
+COMPLETION = {**HEAD, "choices": [CHOICE]}
 JOB = {"id": "01a", "status": "completed", "result": COMPLETION}
 
 

@@ -9,13 +9,16 @@ import pytest
 from fixtures.twin_jobs import TwinJobs
 from genie import errors
 from genie.api_types import (
-    ApiError,
-    Completion,
-    CompletionChoice,
+    AssistantMessage,
+    ChatChoice,
+    ChatCompletion,
     CompletionDetails,
+    EmbeddingsAnswer,
     JobAnswer,
+    JobFault,
     JobTiming,
-    MessageContent,
+    TextChoice,
+    TextCompletion,
     TokenUsage,
 )
 from genie.contracts.inference import JobState, Locality
@@ -23,11 +26,11 @@ from genie.sdk.jobs import Job
 from genie.sdk.results import result_from_completion, result_of
 from genie.sdk.retries import PATIENCE_S
 
-ANSWER = Completion(
+ANSWER = ChatCompletion(
     id="chatcmpl-01a",
     model="smollm2:135m",
     choices=(
-        CompletionChoice(message=MessageContent(content="Hello"), finish_reason="stop"),
+        ChatChoice(message=AssistantMessage(content="Hello"), finish_reason="stop"),
     ),
     usage=TokenUsage(prompt_tokens=5, completion_tokens=8),
     system_fingerprint="gf1-x",
@@ -65,7 +68,7 @@ class TwinCloud(TwinJobs):
         return said
 
 
-def ended(state: JobState, error: ApiError | None = None) -> JobAnswer:
+def ended(state: JobState, error: JobFault | None = None) -> JobAnswer:
     return JobAnswer(id="01a", status=state, error=error)
 
 
@@ -133,21 +136,21 @@ def test_a_cancelled_job_has_no_result() -> None:
         (ended(JobState.FAILED), errors.JobFailed, "genie jobs show 01a"),
         (ended(JobState.TIMEOUT), errors.JobTimeout, "deadline"),
         (
-            ended(JobState.FAILED, ApiError(message="no", code="poison")),
+            ended(JobState.FAILED, JobFault(message="no", code="poison")),
             errors.JobFailed,
             "no",
         ),
         (
             ended(
                 JobState.FAILED,
-                ApiError(message="long", code="context_length_exceeded"),
+                JobFault(message="long", code="context_length_exceeded"),
             ),
             errors.ContextTooLong,
             "long",
         ),
         (
             ended(
-                JobState.TIMEOUT, ApiError(message="late; ask again", code="deadline")
+                JobState.TIMEOUT, JobFault(message="late; ask again", code="deadline")
             ),
             errors.JobTimeout,
             "late",
@@ -179,7 +182,7 @@ def test_a_result_knows_how_it_came_about() -> None:
 
 
 def test_what_a_completion_leaves_out_comes_from_the_job() -> None:
-    bare = Completion(choices=ANSWER.choices)
+    bare = ChatCompletion(choices=ANSWER.choices)
     job = JobAnswer(
         id="01a",
         status=JobState.COMPLETED,
@@ -197,15 +200,20 @@ def test_what_a_completion_leaves_out_comes_from_the_job() -> None:
 
 
 def test_the_answer_to_a_plain_prompt_is_its_text() -> None:
-    assert (
-        result_from_completion(Completion(choices=(CompletionChoice(text="on"),))).text
-        == "on"
-    )
+    answer = TextCompletion(choices=(TextChoice(text="on"),))
+    assert result_from_completion(answer).text == "on"
+
+
+def test_a_job_of_vectors_has_no_text_and_says_where_they_are() -> None:
+    made = EmbeddingsAnswer(model="minilm")
+    job = JobAnswer(id="01a", status=JobState.COMPLETED, result=made)
+    with pytest.raises(errors.JobFailed, match="vectors, not text; `genie jobs show"):
+        result_of(job)
 
 
 @pytest.mark.parametrize("choices", [(), None])
 def test_a_completion_without_an_answer_is_refused(
-    choices: Sequence[CompletionChoice],
+    choices: Sequence[ChatChoice],
 ) -> None:
     empty = msgspec.structs.replace(ANSWER, choices=choices or ())
     with pytest.raises(errors.CodecError, match="no choices"):

@@ -6,7 +6,7 @@ import pytest
 
 from fixtures.twin_jobs import TwinJobs
 from genie import errors
-from genie.api_types import Completion, CompletionChoice, JobAnswer, MessageContent
+from genie.api_types import AssistantMessage, ChatChoice, ChatCompletion, JobAnswer
 from genie.contracts.inference import JobState
 from genie.sdk import many
 from genie.sdk.jobs import Job
@@ -32,11 +32,11 @@ class TwinCloud(TwinJobs):
             raise errors.CloudUnreachable("away")
         is_over = self.now() >= int(job_id)
         end = JobState.FAILED if job_id in self.failing else JobState.COMPLETED
-        choice = CompletionChoice(message=MessageContent(content=f"answer {job_id}"))
+        choice = ChatChoice(message=AssistantMessage(content=f"answer {job_id}"))
         return JobAnswer(
             id=job_id,
             status=end if is_over else JobState.RUNNING,
-            result=Completion(choices=(choice,)) if is_over else None,
+            result=ChatCompletion(choices=(choice,)) if is_over else None,
         )
 
 

@@ -138,9 +138,14 @@ def test_retention_is_read_and_set() -> None:
 
 
 def test_prompts_are_mapped_to_their_answers() -> None:
-    answer = {"choices": [{"message": {"content": "Hello"}}]}
+    answer = {
+        "object": "chat.completion",
+        "choices": [{"message": {"content": "Hello"}}],
+    }
     done = {"id": "01a", "status": "completed", "result": answer}
-    twin = twin_of({"POST /v1/chat/completions": done})
+    accepted = {"object": "chat.completion.async", "id": "chatcmpl-01a"}
+    replies = {"POST /v1/chat/completions": {**accepted, "status": "queued"}}
+    twin = twin_of({**replies, "GET /v1/jobs/01a": done, "GET /v1/jobs": [done]})
     found = twin.client().map(["a", "b"], persona="chat", max_tokens=3)
     assert [result.text for result in found] == ["Hello", "Hello"]
     with pytest.raises(TypeError, match="map makes its own"):

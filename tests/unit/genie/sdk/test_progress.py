@@ -13,7 +13,8 @@ from genie.sdk import many
 from genie.sdk.jobs import Job
 from genie.sdk.progress import bar
 
-DONE = {"id": "1", "status": "completed", "result": {"choices": [{"text": "x"}]}}
+TEXT = {"object": "text_completion", "choices": [{"text": "x"}]}
+DONE = {"id": "1", "status": "completed", "result": TEXT}
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from genie.sdk import schemas
 from genie.sdk.results import Result
 
 CHAT = "POST /v1/chat/completions"
+HEAD = {"object": "chat.completion", "id": "chatcmpl-1"}
 BERLIN = '{"name": "Berlin", "rivers": ["Spree"]}'
 
 
@@ -50,7 +51,7 @@ KINDS: list[tuple[type, object]] = [
 def twin_of(text: str | None, **message: object) -> TwinCloud:
     choice = {"message": {"content": text, **message}, "finish_reason": "stop"}
     twin = TwinCloud()
-    twin.replies = {CHAT: {"id": "chatcmpl-1", "choices": [choice]}}
+    twin.replies = {CHAT: {**HEAD, "choices": [choice]}}
     return twin
 
 
@@ -114,7 +115,9 @@ def test_a_submitted_job_parses_its_result() -> None:
 def test_prompts_are_mapped_to_values() -> None:
     answer = twin_of(BERLIN).replies[CHAT]
     twin = TwinCloud()
-    twin.replies = {CHAT: {"id": "1", "status": "completed", "result": answer}}
+    done = {"id": "1", "status": "completed", "result": answer}
+    later = {"object": "chat.completion.async", "id": "1", "status": "completed"}
+    twin.replies = {CHAT: later, "GET /v1/jobs/1": done}
     found = twin.client().map(["Which city?", "And now?"], schema=Plain)
     assert [result.parsed for result in found] == [Plain("Berlin", ["Spree"])] * 2
 

@@ -13,13 +13,15 @@ from genie.sdk.streams import DONE, SseParser, Stream, Waiting, parse_waiting
 
 def chunk(text: str = "", reason: str | None = None, **more: object) -> str:
     choice = {"index": 0, "delta": {"content": text}, "finish_reason": reason}
-    body = {"id": "chatcmpl-01a", "model": "m", "choices": [choice], **more}
+    head = {"object": "chat.completion.chunk", "id": "chatcmpl-01a", "model": "m"}
+    body = {**head, "choices": [choice], **more}
     return f"data: {json.dumps(body)}"
 
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2}
 LAST = chunk("", "stop", genie={"job_id": "01a", "worker": "gpu-1", "total_s": 1.0})
-TALLY = f"data: {json.dumps({'id': 'chatcmpl-01a', 'choices': [], 'usage': USAGE})}"
+COUNTED = {"object": "chat.completion.chunk", "choices": [], "usage": USAGE}
+TALLY = f"data: {json.dumps(COUNTED)}"
 END = f"data: {DONE}"
 
 
@@ -105,7 +107,7 @@ def test_a_connection_that_ends_too_early_is_no_answer(breaks: bool) -> None:
 
 
 def test_a_chunk_that_is_no_json_is_named() -> None:
-    with pytest.raises(errors.CodecError, match="Completion cannot be read"):
+    with pytest.raises(errors.CodecError, match="answer cannot be read"):
         list(Stream(TwinSource("data: {")))
 
 

@@ -12,13 +12,21 @@ from click.testing import Result
 from rich.console import Console
 
 from fixtures.twin_cloud import TwinCloud
-from genie.api_types import GpuAnswer, QueueAnswer, WorkerAnswer, WorkerModel
+from genie.api_types import (
+    FiguresAnswer,
+    FleetAnswer,
+    GpuAnswer,
+    JobLine,
+    QueueAnswer,
+    ReasonAnswer,
+    WorkerAnswer,
+    WorkerModel,
+)
 from genie.cli.top import frames
 from genie.cli.top.live import FleetWatcher
 from genie.contracts.fleet import ModelState
 from genie.contracts.inference import JobState
 from genie.errors import Unauthorized
-from genie.sdk.overview import FiguresAnswer, FleetAnswer, JobLine, ReasonAnswer
 
 Run = Callable[..., Result]
 
