@@ -109,3 +109,52 @@ def test_any_last_event_id_is_taken(document: Json) -> None:
     events = document["paths"]["/v1/jobs/{job_id}/events"]["get"]["parameters"]
     (header,) = [one for one in events if one["in"] == "header"]
     assert header["schema"] == {"type": "string"}
+
+
+@pytest.mark.parametrize(
+    ("operation", "linked"),
+    [
+        ("chat", "get_job"),
+        ("complete", "get_job"),
+        ("retry_job", "cancel_job"),
+        ("get_job", "stream_job"),
+        ("replay_letter", "get_job"),
+        ("upload_file", "get_file_content"),
+        ("create_batch", "cancel_batch"),
+        ("create_schedule", "get_schedule"),
+        ("get_schedule", "run_schedule"),
+        ("make_key", "revoke_key"),
+    ],
+)
+def test_an_id_in_an_answer_links_to_what_takes_it(
+    document: Json, operation: str, linked: str
+) -> None:
+    found = next(
+        one for _, one in operations(document) if one["operationId"] == operation
+    )
+    links = [response.get("links", {}) for response in found["responses"].values()]
+    assert any(linked in names for names in links)
+
+
+def test_an_answer_always_holds_what_may_be_null(document: Json) -> None:
+    job = document["components"]["schemas"]["JobAnswer"]
+    assert {"object", "persona", "result", "locality"} <= set(job["required"])
+    assert {"type": "null"} in job["properties"]["persona"]["anyOf"]
+    assert set(job["required"]) == set(job["properties"])
+
+
+def test_only_what_may_be_left_out_is_optional(document: Json) -> None:
+    schemas = document["components"]["schemas"]
+    chunk, event = schemas["ChatChunk"], schemas["JobEvent"]
+    left_out = set(chunk["properties"]) - set(chunk["required"])
+    assert left_out == {"usage", "model_substituted", "genie"}
+    assert set(event["required"]) == {"event", "at"}
+    assert "null" not in str(event["properties"])
+
+
+def test_what_the_cloud_always_knows_is_never_null(document: Json) -> None:
+    schemas = document["components"]["schemas"]
+    assert schemas["JobAnswer"]["properties"]["locality"] == {
+        "$ref": "#/components/schemas/Locality"
+    }
+    assert "x-never-null" not in str(document)
