@@ -25,9 +25,8 @@ from cloud_app.web import (
     jobs,
     models,
     ops,
-    overview,
+    orgs,
     request,
-    retention,
     schedules,
     webhooks,
     workers,
@@ -79,8 +78,8 @@ def create_app(ctx: Context | None = None) -> Flask:
     sessions.install(app, ctx.settings)
     ops.install(app, ctx)
     asked = (inference.api, embeddings.api, files.api, batches.api)
-    fleets = (workers.api, fleet.api, overview.api, dead_letters.api)
-    work = (jobs.api, schedules.api, webhooks.api, retention.api)
+    fleets = (workers.api, fleet.api, orgs.api, dead_letters.api)
+    work = (jobs.api, schedules.api, webhooks.api)
     for api in (*asked, *work, models.api, *fleets, ops.api):
         app.register_api(api)
     app.register_blueprint(admin.pages)

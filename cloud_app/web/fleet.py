@@ -1,44 +1,44 @@
-"""The fleet for its admins: workers, queues, join tokens and API keys."""
+"""The fleet for its admins: workers, queues, and all of it at one moment."""
 
-from datetime import timedelta
-from typing import Annotated, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 
-from flask import request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from msgspec import structs
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from cloud_app.api import errors
-from cloud_app.api.requests import RequestModel
+from cloud_app.brain import liveness
 from cloud_app.brain.views import PlacementView
 from cloud_app.bus import QueueDepth
+from cloud_app.context import Context
 from cloud_app.fleet import placement, registry
-from cloud_app.orgs import auth
-from cloud_app.settings import ALONE
+from cloud_app.jobs import admission, failures
+from cloud_app.jobs.job_json import route_answer, unix
+from cloud_app.store import reports
 from cloud_app.store.records import KeyRecord, WorkerRecord
-from cloud_app.web.pages import fleet
-from cloud_app.web.pages.commands import join_command
+from cloud_app.store.reports import JobTimes
+from cloud_app.web import figures
+from cloud_app.web.figures import WorkShare
 from cloud_app.web.request import context, key, require_admin
 from genie import topology
 from genie.api_types import (
+    FiguresAnswer,
+    FleetAnswer,
     GpuAnswer,
     HostAnswer,
-    JoinTokenAnswer,
-    KeyAnswer,
-    KeyList,
-    NewKeyAnswer,
+    JobLine,
     PlacementAnswer,
     QueueAnswer,
     QueueList,
-    RevokedKey,
+    ReasonAnswer,
     WorkerAnswer,
     WorkerList,
     WorkerModel,
     from_contract,
 )
-from genie.contracts.inference import WorkClass
-from genie.errors import Conflict
+from genie.contracts.inference import JobState, WorkClass
 
 api = APIBlueprint(
     "admin_api",
@@ -50,27 +50,13 @@ api = APIBlueprint(
 )
 api.before_request(require_admin)
 
-DisplayName = Annotated[str, Field(min_length=1, max_length=80)]
 
+class FleetQuery(BaseModel):
+    """How much to show."""
 
-class JoinTokenRequest(RequestModel):
-    """Which queues the new worker shall serve; the shared one if not said."""
+    model_config = ConfigDict(extra="ignore")
 
-    queues: list[str] | None = Field(None, min_length=1, max_length=8)
-
-
-class KeyRequest(RequestModel):
-    """The key to make."""
-
-    name: DisplayName
-    is_admin: bool = False
-    allowed_models: list[str] | None = Field(None, min_length=1, max_length=100)
-
-
-class KeyPath(BaseModel):
-    """Which key, by id or prefix."""
-
-    key_id: str = Field(max_length=100)
+    jobs: int = Field(20, ge=0, le=200, description="So many jobs at most.")
 
 
 @api.get("/workers")
@@ -85,51 +71,53 @@ def list_queues() -> QueueList:
     return QueueList(data=queues_now())
 
 
-@api.post("/join-tokens")
-def make_join_token(body: JoinTokenRequest) -> tuple[JoinTokenAnswer, Literal[201]]:
-    """Make a token one worker joins with, once, within an hour; shown only now."""
+@api.get("/fleet")
+def show_fleet(query: FleetQuery) -> FleetAnswer:
+    """The whole fleet now: figures, workers, queues, jobs, where personas go."""
+    ctx, org = context(), key().org
+    now = ctx.now()
+    jobs = reports.since(ctx.db, org, now - figures.HOUR)
+    return FleetAnswer(
+        org=org.slug,
+        now=round(now.timestamp(), 3),
+        figures=_figures(jobs, now),
+        workers=workers_now(),
+        queues=queues_now(),
+        jobs=tuple(map(_line, _running_first(jobs)[: query.jobs])),
+        routes=routing_reasons(ctx, key(), figures.shares(jobs, now)),
+    )
+
+
+def _figures(jobs: Sequence[JobTimes], now: datetime) -> FiguresAnswer:
     ctx = context()
-    if not ctx.settings.takes_machines:
-        raise Conflict(ALONE, code="embedded_fleet")
-    queues = tuple(body.queues or (topology.SHARED,))
-    token = auth.create_join_token(ctx, key().org.slug, queues, actor=key().prefix)
-    expires_at = ctx.now() + timedelta(seconds=auth.JOIN_TTL_S)
-    made = JoinTokenAnswer(
-        token=token,
-        queues=queues,
-        expires_at=int(expires_at.timestamp()),
-        command=join_command(ctx.settings, request.host_url, token),
+    counts = reports.counts(ctx.db, key().org, now - figures.HOUR)
+    minute = now - timedelta(seconds=figures.NOW_S)
+    rate = figures.tokens_between(jobs, minute, now) / figures.NOW_S
+    return FiguresAnswer(
+        tokens_per_s=round(rate, 1),
+        running=counts[JobState.RUNNING],
+        waiting=counts[JobState.QUEUED],
+        first_token_p95_s=figures.first_token_p95_s(jobs, now),
+        failed_1h=sum(counts[state] for state in figures.FAILURES),
     )
-    return made, 201
 
 
-@api.get("/keys")
-def list_keys() -> KeyList:
-    """Every API key of this org, without its secret."""
-    found = auth.list_keys(context(), key().org.slug)
-    return KeyList(data=tuple(map(_key, found)))
+def _running_first(jobs: Sequence[JobTimes]) -> list[JobTimes]:
+    return sorted(jobs, key=lambda job: job.state is not JobState.RUNNING)
 
 
-@api.post("/keys")
-def make_key(body: KeyRequest) -> tuple[NewKeyAnswer, Literal[201]]:
-    """Make an API key; its secret is shown only now."""
-    allowed = body.allowed_models
-    record, secret = auth.create_key(
-        context(),
-        key().org.slug,
-        body.name,
-        body.is_admin,
-        None if allowed is None else tuple(allowed),
-        actor=key().prefix,
+def _line(job: JobTimes) -> JobLine:
+    return JobLine(
+        id=job.id,
+        status=job.state,
+        persona=job.persona,
+        model=job.model,
+        worker=job.worker,
+        created_at=round(job.created_at.timestamp(), 3),
+        started_at=unix(job.started_at),
+        finished_at=unix(job.finished_at),
+        tokens=job.tokens,
     )
-    return NewKeyAnswer(**structs.asdict(_key(record)), secret=secret), 201
-
-
-@api.delete("/keys/<key_id>")
-def revoke_key(path: KeyPath) -> RevokedKey:
-    """Revoke an API key, at once."""
-    auth.revoke_key(context(), key().org.slug, path.key_id, actor=key().prefix)
-    return RevokedKey(id=path.key_id)
 
 
 def workers_now() -> tuple[WorkerAnswer, ...]:
@@ -161,7 +149,7 @@ def _worker(worker: WorkerRecord, held: tuple[PlacementView, ...]) -> WorkerAnsw
         id=worker.id,
         name=worker.name,
         org=worker.org.slug,
-        state=fleet.state(worker, age_s, context().settings.heartbeat_s),
+        state=worker_state(worker, age_s, context().settings.heartbeat_s),
         queues=worker.queues,
         hostname=worker.hostname,
         version=worker.version,
@@ -192,18 +180,66 @@ def _queue(depth: QueueDepth, oldest_s: float | None) -> QueueAnswer:
         waiting=depth.waiting,
         consumers=depth.consumers,
         oldest_s=None if oldest_s is None else round(oldest_s, 1),
-        sla_s=fleet.sla_s(context(), depth.model),
+        sla_s=sla_s(context(), depth.model),
     )
 
 
-def _key(record: KeyRecord) -> KeyAnswer:
-    revoked_at = record.revoked_at
-    return KeyAnswer(
-        id=record.id,
-        name=record.name,
-        prefix=record.prefix,
-        is_admin=record.is_admin,
-        allowed_models=record.allowed_models,
-        created_at=int(record.created_at.timestamp()),
-        revoked_at=None if revoked_at is None else int(revoked_at.timestamp()),
+def worker_state(worker: WorkerRecord, age_s: float, heartbeat_s: float) -> str:
+    """A worker in one word: how alive it is, or that it takes nothing new."""
+    heard = liveness.liveness(age_s, heartbeat_s)
+    if heard is not liveness.Liveness.ONLINE:
+        return heard.value
+    if worker.quarantined_at is not None:
+        return "quarantined"
+    return "draining" if worker.status and worker.status.draining else heard.value
+
+
+def sla_s(ctx: Context, model: str | None = None) -> float:
+    """The shortest wait promised to a persona (that may use ``model``), in seconds."""
+    promises = [
+        persona.sla.queue_wait_p95_s
+        for persona in ctx.catalog.personas.values()
+        if model is None or model in persona.ladder
+    ]
+    return min(promises, default=30.0)
+
+
+def routing_reasons(
+    ctx: Context, key: KeyRecord, shares: Sequence[WorkShare]
+) -> tuple[ReasonAnswer, ...]:
+    """Last hour's work first, then where the other personas would go now."""
+    newest = [share.newest_job_id for share in shares]
+    why = reports.reasons(ctx.db, key.org, newest)
+    asked = {share.persona for share in shares}
+    idle = [name for name in ctx.catalog.personas if name not in asked]
+    return (
+        *(_asked(share, why) for share in shares),
+        *_merged(_unasked(ctx, key, name) for name in idle),
     )
+
+
+def _asked(share: WorkShare, why: Mapping[str, tuple[str, ...]]) -> ReasonAnswer:
+    return ReasonAnswer(
+        personas=(share.persona,) if share.persona else (),
+        model=share.model,
+        share=round(share.share, 3),
+        first_token_p95_s=share.first_token_p95_s,
+        why="; ".join(why.get(share.newest_job_id, ())),
+    )
+
+
+def _unasked(ctx: Context, key: KeyRecord, persona: str) -> ReasonAnswer:
+    target = admission.resolve(ctx.catalog, None, persona)
+    route = route_answer(failures.explain(admission.decide(ctx, key, target)))
+    why = route.message or "; ".join(route.reasons)
+    return ReasonAnswer(personas=(persona,), model=route.model, why=why)
+
+
+def _merged(found: Iterable[ReasonAnswer]) -> Iterator[ReasonAnswer]:
+    """Personas that would go to the same model for the same reason, as one."""
+    groups: dict[tuple[str | None, str], list[ReasonAnswer]] = {}
+    for reason in found:
+        groups.setdefault((reason.model, reason.why), []).append(reason)
+    for group in groups.values():
+        personas = tuple(name for reason in group for name in reason.personas)
+        yield structs.replace(group[0], personas=personas)

@@ -1,16 +1,19 @@
-"""The Fleet page: one look at the machines, the work, and why it goes where it goes."""
+"""What every admin page has: a session, its frame with the navigation, its guards.
+
+A page is one module of this package with a view under `page`, one template that
+extends ``frame.html``, and its name in ``pages/__init__.py``.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from flask import Blueprint, Response, make_response, redirect, render_template, request
 from werkzeug.wrappers import Response as BaseResponse
 
-from cloud_app.orgs import auth
-from cloud_app.settings import ALONE
 from cloud_app.store.records import KeyRecord
-from cloud_app.web.pages import fleet as fleet_page
 from cloud_app.web.pages import sessions
-from cloud_app.web.pages.commands import join_command
 from cloud_app.web.request import context
-from genie.errors import Conflict, Forbidden, GenieError, Unauthorized
+from genie.errors import Forbidden, GenieError, Unauthorized
 
 CSP = (
     "default-src 'self'; base-uri 'none'; object-src 'none'; "
@@ -24,7 +27,50 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 
+Values = Mapping[str, object]
+View = Callable[[KeyRecord], Values]
+"""What a page's template is drawn with, for the org of this key."""
+
 pages = Blueprint("admin", __name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageLink:
+    """One page in the navigation."""
+
+    path: str
+    name: str
+
+
+links: list[PageLink] = []
+"""The navigation, in the order the pages were made."""
+
+
+def page(path: str, name: str, template: str) -> Callable[[View], View]:
+    """Make a view an admin page: at this path, by this name in the navigation."""
+
+    def register(view: View) -> View:
+        links.append(PageLink(path=path, name=name))
+
+        def show() -> str:
+            key = sessions.current_key(context())
+            return draw(template, key, view(key))
+
+        pages.add_url_rule(path, view.__name__, show)
+        return view
+
+    return register
+
+
+def draw(template: str, key: KeyRecord, values: Values) -> str:
+    """A page of this key's org in the frame that all pages share."""
+    return render_template(
+        template,
+        links=links,
+        org=key.org.name or key.org.slug,
+        csrf=sessions.csrf_token(),
+        **values,
+    )
 
 
 @pages.after_request
@@ -72,43 +118,6 @@ def log_out() -> BaseResponse:
     sessions.check_form(context().settings)
     sessions.log_out()
     return redirect("/admin/login", 303)
-
-
-@pages.get("/admin/")
-def fleet() -> BaseResponse:
-    """The whole page."""
-    return make_response(_whole(sessions.current_key(context())))
-
-
-@pages.get("/admin/live")
-def live() -> BaseResponse:
-    """Only what changes by itself."""
-    page = fleet_page.fleet_page(context(), sessions.current_key(context()))
-    return make_response(render_template("live.html", page=page))
-
-
-@pages.post("/admin/join-tokens")
-def add_worker() -> BaseResponse:
-    """Make a join token and show, once, the command that uses it."""
-    sessions.check_form(context().settings)
-    key = sessions.current_key(context())
-    if not context().settings.takes_machines:
-        raise Conflict(ALONE, code="embedded_fleet")
-    token = auth.create_join_token(context(), key.org.slug)
-    command = join_command(context().settings, request.host_url, token)
-    if request.headers.get("HX-Request"):
-        csrf = sessions.csrf_token()
-        return make_response(render_template("join.html", command=command, csrf=csrf))
-    return make_response(_whole(key, command))
-
-
-def _whole(key: KeyRecord, command: str | None = None) -> str:
-    page = fleet_page.fleet_page(context(), key)
-    csrf = sessions.csrf_token()
-    alone = None if context().settings.takes_machines else ALONE
-    return render_template(
-        "fleet.html", page=page, csrf=csrf, command=command, alone=alone
-    )
 
 
 def _to_login(message: str) -> BaseResponse:

@@ -1,21 +1,30 @@
-"""What the Fleet page shows, as values a template only has to write down."""
+"""The Fleet page: one look at the machines, the work, and why it goes where it goes."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from textwrap import shorten
 
-from cloud_app.brain import liveness
+from flask import make_response, render_template, request
+from werkzeug.wrappers import Response
+
 from cloud_app.brain.views import DemandView
 from cloud_app.context import Context
 from cloud_app.fleet import placement, registry
+from cloud_app.orgs import auth
+from cloud_app.settings import ALONE
 from cloud_app.store import reports
 from cloud_app.store.records import KeyRecord, WorkerRecord
-from cloud_app.web.pages import figures, routing
-from cloud_app.web.pages.figures import FigureTile
-from cloud_app.web.pages.routing import RoutingReason
+from cloud_app.web import figures
+from cloud_app.web.figures import FigureTile
+from cloud_app.web.fleet import routing_reasons, sla_s, worker_state
+from cloud_app.web.orgs import join_command
+from cloud_app.web.pages import admin, sessions
+from cloud_app.web.request import context
 from genie import topology
+from genie.api_types import ReasonAnswer
 from genie.contracts.fleet import GpuStatus, Heartbeat, ModelState, ModelStatus
+from genie.errors import Conflict
 
 GIB = 1024**3
 ALMOST_FULL = 0.9
@@ -92,12 +101,45 @@ class QueueLine:
 class FleetPage:
     """Everything of the page that changes by itself."""
 
-    org: str
     summary: str
     tiles: tuple[FigureTile, ...]
     workers: tuple[WorkerLine, ...]
     reasons: tuple[RoutingLine, ...]
     queues: tuple[QueueLine, ...]
+
+
+@admin.page("/admin/", "Fleet", "fleet.html")
+def fleet(key: KeyRecord) -> admin.Values:
+    """The whole page; ``live`` draws again what changes by itself."""
+    return _values(key)
+
+
+@admin.pages.get("/admin/live")
+def live() -> str:
+    """Only what changes by itself."""
+    page = fleet_page(context(), sessions.current_key(context()))
+    return render_template("live.html", page=page)
+
+
+@admin.pages.post("/admin/join-tokens")
+def add_worker() -> Response:
+    """Make a join token and show, once, the command that uses it."""
+    sessions.check_form(context().settings)
+    key = sessions.current_key(context())
+    if not context().settings.takes_machines:
+        raise Conflict(ALONE, code="embedded_fleet")
+    token = auth.create_join_token(context(), key.org.slug)
+    command = join_command(context().settings, request.host_url, token)
+    if request.headers.get("HX-Request"):
+        csrf = sessions.csrf_token()
+        return make_response(render_template("join.html", command=command, csrf=csrf))
+    return make_response(admin.draw("fleet.html", key, _values(key, command)))
+
+
+def _values(key: KeyRecord, command: str | None = None) -> admin.Values:
+    alone = None if context().settings.takes_machines else ALONE
+    page = fleet_page(context(), key)
+    return {"page": page, "command": command, "alone": alone}
 
 
 def fleet_page(ctx: Context, key: KeyRecord) -> FleetPage:
@@ -107,14 +149,13 @@ def fleet_page(ctx: Context, key: KeyRecord) -> FleetPage:
     counts = reports.counts(ctx.db, key.org, now - figures.HOUR)
     workers = registry.workers(ctx, key.org.slug)
     return FleetPage(
-        org=key.org.name or key.org.slug,
         summary=_summary(workers),
         tiles=figures.tiles(jobs, counts, now),
         workers=tuple(
             worker_row(worker, now, ctx.settings.heartbeat_s) for worker in workers
         ),
         reasons=tuple(
-            map(_reason, routing.routing_reasons(ctx, key, figures.shares(jobs, now)))
+            map(_reason, routing_reasons(ctx, key, figures.shares(jobs, now)))
         ),
         queues=_queues(ctx, key, workers),
     )
@@ -137,23 +178,13 @@ def worker_row(worker: WorkerRecord, now: datetime, heartbeat_s: float) -> Worke
     return WorkerLine(
         name=worker.name,
         host=worker.hostname,
-        state=state(worker, age_s, heartbeat_s),
+        state=worker_state(worker, age_s, heartbeat_s),
         queues=worker.queues,
         bars=bars(status) if status else (),
         models=tuple(_line(m) for m in models if m.state is not ModelState.ABSENT),
         running=sum(m.in_flight for m in models),
         heartbeat=figures.seconds(age_s) if age_s >= 10 else f"{age_s:.0f} s",
     )
-
-
-def state(worker: WorkerRecord, age_s: float, heartbeat_s: float) -> str:
-    """A worker in one word: how alive it is, or that it takes nothing new."""
-    heard = liveness.liveness(age_s, heartbeat_s)
-    if heard is not liveness.Liveness.ONLINE:
-        return heard.value
-    if worker.quarantined_at is not None:
-        return "quarantined"
-    return "draining" if worker.status and worker.status.draining else heard.value
 
 
 def bars(status: Heartbeat) -> tuple[MemoryBar, ...]:
@@ -191,7 +222,7 @@ def _line(model: ModelStatus) -> ModelLine:
     return ModelLine(id=model.model, note=note, tone=tone, error=error)
 
 
-def _reason(found: RoutingReason) -> RoutingLine:
+def _reason(found: ReasonAnswer) -> RoutingLine:
     share = "–" if found.share is None else f"{found.share:.0%}".replace("%", " %")
     return RoutingLine(
         persona=", ".join(found.personas) or "by name",
@@ -224,13 +255,3 @@ def _queue(name: str, demand: Iterable[DemandView], promised_s: float) -> QueueL
         sla=f"{promised_s:.0f} s",
         is_late=waiting > 0 and oldest_s > promised_s,
     )
-
-
-def sla_s(ctx: Context, model: str | None = None) -> float:
-    """The shortest wait promised to a persona (that may use ``model``), in seconds."""
-    promises = [
-        persona.sla.queue_wait_p95_s
-        for persona in ctx.catalog.personas.values()
-        if model is None or model in persona.ladder
-    ]
-    return min(promises, default=30.0)

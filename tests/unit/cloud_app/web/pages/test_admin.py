@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 
+import cloud_app.web
 from cloud_app.app import create_app
 from cloud_app.context import Context
 from cloud_app.orgs import auth
@@ -53,8 +54,9 @@ def test_every_page_is_guarded_against_foreign_content(visitor: FlaskClient) -> 
 
 
 def test_pages_hold_no_inline_style_or_script() -> None:
-    folder = Path(sessions.__file__).parent / "templates"
-    for page in folder.glob("*.html"):
+    pages = list((Path(cloud_app.web.__file__).parent / "templates").glob("*.html"))
+    assert pages
+    for page in pages:
         text = page.read_text()
         assert " style=" not in text, page
         assert not re.search(r"<script(?![^>]*\bsrc=)", text), page
@@ -187,3 +189,11 @@ def test_a_fleet_in_one_process_offers_no_join_command(
     assert "no other machine can reach its queue" in page
     assert "Make a join command" not in page
     assert post(visitor, "/admin/join-tokens", csrf=token)[0] == 409
+
+
+def test_the_navigation_names_the_page_that_is_shown(
+    visitor: FlaskClient, secret: str
+) -> None:
+    log_in(visitor, secret)
+    page = visitor.get("/admin/").text
+    assert '<a href="/admin/" aria-current="page">Fleet</a>' in page

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloud_app.store.reports import JobTimes
-from cloud_app.web.pages import figures
+from cloud_app.web import figures
 from genie.contracts.inference import JobState
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
