@@ -185,7 +185,7 @@ class Dialect:
     """How one endpoint writes what is the same answer."""
 
     prefix: str
-    later: AsyncKind
+    accepted: AsyncKind
     whole: Callable[..., AnyCompletion]
     chunk: Callable[..., AnyChunk]
     choice: Callable[[ChoiceParts], ChatChoice | TextChoice]
@@ -196,7 +196,7 @@ class Dialect:
 
 CHAT = Dialect(
     prefix="chatcmpl-",
-    later="chat.completion.async",
+    accepted="chat.completion.async",
     whole=ChatCompletion,
     chunk=ChatChunk,
     choice=chat_choice,
@@ -206,7 +206,7 @@ CHAT = Dialect(
 
 TEXT = Dialect(
     prefix="cmpl-",
-    later="text_completion.async",
+    accepted="text_completion.async",
     whole=TextCompletion,
     chunk=TextCompletion,
     choice=text_choice,
@@ -255,12 +255,12 @@ def calls_of(job: JobRecord, index: int = 0) -> ToolCallParser | None:
     return toolcalls.reader_of(written, seed, most=most)
 
 
-def later(dialect: Dialect, job: JobRecord) -> AcceptedJob:
+def accepted(dialect: Dialect, job: JobRecord) -> AcceptedJob:
     """An accepted job that is not waited for."""
     name = f"{dialect.prefix}{job.id}"
     return AcceptedJob(
         id=name,
-        object=dialect.later,
+        object=dialect.accepted,
         status=job.state,
         polling_url=f"/v1/jobs/{name}",
         created=int(job.created_at.timestamp()),
@@ -296,7 +296,7 @@ def last(
     )
 
 
-def tally(dialect: Dialect, job: JobRecord, outcome: Outcome) -> AnyChunk:
+def usage_chunk(dialect: Dialect, job: JobRecord, outcome: Outcome) -> AnyChunk:
     """The chunk with the usage, for those who asked for it."""
     return _chunk(dialect, job, outcome.fingerprint, usage=usage(outcome.usage))
 

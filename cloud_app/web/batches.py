@@ -86,14 +86,14 @@ def create_batch(body: BatchRequest) -> BatchAnswer:
         idempotency_key=request.headers.get("Idempotency-Key"),
         body_sha256=hashlib.sha256(body.model_dump_json().encode()).hexdigest(),
     )
-    return batch_json(batch)
+    return batch_answer(batch)
 
 
 @api.get("")
 def list_batches(query: BatchesQuery) -> BatchList:
     """List this org's batches, newest first."""
     found = batches.find(context(), key(), limit=query.limit + 1, after=query.after)
-    page = tuple(batch_json(batch) for batch in found[: query.limit])
+    page = tuple(batch_answer(batch) for batch in found[: query.limit])
     return BatchList(
         data=page,
         first_id=page[0].id if page else None,
@@ -105,16 +105,16 @@ def list_batches(query: BatchesQuery) -> BatchList:
 @api.get("/<batch_id>")
 def get_batch(path: BatchPath) -> BatchAnswer:
     """One batch: how far it is, and the files of its answers."""
-    return batch_json(batches.get(context(), key(), path.batch_id))
+    return batch_answer(batches.get(context(), key(), path.batch_id))
 
 
 @api.post("/<batch_id>/cancel")
 def cancel_batch(path: BatchPath) -> BatchAnswer:
     """Stop a batch; the answers it has are kept."""
-    return batch_json(batches.cancel(context(), key(), path.batch_id))
+    return batch_answer(batches.cancel(context(), key(), path.batch_id))
 
 
-def batch_json(batch: BatchRecord) -> BatchAnswer:
+def batch_answer(batch: BatchRecord) -> BatchAnswer:
     """A batch as the API shows it; moments in unix seconds."""
     return BatchAnswer(
         id=f"{batches.PREFIX}{batch.id}",

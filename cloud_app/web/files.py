@@ -87,7 +87,7 @@ def upload_file(form: FileForm) -> FileAnswer:
         keep_s=form.seconds,
         pieces=pieces,
     )
-    return file_json(stored)
+    return file_answer(stored)
 
 
 @api.get("")
@@ -102,7 +102,7 @@ def list_files(query: FilesQuery) -> FileList:
         purpose=query.purpose,
         oldest_first=query.order == "asc",
     )
-    page = tuple(map(file_json, found[:limit]))
+    page = tuple(map(file_answer, found[:limit]))
     return FileList(
         data=page,
         first_id=page[0].id if page else None,
@@ -114,7 +114,7 @@ def list_files(query: FilesQuery) -> FileList:
 @api.get("/<file_id>")
 def get_file(path: FilePath) -> FileAnswer:
     """One file: its name, size and digest."""
-    return file_json(files.get(context(), key(), path.file_id))
+    return file_answer(files.get(context(), key(), path.file_id))
 
 
 @api.get("/<file_id>/content")
@@ -138,7 +138,7 @@ def delete_file(path: FilePath) -> DeletedFile:
     return DeletedFile(id=f"{files.PREFIX}{gone.id}")
 
 
-def file_json(file: FileRecord) -> FileAnswer:
+def file_answer(file: FileRecord) -> FileAnswer:
     """A file as the API shows it."""
     return FileAnswer(
         id=f"{files.PREFIX}{file.id}",

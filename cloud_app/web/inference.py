@@ -101,7 +101,7 @@ def _serve(dialect: Dialect, order: Order, includes_usage: bool) -> Response:
 
 def _later(dialect: Dialect, order: Order) -> Response:
     accepted = _submit(order)
-    response = json_response(responses.later(dialect, accepted.job), 202)
+    response = json_response(responses.accepted(dialect, accepted.job), 202)
     response.headers["Location"] = f"/v1/jobs/{dialect.prefix}{accepted.job.id}"
     return response
 

@@ -1,9 +1,9 @@
-"""``/openapi``: every operation of the API, said from the types of its handler.
+"""``/openapi``: every operation of the API, described from the types of its handler.
 
-What a handler takes (``body``, ``form``, ``query``, ``path``) and what its return type
-says is all there is: nothing is described twice. Notes in a return type say what no
-type can: other media (`ResponseSpec`), contracts read by hand (`BodySpec`), headers
-(`HeaderSpec`).
+The types of a handler's arguments (``body``, ``form``, ``query``, ``path``) and of what
+it returns are the only description. Annotations of the return type add what no type
+says: other media (`ResponseSpec`), contracts the handler reads itself (`BodySpec`),
+headers (`HeaderSpec`).
 """
 
 import inspect
@@ -38,9 +38,9 @@ JSON = "application/json"
 EVENTS = "text/event-stream"
 BYTES = "application/octet-stream"
 REF = "#/components/schemas/{}"
-TAKEN = ("body", "form", "query", "path")
-PLACES = ("path", "query")
-ONLY_WRITING = frozenset({"409", "413"})
+INPUTS = ("body", "form", "query", "path")
+PARAMETERS = ("path", "query")
+ONLY_WRITES = frozenset({"409", "413"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,50 +103,57 @@ class OpenApiDocument:
 
 
 class Operation:
-    """One method of one path: the library's words on it, made whole."""
+    """One method of one path: completes what flask-openapi3 wrote of it."""
 
-    def __init__(self, words: OpenApiJson, view: Any) -> None:
-        self._words, self.name = words, str(view.__name__)
+    def __init__(self, operation: OpenApiJson, view: Any) -> None:
+        self._operation, self.name = operation, str(view.__name__)
         hints = get_type_hints(view, include_extras=True)
         returned = hints.pop("return")
-        self._says = tuple(_answers(returned))
-        self._takes = next((one.kind for one in _notes(returned, BodySpec)), None)
-        self._heeds = tuple(_notes(returned, HeaderSpec))
-        self._given = {name: hints[name] for name in TAKEN if name in hints}
+        self._responses = tuple(_response_specs(returned))
+        self._contract = next(
+            (one.kind for one in _annotations(returned, BodySpec)), None
+        )
+        self._headers = tuple(_annotations(returned, HeaderSpec))
+        self._inputs = {name: hints[name] for name in INPUTS if name in hints}
 
     def kinds(self) -> Iterator[Any]:
         """Every type that needs a schema."""
-        yield from self._given.values()
-        yield from (one.kind for one in self._says if one.media in (JSON, EVENTS))
-        if self._takes is not None:
-            yield self._takes
+        yield from self._inputs.values()
+        yield from (one.kind for one in self._responses if one.media in (JSON, EVENTS))
+        if self._contract is not None:
+            yield self._contract
 
     def parameters(self) -> Iterator[Any]:
         """The types whose fields are parameters."""
-        yield from (self._given[place] for place in PLACES if place in self._given)
+        given = self._inputs
+        yield from (given[place] for place in PARAMETERS if place in given)
 
     def describe(self, schemas: Schemas, components: OpenApiJson) -> None:
-        """Say what it takes and what it answers."""
-        words = self._words
-        words["operationId"] = self.name
-        if "description" in words:
-            words["description"] = words["description"].replace("<br/>", "\n").strip()
-        codes = set(words.get("responses", {}))
-        words["responses"] = self._successes(schemas) | self._failures(codes)
+        """Describe what it takes and what it answers."""
+        operation = self._operation
+        operation["operationId"] = self.name
+        if "description" in operation:
+            operation["description"] = (
+                operation["description"].replace("<br/>", "\n").strip()
+            )
+        codes = set(operation.get("responses", {}))
+        operation["responses"] = self._successes(schemas) | self._failures(codes)
         self._describe_body(schemas)
         parameters = [
             parameter
-            for place in PLACES
-            if place in self._given
-            for parameter in _parameters(schemas[self._given[place]], components, place)
+            for place in PARAMETERS
+            if place in self._inputs
+            for parameter in _parameters(
+                schemas[self._inputs[place]], components, place
+            )
         ]
-        parameters += map(_header, self._heeds)
+        parameters += map(_header, self._headers)
         if parameters:
-            words["parameters"] = parameters
+            operation["parameters"] = parameters
 
     def link(self, operations: Sequence["Operation"]) -> None:
-        """Say which operations go on with the ids it answers."""
-        for one in self._says:
+        """Link to the operations that take the ids it answers with."""
+        for one in self._responses:
             name = _id_parameter(one.kind)
             links = {
                 other.name: {
@@ -157,38 +164,40 @@ class Operation:
                 if name and other.takes(name)
             }
             if links:
-                self._words["responses"][str(one.status)]["links"] = links
+                self._operation["responses"][str(one.status)]["links"] = links
 
     def takes(self, name: str) -> bool:
         """True when its path has a parameter of this name."""
-        path = self._given.get("path")
+        path = self._inputs.get("path")
         return path is not None and name in path.model_fields
 
     def _describe_body(self, schemas: Schemas) -> None:
-        media = "multipart/form-data" if "form" in self._given else JSON
-        kind = self._given.get("form") or self._given.get("body") or self._takes
+        media = "multipart/form-data" if "form" in self._inputs else JSON
+        kind = self._inputs.get("form") or self._inputs.get("body") or self._contract
         if kind is not None:
             content = {media: {"schema": schemas[kind]}}
-            self._words["requestBody"] = {"required": True, "content": content}
+            self._operation["requestBody"] = {"required": True, "content": content}
 
     def _successes(self, schemas: Schemas) -> OpenApiJson:
         found: OpenApiJson = {}
-        for one in self._says:
-            said = found.setdefault(str(one.status), _said(one.status))
-            said["content"][one.media] = {"schema": _schema(one, schemas)}
+        for one in self._responses:
+            response = found.setdefault(str(one.status), _success(one.status))
+            response["content"][one.media] = {"schema": _schema(one, schemas)}
         return found
 
     def _failures(self, codes: set[str]) -> OpenApiJson:
-        reads = "requestBody" not in self._words and self.name.startswith(READING)
-        kept = codes - ONLY_WRITING if reads else codes
-        told = {str(one.status) for one in self._says}
+        reads = "requestBody" not in self._operation and self.name.startswith(
+            READ_VERBS
+        )
+        kept = codes - ONLY_WRITES if reads else codes
+        described = {str(one.status) for one in self._responses}
         return {
             code: {"$ref": f"#/components/responses/{_error(code)}"}
-            for code in sorted(kept - told)
+            for code in sorted(kept - described)
         }
 
 
-IDS: dict[type[ApiObject], str] = {
+ID_PARAMETERS: dict[type[ApiObject], str] = {
     AcceptedJob: "job_id",
     JobAnswer: "job_id",
     FileAnswer: "file_id",
@@ -198,22 +207,22 @@ IDS: dict[type[ApiObject], str] = {
 }
 """Which parameter of other operations the id in an answer is."""
 
-READING = ("get_", "list_", "show_", "follow_")
+READ_VERBS = ("get_", "list_", "show_", "follow_")
 
 
-def _answers(returned: Any) -> Iterator[ResponseSpec]:
-    """What a return type says: a body, a body with its status, or a noted response."""
+def _response_specs(returned: Any) -> Iterator[ResponseSpec]:
+    """What a return type says: a body, a body with its status, or its annotations."""
     if _is_struct(returned) or isinstance(returned, UnionType):
         yield ResponseSpec(returned)
     elif get_origin(returned) is tuple:
         kind, status = get_args(returned)
         yield ResponseSpec(kind, get_args(status)[0])
     elif get_origin(returned) is Annotated:
-        yield from _answers(returned.__origin__)
-    yield from _notes(returned, ResponseSpec)
+        yield from _response_specs(returned.__origin__)
+    yield from _annotations(returned, ResponseSpec)
 
 
-def _notes(returned: Any, kind: type) -> Iterator[Any]:
+def _annotations(returned: Any, kind: type) -> Iterator[Any]:
     if get_origin(returned) is Annotated:
         yield from (one for one in returned.__metadata__ if isinstance(one, kind))
 
@@ -221,7 +230,9 @@ def _notes(returned: Any, kind: type) -> Iterator[Any]:
 def _id_parameter(kind: Any) -> str | None:
     """The parameter that the id of an answer is, also of one that says more."""
     first = _parts(kind)[0]
-    return next((IDS[base] for base in _bases(first) if base in IDS), None)
+    return next(
+        (ID_PARAMETERS[base] for base in _bases(first) if base in ID_PARAMETERS), None
+    )
 
 
 def _bases(kind: Any) -> tuple[type, ...]:
@@ -317,21 +328,21 @@ def _parameters(
             "name": name,
             "in": place,
             "required": place == "path" or name in required,
-            "schema": _sent(value),
+            "schema": _parameter_schema(value),
         }
 
 
-def _header(heeded: HeaderSpec) -> OpenApiJson:
+def _header(header: HeaderSpec) -> OpenApiJson:
     return {
-        "name": heeded.name,
+        "name": header.name,
         "in": "header",
         "required": False,
-        "description": heeded.description,
+        "description": header.description,
         "schema": {"type": "string"},
     }
 
 
-def _sent(schema: OpenApiJson) -> OpenApiJson:
+def _parameter_schema(schema: OpenApiJson) -> OpenApiJson:
     """A parameter's schema; what is not given is left out, so there is no null."""
     rest = {key: value for key, value in schema.items() if key != "default"}
     kinds = [one for one in rest.pop("anyOf", ()) if one.get("type") != "null"]
@@ -342,7 +353,7 @@ def _name(schema: OpenApiJson) -> str:
     return str(schema["$ref"]).rsplit("/", 1)[-1]
 
 
-def _said(status: int) -> OpenApiJson:
+def _success(status: int) -> OpenApiJson:
     return {
         "description": HTTP_STATUS[str(status)],
         "headers": {"x-request-id": REQUEST_ID},
@@ -367,14 +378,14 @@ def _error(code: str) -> str:
     return "Busy" if code == "503" else "Error"
 
 
-def _schema(said: ResponseSpec, schemas: Schemas) -> OpenApiJson:
+def _schema(response: ResponseSpec, schemas: Schemas) -> OpenApiJson:
     """What an answer holds; of events, what one of them does."""
-    if said.media == JSON:
-        return schemas[said.kind]
-    if said.media != EVENTS:
+    if response.media == JSON:
+        return schemas[response.kind]
+    if response.media != EVENTS:
         return {"type": "string"}
-    carried = {"contentMediaType": JSON, "contentSchema": schemas[said.kind]}
-    data = {"type": "string", "anyOf": [{"const": "[DONE]"}, carried]}
+    chunk = {"contentMediaType": JSON, "contentSchema": schemas[response.kind]}
+    data = {"type": "string", "anyOf": [{"const": "[DONE]"}, chunk]}
     text = {"type": "string"}
     return {
         "description": "One event.",

@@ -131,7 +131,7 @@ def create_schedule(body: ScheduleRequest) -> tuple[ScheduleSummary, Literal[201
         jitter_s=body.jitter_s,
     )
     made = schedules.create(context(), key(), new, of_request)
-    return schedule_json(made, context().now()), 201
+    return schedule_answer(made, context().now()), 201
 
 
 @api.get("")
@@ -139,15 +139,15 @@ def list_schedules() -> ScheduleList:
     """Every schedule of this org, by name."""
     now = context().now()
     found = schedules.find(context(), key().org)
-    return ScheduleList(data=tuple(schedule_json(one, now) for one in found))
+    return ScheduleList(data=tuple(schedule_answer(one, now) for one in found))
 
 
 @api.get("/<schedule>")
 def get_schedule(path: SchedulePath) -> ScheduleAnswer:
     """One schedule, its next runs in words, and what became of the last."""
     found = schedules.get(context(), key().org, path.schedule)
-    runs = tuple(map(run_json, schedules.runs(context(), found)))
-    shown = schedule_json(found, context().now())
+    runs = tuple(map(run_answer, schedules.runs(context(), found)))
+    shown = schedule_answer(found, context().now())
     return ScheduleAnswer(**structs.asdict(shown), runs=runs)
 
 
@@ -156,14 +156,14 @@ def list_runs(path: SchedulePath, query: RunsQuery) -> RunList:
     """The newest runs of a schedule, newest first."""
     found = schedules.get(context(), key().org, path.schedule)
     runs = schedules.runs(context(), found, query.limit)
-    return RunList(data=tuple(map(run_json, runs)))
+    return RunList(data=tuple(map(run_answer, runs)))
 
 
 @api.post("/<schedule>/run")
 def run_schedule(path: SchedulePath) -> tuple[RunAnswer, Literal[202]]:
     """Start a run at once, paused or not, whatever the run before does."""
     run = fire.run_now(context(), key(), path.schedule, of_request)
-    return run_json(run), 202
+    return run_answer(run), 202
 
 
 @api.post("/<schedule>/pause")
@@ -186,10 +186,10 @@ def delete_schedule(path: SchedulePath) -> DeletedSchedule:
 
 
 def _shown(schedule: ScheduleRecord) -> ScheduleSummary:
-    return schedule_json(schedule, context().now())
+    return schedule_answer(schedule, context().now())
 
 
-def schedule_json(schedule: ScheduleRecord, now: datetime) -> ScheduleSummary:
+def schedule_answer(schedule: ScheduleRecord, now: datetime) -> ScheduleSummary:
     """A schedule as the API shows it, without the webhook's secret."""
     cron = schedules.cron_of(schedule)
     is_paused = schedule.paused_at is not None
@@ -217,7 +217,7 @@ def _upcoming(schedule: ScheduleRecord, now: datetime) -> tuple[str, ...]:
     return calendar.upcoming(schedules.cron_of(schedule), now, UPCOMING)
 
 
-def run_json(run: RunRecord) -> RunAnswer:
+def run_answer(run: RunRecord) -> RunAnswer:
     """One run of a schedule."""
     return RunAnswer(
         id=run.id,

@@ -278,7 +278,7 @@ def _end(
         yield from _fault(failures.job_failure(outcome.state, outcome.fault))
         return
     if plan.includes_usage:
-        yield data(responses.tally(plan.dialect, plan.job, outcome))
+        yield data(responses.usage_chunk(plan.dialect, plan.job, outcome))
     yield DONE
 
 

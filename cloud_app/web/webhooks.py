@@ -44,7 +44,7 @@ def list_deliveries(query: DeliveriesQuery) -> DeliveryList:
     """This org's webhook deliveries of the last week, newest first."""
     org, limit = key().org, query.limit
     found = webhooks.find(context(), org, job_id=query.job, limit=limit)
-    data = tuple(map(delivery_json, found))
+    data = tuple(map(delivery_answer, found))
     return DeliveryList(data=data, has_more=len(data) == limit)
 
 
@@ -52,10 +52,10 @@ def list_deliveries(query: DeliveriesQuery) -> DeliveryList:
 def redeliver(path: DeliveryPath) -> tuple[DeliveryAnswer, Literal[202]]:
     """Send one that was delivered or given up again, now."""
     again = webhooks.redeliver(context(), key().org, path.delivery_id)
-    return delivery_json(again), 202
+    return delivery_answer(again), 202
 
 
-def delivery_json(delivery: DeliveryRecord) -> DeliveryAnswer:
+def delivery_answer(delivery: DeliveryRecord) -> DeliveryAnswer:
     """A delivery as the API shows it, without its secret."""
     return DeliveryAnswer(
         id=delivery.id,
