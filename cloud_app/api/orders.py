@@ -1,7 +1,7 @@
 """Request bodies as orders, whoever reads them: the web, or a schedule that fires."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -17,7 +17,7 @@ from cloud_app.api.requests import (
     GenerationInput,
 )
 from cloud_app.store.records import KeyRecord, WebhookConfig
-from genie.contracts.inference import Message, Tool
+from genie.contracts.inference import JobRequest, Message, ModelInput
 from genie.contracts.model import Capability
 from genie.errors import BadRequest
 
@@ -44,20 +44,13 @@ class Order:
     mode: Mode
     model: str | None = None
     persona: str | None = None
-    messages: tuple[Message, ...] = ()
-    prompt: str | None = None
-    inputs: tuple[str, ...] = ()
-    json_schema: str | None = None
-    tools: tuple[Tool, ...] = ()
-    force_tool: str | None = None
-    one_call: bool = False
+    input: ModelInput
     needed: tuple[Capability, ...] = (Capability.CHAT,)
     sampling: Mapping[str, object]
-    n: int = 1
+    request: JobRequest = field(default_factory=JobRequest)
     idempotency_key: str | None = None
     body: bytes = b""
     deadline_s: float | None = None
-    metadata: dict[str, str]
     webhook: WebhookConfig | None = None
     retain_h: int | None = None
 
@@ -91,20 +84,21 @@ def of_chat(
 ) -> Order:
     """A conversation to answer; ``raw`` are the bytes ``body`` was read from."""
     messages = tuple(_message(one) for one in body.messages)
-    order = _order(body, key, raw, idempotency_key, messages=messages)
+    asked = ModelInput(
+        messages=messages,
+        json_schema=body.json_schema,
+        tools=body.offered,
+        force_tool=body.force_tool,
+        one_call=body.parallel_tool_calls is False,
+        n=body.n or 1,
+    )
+    order = _order(body, key, raw, idempotency_key, asked)
     needed = list(order.needed)
     if body.json_schema is not None:
         needed.append(Capability.JSON)
     if body.offered:
         needed.append(Capability.TOOLS)
-    return replace(
-        order,
-        json_schema=body.json_schema,
-        tools=body.offered,
-        force_tool=body.force_tool,
-        one_call=body.parallel_tool_calls is False,
-        needed=tuple(needed),
-    )
+    return replace(order, needed=tuple(needed))
 
 
 def _message(said: ChatMessage) -> Message:
@@ -130,13 +124,13 @@ def of_embedding(
         mode=Mode.SYNC,
         model=body.model,
         persona=body.persona,
-        inputs=tuple(body.input),
+        input=ModelInput(inputs=tuple(body.input)),
         needed=(Capability.EMBED,),
         sampling={},
         idempotency_key=idempotency_key,
         body=raw,
         deadline_s=body.deadline_s,
-        metadata=body.labels(),
+        request=body.job_request(),
     )
 
 
@@ -148,7 +142,8 @@ def of_completion(
     idempotency_key: str | None = None,
 ) -> Order:
     """One prompt to continue; ``raw`` are the bytes ``body`` was read from."""
-    return _order(body, key, raw, idempotency_key, prompt=body.prompt)
+    asked = ModelInput(prompt=body.prompt, n=body.n or 1)
+    return _order(body, key, raw, idempotency_key, asked)
 
 
 def _order(
@@ -156,23 +151,19 @@ def _order(
     key: KeyRecord,
     raw: bytes,
     idempotency_key: str | None,
-    *,
-    messages: tuple[Message, ...] = (),
-    prompt: str | None = None,
+    asked: ModelInput,
 ) -> Order:
     return Order(
         key=key,
         mode=Mode(body.way),
         model=body.model,
         persona=body.persona,
-        messages=messages,
-        prompt=prompt,
+        input=asked,
         sampling=body.sampling(),
-        n=body.n or 1,
         idempotency_key=idempotency_key,
         body=raw,
         deadline_s=body.deadline_s,
-        metadata=body.labels(),
+        request=body.job_request(),
         webhook=body.webhook.webhook() if body.webhook else None,
         retain_h=body.retain,
     )

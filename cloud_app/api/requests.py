@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from cloud_app.brain import webhook_rules
 from cloud_app.store.records import WebhookConfig
-from genie.contracts.inference import ANY_TOOL, Tool, ToolCall
+from genie.contracts.inference import ANY_TOOL, LABEL_LENGTH, JobRequest, Tool, ToolCall
 
 
 def wrong(message: str, at: str = "", kind: str = "value") -> PydanticCustomError:
@@ -44,6 +44,8 @@ Metadata = Annotated[dict[str, str], Field(max_length=16)]
 NulFreeText = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 """What is looked up, not read: no column of PostgreSQL takes a NUL."""
 
+Label = Annotated[NulFreeText, Field(min_length=1, max_length=LABEL_LENGTH)]
+
 
 class RequestModel(BaseModel):
     """Base of every request body: strict types, unknown fields ignored."""
@@ -61,6 +63,20 @@ def _named(schema: dict[str, Any]) -> None:
 
 
 NAMED = ConfigDict(json_schema_extra=_named)
+
+
+class JobInput(RequestModel):
+    """What a client may say of any job, beside the work: it is kept and shown."""
+
+    label: Label | None = Field(None, description="Jobs are listed by it.")
+    metadata: Metadata | None = None
+    user: str | None = None
+
+    def job_request(self) -> JobRequest:
+        """The same for the job's row: ``user`` is one of the metadata."""
+        user = {"user": self.user} if self.user else {}
+        metadata = {**user, **(self.metadata or {})}
+        return JobRequest(metadata=metadata, label=self.label)
 
 
 def _target(url: str) -> str:
@@ -229,7 +245,7 @@ EmbeddingTexts = Annotated[
 ]
 
 
-class EmbeddingRequest(RequestModel):
+class EmbeddingRequest(JobInput):
     """The body of an embeddings request."""
 
     model_config = NAMED
@@ -250,19 +266,12 @@ class EmbeddingRequest(RequestModel):
     deadline_s: float | None = Field(
         None, gt=0, le=86_400, description="Seconds.", examples=[60.0]
     )
-    metadata: Metadata | None = None
-    user: str | None = None
 
     @model_validator(mode="after")
     def _named(self) -> "EmbeddingRequest":
         if not (self.model or self.persona):
             raise wrong("name a model or a persona; see /v1/models", "model")
         return self
-
-    def labels(self) -> dict[str, str]:
-        """The caller's own labels: ``metadata``, and ``user`` as one of them."""
-        user = {"user": self.user} if self.user else {}
-        return {**user, **(self.metadata or {})}
 
 
 MOST_ANSWERS = 8
@@ -389,7 +398,7 @@ class SamplingInput(RequestModel):
         return {name: value for name, value in given.items() if value is not None}
 
 
-class GenerationInput(SamplingInput):
+class GenerationInput(JobInput, SamplingInput):
     """What chat and plain completions have in common."""
 
     model_config = NAMED
@@ -408,7 +417,6 @@ class GenerationInput(SamplingInput):
     deadline_s: float | None = Field(
         None, gt=0, le=86_400, description="Seconds.", examples=[60.0]
     )
-    metadata: Metadata | None = None
     retain: int | None = Field(
         None,
         ge=0,
@@ -416,7 +424,6 @@ class GenerationInput(SamplingInput):
         description="Hours to keep prompt and answer after the end, at most what the "
         "org keeps; 0: nothing is kept after delivery.",
     )
-    user: str | None = None
     n: int | None = Field(None, ge=1, le=MOST_ANSWERS, description="How many answers.")
     webhook: WebhookInput | None = Field(None, description="With mode async.")
 
@@ -439,11 +446,6 @@ class GenerationInput(SamplingInput):
     def includes_usage(self) -> bool:
         """True when a stream ends with a chunk that holds the usage."""
         return bool(self.stream_options and self.stream_options.include_usage)
-
-    def labels(self) -> dict[str, str]:
-        """The caller's own labels: ``metadata``, and ``user`` as one of them."""
-        user = {"user": self.user} if self.user else {}
-        return {**user, **(self.metadata or {})}
 
 
 class ChatRequest(GenerationInput):

@@ -38,7 +38,6 @@ from genie.api_types import (
     TopLogprob,
 )
 from genie.contracts.inference import (
-    Locality,
     Logprob,
     Outcome,
     PartialAnswer,
@@ -225,7 +224,7 @@ def whole(dialect: Dialect, job: JobRecord, outcome: Outcome) -> AnyCompletion:
         system_fingerprint=outcome.fingerprint,
         choices=tuple(map(dialect.choice, parts)),
         usage=usage(outcome.usage),
-        model_substituted=job.substituted,
+        model_substituted=job.request.substituted,
         genie=details(job, outcome),
     )
 
@@ -247,11 +246,11 @@ def _parts(job: JobRecord, index: int, answer: PartialAnswer) -> ChoiceParts:
 
 def calls_of(job: JobRecord, index: int = 0) -> ToolCallParser | None:
     """What reads the calls in an answer, None when the job was given no tools."""
-    written = job.route.get("tool_format")
+    written = job.request.route.get("tool_format")
     seed = f"{job.id}.{index}" if index else job.id
     if not written:
         return None
-    most = 1 if job.route.get("one_call") else None
+    most = 1 if job.request.route.get("one_call") else None
     return toolcalls.reader_of(written, seed, most=most)
 
 
@@ -265,7 +264,7 @@ def accepted(dialect: Dialect, job: JobRecord) -> AcceptedJob:
         polling_url=f"/v1/jobs/{name}",
         created=int(job.created_at.timestamp()),
         model=job.model,
-        model_substituted=job.substituted,
+        model_substituted=job.request.substituted,
     )
 
 
@@ -291,7 +290,7 @@ def last(
         job,
         outcome.fingerprint,
         dialect.delta(said),
-        model_substituted=job.substituted,
+        model_substituted=job.request.substituted,
         genie=details(job, outcome),
     )
 
@@ -345,7 +344,7 @@ def vectors(
         model=job.model,
         usage=EmbeddingUsage(prompt_tokens=used, total_tokens=used),
         system_fingerprint=outcome.fingerprint,
-        model_substituted=job.substituted,
+        model_substituted=job.request.substituted,
         genie=details(job, outcome),
     )
 
@@ -369,7 +368,7 @@ def details(job: JobRecord, outcome: Outcome) -> CompletionDetails:
         job_id=job.id,
         persona=job.persona,
         worker=outcome.worker or None,
-        locality=Locality(job.locality),
+        locality=job.request.locality,
         queue_s=timing.queue_s,
         first_token_s=timing.first_token_s,
         total_s=timing.total_s,

@@ -59,9 +59,12 @@ def stop(ctx: Context, batch: BatchRecord, chunks: Sequence[ChunkRecord]) -> Non
         span = range(chunk.first_line, chunk.first_line + chunk.lines)
         ids = [feed.job_id(batch, line, collect.run_of(chunk, line)) for line in span]
         with ctx.db.session() as session:
-            running = store.chunks.close(session, ids, state, ctx.now(), fault)
-        for job_id, worker_id in running:
-            _tell(ctx, worker_id, job_id)
+            closed = store.transitions.close(
+                session, ids, state, ctx.now(), fault=fault, keeps_task=False
+            )
+        for job in closed:
+            if job.worker_id is not None:
+                _tell(ctx, job.worker_id, job.job_id)
 
 
 def finish(ctx: Context, source: BatchInput) -> None:
@@ -77,7 +80,7 @@ def finish(ctx: Context, source: BatchInput) -> None:
                 finalizing_at=ctx.now(),
             )
     with ctx.db.reading() as session:
-        chunks = store.chunks.written_of(session, batch.id)
+        chunks = store.batches.written_chunks(session, batch.id)
     output = _assemble(ctx, batch, chunks, OUTPUT)
     errors = _assemble(ctx, batch, chunks, ERRORS)
     end(ctx, batch, output, errors)
@@ -119,7 +122,7 @@ def remove_leftovers(ctx: Context, batch: BatchRecord) -> None:
         if path not in kept:
             storage.remove(path)
     with ctx.db.session() as session:
-        store.chunks.drop(session, batch.id)
+        store.batches.drop_chunks(session, batch.id)
         store.batches.move(session, batch.id, [batch.state], tidied_at=ctx.now())
 
 

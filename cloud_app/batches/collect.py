@@ -64,7 +64,7 @@ def unfinished(ctx: Context, batch: BatchRecord, chunk: ChunkRecord) -> int:
     """How many jobs of a chunk have not ended."""
     ids = [feed.job_id(batch, line, run_of(chunk, line)) for line in _span(chunk)]
     with ctx.db.reading() as session:
-        return store.chunks.open_jobs(session, ids)
+        return len(store.jobs.still_open(session, ids))
 
 
 def run_of(chunk: ChunkRecord, line: int) -> int:
@@ -106,7 +106,7 @@ def _run_again(
             return True
         made.jobs += one.jobs
     with ctx.db.session() as session:
-        if not store.chunks.try_again(session, chunk, tries):
+        if not store.batches.try_again(session, chunk, tries):
             return True
         store.jobs.insert_all(session, made.jobs)
     feed.publish(ctx, [new.task for new in made.jobs])
@@ -114,8 +114,8 @@ def _run_again(
 
 
 def _may_pass(job: JobRecord) -> bool:
-    failed = job.state is JobState.FAILED
-    return failed and job.fault is not None and job.fault.retryable
+    fault = job.outcome.fault
+    return job.state is JobState.FAILED and fault is not None and fault.retryable
 
 
 def _ended(
@@ -129,7 +129,8 @@ def _ended(
             for line in group
         }
         with ctx.db.reading() as session:
-            found = store.chunks.results(session, list(ids.values()))
+            jobs = store.jobs.by_ids(session, list(ids.values()))
+        found = {job.id: job for job in jobs}
         for line in group:
             yield line, found.get(ids[line.number])
 
@@ -141,7 +142,7 @@ class _ChunkTotals:
     usage: Usage = field(default_factory=Usage)
 
     def add(self, job: JobRecord) -> None:
-        used = job.usage or Usage()
+        used = job.outcome.usage or Usage()
         self.completed += 1
         self.usage = Usage(
             prompt_tokens=self.usage.prompt_tokens + used.prompt_tokens,
@@ -190,7 +191,7 @@ class _ChunkFiles:
             usage=self._tally.usage,
         )
         with self._ctx.db.session() as session:
-            is_first = store.chunks.write(session, self._chunk, written)
+            is_first = store.batches.write_chunk(session, self._chunk, written)
             if is_first:
                 store.batches.count(session, self._batch.id, written)
         return is_first
@@ -220,7 +221,7 @@ class _ChunkFiles:
         self._tally.failed += 1
         if job.state is JobState.COMPLETED:
             return _failed(line, job.id, JobState.FAILED, FORGOTTEN)
-        return _failed(line, job.id, job.state, job.fault)
+        return _failed(line, job.id, job.state, job.outcome.fault)
 
 
 def _pieces(spool: SpooledTemporaryFile[bytes]) -> Iterator[bytes]:
@@ -230,7 +231,7 @@ def _pieces(spool: SpooledTemporaryFile[bytes]) -> Iterator[bytes]:
 
 
 def _is_forgotten(job: JobRecord) -> bool:
-    return job.text is None and job.extras is None
+    return job.outcome.text is None and job.outcome.extras is None
 
 
 def _why(batch: BatchRecord) -> Fault:

@@ -192,7 +192,7 @@ class _BatchStep:
 
     def _open(self, batch: BatchRecord) -> tuple[ChunkRecord, ...]:
         with self._ctx.db.reading() as session:
-            return store.chunks.open_of(session, batch.id)
+            return store.batches.open_chunks(session, batch.id)
 
     def _again(self, batch: BatchRecord) -> BatchRecord:
         with self._ctx.db.reading() as session:

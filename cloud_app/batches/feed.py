@@ -127,7 +127,7 @@ def publish(ctx: Context, tasks: Sequence[InferenceTask]) -> None:
     done = [task.job_id for task, ok in zip(tasks, sent, strict=True) if ok]
     if done:
         with ctx.db.session() as session:
-            store.chunks.confirm(session, done, ctx.now())
+            store.transitions.confirm(session, done, ctx.now())
 
 
 def _publish(ctx: Context, task: InferenceTask) -> bool:
@@ -196,7 +196,7 @@ def _commit(
             session, batch, offset=end, line=taken[-1].number, model=model
         ):
             return None
-        store.chunks.insert(session, chunk)
+        store.batches.insert_chunk(session, chunk)
         store.jobs.insert_all(session, made.jobs)
         after = store.batches.by_id(session, batch.id)
     publish(ctx, [new.task for new in made.jobs])

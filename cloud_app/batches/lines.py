@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, BinaryIO
 
 import msgspec
+from msgspec import structs
 from pydantic import BaseModel, ValidationError
 
 from cloud_app.api import errors, json, orders, responses
@@ -115,15 +116,16 @@ def order(
 ) -> Order:
     """The order of a request; it may take the ``left_s`` of the batch's window."""
     made = _ORDERS[request.endpoint](request.body, key)
+    metadata = {
+        **made.request.metadata,
+        "batch_id": f"{batches.PREFIX}{batch.id}",
+        "custom_id": request.custom_id,
+    }
     return replace(
         made,
         mode=Mode.BATCH,
         deadline_s=left_s,
-        metadata={
-            **made.metadata,
-            "batch_id": f"{batches.PREFIX}{batch.id}",
-            "custom_id": request.custom_id,
-        },
+        request=structs.replace(made.request, metadata=metadata),
     )
 
 

@@ -2,8 +2,6 @@
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from threading import Lock
-from weakref import WeakKeyDictionary
 
 from sqlmodel import Session
 
@@ -14,7 +12,6 @@ from cloud_app.context import Context
 from cloud_app.fleet import snapshot
 from cloud_app.orgs import auth
 from cloud_app.store.records import AnyOrg, PlacementRecord, WorkerRecord, slug_of
-from cloud_app.store.workers import FingerprintFact
 from genie import logs
 from genie.contracts.base import PROTOCOL
 from genie.contracts.fleet import (
@@ -37,19 +34,6 @@ KNOWN_FOR = timedelta(days=1)
 
 _MAX_SEQ = 2**63 - 1
 _MAX_FACTS = 10_000
-
-
-class _FleetCache:
-    """What one process remembers of one database between two looks."""
-
-    def __init__(self) -> None:
-        self.lock = Lock()
-        self.view: FleetView | None = None
-        self.facts: set[FingerprintFact] = set()
-
-
-_memories: WeakKeyDictionary[store.Database, _FleetCache] = WeakKeyDictionary()
-_memories_lock = Lock()
 
 
 def register(ctx: Context, said: Registration, token: str | None) -> RegistrationReply:
@@ -117,7 +101,7 @@ def heartbeat(
 
 def view(ctx: Context) -> FleetView:
     """The whole fleet now, at most half a second old."""
-    memory = _memory(ctx)
+    memory = ctx.fleet
     with memory.lock:  # one thread reads, the others take what it read
         known = memory.view
         if known is not None:
@@ -140,7 +124,7 @@ def read_fleet(ctx: Context, session: Session) -> FleetView:
 
 def invalidate_view(ctx: Context) -> None:
     """Let the next `view` of this process read anew."""
-    _memory(ctx).view = None
+    ctx.fleet.view = None
 
 
 def workers(ctx: Context, org: AnyOrg) -> tuple[WorkerRecord, ...]:
@@ -266,7 +250,7 @@ def _desired(
 
 def _keep_facts(ctx: Context, session: Session, beat: Heartbeat, now: datetime) -> None:
     """Keep what was measured of models never seen before: one statement, seldom."""
-    memory = _memory(ctx)
+    memory = ctx.fleet
     new = {
         (model.model, model.quant, model.fingerprint): model
         for model in beat.models
@@ -282,11 +266,6 @@ def _keep_facts(ctx: Context, session: Session, beat: Heartbeat, now: datetime) 
         return
     store.workers.insert_facts(session, new, now)
     memory.facts.update(new)
-
-
-def _memory(ctx: Context) -> _FleetCache:
-    with _memories_lock:
-        return _memories.setdefault(ctx.db, _FleetCache())
 
 
 def known(session: Session, now: datetime) -> tuple[WorkerRecord, ...]:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 
+from msgspec import structs
+
 from cloud_app.api.orders import Mode, Order
 from cloud_app.brain import capacity, defaults, router
 from cloud_app.context import Context
@@ -102,12 +104,15 @@ def prepare(ctx: Context, order: Order, *, may_wait: bool = False) -> NewJob:
         webhooks.check(ctx, order.webhook)
     target = resolve(ctx.catalog, order.model, order.persona)
     work_class = _work_class(order, target)
-    texts = [message.content for message in order.messages] + [order.prompt or ""]
+    texts = [message.content for message in order.input.messages]
+    texts.append(order.input.prompt or "")
     route = decide(
         ctx, order.key, target, work_class, order.needed, texts, may_wait=may_wait
     )
     if isinstance(route, router.Refusal):
-        raise failures.refusal_error(route, "messages" if order.messages else "prompt")
+        raise failures.refusal_error(
+            route, "messages" if order.input.messages else "prompt"
+        )
     return _new_job(ctx, order, _task(ctx, order, target, route), route)
 
 
@@ -126,6 +131,9 @@ def _task(
     is_watched = order.mode.is_watched
     limit_s = settings.sync_timeout_s if is_watched else settings.async_timeout_s
     now = ctx.now()
+    asked = structs.replace(
+        order.input, messages=defaults.messages(order.input.messages, persona)
+    )
     return InferenceTask(
         job_id=ids.new_id(now),
         org=order.key.org.slug,
@@ -135,18 +143,11 @@ def _task(
         created_at=now,
         deadline_at=now + timedelta(seconds=min(order.deadline_s or limit_s, limit_s)),
         sampling=defaults.sampling(order.sampling, persona),
-        messages=defaults.messages(order.messages, persona),
-        prompt=order.prompt,
-        inputs=order.inputs,
-        n=order.n,
-        json_schema=order.json_schema,
-        tools=order.tools,
-        force_tool=order.force_tool,
-        one_call=order.one_call,
         persona=persona.name if persona else None,
         locality=route.locality,
         reply_to=ctx.replies.name if is_watched else None,
         chunks=order.mode is Mode.STREAM,
+        **structs.asdict(asked),
     )
 
 
@@ -166,16 +167,20 @@ def _reading(ctx: Context, task: InferenceTask) -> dict[str, object]:
 def _new_job(
     ctx: Context, order: Order, task: InferenceTask, route: router.Route
 ) -> NewJob:
+    request = structs.replace(
+        order.request,
+        route=failures.explain(route) | _reading(ctx, task),
+        locality=route.locality,
+        substituted=route.substituted,
+    )
     return NewJob(
         task=task,
+        request=request,
         org=order.key.org,
         key_id=order.key.id,
         mode=order.mode.value,
-        route=failures.explain(route) | _reading(ctx, task),
-        substituted=route.substituted,
         idempotency_key=order.idempotency_key,
         body_sha256=_digest(order.body) if order.idempotency_key else None,
-        metadata=order.metadata,
         webhook=order.webhook,
         retain_h=_retain_h(order.key.org.retain_h, order.retain_h),
     )

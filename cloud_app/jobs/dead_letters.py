@@ -55,16 +55,16 @@ def replay(ctx: Context, key: KeyRecord, letter_id: str) -> JobRecord:
     letter = _one(ctx, key.org, letter_id)
     task = _task(letter)
     job = lifecycle.get(ctx, key.org, task.job_id)
-    if job.state is not JobState.FAILED or job.fault is None or job.fault.code != CODE:
+    fault = job.outcome.fault
+    if job.state is not JobState.FAILED or fault is None or fault.code != CODE:
         raise Conflict(
             f"job {job.id} is {job.state.value} and not waiting for this letter; "
             "discard it"
         )
     task = _again(ctx, task, job)
     with ctx.db.session() as session:
-        if not store.jobs.reopen(session, job, task):
+        if not store.transitions.reopen(session, job, task):
             raise Conflict(f"job {job.id} is being replayed already")
-        store.attempts.forget_losses(session, job.id)
     _note(ctx, key, "dead_letter_replayed", letter)
     _remove(ctx, key.org, letter.id)
     _publish(ctx, task)
@@ -104,7 +104,9 @@ def _fail(ctx: Context, died: list[DeadLetter]) -> int:
         is_open = store.jobs.still_open(session, tuple(reasons))
         for job_id in is_open:
             fault = _fault(reasons[job_id])
-            store.jobs.close(session, job_id, JobState.FAILED, ctx.now(), fault=fault)
+            store.transitions.close(
+                session, [job_id], JobState.FAILED, ctx.now(), fault=fault
+            )
     for job_id in is_open:
         log.error("job_dead_lettered", job_id=job_id, reason=reasons[job_id].reason)
     return len(is_open)

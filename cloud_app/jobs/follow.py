@@ -34,9 +34,9 @@ class JobListener:
     @property
     def answers(self) -> int:
         """How many answers the job has, or is to have."""
-        if self._job.payload is not None:
-            return max(1, self._job.payload.n)
-        return max(1, len(outcome_of(self._job).answers))
+        if self._job.task is not None:
+            return max(1, self._job.task.n)
+        return len(self._job.outcome.answers)
 
     def items(self) -> Iterator[QueueWait | AnswerText | Outcome]:
         """Everything the listener is told; the last item is the outcome."""
@@ -100,7 +100,7 @@ class JobListener:
         job = self._job
         outcome = outcome_of(job)
         if job.state is JobState.COMPLETED:
-            if job.text is None:
+            if job.outcome.text is None:
                 raise JobFailed(
                     f"the answer of job {job.id} is no longer kept; submit it again",
                     code="result_expired",

@@ -22,11 +22,12 @@ from genie.api_types import (
     WebhookEvent,
     from_contract,
 )
-from genie.contracts.inference import JobState, Locality
+from genie.contracts.inference import JobState
 
 
 def job_json(job: JobRecord) -> JobAnswer:
     """A job as the API shows it; moments in unix seconds."""
+    ended = job.outcome
     return JobAnswer(
         id=job.id,
         status=job.state,
@@ -34,22 +35,23 @@ def job_json(job: JobRecord) -> JobAnswer:
         persona=job.persona,
         model=job.model,
         worker=job.worker,
-        locality=Locality(job.locality),
-        model_substituted=job.substituted,
+        locality=job.request.locality,
+        model_substituted=job.request.substituted,
         created_at=unix(job.created_at),
         started_at=unix(job.started_at),
         first_token_at=unix(job.first_token_at),
         finished_at=unix(job.finished_at),
         deadline_at=unix(job.deadline_at),
         attempts=job.attempts,
-        retry_of=job.retry_of,
+        retry_of=job.request.retry_of,
         retain=job.retain_h,
-        usage=responses.usage(job.usage) if job.usage else None,
-        timing=from_contract(JobTiming, job.timing) if job.timing else None,
-        error=from_contract(JobFault, job.fault) if job.fault else None,
-        route=route_answer(job.route),
+        usage=responses.usage(ended.usage) if ended.usage else None,
+        timing=from_contract(JobTiming, ended.timing) if ended.timing else None,
+        error=from_contract(JobFault, ended.fault) if ended.fault else None,
+        route=route_answer(job.request.route),
         result=_result(job),
-        metadata=job.metadata,
+        label=job.request.label,
+        metadata=job.request.metadata,
     )
 
 
@@ -66,12 +68,12 @@ def route_answer(route: dict[str, Any]) -> RouteAnswer:
 
 def _result(job: JobRecord) -> AnyCompletion | EmbeddingsAnswer | None:
     """The answer, None before the end and after it was purged."""
-    if job.state is not JobState.COMPLETED or job.text is None:
+    if job.state is not JobState.COMPLETED or job.outcome.text is None:
         return None
     outcome = stream.outcome_of(job)
     if outcome.extras and outcome.extras.vectors:
         return responses.vectors(job, outcome)
-    dialect = responses.TEXT if job.route.get("is_plain") else responses.CHAT
+    dialect = responses.TEXT if job.request.route.get("is_plain") else responses.CHAT
     return responses.whole(dialect, job, outcome)
 
 

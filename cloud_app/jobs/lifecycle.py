@@ -14,8 +14,8 @@ from sqlmodel import Session
 
 from cloud_app import store
 from cloud_app.context import Context
-from cloud_app.store.outcomes import JobCompletion, OpenJobState
 from cloud_app.store.records import AnyOrg, JobFilter, JobRecord, NewJob, slug_of
+from cloud_app.store.transitions import ClosedJob, JobCompletion, OpenJobState
 from genie import logs
 from genie.contracts.inference import (
     AttemptGivenBack,
@@ -74,7 +74,7 @@ def accept(ctx: Context, new: NewJob) -> tuple[JobRecord, bool]:
     """
     _check_key(new.idempotency_key)
     if _insert(ctx, new):
-        return _accepted(new), True
+        return store.jobs.of_new(new), True
     if new.idempotency_key is None:
         raise Conflict(f"job {new.task.job_id} exists already", param="id")
     with ctx.db.reading() as session:
@@ -114,13 +114,15 @@ def record(session: Session, new: NewJob) -> bool:
 def mark_confirmed(ctx: Context, job_id: str) -> None:
     """The broker has the job's message: the relay need not publish it."""
     with ctx.db.session() as session:
-        store.jobs.confirm(session, job_id, ctx.now())
+        store.transitions.confirm(session, [job_id], ctx.now())
 
 
 def refuse(ctx: Context, job_id: str, fault: Fault) -> None:
     """The job could not be published and will not be: it failed."""
     with ctx.db.session() as session:
-        store.jobs.close(session, job_id, JobState.FAILED, ctx.now(), fault=fault)
+        store.transitions.close(
+            session, [job_id], JobState.FAILED, ctx.now(), fault=fault
+        )
 
 
 def apply(ctx: Context, event: RecordedEvent) -> bool:
@@ -131,7 +133,7 @@ def apply(ctx: Context, event: RecordedEvent) -> bool:
     if not store.ids.is_id(event.job_id):
         log.warning("event_of_no_job", kind=type(event).__name__)
         return False
-    event = store.outcomes.storable(event)
+    event = store.transitions.storable(event)
     if isinstance(event, AttemptStarted):
         return _start(ctx, event)
     if isinstance(event, AttemptGivenBack):
@@ -142,12 +144,11 @@ def apply(ctx: Context, event: RecordedEvent) -> bool:
 def abort(ctx: Context, job: JobRecord, fault: Fault) -> None:
     """End a job as failed from the cloud's side, and stop whoever runs it."""
     with ctx.db.session() as session:
-        changed = store.jobs.close(
-            session, job.id, JobState.FAILED, ctx.now(), fault=fault
+        closed = store.transitions.close(
+            session, [job.id], JobState.FAILED, ctx.now(), fault=fault
         )
-        known = store.jobs.by_id(session, job.id)
-    if changed and known is not None:
-        _stop(ctx, job.id, job.model, job.queue, known.worker_id)
+    for one in closed:
+        _stop(ctx, one)
 
 
 def cancel(ctx: Context, org: AnyOrg, job_id: str) -> JobRecord:
@@ -157,14 +158,14 @@ def cancel(ctx: Context, org: AnyOrg, job_id: str) -> JobRecord:
     """
     job_id, slug = store.ids.bare(job_id), slug_of(org)
     with ctx.db.session() as session:
-        changed = store.jobs.close(
-            session, job_id, JobState.CANCELLED, ctx.now(), org=slug
+        closed = store.transitions.close(
+            session, [job_id], JobState.CANCELLED, ctx.now(), org=slug
         )
         job = store.jobs.of_org(session, slug, job_id)
     if job is None:
         raise _unknown(job_id)
-    if changed:
-        _stop(ctx, job.id, job.model, job.queue, job.worker_id)
+    for one in closed:
+        _stop(ctx, one)
     return job
 
 
@@ -209,7 +210,7 @@ def mark_delivered(ctx: Context, job: JobRecord) -> None:
     if job.retain_h != 0 or not job.state.is_terminal:
         return
     with ctx.db.session() as session:
-        store.retention.delivered(session, job.id, ctx.now())
+        store.backlog.delivered(session, job.id, ctx.now())
 
 
 def relay(ctx: Context) -> int:
@@ -248,17 +249,17 @@ def reopen(ctx: Context) -> int:
     """
     now = ctx.now()
     with ctx.db.session() as session:
-        return store.backlog.reopen(session, now=now, fault=INTERRUPTED)
+        return store.transitions.recover(session, now=now, fault=INTERRUPTED)
 
 
 def sweep(ctx: Context) -> SweepReport:
     """Time out jobs past their deadline and forget texts past their retention."""
     now = ctx.now()
     with ctx.db.session() as session:
-        overdue = store.backlog.time_out(
+        overdue = store.transitions.time_out(
             session, before=now - GRACE, now=now, fault=OVERDUE, limit=SWEEP_LIMIT
         )
-        purged = store.retention.purge(
+        purged = store.backlog.purge(
             session, retain_h=ctx.settings.retain_h, now=now, limit=SWEEP_LIMIT
         )
     for job in overdue:
@@ -276,41 +277,17 @@ def _check_key(key: str | None) -> None:
     )
 
 
-def _accepted(new: NewJob) -> JobRecord:
-    task = new.task
-    return JobRecord(
-        id=task.job_id,
-        org=new.org.slug,
-        key_id=new.key_id,
-        state=JobState.QUEUED,
-        mode=new.mode,
-        persona=task.persona,
-        model=task.model,
-        queue=task.queue,
-        work_class=task.work_class.value,
-        locality=task.locality.value,
-        substituted=new.substituted,
-        route=new.route,
-        payload=task if new.mode == "async" else None,
-        created_at=task.created_at,
-        deadline_at=task.deadline_at,
-        idempotency_key=new.idempotency_key,
-        body_sha256=new.body_sha256,
-        metadata=new.metadata,
-        retain_h=new.retain_h,
-        retry_of=new.retry_of,
-    )
-
-
 def _start(ctx: Context, event: AttemptStarted) -> bool:
     now = ctx.now()
     with ctx.db.session() as session:
         if event.redelivered:
-            store.attempts.note(session, event, now)
-        attempts = store.jobs.start(session, event, now)
+            store.transitions.note_attempt(session, event, now)
+        attempts = store.transitions.start(session.connection(), event, now)
         is_poison = exceeds_attempt_limit(session, event.job_id, attempts or 0)
         if is_poison:
-            store.jobs.close(session, event.job_id, JobState.FAILED, now, fault=FAULT)
+            store.transitions.close(
+                session, [event.job_id], JobState.FAILED, now, fault=FAULT
+            )
         job = None if attempts else store.jobs.by_id(session, event.job_id)
     if is_poison:
         log.error("job_poison", job_id=event.job_id, worker=event.worker)
@@ -324,9 +301,9 @@ def _start(ctx: Context, event: AttemptStarted) -> bool:
 def _give_back(ctx: Context, event: AttemptGivenBack) -> bool:
     with ctx.db.session() as session:
         if event.goes_on:
-            return store.attempts.lose(session, event, ctx.now())
-        is_lost = store.attempts.is_lost(session, event)
-        return store.jobs.give_back(session, event, is_lost=is_lost)
+            return store.transitions.lose_attempt(session, event, ctx.now())
+        is_lost = store.transitions.is_attempt_lost(session, event)
+        return store.transitions.give_back(session, event, is_lost=is_lost)
 
 
 def _end(ctx: Context, outcome: Outcome) -> bool:
@@ -334,25 +311,24 @@ def _end(ctx: Context, outcome: Outcome) -> bool:
         log.warning("outcome_not_terminal", job_id=outcome.job_id)
         return False
     with ctx.db.session() as session:
-        if store.jobs.end(session, outcome, ctx.now()):
+        end = JobCompletion(outcome=outcome)
+        if store.transitions.end(session.connection(), [end], ctx.now()):
             return True
-        is_known = store.jobs.drop(session, outcome.job_id)
+        is_known = store.transitions.drop(session, outcome.job_id)
     log.info("outcome_dropped", job_id=outcome.job_id, is_known=is_known)
     return False
 
 
-def _stop(
-    ctx: Context, job_id: str, model: str, queue: str, worker_id: str | None
-) -> None:
+def _stop(ctx: Context, job: ClosedJob) -> None:
     """Tell the worker that runs a job, or every worker that may take it, to stop."""
-    if worker_id is not None:
-        _tell(ctx, worker_id, job_id)
+    if job.worker_id is not None:
+        _tell(ctx, job.worker_id, job.job_id)
         return
     with ctx.db.reading() as session:
-        holding = store.workers.holding(session, model)
+        holding = store.workers.holding(session, job.model)
     for other, queues in holding:
-        if queue in queues:
-            _tell(ctx, other, job_id)
+        if job.queue in queues:
+            _tell(ctx, other, job.job_id)
 
 
 def _tell(ctx: Context, worker_id: str, job_id: str) -> None:
@@ -384,7 +360,9 @@ def _publish_all(ctx: Context, tasks: tuple[InferenceTask, ...]) -> int:
 def _too_late(ctx: Context, job_id: str) -> None:
     """Its deadline passed before the broker could be given it: nobody needs it now."""
     with ctx.db.session() as session:
-        store.jobs.close(session, job_id, JobState.TIMEOUT, ctx.now(), fault=OVERDUE)
+        store.transitions.close(
+            session, [job_id], JobState.TIMEOUT, ctx.now(), fault=OVERDUE
+        )
 
 
 def _unknown(job_id: str) -> UnknownJob:
@@ -409,7 +387,7 @@ def exceeds_attempt_limit(session: Session, job_id: str, attempts: int) -> bool:
     """True when the latest of so many ``attempts`` is one too many."""
     if attempts <= MOST:
         return False
-    return attempts - store.attempts.lost(session, job_id) > MOST
+    return attempts - store.transitions.lost_attempts(session, job_id) > MOST
 
 
 @dataclass(slots=True)
@@ -432,13 +410,13 @@ def record_batch(ctx: Context, events: Sequence[RecordedEvent]) -> Sequence[int]
     said: dict[str, list[int]] = defaultdict(list)
     for place, event in enumerate(events):
         said[event.job_id].append(place)
-    storable = [store.outcomes.storable(event) for event in events]
+    storable = [store.transitions.storable(event) for event in events]
     ids = [job_id for job_id in said if store.ids.is_id(job_id)]
     with ctx.db.connection() as connection:
-        standings = store.outcomes.lock(connection, ids)
+        standings = store.transitions.lock(connection, ids)
         plain = sort(storable, said, standings)
-        store.outcomes.start(connection, plain.starts, ctx.now())
-        store.outcomes.complete(connection, plain.ends, ctx.now())
+        store.transitions.start_all(connection, plain.starts, ctx.now())
+        store.transitions.end(connection, plain.ends, ctx.now())
     return [place for place in range(len(events)) if place not in plain.places]
 
 
@@ -448,9 +426,9 @@ def _is_ended(ctx: Context, event: RecordedEvent) -> bool:
         return False
     if not store.ids.is_id(event.job_id):
         return False
-    outcome = store.outcomes.storable(event)
+    end = JobCompletion(outcome=store.transitions.storable(event))
     with ctx.db.single() as connection:
-        return store.outcomes.complete_one(connection, outcome, ctx.now())
+        return store.transitions.end(connection, [end], ctx.now()) == 1
 
 
 def sort(

@@ -17,7 +17,12 @@ from cloud_app.store.records import (
     NewJob,
     WebhookConfig,
 )
-from genie.contracts.inference import InferenceTask, JobState
+from genie.contracts.base import part
+from genie.contracts.inference import (
+    InferenceTask,
+    JobState,
+    ModelInput,
+)
 from genie.contracts.model import Capability
 from genie.errors import BadRequest, GenieError, Unavailable
 
@@ -95,7 +100,7 @@ def _again(ctx: Context, key: KeyRecord, job: JobRecord) -> NewJob:
         )
     }
     again = structs.replace(task, reply_to=None, **decided)
-    return replace(new, task=again, retry_of=job.id)
+    return replace(new, task=again)
 
 
 def _kept(job: JobRecord) -> InferenceTask:
@@ -106,14 +111,14 @@ def _kept(job: JobRecord) -> InferenceTask:
             code="not_retryable",
             param="id",
         )
-    if job.payload is None:
+    if job.task is None:
         raise BadRequest(
             f"the prompt of job {job.id} is not kept: it was waited for, asked not to "
             "be kept, or is past its retention; submit it again",
             code="not_retryable",
             param="id",
         )
-    return job.payload
+    return job.task
 
 
 def _order(ctx: Context, key: KeyRecord, job: JobRecord, task: InferenceTask) -> Order:
@@ -125,15 +130,13 @@ def _order(ctx: Context, key: KeyRecord, job: JobRecord, task: InferenceTask) ->
         mode=Mode.ASYNC,
         model=None if is_climbed else task.model,
         persona=persona.name if persona else None,
-        messages=task.messages,
-        prompt=task.prompt,
-        inputs=task.inputs,
+        input=part(ModelInput, task),
         needed=_needed(task),
         sampling=structs.asdict(task.sampling),
         idempotency_key=f"retry-of-{job.id}",
         body=job.id.encode(),
         deadline_s=allowed.total_seconds(),
-        metadata=job.metadata,
+        request=structs.replace(job.request, retry_of=job.id),
         webhook=_webhook(ctx, job),
         retain_h=job.retain_h,
     )

@@ -1,12 +1,11 @@
-"""How long answers are, by model, as this process has seen them."""
+"""One job as a stream: waiting, text, outcome; the row stands in for lost events."""
 
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from threading import Lock
-from weakref import WeakKeyDictionary
 
-from cloud_app import store
+from msgspec import structs
+
 from cloud_app.brain import capacity
 from cloud_app.bus import InboxItem, JobInbox, PublishUnconfirmed
 from cloud_app.context import Context
@@ -25,43 +24,8 @@ from genie.contracts.inference import (
     Outcome,
     PartialAnswer,
     SampledToken,
-    Timing,
-    Usage,
 )
 from genie.errors import Unavailable
-
-WEIGHT = 0.1
-
-
-class AnswerLengthMean:
-    """A smoothed mean of completion tokens for each model."""
-
-    def __init__(self) -> None:
-        self._means: dict[str, float] = {}
-        self._lock = Lock()
-
-    def note(self, model: str, tokens: int) -> None:
-        """One more answer."""
-        if tokens <= 0:
-            return
-        with self._lock:
-            old = self._means.get(model, float(tokens))
-            self._means[model] = old + WEIGHT * (tokens - old)
-
-    def mean(self, model: str) -> float | None:
-        """Tokens of an answer; None before the first."""
-        return self._means.get(model)
-
-
-_paces: WeakKeyDictionary[store.Database, AnswerLengthMean] = WeakKeyDictionary()
-_lock = Lock()
-
-
-def of(ctx: Context) -> AnswerLengthMean:
-    """The pace of this process's cloud."""
-    with _lock:
-        return _paces.setdefault(ctx.db, AnswerLengthMean())
-
 
 log = logs.logger("asking")
 
@@ -199,7 +163,7 @@ class JobStream:
             queue=job.queue,
             model=job.model,
             ahead=ahead + 1,
-            tokens=of(ctx).mean(job.model),
+            tokens=ctx.answer_lengths.mean(job.model),
         )
         return QueueWait(position=ahead + 1, eta_s=eta_s)
 
@@ -307,7 +271,8 @@ class JobStream:
         except BrokenAnswer as error:
             yield self._give_up(_broken(error))
             return
-        of(self._ctx).note(self._job.model, outcome.usage.completion_tokens)
+        lengths = self._ctx.answer_lengths
+        lengths.note(self._job.model, outcome.usage.completion_tokens)
         for index, rest in enumerate(rests):
             yield from self._told(rest, index)
         yield outcome
@@ -352,6 +317,9 @@ def _broken(error: BrokenAnswer) -> Fault:
 
 def outcome_of(job: JobRecord) -> Outcome:
     """The outcome a terminal job's record tells of."""
+    ended = structs.asdict(job.outcome)
+    known = {name: value for name, value in ended.items() if value is not None}
+    known["at"] = job.finished_at or job.created_at
     return Outcome(
         job_id=job.id,
         attempt_id="record",
@@ -359,12 +327,6 @@ def outcome_of(job: JobRecord) -> Outcome:
         worker=job.worker or "",
         model=job.model,
         state=job.state,
-        at=job.finished_at or job.created_at,
-        text=job.text or "",
-        finish_reason=FinishReason(job.finish_reason) if job.finish_reason else None,
         fingerprint=job.fingerprint,
-        usage=job.usage or Usage(),
-        timing=job.timing or Timing(),
-        fault=job.fault,
-        extras=job.extras,
+        **known,
     )

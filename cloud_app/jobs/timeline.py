@@ -8,8 +8,8 @@ from datetime import datetime
 from cloud_app import store
 from cloud_app.context import Context
 from cloud_app.jobs import lifecycle
-from cloud_app.store.attempts import AttemptRecord
 from cloud_app.store.records import AnyOrg, JobRecord
+from cloud_app.store.transitions import AttemptRecord
 from genie import logs
 from genie.errors import Unavailable
 
@@ -35,10 +35,13 @@ def of(
     job: JobRecord, attempts: tuple[AttemptRecord, ...] = ()
 ) -> tuple[TimelineEntry, ...]:
     """Accepted, routed, queued, each start, the first token, and the end."""
-    route = {name: job.route.get(name) for name in ("model", "queue", "reasons")}
-    route["skipped"] = job.route.get("skipped", [])
+    decided = job.request.route
+    route = {name: decided.get(name) for name in ("model", "queue", "reasons")}
+    route["skipped"] = decided.get("skipped", [])
     entries = [
-        _entry("accepted", job.created_at, mode=job.mode, retry_of=job.retry_of),
+        _entry(
+            "accepted", job.created_at, mode=job.mode, retry_of=job.request.retry_of
+        ),
         _entry("routed", job.created_at, **route),
     ]
     if job.confirmed_at is not None:
@@ -66,13 +69,13 @@ def _start(number: int, at: datetime, worker: str | None) -> TimelineEntry:
 
 
 def _end(job: JobRecord, at: datetime) -> TimelineEntry:
-    fault = job.fault
+    fault, reason = job.outcome.fault, job.outcome.finish_reason
     return _entry(
         job.state.value,
         at,
         attempts=job.attempts,
         worker=job.worker,
-        finish_reason=job.finish_reason,
+        finish_reason=reason and reason.value,
         error={"code": fault.code, "message": fault.message} if fault else None,
     )
 
@@ -90,7 +93,7 @@ def read(
     if job.attempts < 2:
         return job, of(job)
     with ctx.db.reading() as session:
-        return job, of(job, store.attempts.of_job(session, job.id))
+        return job, of(job, store.transitions.attempts_of(session, job.id))
 
 
 def follow(

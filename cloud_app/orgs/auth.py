@@ -11,9 +11,7 @@ import secrets
 import string
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from threading import Lock
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 from sqlmodel import Session
 
@@ -38,19 +36,6 @@ KEY = "sk-genie-"
 JOIN = "gj-"
 WORKER = "gw-"
 JOIN_TTL_S = 3600.0
-
-KEY_FOR_S = 0.5
-"""How long a live key is known without asking the database. A revoked one is out at
-once in the process that revoked it, and in this time everywhere else."""
-
-OTHERS_S = 0.1
-"""How long another request with the same key is waited for, which asks already."""
-
-KEYS_KEPT = 10_000
-
-_memories: WeakKeyDictionary[store.Database, dict[str, tuple[KeyRecord, str, datetime]]]
-_memories = WeakKeyDictionary()
-_looking = tuple(Lock() for _ in range(64))  # a key has always the same
 
 _BASE62 = string.ascii_letters + string.digits
 _KEY_LENGTH = 24
@@ -94,42 +79,19 @@ def authenticate(
 
 
 def _look_up(ctx: "Context", prefix: str) -> tuple[KeyRecord, str] | None:
-    """A key and its digest, live ones at most `KEY_FOR_S` old."""
-    if (kept := _kept(ctx, prefix)) is not None:
-        return kept
-    # Of many that ask at once with one key, one asks the database.
-    looking = _looking[hash(prefix) % len(_looking)]
-    is_first = looking.acquire(timeout=OTHERS_S)
-    try:
-        return _kept(ctx, prefix) or _asked(ctx, prefix)
-    finally:
-        if is_first:
-            looking.release()
+    """A key and its digest; a live one may be as old as the context's cache allows."""
+    if (known := ctx.keys.get(prefix, ctx.now())) is not None:
+        return known
+    with ctx.keys.alone(prefix):
+        return ctx.keys.get(prefix, ctx.now()) or _read_key(ctx, prefix)
 
 
-def _asked(ctx: "Context", prefix: str) -> tuple[KeyRecord, str] | None:
-    memory, now = _memory(ctx), ctx.now()
+def _read_key(ctx: "Context", prefix: str) -> tuple[KeyRecord, str] | None:
+    generation, now = ctx.keys.generation, ctx.now()
     with ctx.db.reading() as session:
         found = store.keys.by_prefix(session, prefix)
-    if len(memory) >= KEYS_KEPT:
-        memory.clear()
-    memory.pop(prefix, None)
-    if found is not None and found[0].revoked_at is None:
-        memory[prefix] = (*found, now)
+    ctx.keys.put(prefix, found, now, generation)
     return found
-
-
-def _kept(ctx: "Context", prefix: str) -> tuple[KeyRecord, str] | None:
-    """A key that was looked up a moment ago."""
-    kept = _memory(ctx).get(prefix)
-    if kept is None or not 0 <= (ctx.now() - kept[2]).total_seconds() < KEY_FOR_S:
-        return None
-    return kept[0], kept[1]
-
-
-def _memory(ctx: "Context") -> dict[str, tuple[KeyRecord, str, datetime]]:
-    """What this process knows of the keys of one database, by their prefixes."""
-    return _memories.setdefault(ctx.db, {})
 
 
 def standing(ctx: "Context", prefix: str) -> KeyRecord:
@@ -165,7 +127,7 @@ def retain(
         owner = _org(session, org)
         store.orgs.retain(session, owner, hours)
         _audit(session, owner, now, actor, "retention_set", str(hours))
-    _memory(ctx).clear()
+    ctx.keys.clear()
     return hours
 
 
@@ -208,7 +170,7 @@ def revoke_key(ctx: "Context", org: AnyOrg, key: str, *, actor: str = "cli") -> 
                 param="key",
             )
         _audit(session, owner, now, actor, "key_revoked", key)
-    _memory(ctx).clear()
+    ctx.keys.clear()
 
 
 def list_keys(ctx: "Context", org: AnyOrg) -> tuple[KeyRecord, ...]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 
+from msgspec import structs
 from sqlmodel import Session
 
 from cloud_app import store
@@ -241,8 +242,9 @@ def _prepare(
     read: ReadOrder,
 ) -> NewJob:
     order = schedules.order(ctx, key, schedule, at, read)
-    labels = {**order.metadata, LABEL: schedule.name}
-    return admission.prepare(ctx, replace(order, metadata=labels))
+    metadata = {**order.request.metadata, LABEL: schedule.name}
+    request = structs.replace(order.request, metadata=metadata)
+    return admission.prepare(ctx, replace(order, request=request))
 
 
 def _run(

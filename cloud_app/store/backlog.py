@@ -1,38 +1,22 @@
-"""Jobs in bulk: what waits, what must be published again, what is overdue or old."""
+"""Jobs in bulk: what waits, what must be published again, what is kept no longer."""
 
-from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from msgspec.structs import replace
-from sqlalchemy import case, func, or_, select, update
+from sqlalchemy import ColumnElement, case, func, or_, select, update
 from sqlmodel import Session, col
 
-from cloud_app.store import tables
-from cloud_app.store.jobs import OPEN, kept_payload
+from cloud_app.store.jobs import OPEN
 from cloud_app.store.records import Backlog
 from cloud_app.store.statements import changed
-from genie.contracts.inference import (
-    Fault,
-    FinishReason,
-    InferenceTask,
-    JobState,
-    WorkClass,
-)
-
-JobRow = tables.JobRow
+from cloud_app.store.tables import JobRow
+from genie.contracts.inference import InferenceTask, JobState, WorkClass
 
 BacklogKey = tuple[str, str, WorkClass]
 """Where a job waits: logical queue, model and class."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TimedOutJob:
-    """A job that was just timed out, and where it may still run."""
-
-    job_id: str
-    model: str
-    queue: str
-    worker_id: str | None
+DELIVERY_GRACE = timedelta(seconds=60)
+"""How long an answer that is not to be kept can still be fetched a second time."""
 
 
 def counts(session: Session, arrived_since: datetime) -> tuple[Backlog, ...]:
@@ -99,7 +83,7 @@ def claim_unconfirmed(
         select(col(JobRow.id))
         .where(col(JobRow.state) == JobState.QUEUED.value)
         .where(col(JobRow.confirmed_at).is_(None))
-        .where(col(JobRow.payload).is_not(None))
+        .where(col(JobRow.task).is_not(None))
         .where(col(JobRow.created_at) < before)
         .where(
             or_(col(JobRow.relayed_at).is_(None), col(JobRow.relayed_at) < again_before)
@@ -113,64 +97,76 @@ def claim_unconfirmed(
         .where(col(JobRow.id).in_(due.scalar_subquery()))
         .where(col(JobRow.confirmed_at).is_(None))
         .values(relayed_at=now, publications=JobRow.publications + 1)
-        .returning(col(JobRow.payload), col(JobRow.publications))
+        .returning(col(JobRow.task), col(JobRow.publications))
     )
     rows = session.connection().execute(statement).all()
     return tuple(_again(task, number) for task, number in rows if task is not None)
 
 
-def reopen(session: Session, *, now: datetime, fault: Fault) -> int:
-    """Queue open jobs that can be published again; end the others with ``fault``."""
-    is_open = col(JobRow.state).in_(OPEN)
-    again = (
+def delivered(session: Session, job_id: str, now: datetime) -> None:
+    """The answer reached whoever it was for; only the first time counts."""
+    statement = (
         update(JobRow)
-        .where(is_open, col(JobRow.payload).is_not(None))
-        .values(state=JobState.QUEUED.value, confirmed_at=None, relayed_at=None)
+        .where(col(JobRow.id) == job_id)
+        .where(col(JobRow.delivered_at).is_(None))
+        .where(col(JobRow.finished_at).is_not(None))
+        .values(delivered_at=now)
     )
-    lost = (
-        update(JobRow)
-        .where(is_open, col(JobRow.payload).is_(None))
-        .values(
-            state=JobState.FAILED.value,
-            finished_at=now,
-            fault=fault,
-            finish_reason=FinishReason.ERROR.value,
-        )
-    )
-    return changed(session, again) + changed(session, lost)
+    changed(session, statement)
 
 
-def time_out(
-    session: Session, *, before: datetime, now: datetime, fault: Fault, limit: int
-) -> tuple[TimedOutJob, ...]:
-    """End jobs whose deadline passed before ``before``, oldest deadline first."""
-    due = (
+def purge(session: Session, *, retain_h: float, now: datetime, limit: int) -> int:
+    """Forget prompts and answers of jobs that were kept long enough; how many jobs.
+
+    ``retain_h`` is the longest that any is kept, in hours.
+    """
+    finished_at, wanted_h = col(JobRow.finished_at), col(JobRow.retain_h)
+    count = _forget(session, now, limit, finished_at < now - timedelta(hours=retain_h))
+    count += _forget(session, now, limit, wanted_h == 0, _is_delivered(now))
+    for hours in _wishes(session):
+        old = finished_at < now - timedelta(hours=hours)
+        count += _forget(session, now, limit, wanted_h == hours, old)
+    return count
+
+
+def _wishes(session: Session) -> list[int]:
+    """The retention times that jobs not yet purged ask for."""
+    statement = (
+        select(col(JobRow.retain_h))
+        .where(col(JobRow.retain_h) > 0, col(JobRow.finished_at).is_not(None))
+        .where(col(JobRow.purged_at).is_(None))
+        .distinct()
+    )
+    found = session.connection().execute(statement).scalars()
+    return [hours for hours in found if hours is not None]
+
+
+def _is_delivered(now: datetime) -> ColumnElement[bool]:
+    """Fetched or told; an answer somebody waited for was delivered at its end."""
+    moment = now - DELIVERY_GRACE
+    is_waited_for = col(JobRow.mode).in_(("sync", "stream"))
+    return or_(
+        col(JobRow.delivered_at) < moment,
+        is_waited_for & (col(JobRow.finished_at) < moment),
+    )
+
+
+def _forget(
+    session: Session, now: datetime, limit: int, *is_old: ColumnElement[bool]
+) -> int:
+    old = (
         select(col(JobRow.id))
-        .where(col(JobRow.state).in_(OPEN))
-        .where(col(JobRow.deadline_at) < before)
-        .order_by(col(JobRow.deadline_at))
+        .where(col(JobRow.finished_at).is_not(None), col(JobRow.purged_at).is_(None))
+        .where(*is_old)
+        .order_by(col(JobRow.finished_at))
         .limit(limit)
     )
     statement = (
         update(JobRow)
-        .where(col(JobRow.id).in_(due.scalar_subquery()))
-        .where(col(JobRow.state).in_(OPEN))
-        .values(
-            state=JobState.TIMEOUT.value,
-            finished_at=now,
-            payload=kept_payload(),
-            fault=fault,
-            finish_reason=FinishReason.ERROR.value,
-        )
-        .returning(
-            col(JobRow.id), col(JobRow.model), col(JobRow.queue), col(JobRow.worker_id)
-        )
+        .where(col(JobRow.id).in_(old.scalar_subquery()))
+        .values(text=None, extras=None, task=None, purged_at=now)
     )
-    rows = session.connection().execute(statement).all()
-    return tuple(
-        TimedOutJob(job_id=job_id, model=model, queue=queue, worker_id=worker_id)
-        for job_id, model, queue, worker_id in rows
-    )
+    return changed(session, statement)
 
 
 def _again(task: InferenceTask, number: int) -> InferenceTask:

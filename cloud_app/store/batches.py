@@ -1,15 +1,15 @@
-"""Batches as rows: leased to one brain at a time, changed by compare-and-set."""
+"""Batches and their chunks: leased to one brain, changed by compare-and-set."""
 
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Update, or_, update
+from sqlalchemy import Update, delete, or_, update
 from sqlmodel import Session, col, select
 
-from cloud_app.store.records import BatchRecord, ChunkResult, NewBatch
+from cloud_app.store.records import BatchRecord, ChunkRecord, ChunkResult, NewBatch
 from cloud_app.store.statements import changed, insert_once
-from cloud_app.store.tables import BatchRow
+from cloud_app.store.tables import BatchChunkRow, BatchRow
 from genie.contracts.batch import BatchState
 from genie.contracts.inference import Usage
 
@@ -28,6 +28,7 @@ _NUMBERS = (
 )
 """Columns that begin at 0."""
 
+_CHUNK = tuple(ChunkRecord.__dataclass_fields__)
 _ENDED = tuple(state.value for state in BatchState if state.is_terminal)
 
 
@@ -182,6 +183,44 @@ def count(session: Session, batch_id: str, written: ChunkResult) -> None:
     changed(session, statement)
 
 
+def insert_chunk(session: Session, chunk: ChunkRecord) -> bool:
+    """Add an open chunk; False when it is there already."""
+    values = {name: getattr(chunk, name) for name in _CHUNK}
+    return insert_once(session, BatchChunkRow, **values)
+
+
+def open_chunks(session: Session, batch_id: str) -> tuple[ChunkRecord, ...]:
+    """The chunks of a batch that are not written yet, in order."""
+    return _chunks(session, batch_id, is_open=True)
+
+
+def written_chunks(session: Session, batch_id: str) -> tuple[ChunkRecord, ...]:
+    """The chunks of a batch whose answers lie in files, in order."""
+    return _chunks(session, batch_id, is_open=False)
+
+
+def try_again(session: Session, chunk: ChunkRecord, tries: dict[str, int]) -> bool:
+    """Note that lines of an open chunk run once more."""
+    return changed(session, _open_chunk(chunk).values(tries=tries)) == 1
+
+
+def write_chunk(session: Session, chunk: ChunkRecord, written: ChunkResult) -> bool:
+    """Name the files of a chunk's answers; False when somebody was first."""
+    statement = _open_chunk(chunk).values(
+        part=written.part,
+        has_output=written.has_output,
+        has_errors=written.has_errors,
+    )
+    return changed(session, statement) == 1
+
+
+def drop_chunks(session: Session, batch_id: str) -> None:
+    """Forget the chunks of a batch that ended."""
+    changed(
+        session, delete(BatchChunkRow).where(col(BatchChunkRow.batch_id) == batch_id)
+    )
+
+
 def _leased(batch_id: str, owner: str) -> Update:
     return update(BatchRow).where(
         col(BatchRow.id) == batch_id, col(BatchRow.lease) == owner
@@ -201,3 +240,29 @@ def _record(row: BatchRow) -> BatchRecord:
         errors=tuple(row.errors or ()),
         metadata=row.labels,
     )
+
+
+def _chunks(
+    session: Session, batch_id: str, *, is_open: bool
+) -> tuple[ChunkRecord, ...]:
+    part = col(BatchChunkRow.part)
+    statement = (
+        select(BatchChunkRow)
+        .where(BatchChunkRow.batch_id == batch_id)
+        .where(part.is_(None) if is_open else part.is_not(None))
+        .order_by(col(BatchChunkRow.number))
+    )
+    return tuple(_chunk(row) for row in session.exec(statement))
+
+
+def _open_chunk(chunk: ChunkRecord) -> Update:
+    return (
+        update(BatchChunkRow)
+        .where(col(BatchChunkRow.batch_id) == chunk.batch_id)
+        .where(col(BatchChunkRow.number) == chunk.number)
+        .where(col(BatchChunkRow.part).is_(None))
+    )
+
+
+def _chunk(row: BatchChunkRow) -> ChunkRecord:
+    return ChunkRecord(**{name: getattr(row, name) for name in _CHUNK})

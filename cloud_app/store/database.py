@@ -19,11 +19,7 @@ from sqlalchemy.exc import (
     OperationalError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.pool import (
-    ConnectionPoolEntry,
-    PoolProxiedConnection,
-    PoolResetState,
-)
+from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 from sqlmodel import Session
 
 from genie.errors import DatabaseDown, SettingsError
@@ -39,6 +35,9 @@ _PRAGMAS = (
     "PRAGMA foreign_keys = ON",
     "PRAGMA busy_timeout = 5000",
 )
+_BEGIN = {"sqlite": "BEGIN IMMEDIATE", "postgresql": "BEGIN"}
+"""What begins a transaction that may write: no driver of ours begins by itself."""
+
 _SQLITE_OUTAGES = ("locked", "busy", "unable to open", "disk i/o", "full", "readonly")
 
 
@@ -52,8 +51,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url = _checked(url)
         self._engine = _engine(self.url)
-        self._writing = self._engine.execution_options(genie_begin="BEGIN IMMEDIATE")
-        self._asking = _asking(self._engine)
+        self._writing = self._engine.execution_options(genie_begin=_BEGIN[self.dialect])
 
     @property
     def dialect(self) -> str:
@@ -74,7 +72,7 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """A session that only reads; on SQLite it waits for no writer."""
-        with _translated(), Session(self._asking, expire_on_commit=False) as session:
+        with _translated(), Session(self._engine, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
@@ -93,18 +91,22 @@ class Database:
             with self.connection() as connection:
                 yield connection
             return
-        with _translated(), self._asking.connect() as connection:
+        with _translated(), self._engine.connect() as connection:
             yield connection
 
     @contextmanager
-    def pooled(self) -> Iterator[PoolProxiedConnection]:
-        """A driver's connection from the pool, in no transaction; PostgreSQL only."""
+    def cursor(self) -> Iterator[psycopg.Cursor[Any]]:
+        """A cursor of psycopg, each statement of which commits by itself."""
         with _translated():
             pooled = self._engine.raw_connection()
+            raw: psycopg.Connection[Any] = pooled.dbapi_connection  # type: ignore[assignment]  # ours is psycopg
             try:
-                yield pooled
+                # kept as long as its connection: making one is a seventh of a row
+                if "cursor" not in pooled.info:
+                    pooled.info["cursor"] = raw.cursor()
+                yield pooled.info["cursor"]
             except psycopg.Error as error:
-                if getattr(pooled.dbapi_connection, "closed", False):
+                if raw.closed:
                     pooled.invalidate(error)
                 raise
             finally:
@@ -148,7 +150,7 @@ def _engine(url: URL) -> Engine:
             url, json_serializer=_dumps, json_deserializer=msgspec.json.decode
         )
         event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_sqlite)
+        event.listen(engine, "begin", _begin)
         return engine
     engine = create_engine(
         url,
@@ -159,8 +161,13 @@ def _engine(url: URL) -> Engine:
         json_serializer=_dumps,
         json_deserializer=msgspec.json.decode,
         # a host that vanished is noticed in seconds, not in the kernel's 15 minutes
-        connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "tcp_user_timeout": 10_000},
+        connect_args={
+            "autocommit": True,  # what only reads, or is one statement, begins nothing
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "tcp_user_timeout": 10_000,
+        },
     )
+    event.listen(engine, "begin", _begin)
     event.listen(engine, "reset", _reset)
     event.listen(engine, "checkin", _note_use)
     event.listen(engine, "checkout", _check_rested)
@@ -168,7 +175,7 @@ def _engine(url: URL) -> Engine:
 
 
 def _reset(raw: Any, _entry: ConnectionPoolEntry, _state: PoolResetState) -> None:
-    if raw.pgconn.transaction_status != TransactionStatus.IDLE:
+    if raw.info.transaction_status != TransactionStatus.IDLE:
         raw.rollback()
 
 
@@ -185,17 +192,8 @@ def _check_rested(raw: Any, entry: ConnectionPoolEntry, _proxy: object) -> None:
         return
     try:
         raw.execute("SELECT 1")
-        raw.rollback()
     except psycopg.Error as error:
         raise DisconnectionError("it died while it rested") from error
-
-
-def _asking(engine: Engine) -> Engine:
-    """The engine for sessions that only read."""
-    if engine.dialect.name == "sqlite":
-        return engine
-    # saves the round trips of BEGIN and ROLLBACK; each statement sees what is committed
-    return engine.execution_options(isolation_level="AUTOCOMMIT")
 
 
 def _dumps(value: object) -> str:
@@ -203,14 +201,17 @@ def _dumps(value: object) -> str:
 
 
 def _prepare_sqlite(raw: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
-    raw.isolation_level = None  # the driver begins nothing; _begin_sqlite does
+    raw.isolation_level = None  # the driver begins nothing; _begin does
     for pragma in _PRAGMAS:
         raw.execute(pragma)
 
 
-def _begin_sqlite(connection: Connection) -> None:
-    options = connection.get_execution_options()
-    connection.exec_driver_sql(options.get("genie_begin", "BEGIN"))
+def _begin(connection: Connection) -> None:
+    """Begin what may write. What only reads begins on SQLite alone, for one view."""
+    reads = "BEGIN" if connection.dialect.name == "sqlite" else None
+    begin = connection.get_execution_options().get("genie_begin", reads)
+    if begin is not None:
+        connection.exec_driver_sql(begin)
 
 
 @contextmanager

@@ -6,11 +6,9 @@ from sqlalchemy import delete, text, update
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
-from cloud_app.store import tables
 from cloud_app.store.records import PlacementRecord
 from cloud_app.store.statements import changed, insert_once
-
-PlacementRow = tables.PlacementRow
+from cloud_app.store.tables import PlacementRow
 
 _PLANNING_LOCK = 0x706C616E  # any number, the same in every release: "plan"
 

@@ -8,11 +8,10 @@ from typing import Any, TypedDict
 from genie.contracts.batch import BatchState
 from genie.contracts.fleet import EngineFacts, Heartbeat
 from genie.contracts.inference import (
-    AnswerExtras,
-    Fault,
     InferenceTask,
+    JobOutcome,
+    JobRequest,
     JobState,
-    Timing,
     Usage,
 )
 
@@ -116,33 +115,30 @@ class WebhookConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewJob:
-    """A job about to be accepted; everything else it needs stands in ``task``.
+    """A job about to be accepted: the worker's task and what concerns no worker.
 
-    ``mode`` is sync, stream or async. ``body_sha256`` is the hex digest of the request
-    body an idempotency key was used with.
+    ``mode`` is sync, stream, async or batch. ``body_sha256`` is the hex digest of the
+    request body an idempotency key was used with.
     """
 
     task: InferenceTask
+    request: JobRequest
     org: OrgRecord
     key_id: str
     mode: str
-    route: dict[str, Any]
-    substituted: str | None = None
     idempotency_key: str | None = None
     body_sha256: str | None = None
-    metadata: dict[str, str]
     webhook: WebhookConfig | None = None
     retain_h: int | None = None
-    retry_of: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRecord:
     """What someone submitted, and how far it is.
 
-    ``payload`` is kept while an async job may have to be published again, and after
-    an end that may be retried; ``text`` and ``extras`` are the answer, None before the
-    end. The retention time ends both: ``retain_h`` hours, None for the cloud's own.
+    ``task`` is kept while a job may have to be published again, and after an end that
+    may be retried; ``outcome`` is empty before the end. The retention time ends the
+    task and the outcome's texts: ``retain_h`` hours, None for the cloud's own.
     ``dropped`` counts outcomes that came after the first one.
     """
 
@@ -155,33 +151,24 @@ class JobRecord:
     model: str
     queue: str
     work_class: str
-    locality: str
-    substituted: str | None
-    route: dict[str, Any]
-    payload: InferenceTask | None
+    idempotency_key: str | None = None
+    body_sha256: str | None = None
+    retain_h: int | None = None
     created_at: datetime
     deadline_at: datetime
     confirmed_at: datetime | None = None
     started_at: datetime | None = None
     first_token_at: datetime | None = None
     finished_at: datetime | None = None
-    worker_id: str | None = None
-    worker: str | None = None
+    attempt_id: str | None = None
     attempts: int = 0
     dropped: int = 0
-    usage: Usage | None = None
-    timing: Timing | None = None
-    text: str | None = None
-    extras: AnswerExtras | None = None
-    finish_reason: str | None = None
-    fault: Fault | None = None
+    worker_id: str | None = None
+    worker: str | None = None
     fingerprint: str | None = None
-    idempotency_key: str | None = None
-    body_sha256: str | None = None
-    metadata: dict[str, str]
-    retain_h: int | None = None
-    retry_of: str | None = None
-    attempt_id: str | None = None
+    request: JobRequest = field(default_factory=JobRequest)
+    task: InferenceTask | None = None
+    outcome: JobOutcome = field(default_factory=JobOutcome)
 
 
 class JobFilter(TypedDict, total=False):
@@ -190,6 +177,7 @@ class JobFilter(TypedDict, total=False):
     state: JobState | None
     persona: str | None
     model: str | None
+    label: str | None
     worker: str | None
     since: datetime | None
     ids: tuple[str, ...] | None

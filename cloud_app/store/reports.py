@@ -8,13 +8,11 @@ from typing import Any
 from sqlalchemy import Row, func, or_, select
 from sqlmodel import col
 
-from cloud_app.store import tables
 from cloud_app.store.database import Database
 from cloud_app.store.jobs import OPEN
 from cloud_app.store.records import OrgRecord
+from cloud_app.store.tables import JobRow
 from genie.contracts.inference import JobState
-
-JobRow = tables.JobRow
 
 ROWS_MAX = 2_000
 """Lines are drawn from this many of the newest jobs; counts are of all."""

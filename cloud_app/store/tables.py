@@ -17,6 +17,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy import UniqueConstraint as Unique
 from sqlmodel import Field, SQLModel
@@ -26,9 +27,12 @@ from genie.contracts.base import Contract
 from genie.contracts.batch import BatchState
 from genie.contracts.fleet import Heartbeat
 from genie.contracts.inference import (
+    LABEL_LENGTH,
     AnswerExtras,
     Fault,
     InferenceTask,
+    JobOutcome,
+    JobRequest,
     JobState,
     Timing,
     Usage,
@@ -102,14 +106,25 @@ def _moment(*, null: bool = True) -> Any:  # SQLModel types its own Field so
     return Field(default=None, sa_column=Column(UtcDateTime(), nullable=null))
 
 
-def _contract(contract: type[Contract]) -> Any:
-    return Field(default=None, sa_column=Column(ContractText(contract), nullable=True))
+def _contract(contract: type[Contract], name: str | None = None) -> Any:
+    kind = ContractText(contract)
+    named = (name, kind) if name else (kind,)
+    return Field(default=None, sa_column=Column(*named, nullable=True))
 
 
 def _json(name: str | None = None, *, null: bool = False) -> Any:
     kind = JSON(none_as_null=True)
     column = Column(name, kind, nullable=null) if name else Column(kind, nullable=null)
     return Field(default=None, sa_column=column)
+
+
+def _short(length: int) -> Any:
+    return Field(default=None, sa_column=Column(String(length), nullable=True))
+
+
+def _where(condition: str) -> dict[str, Any]:
+    """Of an index: only the rows that meet ``condition`` are in it."""
+    return {f"{name}_where": text(condition) for name in ("postgresql", "sqlite")}
 
 
 def _id() -> Any:
@@ -234,7 +249,12 @@ _STATES = ", ".join(f"'{state.value}'" for state in JobState)
 
 
 class JobRow(Table, table=True):
-    """What someone submitted, and how it ended."""
+    """What someone submitted, and how it ended.
+
+    A row is identity, state, times and what an index needs; the rest are documents.
+    Retention forgets ``task``, ``text`` and ``extras``, so they are columns of their
+    own. What follows ``extras`` belongs to `cloud_app.store.legacy`.
+    """
 
     __tablename__ = "job"
     __table_args__ = (
@@ -246,6 +266,7 @@ class JobRow(Table, table=True):
         Index(None, "purged_at", "finished_at"),
         Index(None, "retain_h", "finished_at"),
         Index(None, "created_at"),
+        Index(None, "org_id", "label", "id", **_where("label IS NOT NULL")),
     )
 
     id: str = _id()
@@ -257,39 +278,43 @@ class JobRow(Table, table=True):
     model: str
     queue: str
     work_class: str
-    locality: str
-    substituted: str | None = None
-    route: dict[str, Any] = _json()
-    payload: InferenceTask | None = _contract(InferenceTask)
+    idempotency_key: str | None = None
+    body_sha256: str | None = None
+    retain_h: int | None = None
+    label: str | None = _short(LABEL_LENGTH)
     created_at: datetime = _moment(null=False)
     deadline_at: datetime = _moment(null=False)
     confirmed_at: datetime | None = _moment()
     relayed_at: datetime | None = _moment()
-    publications: int = 1
     started_at: datetime | None = _moment()
     first_token_at: datetime | None = _moment()
     finished_at: datetime | None = _moment()
     purged_at: datetime | None = _moment()
     delivered_at: datetime | None = _moment()
-    retain_h: int | None = None
-    retry_of: str | None = Field(
-        default=None, sa_column=Column(String(ID_LENGTH), nullable=True)
-    )
-    worker_id: str | None = None
-    worker: str | None = None
+    publications: int = 1
     attempt_id: str | None = None
     attempts: int = 0
     dropped: int = 0
-    usage: Usage | None = _contract(Usage)
-    timing: Timing | None = _contract(Timing)
+    worker_id: str | None = None
+    worker: str | None = None
+    fingerprint: str | None = None
+    request: JobRequest | None = _contract(JobRequest)
+    task: InferenceTask | None = _contract(InferenceTask, "payload")
+    outcome: JobOutcome | None = _contract(JobOutcome)
     text: str | None = _json(null=True)
     extras: AnswerExtras | None = _contract(AnswerExtras)
+
+    locality: str
+    substituted: str | None = None
+    route: dict[str, Any] = _json()
+    labels: dict[str, str] = _json("metadata")
+    retry_of: str | None = Field(
+        default=None, sa_column=Column(String(ID_LENGTH), nullable=True)
+    )
+    usage: Usage | None = _contract(Usage)
+    timing: Timing | None = _contract(Timing)
     finish_reason: str | None = None
     fault: Fault | None = _contract(Fault)
-    fingerprint: str | None = None
-    idempotency_key: str | None = None
-    body_sha256: str | None = None
-    labels: dict[str, str] = _json("metadata")
 
 
 class AuditRow(Table, table=True):

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import delete, or_, update
 from sqlmodel import Session, col, select
 
-from cloud_app.store import ids, tables
+from cloud_app.store import ids
 from cloud_app.store.records import (
     DeliveryRecord,
     DeliveryState,
@@ -14,7 +14,7 @@ from cloud_app.store.records import (
     WebhookConfig,
 )
 from cloud_app.store.statements import changed
-from cloud_app.store.tables import WebhookDeliveryRow as Delivery
+from cloud_app.store.tables import JobRow, OrgRow, WebhookDeliveryRow
 
 CLAIM = timedelta(seconds=60)
 """How long a brain may take for one try before another may take over."""
@@ -49,32 +49,37 @@ def claim(session: Session, now: datetime, limit: int) -> tuple[DeliveryRecord, 
 
     What nobody reports on within `CLAIM` is open again.
     """
-    has_ended = select(tables.JobRow.id).where(
-        tables.JobRow.id == Delivery.job_id, col(tables.JobRow.finished_at).is_not(None)
+    has_ended = select(JobRow.id).where(
+        JobRow.id == WebhookDeliveryRow.job_id, col(JobRow.finished_at).is_not(None)
     )
     is_due = or_(
-        (col(Delivery.state) == DeliveryState.PENDING.value)
-        & (col(Delivery.next_at) <= now),
-        (col(Delivery.state) == DeliveryState.WAITING.value) & has_ended.exists(),
+        (col(WebhookDeliveryRow.state) == DeliveryState.PENDING.value)
+        & (col(WebhookDeliveryRow.next_at) <= now),
+        (col(WebhookDeliveryRow.state) == DeliveryState.WAITING.value)
+        & has_ended.exists(),
     )
     due = (
-        select(Delivery.id)
+        select(WebhookDeliveryRow.id)
         .where(is_due)
-        .order_by(col(Delivery.id))
+        .order_by(col(WebhookDeliveryRow.id))
         .limit(limit)
         .with_for_update(skip_locked=True)  # PostgreSQL's; SQLite has one writer anyway
     )
     found = list(session.exec(due))
-    statement = update(Delivery).where(col(Delivery.id).in_(found)).where(is_due)
+    statement = (
+        update(WebhookDeliveryRow)
+        .where(col(WebhookDeliveryRow.id).in_(found))
+        .where(is_due)
+    )
     changed(
         session,
         statement.values(
             state=DeliveryState.PENDING.value,
             next_at=now + CLAIM,
-            attempts=Delivery.attempts + 1,
+            attempts=WebhookDeliveryRow.attempts + 1,
         ),
     )
-    return _records(session, col(Delivery.id).in_(found))
+    return _records(session, col(WebhookDeliveryRow.id).in_(found))
 
 
 def done(session: Session, tried: DeliveryRecord, status: int, now: datetime) -> None:
@@ -104,10 +109,10 @@ def redeliver(session: Session, org: str, delivery_id: str, now: datetime) -> bo
     """Try one that has ended anew, from its first attempt; False: there is none."""
     ended = (DeliveryState.DELIVERED.value, DeliveryState.FAILED.value)
     statement = (
-        update(Delivery)
-        .where(col(Delivery.id) == delivery_id)
-        .where(col(Delivery.state).in_(ended))
-        .where(col(Delivery.org_id) == _org_id(org))
+        update(WebhookDeliveryRow)
+        .where(col(WebhookDeliveryRow.id) == delivery_id)
+        .where(col(WebhookDeliveryRow.state).in_(ended))
+        .where(col(WebhookDeliveryRow.org_id) == _org_id(org))
         .values(
             state=DeliveryState.PENDING.value, next_at=now, attempts=0, ended_at=None
         )
@@ -119,27 +124,32 @@ def of_org(
     session: Session, org: str, *, job_id: str | None = None, limit: int = 20
 ) -> tuple[DeliveryRecord, ...]:
     """An org's deliveries, newest first; only those of one job when it is given."""
-    wanted = [col(tables.OrgRow.slug) == org]
+    wanted = [col(OrgRow.slug) == org]
     if job_id is not None:
-        wanted.append(col(Delivery.job_id) == job_id)
+        wanted.append(col(WebhookDeliveryRow.job_id) == job_id)
     return _records(session, *wanted, limit=limit)
 
 
 def one_of_org(session: Session, org: str, delivery_id: str) -> DeliveryRecord | None:
     """One delivery of an org."""
     found = _records(
-        session, col(tables.OrgRow.slug) == org, col(Delivery.id) == delivery_id
+        session, col(OrgRow.slug) == org, col(WebhookDeliveryRow.id) == delivery_id
     )
     return found[0] if found else None
 
 
 def forget(session: Session, before: datetime) -> int:
     """Delete deliveries, and with them their secrets, that ended before a moment."""
-    return changed(session, delete(Delivery).where(col(Delivery.ended_at) < before))
+    return changed(
+        session,
+        delete(WebhookDeliveryRow).where(col(WebhookDeliveryRow.ended_at) < before),
+    )
 
 
-def _row(org: OrgRecord, hook: WebhookConfig, now: datetime, **values: Any) -> Delivery:
-    return Delivery(
+def _row(
+    org: OrgRecord, hook: WebhookConfig, now: datetime, **values: Any
+) -> WebhookDeliveryRow:
+    return WebhookDeliveryRow(
         id=ids.new_id(now),
         org_id=org.id,
         url=hook.url,
@@ -152,10 +162,10 @@ def _row(org: OrgRecord, hook: WebhookConfig, now: datetime, **values: Any) -> D
 
 def _same(tried: DeliveryRecord) -> Any:  # an update; later claims are not touched
     return (
-        update(Delivery)
-        .where(col(Delivery.id) == tried.id)
-        .where(col(Delivery.state) == DeliveryState.PENDING.value)
-        .where(col(Delivery.attempts) == tried.attempts)
+        update(WebhookDeliveryRow)
+        .where(col(WebhookDeliveryRow.id) == tried.id)
+        .where(col(WebhookDeliveryRow.state) == DeliveryState.PENDING.value)
+        .where(col(WebhookDeliveryRow.attempts) == tried.attempts)
     )
 
 
@@ -171,23 +181,23 @@ def _end(
 
 
 def _org_id(slug: str) -> Any:  # a scalar subquery; its type has no public name
-    return select(tables.OrgRow.id).where(tables.OrgRow.slug == slug).scalar_subquery()
+    return select(OrgRow.id).where(OrgRow.slug == slug).scalar_subquery()
 
 
 def _records(
     session: Session, *wanted: Any, limit: int | None = None
 ) -> tuple[DeliveryRecord, ...]:
     statement = (
-        select(Delivery, tables.OrgRow.slug)
-        .where(Delivery.org_id == tables.OrgRow.id)
+        select(WebhookDeliveryRow, OrgRow.slug)
+        .where(WebhookDeliveryRow.org_id == OrgRow.id)
         .where(*wanted)
-        .order_by(col(Delivery.id).desc())
+        .order_by(col(WebhookDeliveryRow.id).desc())
         .limit(limit)
     )
     return tuple(_record(row, slug) for row, slug in session.exec(statement))
 
 
-def _record(row: Delivery, org: str) -> DeliveryRecord:
+def _record(row: WebhookDeliveryRow, org: str) -> DeliveryRecord:
     same = ("id", "job_id", "event", "url", "secret", "body", "attempts", "next_at")
     return DeliveryRecord(
         org=org,

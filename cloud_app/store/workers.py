@@ -7,13 +7,12 @@ from typing import Any
 from sqlalchemy import or_, update
 from sqlmodel import Session, col, select
 
-from cloud_app.store import orgs, tables
+from cloud_app.store import orgs
 from cloud_app.store.records import OrgRecord, WorkerRecord
 from cloud_app.store.statements import changed, insert_new
+from cloud_app.store.tables import ModelFactRow, OrgRow, PlacementRow, WorkerRow
 from genie.contracts import codec
 from genie.contracts.fleet import EngineFacts, Heartbeat, ModelStatus, Registration
-
-WorkerRow = tables.WorkerRow
 
 
 def _record(row: WorkerRow, org: OrgRecord) -> WorkerRecord:
@@ -97,10 +96,10 @@ def _said(said: Registration, now: datetime) -> dict[str, Any]:
 def by_id(session: Session, worker_id: str) -> tuple[WorkerRecord, str] | None:
     """A worker that was not removed, and the digest of its secret."""
     found = session.exec(
-        select(WorkerRow, tables.OrgRow)
+        select(WorkerRow, OrgRow)
         .where(WorkerRow.id == worker_id)
         .where(col(WorkerRow.removed_at).is_(None))
-        .where(WorkerRow.org_id == tables.OrgRow.id)
+        .where(WorkerRow.org_id == OrgRow.id)
     ).first()
     if found is None:
         return None
@@ -122,8 +121,8 @@ def of_org(session: Session, org: OrgRecord) -> tuple[WorkerRecord, ...]:
 def seen_since(session: Session, moment: datetime) -> tuple[WorkerRecord, ...]:
     """Every worker of every org that was heard of since ``moment``, by id."""
     found = session.exec(
-        select(WorkerRow, tables.OrgRow)
-        .where(WorkerRow.org_id == tables.OrgRow.id)
+        select(WorkerRow, OrgRow)
+        .where(WorkerRow.org_id == OrgRow.id)
         .where(col(WorkerRow.removed_at).is_(None))
         .where(col(WorkerRow.seen_at) >= moment)
         .order_by(col(WorkerRow.id))
@@ -212,8 +211,8 @@ def holding(session: Session, model: str) -> tuple[tuple[str, tuple[str, ...]], 
     """Ids and queues of the workers that should hold ``model``."""
     rows = session.exec(
         select(WorkerRow.id, WorkerRow.queues)
-        .where(tables.PlacementRow.model == model)
-        .where(tables.PlacementRow.worker_id == WorkerRow.id)
+        .where(PlacementRow.model == model)
+        .where(PlacementRow.worker_id == WorkerRow.id)
     )
     return tuple((worker_id, tuple(queues)) for worker_id, queues in rows)
 
@@ -236,14 +235,14 @@ def insert_facts(
         }
         for (model, quant, fingerprint), status in found.items()
     ]
-    return insert_new(session, tables.ModelFactRow, rows)
+    return insert_new(session, ModelFactRow, rows)
 
 
 def fingerprints(session: Session, model: str) -> tuple[FingerprintFact, ...]:
     """Every fingerprint the fleet has seen of a model, oldest first."""
     rows = session.exec(
-        select(tables.ModelFactRow)
-        .where(tables.ModelFactRow.model == model)
-        .order_by(col(tables.ModelFactRow.first_seen_at))
+        select(ModelFactRow)
+        .where(ModelFactRow.model == model)
+        .order_by(col(ModelFactRow.first_seen_at))
     )
     return tuple((row.model, row.quant, row.fingerprint) for row in rows)

@@ -125,7 +125,7 @@ def _stream(
         job=accepted.job,
         includes_usage=includes_usage,
         request_id=g.request_id,
-        n=order.n,
+        n=order.input.n,
     )
     sending = streaming.AnswerStreamBody(plan, items, permit, metrics())
     return Response(sending, mimetype="text/event-stream", headers=streaming.HEADERS)

@@ -61,6 +61,7 @@ class JobsQuery(BaseModel):
     state: JobState | None = None
     persona: str | None = None
     model: str | None = None
+    label: str | None = None
     worker: str | None = Field(None, description="A worker's name or id.")
     since: float | None = Field(None, ge=0, le=2**33, description="Unix seconds.")
     ids: str | None = Field(
@@ -81,6 +82,7 @@ class RetryRequest(RequestModel):
     )
     persona: NulFreeText | None = None
     model: NulFreeText | None = None
+    label: NulFreeText | None = None
     worker: NulFreeText | None = Field(None, description="A worker's name or id.")
     since: float | None = Field(None, ge=0, le=2**33, description="Unix seconds.")
     limit: int = Field(100, ge=1, le=PAGE_MAX)
@@ -123,6 +125,7 @@ def _filter(query: JobsQuery | RetryRequest) -> JobFilter:
         "state": state,
         "persona": query.persona,
         "model": query.model,
+        "label": query.label,
         "worker": query.worker,
         "since": since,
     }
@@ -169,7 +172,7 @@ def stream_job(
     tell(job)
     listening = JobListener(context(), job)
     plan = streaming.StreamPlan(
-        dialect=responses.TEXT if job.route.get("is_plain") else responses.CHAT,
+        dialect=responses.TEXT if job.request.route.get("is_plain") else responses.CHAT,
         job=job,
         includes_usage=True,
         request_id=g.request_id,

@@ -96,7 +96,7 @@ def tell(job: JobRecord, *, worker: str | None = None, replayed: bool = False) -
     """Say in the answer's headers which job, model and machines this is about."""
     facts = {
         "x-genie-model": job.model,
-        "x-genie-locality": job.locality,
+        "x-genie-locality": job.request.locality.value,
         "x-genie-worker": worker or job.worker,
         "x-genie-replayed": "true" if replayed else None,
     }

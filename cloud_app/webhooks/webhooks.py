@@ -226,7 +226,7 @@ class _WebhookSender:
             if answered.error is None:
                 store.webhooks.done(session, due, answered.status or 0, now)
                 if job is not None and job.retain_h == 0:
-                    store.retention.delivered(session, job.id, now)
+                    store.backlog.delivered(session, job.id, now)
             else:
                 store.webhooks.failed(
                     session,

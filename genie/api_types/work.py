@@ -128,6 +128,7 @@ class JobAnswer(ApiObject, frozen=True, tag_field="object", tag="job"):
     error: JobFault | None = None
     route: RouteAnswer = RouteAnswer()
     result: ChatCompletion | TextCompletion | EmbeddingsAnswer | None = None
+    label: str | None = None
     metadata: dict[str, str] = {}
 
 

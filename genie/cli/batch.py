@@ -215,5 +215,5 @@ def _card(found: "Batch") -> list[tuple[str, object]]:
         ("output", details.output_file_id),
         ("errors", details.error_file_id),
         ("mistakes", [f"line {one.line}: {one.message}" for one in mistakes[:10]]),
-        ("labels", [f"{k}={v}" for k, v in (details.metadata or {}).items()]),
+        ("metadata", [f"{k}={v}" for k, v in (details.metadata or {}).items()]),
     ]

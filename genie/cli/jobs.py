@@ -85,6 +85,7 @@ def jobs() -> None:
     "-p", "--persona", shell_complete=hints.persona, help="Only this kind of work."
 )
 @click.option("-m", "--model", shell_complete=hints.model, help="Only this model.")
+@click.option("--label", help="Only jobs submitted with this label.")
 @click.option(
     "-w",
     "--worker",
@@ -192,6 +193,7 @@ def events(session: CommandSession, job_id: str, as_json: bool) -> None:
     "-p", "--persona", shell_complete=hints.persona, help="Only this kind of work."
 )
 @click.option("-m", "--model", shell_complete=hints.model, help="Only this model.")
+@click.option("--label", help="Only jobs submitted with this label.")
 @click.option(
     "-w",
     "--worker",
@@ -313,7 +315,8 @@ def _card(job: "Job") -> list[tuple[str, object]]:
         ("retry of", details.retry_of),
         ("prompt tokens", usage and usage.prompt_tokens),
         ("answer tokens", usage and usage.completion_tokens),
-        ("labels", [f"{name}={value}" for name, value in details.metadata.items()]),
+        ("label", details.label),
+        ("metadata", [f"{name}={value}" for name, value in details.metadata.items()]),
     ]
 
 

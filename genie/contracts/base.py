@@ -1,6 +1,6 @@
 """The shape shared by every contract: frozen, keyword-only, read leniently."""
 
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 
@@ -22,3 +22,11 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     field has a default, best None, False, 0 or something empty: of floats and large
     numbers msgspec leaves out only the very object that is the default.
     """
+
+
+C = TypeVar("C", bound=Contract)
+
+
+def part(kind: type[C], whole: C) -> C:
+    """The fields of ``kind`` out of a contract that extends it."""
+    return kind(**{name: getattr(whole, name) for name in kind.__struct_fields__})

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from genie.contracts.base import Contract, Count, Seconds
 
@@ -132,13 +133,32 @@ class PartialAnswer(Contract, frozen=True, kw_only=True):
     finish_reason: FinishReason | None = None
 
 
-class InferenceTask(
-    Contract, frozen=True, kw_only=True, tag_field="kind", tag="inference"
-):
-    """The message a worker consumes: one request, fully decided by the cloud.
+class ModelInput(Contract, frozen=True, kw_only=True):
+    """What a model is asked to do, and the shape its answers must have.
 
     Exactly one of ``messages`` (chat), ``prompt`` (plain completion) and ``inputs``
     (texts to embed) is given.
+    """
+
+    messages: tuple[Message, ...] = ()
+    prompt: str | None = None
+    inputs: tuple[str, ...] = ()
+    json_schema: str | None = None
+    """The JSON schema, as text, that the answer must satisfy."""
+    tools: tuple[Tool, ...] = ()
+    force_tool: str | None = None
+    """The tool that must be called, `ANY_TOOL` for any; None: the model decides."""
+    one_call: bool = False
+    """At most one tool may be called in one answer."""
+    n: Count = 1
+    """How many answers are wanted; each has a random stream of its own."""
+
+
+class InferenceTask(
+    ModelInput, frozen=True, kw_only=True, tag_field="kind", tag="inference"
+):
+    """The message a worker consumes: one request, fully decided by the cloud.
+
     ``reply_to`` is the asker's reply queue, None for work nobody waits for.
     """
 
@@ -150,8 +170,6 @@ class InferenceTask(
     created_at: datetime
     deadline_at: datetime
     sampling: Sampling
-    messages: tuple[Message, ...] = ()
-    prompt: str | None = None
     persona: str | None = None
     fingerprint: str | None = None
     locality: Locality = Locality.LOCAL
@@ -159,20 +177,30 @@ class InferenceTask(
     publication: Count = 1
     chunks: bool = True
     """False: the asker wants the whole answer at once, no chunks on the way."""
-    inputs: tuple[str, ...] = ()
-    json_schema: str | None = None
-    """The JSON schema, as text, that the answer must satisfy."""
-    tools: tuple[Tool, ...] = ()
-    force_tool: str | None = None
-    """The tool that must be called, `ANY_TOOL` for any; None: the model decides."""
-    one_call: bool = False
-    """At most one tool may be called in one answer."""
     crashes: Count = 0
     """How often an engine has died under it."""
     resume: tuple[PartialAnswer, ...] = ()
     """What is written of the answers already; they go on after that."""
-    n: Count = 1
-    """How many answers are wanted; each has a random stream of its own."""
+
+
+LABEL_LENGTH = 200
+"""The longest label of a job, in characters."""
+
+
+class JobRequest(Contract, frozen=True, kw_only=True):
+    """What was asked and decided of a job and concerns no worker.
+
+    ``label`` is a name the client gives to jobs that belong together.
+    ``route`` holds the reasons of the decision, ``substituted`` the model that was
+    asked for when another one answers, ``retry_of`` the job this one repeats.
+    """
+
+    label: str | None = None
+    metadata: dict[str, str] = {}
+    route: dict[str, Any] = {}
+    locality: Locality = Locality.LOCAL
+    substituted: str | None = None
+    retry_of: str | None = None
 
 
 class Fault(Contract, frozen=True, kw_only=True):
@@ -267,7 +295,34 @@ class Chunk(Contract, frozen=True, kw_only=True, tag_field="kind", tag="chunk"):
     finish_reason: FinishReason | None = None
 
 
-class Outcome(Contract, frozen=True, kw_only=True, tag_field="kind", tag="outcome"):
+class JobOutcome(Contract, frozen=True, kw_only=True):
+    """What came of a job; empty before its end.
+
+    ``at`` is the end. Retention forgets ``text`` and ``extras``; a job that the cloud
+    ended has no ``usage`` and no ``timing``.
+    """
+
+    at: datetime | None = None
+    text: str | None = None
+    extras: AnswerExtras | None = None
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    timing: Timing | None = None
+    fault: Fault | None = None
+
+    @property
+    def answers(self) -> tuple[PartialAnswer, ...]:
+        """Every answer, the first one too."""
+        extras = self.extras or AnswerExtras()
+        first = PartialAnswer(
+            text=self.text or "",
+            choices=extras.choices,
+            finish_reason=self.finish_reason,
+        )
+        return (first, *extras.others)
+
+
+class Outcome(JobOutcome, frozen=True, kw_only=True, tag_field="kind", tag="outcome"):
     """How an attempt ended. The first terminal outcome of a job wins."""
 
     job_id: str
@@ -277,22 +332,10 @@ class Outcome(Contract, frozen=True, kw_only=True, tag_field="kind", tag="outcom
     model: str
     state: JobState
     at: datetime
-    text: str = ""
-    finish_reason: FinishReason | None = None
     fingerprint: str | None = None
+    text: str = ""
     usage: Usage = Usage()
     timing: Timing = Timing()
-    fault: Fault | None = None
-    extras: AnswerExtras | None = None
-
-    @property
-    def answers(self) -> tuple[PartialAnswer, ...]:
-        """Every answer, the first one too."""
-        extras = self.extras or AnswerExtras()
-        first = PartialAnswer(
-            text=self.text, choices=extras.choices, finish_reason=self.finish_reason
-        )
-        return (first, *extras.others)
 
 
 RecordedEvent = AttemptStarted | AttemptGivenBack | Outcome

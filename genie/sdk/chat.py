@@ -47,6 +47,8 @@ class AskOptions(TypedDict, total=False):
     """Tell how likely each token was, and so many rivals: `Result.logprobs`."""
     timeout: float | None
     """Seconds the whole job may take; what the cloud allows unless given."""
+    label: str | None
+    """A name for jobs that belong together, at most 200 characters; see `jobs`."""
     metadata: Mapping[str, str] | None
     """Your own labels, kept with the job."""
     idempotency_key: str | None
@@ -117,7 +119,7 @@ def _turn(message: Message | Mapping[str, object]) -> dict[str, object]:
 
 
 PLAIN = (
-    *("max_tokens", "min_tokens", "ignore_eos", "n", "seed"),
+    *("max_tokens", "min_tokens", "ignore_eos", "n", "seed", "label"),
     *("temperature", "top_p", "top_k", "min_p"),
     *("presence_penalty", "frequency_penalty", "repetition_penalty"),
 )

@@ -294,6 +294,7 @@ class JobListFilters(TypedDict, total=False):
     state: str | None
     persona: str | None
     model: str | None
+    label: str | None
     worker: str | None
     """A worker's name or id."""
     since: float | None
@@ -311,6 +312,7 @@ class RetryFilters(TypedDict, total=False):
     """``failed``, ``timeout`` or ``cancelled``; the first two unless given."""
     persona: str | None
     model: str | None
+    label: str | None
     worker: str | None
     since: float | None
     limit: int

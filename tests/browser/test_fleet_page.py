@@ -12,7 +12,7 @@ from cloud_app.store.records import KeyRecord
 from fixtures import web
 from fixtures.site import Site
 from genie.contracts.fleet import ModelState, ModelStatus
-from genie.contracts.inference import Message
+from genie.contracts.inference import Message, ModelInput
 
 LIVE_MS = 10_000
 """The page looks every two seconds; a busy machine may take longer."""
@@ -30,9 +30,8 @@ def ask(site: Site, key: KeyRecord, persona: str = "review") -> None:
         key=key,
         mode=Mode.ASYNC,
         persona=persona,
-        messages=(Message(role="user", content="hi"),),
+        input=ModelInput(messages=(Message(role="user", content="hi"),)),
         sampling={},
-        metadata={},
     )
     submit(site.ctx, order)
 

@@ -318,6 +318,7 @@ def test_the_client_verifies_our_webhooks(client: OpenAI) -> None:
             max_tokens=2,
             extra_body={
                 "mode": "async",
+                "label": "night",
                 "webhook": {"url": receiver.url, "secret": SECRET},
             },
         )
@@ -328,6 +329,7 @@ def test_the_client_verifies_our_webhooks(client: OpenAI) -> None:
         client.webhooks.verify_signature(body + b" ", headers, secret=SECRET)
     # An event of ours is none that OpenAI has: it is verified, not read as one.
     assert json.loads(body)["type"] == "job.completed"
+    assert json.loads(body)["data"]["label"] == "night"
 
 
 async def everything(opened: AsyncOpenAI) -> None:

@@ -63,7 +63,7 @@ def test_brains_that_cut_the_same_chunk_make_its_jobs_once(office: Desk) -> None
             read_line=0,
             chunks=100,
         )
-        store.chunks.drop(session, batch.id)
+        store.batches.drop_chunks(session, batch.id)
         again = store.batches.by_id(session, batch.id)
         file = store.files.of_org(session, batch.org_id, batch.input_file_id)
     assert again is not None
@@ -72,7 +72,7 @@ def test_brains_that_cut_the_same_chunk_make_its_jobs_once(office: Desk) -> None
     fed = at_once(lambda: feed.feed(ctx, source))
     assert sum(after is not None for after in fed) == 1
     with ctx.db.reading() as session:
-        assert len(store.chunks.open_of(session, batch.id)) == 1
+        assert len(store.batches.open_chunks(session, batch.id)) == 1
 
 
 def test_four_brains_run_a_batch_each_line_once(office: Desk) -> None:

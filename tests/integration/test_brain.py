@@ -83,7 +83,7 @@ def test_a_brain_records_relays_and_outlives_its_servers(
     cloud = brain.cloud
     first = cloud.job()
     brain.say(outcome(first.id, text="first"))
-    assert brain.wait_state(first, JobState.COMPLETED).text == "first"
+    assert brain.wait_state(first, JobState.COMPLETED).outcome.text == "first"
 
     lost = cloud.job()  # nobody published it: the relay does
     brain.wait(lambda: cloud.reread(lost).confirmed_at is not None)
@@ -93,7 +93,9 @@ def test_a_brain_records_relays_and_outlives_its_servers(
     brain.say(outcome(during.id, text="during the outage"))
     time.sleep(1)  # long enough for the brain to meet the outage
     postgres.start()
-    assert brain.wait_state(during, JobState.COMPLETED).text == "during the outage"
+    assert (
+        brain.wait_state(during, JobState.COMPLETED).outcome.text == "during the outage"
+    )
 
     rabbitmq.restart()
     after = cloud.job()

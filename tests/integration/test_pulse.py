@@ -16,7 +16,7 @@ from cloud_app.store.records import KeyRecord
 from cloud_app.web.pages import fleet
 from fixtures import web
 from fixtures.web import Clock, TwinBus
-from genie.contracts.inference import JobState, Message
+from genie.contracts.inference import JobState, Message, ModelInput
 
 HOUR = timedelta(hours=1)
 
@@ -45,9 +45,8 @@ def ask(ctx: Context, key: KeyRecord, persona: str = "chat") -> str:
         key=key,
         mode=Mode.ASYNC,
         persona=persona,
-        messages=(Message(role="user", content="hi"),),
+        input=ModelInput(messages=(Message(role="user", content="hi"),)),
         sampling={},
-        metadata={},
     )
     return submit(ctx, order).job.id
 

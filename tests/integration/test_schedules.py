@@ -141,7 +141,7 @@ def _check(ctx: Context, schedule: ScheduleRecord, slots: int) -> None:
     per_slot = Counter(run.fire_at for run in runs)
     assert [per_slot[slot] for slot in wanted] == [1] * slots
     answers = Counter(
-        job.text
+        job.outcome.text
         for run in runs
         if run.job_id is not None
         for job in [lifecycle.get(ctx, "acme", run.job_id)]
@@ -154,7 +154,9 @@ def _jobs_of(ctx: Context, schedule: ScheduleRecord) -> int:
     """How many jobs there are of a schedule, whatever its runs say."""
     count, after = 0, None
     while page := lifecycle.find(ctx, "acme", limit=200, after=after):
-        count += sum(job.metadata.get("schedule") == schedule.name for job in page)
+        count += sum(
+            job.request.metadata.get("schedule") == schedule.name for job in page
+        )
         after = page[-1].id
     return count
 

@@ -18,7 +18,7 @@ from cloud_app.orgs import auth
 from cloud_app.store.records import JobRecord, NewJob
 from fixtures.clouds import NOON, Cloud, outcome, started
 from fixtures.nodes import PostgresNode
-from genie.contracts.inference import JobState, Outcome
+from genie.contracts.inference import JobRequest, JobState, Outcome
 from genie.errors import Conflict, DatabaseDown, Unauthorized
 
 MANY = 8
@@ -42,13 +42,13 @@ def test_a_job_reads_back_the_same_from_postgresql(cloud: Cloud) -> None:
     assert cloud.reread(job) == job
     cloud.start(job, "a1")
     cloud.finish(job, "an answer with NUL \0")
-    assert cloud.reread(job).text == "an answer with NUL \0"
+    assert cloud.reread(job).outcome.text == "an answer with NUL \0"
     assert lifecycle.find(cloud.ctx, "acme", state=JobState.COMPLETED) == (
         cloud.reread(job),
     )
     cloud.clock.forward(24 * 3600 + 1)
     assert lifecycle.sweep(cloud.ctx).purged == 1
-    assert cloud.reread(job).text is None
+    assert cloud.reread(job).outcome.text is None
 
 
 def test_concurrent_submits_under_one_key_make_one_job(cloud: Cloud) -> None:
@@ -80,7 +80,7 @@ def test_of_concurrent_outcomes_one_wins_and_the_rest_are_counted(
     won = _at_once([partial(lifecycle.apply, cloud.ctx, e) for e in events])
     assert sum(won) == 1
     done = cloud.reread(job)
-    assert done.text == f"answer {won.index(True)}"
+    assert done.outcome.text == f"answer {won.index(True)}"
     assert done.dropped == MANY - 1
 
 
@@ -96,7 +96,9 @@ def test_two_brains_that_record_the_same_events_record_each_once(
     assert sorted(left) == [0, MANY, MANY, MANY]
     done = [cloud.reread(job) for job in made]
     assert [job.attempts for job in done] == [1] * MANY
-    assert [job.text for job in done] == ["NUL \0"] * (MANY // 2) + [None] * (MANY // 2)
+    assert [job.outcome.text for job in done] == ["NUL \0"] * (MANY // 2) + [None] * (
+        MANY // 2
+    )
 
 
 def test_two_brains_do_not_publish_the_same_job(cloud: Cloud) -> None:
@@ -221,12 +223,9 @@ def _until(accepted: list[JobRecord], count: int) -> None:
 
 def test_a_row_written_the_short_way_is_the_row_of_the_usual_way(cloud: Cloud) -> None:
     labels = {"ünï": 'a "quoted" \\ ☃', "nul": "a\0b"}
-    made = replace(
-        cloud.new_job(idempotency_key="k☃", prompt="NUL \0"),
-        metadata=labels,
-        retain_h=0,
-        substituted="echo:large",
-    )
+    request = JobRequest(metadata=labels, substituted="echo:large")
+    job = cloud.new_job(idempotency_key="k☃", prompt="NUL \0")
+    made = replace(job, request=request, retain_h=0)
     rows = []
     for number, insert in enumerate((store.jobs.insert_alone, _the_usual_way)):
         task = structs.replace(made.task, job_id=store.ids.new_id(NOON))
@@ -235,9 +234,9 @@ def test_a_row_written_the_short_way_is_the_row_of_the_usual_way(cloud: Cloud) -
         assert not insert(cloud.ctx.db, new)
         rows.append(lifecycle.get(cloud.ctx, "acme", task.job_id))
     short, usual = rows
-    assert short.metadata == labels
-    assert replace(short, id="", payload=None, idempotency_key="") == replace(
-        usual, id="", payload=None, idempotency_key=""
+    assert short.request.metadata == labels
+    assert replace(short, id="", task=None, idempotency_key="") == replace(
+        usual, id="", task=None, idempotency_key=""
     )
 
 
@@ -259,6 +258,4 @@ def test_a_rollback_on_the_same_connection_costs_no_row(cloud: Cloud) -> None:
         with pytest.raises(ZeroDivisionError), cloud.ctx.db.session() as session:
             store.jobs.by_id(session, first.task.job_id)
             raise ZeroDivisionError
-    with cloud.ctx.db.pooled() as pooled:
-        pooled.cursor().execute("DEALLOCATE ALL")
     assert store.jobs.insert_alone(cloud.ctx.db, cloud.new_job())

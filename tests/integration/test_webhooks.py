@@ -210,7 +210,7 @@ def test_an_answer_that_is_not_to_be_kept_is_forgotten_once_told(
     deliver(cloud)
     cloud.clock.forward(61)
     lifecycle.sweep(cloud.ctx)
-    assert cloud.reread(job).text is None
+    assert cloud.reread(job).outcome.text is None
 
 
 def test_anything_else_can_be_told_too(cloud: Cloud, receiver: Receiver) -> None:

@@ -29,8 +29,8 @@ def key(cloud: Cloud) -> KeyRecord:
 
 
 def task_of(job: JobRecord) -> InferenceTask:
-    assert job.payload is not None
-    return job.payload
+    assert job.task is not None
+    return job.task
 
 
 def die(cloud: Cloud, dead: TwinDeadLetters) -> JobRecord:
@@ -52,9 +52,9 @@ def test_a_job_whose_message_died_fails_with_the_reason_and_the_letter_stays(
     job = die(cloud, dead)
     done = cloud.reread(job)
     assert done.state is JobState.FAILED
-    assert done.fault is not None
-    assert done.fault.code == "dead_lettered"
-    assert "could not read it" in done.fault.message
+    assert done.outcome.fault is not None
+    assert done.outcome.fault.code == "dead_lettered"
+    assert "could not read it" in done.outcome.fault.message
     assert len(dead.kept) == 1
     assert dead_letters.bury(cloud.ctx).failed == 0
 
@@ -111,7 +111,11 @@ def test_a_replayed_job_runs_with_its_whole_time_and_ends_like_any_other(
     job = die(cloud, dead)
     cloud.clock.forward(3600)
     again = dead_letters.replay(cloud.ctx, key, job.id)
-    assert (again.state, again.fault, again.attempts) == (JobState.QUEUED, None, 0)
+    assert (again.state, again.outcome.fault, again.attempts) == (
+        JobState.QUEUED,
+        None,
+        0,
+    )
     (task,) = cloud.bus.published
     assert task.deadline_at == cloud.ctx.now() + (job.deadline_at - job.created_at)
     assert (task.job_id, task.publication) == (job.id, 2)

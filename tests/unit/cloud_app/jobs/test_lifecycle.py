@@ -33,7 +33,7 @@ def test_an_accepted_job_reads_back_as_it_was_accepted(cloud: Cloud) -> None:
     assert created
     assert cloud.reread(job) == job
     assert job.state is JobState.QUEUED
-    assert job.payload == new.task
+    assert job.task == new.task
     assert lifecycle.get(cloud.ctx, cloud.acme, f"chatcmpl-{job.id}") == job
 
 
@@ -46,7 +46,7 @@ def test_accepting_takes_one_statement(cloud: Cloud) -> None:
 
 def test_the_prompt_of_work_somebody_waits_for_is_not_stored(cloud: Cloud) -> None:
     job = cloud.job(mode="stream")
-    assert job.payload is None
+    assert job.task is None
     assert cloud.reread(job) == job
 
 
@@ -94,10 +94,14 @@ def test_a_job_runs_and_completes(cloud: Cloud) -> None:
     assert cloud.finish(job, "the answer \0")
     done = cloud.reread(job)
     assert done.state is JobState.COMPLETED
-    assert (done.text, done.worker, done.attempts) == ("the answer \0", "host of w1", 1)
-    assert done.payload is None
-    assert done.usage is not None
-    assert done.usage.completion_tokens == 2
+    assert (done.outcome.text, done.worker, done.attempts) == (
+        "the answer \0",
+        "host of w1",
+        1,
+    )
+    assert done.task is None
+    assert done.outcome.usage is not None
+    assert done.outcome.usage.completion_tokens == 2
     moments = (done.started_at, done.first_token_at, done.finished_at)
     assert [(at - NOON).total_seconds() for at in moments if at] == [1.0, 1.5, 3.0]
 
@@ -124,7 +128,11 @@ def test_the_first_outcome_wins_and_later_ones_are_counted(cloud: Cloud) -> None
     failed = outcome(job.id, text="third", state=JobState.FAILED)
     assert not lifecycle.apply(cloud.ctx, failed)
     done = cloud.reread(job)
-    assert (done.text, done.state, done.dropped) == ("first", JobState.COMPLETED, 2)
+    assert (done.outcome.text, done.state, done.dropped) == (
+        "first",
+        JobState.COMPLETED,
+        2,
+    )
 
 
 @settings(max_examples=25)
@@ -172,8 +180,8 @@ def test_a_prompt_that_kills_its_engine_is_stopped_at_the_fourth_start(
     cloud.start(job, "a4", "w4")
     done = cloud.reread(job)
     assert done.state is JobState.FAILED
-    assert done.fault is not None
-    assert done.fault.code == "poison"
+    assert done.outcome.fault is not None
+    assert done.outcome.fault.code == "poison"
     assert cloud.bus.cancelled == [("w4", job.id)]
 
 
@@ -253,9 +261,13 @@ def test_a_job_replayed_counts_from_the_start(cloud: Cloud) -> None:
     for attempt in ("a1", "a2", "a3", "a4"):
         again(cloud, job, attempt)
         lifecycle.apply(cloud.ctx, lost(job, attempt))
+    lifecycle.apply(cloud.ctx, outcome(job.id, state=JobState.FAILED))
+    job = cloud.reread(job)
+    assert job.task is not None
     with cloud.ctx.db.session() as session:
-        store.attempts.forget_losses(session, job.id)
-        assert store.attempts.lost(session, job.id) == 0
+        assert store.transitions.lost_attempts(session, job.id) == 4
+        assert store.transitions.reopen(session, job, job.task)
+        assert store.transitions.lost_attempts(session, job.id) == 0
 
 
 def test_an_older_attempt_given_back_late_changes_nothing(cloud: Cloud) -> None:
@@ -289,7 +301,7 @@ def test_cancelling_tells_the_worker_that_runs_it(cloud: Cloud) -> None:
     cloud.start(job, "a1", "w7")
     done = lifecycle.cancel(cloud.ctx, "acme", f"cmpl-{job.id}")
     assert done.state is JobState.CANCELLED
-    assert done.finish_reason == FinishReason.CANCELLED
+    assert done.outcome.finish_reason == FinishReason.CANCELLED
     assert cloud.bus.cancelled == [("w7", job.id)]
 
 
@@ -324,7 +336,10 @@ def test_a_job_that_could_not_be_published_failed(cloud: Cloud) -> None:
         cloud.ctx, job.id, Fault(code="not_published", message="ask again")
     )
     done = cloud.reread(job)
-    assert (done.state, done.finish_reason) == (JobState.FAILED, FinishReason.ERROR)
+    assert (done.state, done.outcome.finish_reason) == (
+        JobState.FAILED,
+        FinishReason.ERROR,
+    )
 
 
 def test_jobs_are_found_newest_first_page_by_page(cloud: Cloud) -> None:
@@ -337,7 +352,7 @@ def test_jobs_are_found_newest_first_page_by_page(cloud: Cloud) -> None:
     assert [job.id for job in first] == made[:2]
     rest = lifecycle.find(cloud.ctx, cloud.acme, after=first[-1].id)
     assert [job.id for job in rest] == made[2:]
-    assert {job.payload for job in rest} == {None}
+    assert {job.task for job in rest} == {None}
 
 
 def test_a_listing_takes_one_statement(cloud: Cloud) -> None:
@@ -376,9 +391,9 @@ def test_a_job_past_its_deadline_and_grace_is_timed_out(cloud: Cloud) -> None:
     for job in (waiting, running):
         done = cloud.reread(job)
         assert done.state is JobState.TIMEOUT
-        assert done.fault is not None
-        assert done.fault.code == "job_timeout"
-        assert done.payload is not None  # it may be retried
+        assert done.outcome.fault is not None
+        assert done.outcome.fault.code == "job_timeout"
+        assert done.task is not None  # it may be retried
     assert cloud.bus.cancelled == [("w3", running.id)]
     assert cloud.reread(later).state is JobState.QUEUED
 
@@ -392,7 +407,7 @@ def test_texts_are_forgotten_after_their_retention(cloud: Cloud) -> None:
     assert lifecycle.sweep(cloud.ctx).purged == 1
     assert lifecycle.sweep(cloud.ctx).purged == 0
     done = cloud.reread(job)
-    assert (done.text, done.state) == (None, JobState.COMPLETED)
+    assert (done.outcome.text, done.state) == (None, JobState.COMPLETED)
 
 
 def _hold(cloud: Cloud, worker_id: str) -> None:

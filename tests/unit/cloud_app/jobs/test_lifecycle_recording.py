@@ -35,8 +35,8 @@ def test_many_jobs_that_start_and_end_take_two_statements(cloud: Cloud) -> None:
     assert len(statements.seen) == 2
     for job in made:
         done = cloud.reread(job)
-        assert (done.state, done.text) == (JobState.COMPLETED, "an answer \0")
-        assert (done.attempts, done.worker, done.payload) == (1, "host of w1", None)
+        assert (done.state, done.outcome.text) == (JobState.COMPLETED, "an answer \0")
+        assert (done.attempts, done.worker, done.task) == (1, "host of w1", None)
         moments = (done.started_at, done.first_token_at, done.finished_at)
         now = cloud.clock.at
         assert moments == (
@@ -132,6 +132,6 @@ def _comparable(job: JobRecord) -> JobRecord:
         job,
         id="",
         key_id="",
-        payload=None,
+        task=None,
         started_at=None,
     )

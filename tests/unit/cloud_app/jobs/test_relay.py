@@ -64,8 +64,8 @@ def test_a_task_no_broker_will_ever_take_fails(cloud: Cloud) -> None:
     lifecycle.relay(cloud.ctx)
     done = cloud.reread(job)
     assert done.state is JobState.FAILED
-    assert done.fault is not None
-    assert done.fault.code == "message_too_large"
+    assert done.outcome.fault is not None
+    assert done.outcome.fault.code == "message_too_large"
 
 
 def test_after_an_embedded_restart_async_work_is_queued_again(cloud: Cloud) -> None:

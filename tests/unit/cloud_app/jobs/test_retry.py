@@ -18,7 +18,7 @@ from cloud_app.store import tables
 from cloud_app.store.records import JobRecord, KeyRecord, WebhookConfig
 from fixtures import web
 from fixtures.web import Clock, TwinBus
-from genie.contracts.inference import JobState, Message
+from genie.contracts.inference import JobRequest, JobState, Message, ModelInput
 from genie.errors import BadRequest, NoCapacity, UnknownJob
 
 
@@ -39,9 +39,9 @@ class Rig:
             "key": self.key,
             "mode": Mode.ASYNC,
             "model": "echo:small",
-            "messages": (Message(role="user", content="hi"),),
+            "input": ModelInput(messages=(Message(role="user", content="hi"),)),
             "sampling": {"max_tokens": 7, "seed": 3},
-            "metadata": {"ticket": "7"},
+            "request": JobRequest(metadata={"ticket": "7"}),
         }
         order = Order(**(values | given))  # type: ignore[arg-type]  # by name
         accepted = submission.submit(self.ctx, order)
@@ -65,7 +65,11 @@ def test_a_retry_is_a_new_job_with_the_same_question(rig: Rig) -> None:
     rig.clock.pass_s(60)
     new = rig.retry(old)
     assert (old.state, new.state) == (JobState.FAILED, JobState.COMPLETED)
-    assert (new.retry_of, new.metadata, new.retain_h) == (old.id, {"ticket": "7"}, 5)
+    assert (new.request.retry_of, new.request.metadata, new.retain_h) == (
+        old.id,
+        {"ticket": "7"},
+        5,
+    )
     first, second = rig.bus.published
     assert (second.messages, second.sampling) == (first.messages, first.sampling)
     assert second.deadline_at - first.deadline_at == new.created_at - old.created_at
@@ -83,7 +87,7 @@ def test_a_retry_that_failed_is_retried_in_its_turn(rig: Rig) -> None:
     second = rig.retry(old)
     rig.bus.work = web.answer
     third = rig.retry(old)
-    assert (second.retry_of, third.retry_of) == (old.id, second.id)
+    assert (second.request.retry_of, third.request.retry_of) == (old.id, second.id)
 
 
 def test_a_retry_tells_the_same_webhook(rig: Rig) -> None:
@@ -127,7 +131,7 @@ def test_many_are_retried_by_a_filter_and_the_rest_is_explained(rig: Rig) -> Non
     rig.bus.work = web.answer
     rig.submit()
     found = retries.retry_all(rig.ctx, rig.key, limit=100, model="echo:small")
-    assert {job.retry_of for job in found.jobs} == {job.id for job in failed}
+    assert {job.request.retry_of for job in found.jobs} == {job.id for job in failed}
     assert [job_id for job_id, _ in found.skipped] == [waited.id]
     again = retries.retry_all(rig.ctx, rig.key, limit=100)
     assert {job.id for job in again.jobs} == {job.id for job in found.jobs}
@@ -140,7 +144,7 @@ def test_a_retry_waits_for_a_worker_that_is_away(rig: Rig) -> None:
     rig.bus.work = lambda _task: ()
     new = rig.retry(old)
     assert new.state is JobState.QUEUED
-    assert "atlas (lost) to return" in new.route["waits"]
+    assert "atlas (lost) to return" in new.request.route["waits"]
 
 
 def test_a_fleet_that_can_never_serve_refuses_to_retry(rig: Rig) -> None:

@@ -359,7 +359,7 @@ def test_who_waits_hears_its_place_and_when_it_is_due(
         cloud.clock.forward(1)
         jobs.append(cloud.job(mode="stream"))
     assert [place(cloud, job) for job in jobs] == [(1, None), (2, None), (3, None)]
-    stream.of(cloud.ctx).note(jobs[0].model, 50)
+    cloud.ctx.answer_lengths.note(jobs[0].model, 50)
     assert place(cloud, jobs[2]) == (3, 3 * 50 / READY.tokens_per_s)
     cloud.start(jobs[0], "a")
     assert place(cloud, jobs[2])[0] == 2

@@ -94,7 +94,7 @@ def test_a_due_run_becomes_a_job_with_its_variables_filled_in(rig: Rig) -> None:
     assert task.messages[-1].content == "On 2026-05-04"
     job = lifecycle.get(rig.ctx, "acme", task.job_id)
     assert (job.state, job.mode) == (JobState.COMPLETED, "async")
-    assert job.metadata == {"schedule": "digest"}
+    assert job.request.metadata == {"schedule": "digest"}
     assert rig.fire() == 0  # twice at the same moment starts nothing more
 
 

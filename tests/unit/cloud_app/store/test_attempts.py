@@ -9,7 +9,7 @@ from fixtures.clouds import Cloud, started
 
 def attempts(cloud: Cloud, job_id: str) -> list[tuple[str, str, float]]:
     with cloud.ctx.db.reading() as session:
-        found = store.attempts.of_job(session, job_id)
+        found = store.transitions.attempts_of(session, job_id)
     began = cloud.clock.at
     return [
         (one.attempt_id, one.worker, (began - one.started_at).total_seconds())

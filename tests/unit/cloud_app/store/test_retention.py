@@ -30,8 +30,8 @@ def test_an_answer_is_kept_as_long_as_its_org_and_request_say(
 ) -> None:
     job = accepted(cloud, "async", retain_h)
     cloud.finish(job)
-    assert swept(cloud, job, kept_h - 0.1).text == "one two"
-    assert swept(cloud, job, 0.2).text is None
+    assert swept(cloud, job, kept_h - 0.1).outcome.text == "one two"
+    assert swept(cloud, job, 0.2).outcome.text is None
 
 
 @pytest.mark.parametrize("state", [JobState.FAILED, JobState.CANCELLED])
@@ -40,15 +40,15 @@ def test_the_prompt_of_a_job_that_did_not_complete_is_kept_to_be_retried(
 ) -> None:
     job = accepted(cloud, "async", None)
     lifecycle.apply(cloud.ctx, outcome(job.id, state=state))
-    assert cloud.reread(job).payload == job.payload
-    assert swept(cloud, job, 25).payload is None
+    assert cloud.reread(job).task == job.task
+    assert swept(cloud, job, 25).task is None
 
 
 def test_a_prompt_that_is_not_to_be_kept_goes_with_the_end(cloud: Cloud) -> None:
     job = accepted(cloud, "async", 0)
-    assert job.payload is not None
+    assert job.task is not None
     lifecycle.apply(cloud.ctx, outcome(job.id, state=JobState.FAILED))
-    assert cloud.reread(job).payload is None
+    assert cloud.reread(job).task is None
 
 
 def test_an_answer_that_is_not_to_be_kept_goes_after_its_delivery(
@@ -56,32 +56,34 @@ def test_an_answer_that_is_not_to_be_kept_goes_after_its_delivery(
 ) -> None:
     job = accepted(cloud, "async", 0)
     cloud.finish(job)
-    assert swept(cloud, job, 1).text == "one two"  # nobody has it yet
+    assert swept(cloud, job, 1).outcome.text == "one two"  # nobody has it yet
     lifecycle.mark_delivered(cloud.ctx, cloud.reread(job))
-    assert swept(cloud, job, 0).text == "one two"  # the answer may have been lost
-    assert swept(cloud, job, 61 / HOUR).text is None
+    assert (
+        swept(cloud, job, 0).outcome.text == "one two"
+    )  # the answer may have been lost
+    assert swept(cloud, job, 61 / HOUR).outcome.text is None
 
 
 def test_an_answer_nobody_fetches_goes_after_the_longest_time(cloud: Cloud) -> None:
     job = accepted(cloud, "async", 0)
     cloud.finish(job)
-    assert swept(cloud, job, 24.1).text is None
+    assert swept(cloud, job, 24.1).outcome.text is None
 
 
 def test_an_answer_somebody_waited_for_was_delivered_at_its_end(cloud: Cloud) -> None:
     job = accepted(cloud, "sync", 0)
     cloud.finish(job)
-    assert swept(cloud, job, 59 / HOUR).text == "one two"
-    assert swept(cloud, job, 2 / HOUR).text is None
+    assert swept(cloud, job, 59 / HOUR).outcome.text == "one two"
+    assert swept(cloud, job, 2 / HOUR).outcome.text is None
 
 
 def test_only_an_ended_job_is_delivered_and_only_once(cloud: Cloud) -> None:
     job = accepted(cloud, "async", 0)
     lifecycle.mark_delivered(cloud.ctx, job)
     cloud.finish(job)
-    assert swept(cloud, job, 1).text == "one two"
+    assert swept(cloud, job, 1).outcome.text == "one two"
     with cloud.ctx.db.session() as session:
-        store.retention.delivered(session, job.id, cloud.clock.at)
+        store.backlog.delivered(session, job.id, cloud.clock.at)
     cloud.clock.forward(59)
     lifecycle.mark_delivered(cloud.ctx, cloud.reread(job))
-    assert swept(cloud, job, 2 / HOUR).text is None
+    assert swept(cloud, job, 2 / HOUR).outcome.text is None

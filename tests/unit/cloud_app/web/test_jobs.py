@@ -10,6 +10,7 @@ from cloud_app.context import Context
 from cloud_app.orgs import auth
 from fixtures import web
 from fixtures.web import TwinBus
+from genie.contracts import codec
 
 
 def submit(
@@ -149,3 +150,35 @@ def test_a_job_that_never_was_is_404(client: FlaskClient) -> None:
 
     assert response.status_code == 404
     assert response.get_json()["error"]["code"] == "job_not_found"
+
+
+def test_jobs_are_listed_by_the_label_their_client_gave(client: FlaskClient) -> None:
+    made = [submit(client, label=name) for name in ("night", "night", "day")]
+    submit(client)
+    found = client.get("/v1/jobs?label=night").get_json()["data"]
+    ids = {job["id"].removeprefix("chatcmpl-") for job in made[:2]}
+    assert {job["id"] for job in found} == ids
+    assert {job["label"] for job in found} == {"night"}
+    assert client.get("/v1/jobs?label=noon").get_json()["data"] == []
+    every = client.get("/v1/jobs").get_json()["data"]
+    assert sorted(str(job["label"]) for job in every) == [
+        "None",
+        "day",
+        "night",
+        "night",
+    ]
+
+
+@pytest.mark.parametrize("label", ["x" * 201, "", "a\0b", 7])
+def test_a_label_that_cannot_be_kept_is_refused_by_its_name(
+    client: FlaskClient, label: object
+) -> None:
+    body = {"persona": "chat", "messages": [{"role": "user", "content": "hi"}]}
+    answer = client.post("/v1/chat/completions", json={**body, "label": label})
+    assert answer.status_code == 400
+    assert answer.get_json()["error"]["param"] == "label"
+
+
+def test_no_worker_is_told_of_a_label(client: FlaskClient, bus: TwinBus) -> None:
+    submit(client, label="night")
+    assert b"night" not in codec.encode(bus.published[-1])

@@ -149,6 +149,7 @@ def test_a_worker_of_a_later_release_joins_and_beats(
     [
         (b"{", None),
         (b'{"hostname": "h"}', "name"),
+        (codec.encode(said())[:-1] + b',"labels": 1}', "labels"),
         (codec.encode(said(protocol=99)), "protocol"),
     ],
 )

@@ -111,9 +111,9 @@ def test_a_smaller_model_than_wanted_is_always_disclosed(
 
 def test_submitting_prints_the_id_and_nothing_else(run: Run, cloud: TwinCloud) -> None:
     cloud.replies[CHAT] = QUEUED
-    done = run("submit", "hi")
+    done = run("submit", "hi", "--label", "night")
     assert done.stdout == "01a\n"
-    assert cloud.sent["mode"] == "async"
+    assert (cloud.sent["mode"], cloud.sent["label"]) == ("async", "night")
     assert json.loads(run("submit", "hi", "--json").stdout)["status"] == "queued"
 
 

@@ -193,6 +193,8 @@ def test_filters_are_sent_to_the_cloud(run: Run, cloud: TwinCloud) -> None:
             "m",
             "-w",
             "gpu-1",
+            "--label",
+            "night",
         ),
         *("--since", "2030-01-01T00:00:00+00:00", "--limit", "5", "--after", JOB_ID),
     )
@@ -202,6 +204,7 @@ def test_filters_are_sent_to_the_cloud(run: Run, cloud: TwinCloud) -> None:
         "persona": "review",
         "model": "m",
         "worker": "gpu-1",
+        "label": "night",
         "since": "1893456000.0",
         "limit": "5",
         "after": JOB_ID,

@@ -103,7 +103,7 @@ def test_an_event_comes_back_as_the_event_it_was(event: Contract) -> None:
 
 
 @pytest.mark.parametrize("contract", CONTRACTS, ids=name_of)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_what_a_later_release_adds_is_ignored(
     contract: type[Contract], data: st.DataObject

@@ -58,12 +58,14 @@ def test_only_what_was_given_is_sent() -> None:
         "temperature": 0.0,
         "seed": None,
         "timeout": 5.0,
+        "label": "night",
         "metadata": {"team": "a"},
     }
     chat = chat_body("hi", options, mode="async")
     assert chat["max_tokens"] == 8
     assert chat["temperature"] == 0.0
     assert chat["deadline_s"] == 5.0
+    assert chat["label"] == "night"
     assert chat["metadata"] == {"team": "a"}
     assert "seed" not in chat
 

@@ -1,0 +1,470 @@
+"""How jobs change: each transition is one guarded statement, for one job or many.
+
+Every update compares before it sets: it changes an open job only, so that of many
+processes that see the same event only the first one counts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from msgspec.structs import replace
+from sqlalchemy import (
+    Boolean,
+    Connection,
+    Update,
+    bindparam,
+    case,
+    func,
+    null,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.sql.elements import ColumnElement
+from sqlmodel import Session, col
+
+from cloud_app.store import legacy
+from cloud_app.store.jobs import OPEN
+from cloud_app.store.records import JobRecord
+from cloud_app.store.statements import changed, insert_once
+from cloud_app.store.tables import JobAttemptRow, JobRow, OrgRow, UtcDateTime
+from genie.contracts.base import part
+from genie.contracts.inference import (
+    AttemptGivenBack,
+    AttemptStarted,
+    Fault,
+    FinishReason,
+    InferenceTask,
+    JobOutcome,
+    JobState,
+    Outcome,
+    RecordedEvent,
+)
+
+_MAX_NAME = 255
+_moment = UtcDateTime()
+_now = bindparam("now", type_=_moment)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenJobState:
+    """How far an open job is."""
+
+    attempts: int
+    attempt_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobCompletion:
+    """An outcome, and the attempt the row counts for it; None: as it stands there."""
+
+    outcome: Outcome
+    attempts: int = 1
+    attempt_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClosedJob:
+    """A job the cloud ended just now, and where it may still run."""
+
+    job_id: str
+    model: str
+    queue: str
+    worker_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptRecord:
+    """One execution: which worker began it, and when."""
+
+    attempt_id: str
+    worker: str
+    started_at: datetime
+
+
+E = TypeVar("E", bound=RecordedEvent)
+
+
+def storable(event: E) -> E:
+    """The event without NULs in its names, which no database column takes."""
+    names = {
+        name: getattr(event, name).replace("\0", "")[:_MAX_NAME]
+        for name in ("attempt_id", "worker_id", "worker")
+    }
+    fingerprint = event.fingerprint and event.fingerprint.replace("\0", "")
+    return replace(event, fingerprint=fingerprint, **names)
+
+
+def confirm(session: Session, job_ids: Sequence[str], now: datetime) -> int:
+    """The broker has the messages of these jobs; of how many that is news."""
+    statement = (
+        update(JobRow)
+        .where(col(JobRow.id).in_(job_ids), col(JobRow.confirmed_at).is_(None))
+        .values(confirmed_at=now)
+    )
+    return changed(session, statement)
+
+
+def lock(connection: Connection, job_ids: Sequence[str]) -> dict[str, OpenJobState]:
+    """Those of these jobs that are open, which nobody else can change from here on."""
+    rows = connection.execute(_LOCK, {"ids": list(job_ids)})
+    return {
+        job_id: OpenJobState(attempts=attempts, attempt_id=attempt_id)
+        for job_id, attempts, attempt_id in rows
+    }
+
+
+def start(connection: Connection, event: AttemptStarted, now: datetime) -> int | None:
+    """A worker took the job; how many attempts that makes, None when nothing changed.
+
+    The same attempt told twice counts once; a job that ended stays ended.
+    """
+    found = connection.execute(_START_ONE, _started(event, now))
+    return found.scalar_one_or_none()
+
+
+def start_all(
+    connection: Connection, events: Sequence[AttemptStarted], now: datetime
+) -> None:
+    """`start` of many jobs."""
+    if events:
+        connection.execute(_START, [_started(event, now) for event in events])
+
+
+def end(connection: Connection, ends: Sequence[JobCompletion], now: datetime) -> int:
+    """Write the outcomes of those jobs that have none yet; how many these are."""
+    if not ends:
+        return 0
+    return connection.execute(_END, [_ended(one, now) for one in ends]).rowcount
+
+
+def give_back(
+    session: Session, event: AttemptGivenBack, *, is_lost: bool = False
+) -> bool:
+    """A worker gave its attempt back in good order: it does not count, the job waits.
+
+    One that ``is_lost`` is subtracted by `lost_attempts` already. False when another
+    attempt has begun since, or the job has ended.
+    """
+    statement = (
+        _open(col(JobRow.id) == event.job_id)
+        .where(col(JobRow.attempt_id) == event.attempt_id)
+        .values(
+            **_UNSTARTED,
+            state=JobState.QUEUED.value,
+            attempts=JobRow.attempts - (0 if is_lost else 1),
+        )
+    )
+    return changed(session, statement) == 1
+
+
+def close(
+    session: Session,
+    job_ids: Sequence[str],
+    state: JobState,
+    now: datetime,
+    *,
+    fault: Fault | None = None,
+    org: str | None = None,
+    keeps_task: bool = True,
+) -> tuple[ClosedJob, ...]:
+    """End those of these jobs that have not ended, from the cloud's side.
+
+    ``org`` is the slug of the org that asks, None for the cloud itself. Without
+    ``keeps_task`` they cannot be retried.
+    """
+    which: list[ColumnElement[bool]] = [col(JobRow.id).in_(job_ids)]
+    if org is not None:
+        owner = select(col(OrgRow.id)).where(col(OrgRow.slug) == org)
+        which.append(col(JobRow.org_id) == owner.scalar_subquery())
+    return _close(session, which, state, now, fault, keeps_task=keeps_task)
+
+
+def time_out(
+    session: Session, *, before: datetime, now: datetime, fault: Fault, limit: int
+) -> tuple[ClosedJob, ...]:
+    """End jobs whose deadline passed before ``before``, oldest deadline first."""
+    due = (
+        select(col(JobRow.id))
+        .where(col(JobRow.state).in_(OPEN), col(JobRow.deadline_at) < before)
+        .order_by(col(JobRow.deadline_at))
+        .limit(limit)
+    )
+    which = [col(JobRow.id).in_(due.scalar_subquery())]
+    return _close(session, which, JobState.TIMEOUT, now, fault)
+
+
+def reopen(session: Session, job: JobRecord, task: InferenceTask) -> bool:
+    """Queue a failed job once more, its message kept for the relay; False when it
+    changed since ``job`` was read. Its attempts are counted anew."""
+    losses = update(JobAttemptRow).where(col(JobAttemptRow.job_id) == job.id)
+    statement = (
+        update(JobRow)
+        .where(col(JobRow.id) == job.id)
+        .where(col(JobRow.state) == JobState.FAILED.value)
+        .where(col(JobRow.finished_at) == job.finished_at)
+        .values(
+            **_UNSTARTED,
+            **_outcome(None),
+            text=None,
+            extras=None,
+            state=JobState.QUEUED.value,
+            finished_at=None,
+            purged_at=None,
+            task=task,
+            publications=task.publication,
+            deadline_at=task.deadline_at,
+            confirmed_at=None,
+            relayed_at=None,
+            attempts=0,
+        )
+    )
+    if not changed(session, statement):
+        return False
+    changed(session, losses.values(lost_at=None))
+    return True
+
+
+def recover(session: Session, *, now: datetime, fault: Fault) -> int:
+    """Queue open jobs that can be published again; end the others with ``fault``."""
+    again = _open(col(JobRow.task).is_not(None)).values(
+        state=JobState.QUEUED.value, confirmed_at=None, relayed_at=None
+    )
+    lost = _close(session, [col(JobRow.task).is_(None)], JobState.FAILED, now, fault)
+    return changed(session, again) + len(lost)
+
+
+def drop(session: Session, job_id: str) -> bool:
+    """Count an outcome that came after the first; False when there is no such job."""
+    statement = (
+        update(JobRow)
+        .where(col(JobRow.id) == job_id)
+        .values(dropped=JobRow.dropped + 1)
+    )
+    return changed(session, statement) == 1
+
+
+def note_attempt(session: Session, event: AttemptStarted, now: datetime) -> None:
+    """Keep the attempt that ``event`` follows on, which the job's row forgets, and it.
+
+    Call it before the row takes the event in.
+    """
+    _copy_attempt(session, event.job_id, col(JobRow.attempt_id) != event.attempt_id)
+    insert_once(
+        session,
+        JobAttemptRow,
+        job_id=event.job_id,
+        attempt_id=event.attempt_id,
+        worker_id=event.worker_id,
+        worker=event.worker,
+        started_at=now,
+    )
+
+
+def lose_attempt(session: Session, event: AttemptGivenBack, now: datetime) -> bool:
+    """Its worker lost the job's message and lives; False when that is known, or when
+    nothing is known of that attempt."""
+    _copy_attempt(session, event.job_id, col(JobRow.attempt_id) == event.attempt_id)
+    statement = (
+        update(JobAttemptRow)
+        .where(*_is_attempt(event), col(JobAttemptRow.lost_at).is_(None))
+        .values(lost_at=now)
+    )
+    return changed(session, statement) == 1
+
+
+def is_attempt_lost(session: Session, event: AttemptGivenBack) -> bool:
+    """True when the worker of this attempt was said to have lost its message."""
+    lost = select(col(JobAttemptRow.job_id)).where(
+        *_is_attempt(event), col(JobAttemptRow.lost_at).is_not(None)
+    )
+    return session.connection().execute(lost).first() is not None
+
+
+def lost_attempts(session: Session, job_id: str) -> int:
+    """How many attempts of a job ended, if they did, with their worker alive."""
+    statement = (
+        select(func.count())
+        .select_from(JobAttemptRow)
+        .where(col(JobAttemptRow.job_id) == job_id)
+        .where(col(JobAttemptRow.lost_at).is_not(None))
+    )
+    return session.connection().execute(statement).scalar_one()
+
+
+def attempts_of(session: Session, job_id: str) -> tuple[AttemptRecord, ...]:
+    """The noted attempts of a job, oldest first."""
+    names = tuple(AttemptRecord.__dataclass_fields__)
+    statement = (
+        select(*(getattr(JobAttemptRow, name) for name in names))
+        .where(col(JobAttemptRow.job_id) == job_id)
+        .order_by(col(JobAttemptRow.started_at), col(JobAttemptRow.attempt_id))
+    )
+    rows = session.connection().execute(statement).mappings()
+    return tuple(AttemptRecord(**{name: row[name] for name in names}) for row in rows)
+
+
+_IS_OPEN = or_(
+    col(JobRow.state) == JobState.QUEUED.value,
+    col(JobRow.state) == JobState.RUNNING.value,
+)
+
+_UNSTARTED = {"attempt_id": None, "worker_id": None, "worker": None}
+
+_LOCK = (
+    select(col(JobRow.id), col(JobRow.attempts), col(JobRow.attempt_id))
+    .where(col(JobRow.id).in_(bindparam("ids", expanding=True)), _IS_OPEN)
+    .order_by(col(JobRow.id))  # two brains lock in the same order
+    .with_for_update()
+)
+
+_START = (
+    update(JobRow)
+    .where(col(JobRow.id) == bindparam("of"), _IS_OPEN)
+    .where(
+        or_(
+            col(JobRow.attempt_id).is_(None),
+            col(JobRow.attempt_id) != bindparam("attempt"),
+        )
+    )
+    .values(
+        state=JobState.RUNNING.value,
+        attempts=JobRow.attempts + 1,
+        attempt_id=bindparam("attempt"),
+        started_at=func.coalesce(JobRow.started_at, _now),
+        confirmed_at=func.coalesce(JobRow.confirmed_at, _now),
+        worker_id=bindparam("by_id"),
+        worker=bindparam("by"),
+        fingerprint=func.coalesce(bindparam("print"), JobRow.fingerprint),
+    )
+)
+_START_ONE = _START.returning(col(JobRow.attempts))
+
+_DOCUMENTS = ("outcome", "text", "extras", *legacy.OUTCOME)
+
+_END = (
+    update(JobRow)
+    .where(col(JobRow.id) == bindparam("of"), _IS_OPEN)
+    .values(
+        state=bindparam("into"),
+        task=case(
+            (bindparam("is_done", type_=Boolean()), null()),
+            (col(JobRow.retain_h) == 0, null()),
+            else_=col(JobRow.task),
+        ),
+        finished_at=_now,
+        started_at=func.coalesce(JobRow.started_at, bindparam("began", type_=_moment)),
+        confirmed_at=func.coalesce(JobRow.confirmed_at, _now),
+        first_token_at=bindparam("first"),
+        worker_id=bindparam("by_id"),
+        worker=bindparam("by"),
+        attempts=case(
+            (col(JobRow.attempts) < bindparam("tries"), bindparam("tries")),
+            else_=col(JobRow.attempts),
+        ),
+        attempt_id=func.coalesce(bindparam("attempt"), JobRow.attempt_id),
+        fingerprint=func.coalesce(bindparam("print"), JobRow.fingerprint),
+        **{name: bindparam(f"new_{name}") for name in _DOCUMENTS},
+    )
+)
+
+
+def _started(event: AttemptStarted, now: datetime) -> dict[str, Any]:
+    return {
+        "of": event.job_id,
+        "attempt": event.attempt_id,
+        "by_id": event.worker_id,
+        "by": event.worker,
+        "print": event.fingerprint,
+        "now": now,
+    }
+
+
+def _ended(end: JobCompletion, now: datetime) -> dict[str, Any]:
+    outcome, timing = end.outcome, end.outcome.timing
+    began = now - timedelta(seconds=timing.total_s)
+    has_text = outcome.usage.completion_tokens > 0
+    first_token_at = began + timedelta(seconds=timing.first_token_s)
+    kept = replace(part(JobOutcome, outcome), at=now)
+    documents = {**_outcome(kept), "text": outcome.text, "extras": outcome.extras}
+    return {
+        "of": outcome.job_id,
+        "into": outcome.state.value,
+        "is_done": outcome.state is JobState.COMPLETED,
+        "now": now,
+        "began": began,
+        "first": first_token_at if has_text else None,
+        "by_id": outcome.worker_id,
+        "by": outcome.worker,
+        "tries": end.attempts,
+        "attempt": end.attempt_id,
+        "print": outcome.fingerprint,
+        **{f"new_{name}": documents[name] for name in _DOCUMENTS},
+    }
+
+
+def _outcome(outcome: JobOutcome | None) -> dict[str, Any]:
+    """The columns of an outcome but its texts, which retention forgets."""
+    if outcome is None:
+        return {"outcome": None, **legacy.outcome_columns(JobOutcome())}
+    kept = replace(outcome, text=None, extras=None)
+    return {"outcome": kept, **legacy.outcome_columns(outcome)}
+
+
+def _open(*which: ColumnElement[bool]) -> Update:
+    """An update of jobs that have not ended: the compare of every compare-and-set."""
+    return update(JobRow).where(*which).where(col(JobRow.state).in_(OPEN))
+
+
+def _close(
+    session: Session,
+    which: Sequence[ColumnElement[bool]],
+    state: JobState,
+    now: datetime,
+    fault: Fault | None,
+    *,
+    keeps_task: bool = True,
+) -> tuple[ClosedJob, ...]:
+    is_cancelled = state is JobState.CANCELLED
+    reason = FinishReason.CANCELLED if is_cancelled else FinishReason.ERROR
+    outcome = JobOutcome(at=now, finish_reason=reason, fault=fault)
+    kept = case((col(JobRow.retain_h) == 0, null()), else_=col(JobRow.task))
+    values = {"task": kept if keeps_task else None, **_outcome(outcome)}
+    statement = (
+        _open(*which)
+        .values(state=state.value, finished_at=now, **values)
+        .returning(
+            col(JobRow.id), col(JobRow.model), col(JobRow.queue), col(JobRow.worker_id)
+        )
+    )
+    rows = session.connection().execute(statement).all()
+    return tuple(
+        ClosedJob(job_id=job_id, model=model, queue=queue, worker_id=worker_id)
+        for job_id, model, queue, worker_id in rows
+    )
+
+
+def _is_attempt(event: AttemptGivenBack) -> tuple[ColumnElement[bool], ...]:
+    return (
+        col(JobAttemptRow.job_id) == event.job_id,
+        col(JobAttemptRow.attempt_id) == event.attempt_id,
+    )
+
+
+def _copy_attempt(session: Session, job_id: str, wanted: ColumnElement[bool]) -> None:
+    """Keep the attempt that stands in a job's row, if it is a ``wanted`` one."""
+    from_row = ("id", "attempt_id", "worker_id", "worker", "started_at")
+    in_row = (
+        select(*(col(getattr(JobRow, name)) for name in from_row))
+        .where(col(JobRow.id) == job_id, wanted)
+        .where(col(JobRow.attempt_id).is_not(None))
+        .where(col(JobRow.started_at).is_not(None))
+    )
+    names = ["job_id", "attempt_id", "worker_id", "worker", "started_at"]
+    dialect = session.get_bind().dialect.name
+    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    copied = insert(JobAttemptRow).from_select(names, in_row).on_conflict_do_nothing()
+    changed(session, copied)
