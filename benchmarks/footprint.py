@@ -171,11 +171,11 @@ def warm() -> ChildProcess:
     return nest
 
 
-def load(path: Path, nest: ChildProcess) -> None:
+def load(path: Path, child: ChildProcess) -> None:
     """Load the model into a child, wait until it serves, end it."""
     spec = catalog.load().models[MODEL]
     loaded = starter.start(
-        wanted(spec, path=path, slots=4, context=1024), QUIET, nest=nest
+        wanted(spec, path=path, slots=4, context=1024), QUIET, child=child
     )
     loaded.engine.close()
 

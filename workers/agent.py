@@ -1,4 +1,4 @@
-"""The worker's word to the cloud: a heartbeat from a thread of its own, for ever."""
+"""Sends heartbeats to the cloud from a thread of its own, for as long as it runs."""
 
 import random
 import threading

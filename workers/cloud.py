@@ -1,4 +1,4 @@
-"""The fleet API of the cloud, as a worker calls it: two requests, both outward."""
+"""Calls the cloud's fleet API: two requests, both outward."""
 
 from typing import TYPE_CHECKING, TypeVar
 

@@ -1,4 +1,4 @@
-"""How far a worker is with the cloud's directives, read off its state (pure).
+"""Reports how far a worker is with the cloud's directives, from its state (pure).
 
 Directives repeat what the desired set already says; the set is obeyed, this reports.
 """

@@ -1,4 +1,4 @@
-"""What the machine has right now: GPUs by gpustat, the host by psutil."""
+"""Reads what the machine has right now: GPUs by gpustat, the host by psutil."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence

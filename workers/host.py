@@ -25,8 +25,13 @@ from workers.bidding.consumers import DataPlane
 from workers.cloud import CloudClient
 from workers.engine.parent.starter import EngineStarter
 from workers.files.files import ModelStore
-from workers.models.residency import MachineAccess, MachineLimits, Residency
-from workers.models.resident import FetchModel, StartEngine
+from workers.models.residency import (
+    FetchModel,
+    MachineAccess,
+    MachineLimits,
+    Residency,
+    StartEngine,
+)
 from workers.serving.attempt import WorkerIdentity
 from workers.serving.reports import EventReporter
 from workers.serving.serving import Serving

@@ -1,4 +1,7 @@
-"""Become a worker of a fleet: trade a join token, or an old secret, for an identity."""
+"""Registers this machine with a cloud: a join token or an old secret buys an identity.
+
+The identity is kept between starts in a file that only its owner can read.
+"""
 
 import os
 import uuid
@@ -8,20 +11,68 @@ from pathlib import Path
 import msgspec
 
 from genie import env, logs
-from genie.contracts.base import PROTOCOL
+from genie.contracts import codec
+from genie.contracts.base import PROTOCOL, Contract
 from genie.contracts.fleet import Registration, RegistrationReply
-from genie.errors import BadRequest, CloudUnreachable, SettingsError, Unauthorized
-from workers import hardware, identity
+from genie.errors import (
+    BadRequest,
+    CloudUnreachable,
+    CodecError,
+    SettingsError,
+    Unauthorized,
+)
+from workers import hardware
 from workers.cloud import CloudClient
 from workers.engine import registry
 from workers.settings import WorkerSettings, worker_name
 
 log = logs.logger("join")
 
+IDENTITY_FILE = "worker.json"
+
 HOW_TO_JOIN = (
     "ask an admin for a join token (`genie worker token`), then run "
     "`genie worker join URL --token gj-…`"
 )
+
+
+class SavedRegistration(Contract, frozen=True, kw_only=True):
+    """A registration and the cloud it is of."""
+
+    url: str
+    registered: RegistrationReply
+
+
+def saved_registration(folder: Path, url: str) -> RegistrationReply | None:
+    """The saved registration with the cloud at ``url``; None when there is none.
+
+    Raises SettingsError when the file cannot be read or understood.
+    """
+    path = folder / IDENTITY_FILE
+    try:
+        saved = codec.decode(SavedRegistration, path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, CodecError) as error:
+        raise SettingsError(
+            f"{path} cannot be used ({error}); delete it and join again with a "
+            "fresh GENIE_JOIN_TOKEN"
+        ) from error
+    return saved.registered if saved.url == url.rstrip("/") else None
+
+
+def save_registration(folder: Path, url: str, registered: RegistrationReply) -> None:
+    """Keep a registration, mode 0600, whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fresh = folder / f".{IDENTITY_FILE}.{os.getpid()}"
+    data = codec.encode(SavedRegistration(url=url.rstrip("/"), registered=registered))
+    # Created 0600: the secret is never readable to others, not even for a moment.
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(folder / IDENTITY_FILE)
 
 
 def new_boot_id() -> str:
@@ -63,7 +114,7 @@ def enrol(
     registration is saved before it is returned.
     """
     registration = describe(settings, boot_id)
-    saved = identity.load(settings.state_folder, settings.url)
+    saved = saved_registration(settings.state_folder, settings.url)
     secret = saved.worker_secret if saved else None
     refused: Unauthorized | None = None
     for credential in (secret, settings.join_token):
@@ -74,7 +125,7 @@ def enrol(
         except Unauthorized as error:
             refused = error
             continue
-        identity.save(settings.state_folder, settings.url, registered)
+        save_registration(settings.state_folder, settings.url, registered)
         log.info("registered", worker=registered.worker_id, name=registered.name)
         return registered
     reason = refused.message if refused else "this worker has no credentials yet"
@@ -105,7 +156,7 @@ def resume(
     try:
         return enrol(settings, cloud, boot_id)
     except CloudUnreachable as error:
-        saved = identity.load(settings.state_folder, settings.url)
+        saved = saved_registration(settings.state_folder, settings.url)
         if saved is None:
             raise
         log.warning("cloud_away", reason=error.message, worker=saved.worker_id)
@@ -130,7 +181,7 @@ def join(
         registered = _register(cloud, describe(settings, new_boot_id()), token)
     finally:
         cloud.close()
-    identity.save(settings.state_folder, url, registered)
+    save_registration(settings.state_folder, url, registered)
     return registered
 
 

@@ -15,7 +15,13 @@ from cloud_app.brain.views import (
 from cloud_app.store.records import PlacementRecord, WorkerRecord
 from genie import engines, memory
 from genie.catalog import Catalog
-from genie.contracts.fleet import GpuStatus, Heartbeat, ModelState, ModelStatus
+from genie.contracts.fleet import (
+    EngineFacts,
+    GpuStatus,
+    Heartbeat,
+    ModelState,
+    ModelStatus,
+)
 
 GPU_RESERVE = 0.08
 """Share of a GPU left alone: fragmentation and the driver's own context."""
@@ -56,6 +62,7 @@ def worker_view(
     """One worker by its last heartbeat; a clock set back makes it no younger than 0."""
     age_s = max(0.0, (now - (worker.seen_at or worker.registered_at)).total_seconds())
     gpus = tuple(_gpu_bytes(gpu) for gpu in status.gpus)
+    described = engines.described(worker.engines, worker.engine_facts)
     return WorkerView(
         id=worker.id,
         name=worker.name,
@@ -64,9 +71,9 @@ def worker_view(
         liveness=liveness.liveness(age_s, heartbeat_s),
         age_s=age_s,
         device="cuda" if gpus else "cpu",
-        memory_bytes=sum(gpus) if gpus else host_bytes(status, catalog),
+        memory_bytes=sum(gpus) if gpus else host_bytes(status, catalog, described),
         gpus=gpus,
-        engines=engines.described(worker.engines, worker.engine_facts),
+        engines=described,
         disk_free_bytes=status.host.disk_free_bytes,
         draining=status.draining,
         quarantined=worker.quarantined_at is not None,
@@ -111,9 +118,12 @@ def placement_view(placement: PlacementRecord) -> PlacementView:
     )
 
 
-def host_bytes(status: Heartbeat, catalog: Catalog) -> int:
+def host_bytes(
+    status: Heartbeat, catalog: Catalog, described: Iterable[EngineFacts] = ()
+) -> int:
     """Memory of a host without GPU that our models may use, theirs now included."""
-    ours = sum(_resident_bytes(model, catalog) for model in status.models)
+    facts = {engine.name: engine for engine in described}
+    ours = sum(_resident_bytes(model, catalog, facts) for model in status.models)
     free = status.host.memory_available_bytes + ours
     return int(min(free, status.host.memory_total_bytes) * HOST_SHARE)
 
@@ -123,16 +133,21 @@ def _gpu_bytes(gpu: GpuStatus) -> int:
     return int(ours * (1 - GPU_RESERVE))
 
 
-def _resident_bytes(model: ModelStatus, catalog: Catalog) -> int:
+def _resident_bytes(
+    model: ModelStatus, catalog: Catalog, facts: dict[str, EngineFacts]
+) -> int:
     """What a model holds now, measured or by arithmetic; a part while loading."""
     if model.state is ModelState.LOADING:
-        return int(_full_bytes(model, catalog) * min(1.0, model.progress or 0.0))
+        whole = _full_bytes(model, catalog, facts)
+        return int(whole * min(1.0, model.progress or 0.0))
     if model.state in (ModelState.READY, ModelState.UNLOADING):
-        return _full_bytes(model, catalog)
+        return _full_bytes(model, catalog, facts)
     return 0
 
 
-def _full_bytes(model: ModelStatus, catalog: Catalog) -> int:
+def _full_bytes(
+    model: ModelStatus, catalog: Catalog, facts: dict[str, EngineFacts]
+) -> int:
     if model.peak_bytes:
         return model.peak_bytes
     spec = catalog.models.get(model.model)
@@ -140,7 +155,13 @@ def _full_bytes(model: ModelStatus, catalog: Catalog) -> int:
     quant = next((quant for quant in quants if quant.name == model.quant), None)
     if spec is None or quant is None:
         return 0
-    need = memory.need(spec, quant, slots=model.slots, context=model.context)
+    need = memory.need(
+        spec,
+        quant,
+        slots=model.slots,
+        context=model.context,
+        engine=facts.get(spec.engine),
+    )
     return need.total
 
 

@@ -40,7 +40,7 @@ class ModelSpec(Contract, frozen=True, kw_only=True):
 
     ``source`` is ``hf:repo@revision``, ``path:/dir``, ``pypi:package==version#file``
     (a file, or a folder if it ends with ``/``)
-    or ``echo:`` (no weights: the deterministic engine of tests and benchmarks).
+    or of the engine's own kind, without files (``echo:?slots=8``).
     """
 
     id: str

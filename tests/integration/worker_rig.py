@@ -32,7 +32,7 @@ from genie.messaging import broker, envelope
 from genie.messaging.publisher import Publisher
 from genie.messaging.pump import Pump
 from workers.bidding.consumers import DataPlane
-from workers.models.resident import ServingModel
+from workers.models.residency import ServingModel
 from workers.serving.attempt import WorkerIdentity
 from workers.serving.reports import EventReporter
 from workers.serving.serving import Serving

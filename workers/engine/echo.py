@@ -1,4 +1,4 @@
-"""The engine without weights: it answers with the words it was asked.
+"""The echo engine has no weights: it answers with the words it was asked.
 
 Deterministic and paced, with the same slots, queueing, limits and faults as a real
 engine: for tests, demos, and benchmarks of everything around an engine.

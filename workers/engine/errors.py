@@ -1,4 +1,4 @@
-"""What can go wrong with an engine, each as a class that carries its data."""
+"""The errors of engines, each a class that carries its data."""
 
 from genie.contracts.inference import Fault
 

@@ -1,4 +1,4 @@
-"""Whole frames over a socket: how a worker and its engine's child speak.
+"""Carries whole frames over a socket between a worker and its engine's child.
 
 One read takes all that has arrived. The worker's side never waits to write: a child in
 a long step reads nothing, and the thread that asks it serves other models too.

@@ -1,4 +1,4 @@
-"""What serving asks of an engine, whatever runs inside it."""
+"""Defines what the worker asks of an engine, whatever runs inside it."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext

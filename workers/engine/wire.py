@@ -1,4 +1,4 @@
-"""What travels on the pipe between a worker and its engine's child process.
+"""Defines what travels on the pipe between a worker and its engine's child process.
 
 One frame is a batch: everything of one step, encoded once.
 """

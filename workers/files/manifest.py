@@ -1,4 +1,4 @@
-"""Why a model's files are not there or not right."""
+"""Records a model's files with their digests, and holds the files against them."""
 
 import hashlib
 import os

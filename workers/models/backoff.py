@@ -1,4 +1,4 @@
-"""When to try again what failed here: back off, then leave it to the cloud (pure)."""
+"""Decides when a model that failed is tried again, and when no more (pure)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Does a model fit, and on which device: arithmetic on live figures (pure).
+"""Decides whether a model fits and on which device, from live figures (pure).
 
 Free memory is what the driver or the kernel says now, less a reserve; what our own
 models hold counts only against the limit the operator set.

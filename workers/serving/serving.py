@@ -15,7 +15,7 @@ from workers.bidding.credits import ModelLoad
 from workers.bidding.load import InFlightRequests
 from workers.engine.errors import EngineBusy, EngineGone
 from workers.engine.protocol import EngineEvent, Finish, Piece
-from workers.models.resident import ServingModel
+from workers.models.residency import ServingModel
 from workers.serving import policy
 from workers.serving.attempt import (
     Attempt,

@@ -16,7 +16,7 @@ from genie.contracts import codec, fleet, inference
 from genie.contracts.base import Contract
 from genie.messaging import envelope
 from workers.files.manifest import Manifest
-from workers.identity import SavedRegistration
+from workers.join import SavedRegistration
 
 RECORDED = PREVIOUS.parent / "recorded"
 RELEASES = sorted(path.name for path in RECORDED.iterdir())

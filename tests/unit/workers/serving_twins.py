@@ -25,7 +25,7 @@ from genie.contracts.inference import (
 from genie.messaging import envelope
 from genie.messaging.publisher import Letter
 from workers.engine.protocol import EngineRequest, EngineStats, Finish, Piece, Sink
-from workers.models.resident import ServingModel
+from workers.models.residency import ServingModel
 from workers.serving.attempt import BrokerDelivery, WorkerIdentity
 from workers.serving.reports import START_S, EventReporter
 from workers.serving.serving import Serving

@@ -17,7 +17,7 @@ from genie.contracts.fleet import (
     RegistrationReply,
 )
 from genie.errors import BadRequest, CloudUnreachable, SettingsError, Unauthorized
-from workers import hardware, identity, join
+from workers import hardware, join
 from workers.cloud import CloudClient
 from workers.settings import WorkerSettings
 
@@ -106,8 +106,8 @@ def test_a_new_worker_joins_with_its_token_and_keeps_its_secret(tmp_path: Path) 
     mine = settings(tmp_path, "gj-token")
     assert join.enrol(mine, cloud(answer), "boot") == REGISTERED
     assert seen == ["gj-token"]
-    assert identity.load(mine.state_folder, URL) == REGISTERED
-    mode = (mine.state_folder / identity.FILE).stat().st_mode
+    assert join.saved_registration(mine.state_folder, URL) == REGISTERED
+    mode = (mine.state_folder / join.IDENTITY_FILE).stat().st_mode
     assert mode & 0o777 == 0o600
 
 
@@ -147,7 +147,7 @@ def test_to_a_cloud_of_the_release_before_it_only_names_its_engines(
 
 def test_a_known_worker_registers_with_its_own_secret_first(tmp_path: Path) -> None:
     mine = settings(tmp_path, "gj-used")
-    identity.save(mine.state_folder, URL, REGISTERED)
+    join.save_registration(mine.state_folder, URL, REGISTERED)
     answer, seen = doorman("gw-secret")
     join.enrol(mine, cloud(answer), "boot")
     assert seen == ["gw-secret"]
@@ -155,7 +155,7 @@ def test_a_known_worker_registers_with_its_own_secret_first(tmp_path: Path) -> N
 
 def test_a_worker_whose_secret_is_refused_tries_its_token(tmp_path: Path) -> None:
     mine = settings(tmp_path, "gj-fresh")
-    identity.save(mine.state_folder, URL, REGISTERED)
+    join.save_registration(mine.state_folder, URL, REGISTERED)
     answer, seen = doorman("gj-fresh")
     join.enrol(mine, cloud(answer), "boot")
     assert seen == ["gw-secret", "gj-fresh"]
@@ -175,23 +175,23 @@ def test_a_known_worker_starts_while_the_cloud_is_away_and_a_new_one_does_not(
     mine, away = settings(tmp_path, "gj-token"), cloud(fixed(502, b""))
     with pytest.raises(CloudUnreachable):
         join.resume(mine, away, "boot")
-    identity.save(mine.state_folder, URL, REGISTERED)
+    join.save_registration(mine.state_folder, URL, REGISTERED)
     assert join.resume(mine, away, "boot") == REGISTERED
 
 
 def test_credentials_of_another_cloud_are_not_used(tmp_path: Path) -> None:
     mine = settings(tmp_path)
-    identity.save(mine.state_folder, "https://other.example", REGISTERED)
-    assert identity.load(mine.state_folder, URL) is None
+    join.save_registration(mine.state_folder, "https://other.example", REGISTERED)
+    assert join.saved_registration(mine.state_folder, URL) is None
     other = replace(mine, url=URL + "/")
-    identity.save(mine.state_folder, URL, REGISTERED)
-    assert identity.load(mine.state_folder, other.url) == REGISTERED
+    join.save_registration(mine.state_folder, URL, REGISTERED)
+    assert join.saved_registration(mine.state_folder, other.url) == REGISTERED
 
 
 def test_a_damaged_credentials_file_is_named_with_the_next_step(tmp_path: Path) -> None:
-    (tmp_path / identity.FILE).write_text("{")
+    (tmp_path / join.IDENTITY_FILE).write_text("{")
     with pytest.raises(SettingsError, match=r"worker\.json cannot be used.*join again"):
-        identity.load(tmp_path, URL)
+        join.saved_registration(tmp_path, URL)
 
 
 def test_a_worker_name_that_is_no_folder_is_refused(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from workers.cloud import CloudClient
 from workers.engine.protocol import EngineHooks, Load
 from workers.files.files import LocalModel
 from workers.host import HostParts, WorkerHost
-from workers.models.resident import ServingModel
+from workers.models.residency import ServingModel
 from workers.settings import WorkerSettings
 
 BOUND_S = 60.0

@@ -1,6 +1,6 @@
-"""The loop around a backend: commands in, batches of events out.
+"""Steps a backend: takes commands in, hands batches of events out.
 
-The same loop runs in a child process and, for the echo engine, in a thread.
+The same loop runs in a child process and in a thread of the worker.
 """
 
 import threading

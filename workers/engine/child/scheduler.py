@@ -1,4 +1,4 @@
-"""Which tokens of which requests the next step computes: deques and integers.
+"""Chooses the tokens that the next step computes, with deques and integers.
 
 A sequence owns a slot of the KV cache from admission to its end, unless it is of a
 class that yields and more urgent work needs the slot. Every step takes one token of

@@ -1,4 +1,4 @@
-"""Who owns which slot of the KV cache, and which prompts begin with what it holds.
+"""Gives out the slots of the KV cache, and finds the beginnings of prompts in them.
 
 A slot keeps its tokens after its sequence has ended, until another needs the room:
 a prompt that begins with them starts from there. Only within one scope, since how

@@ -1,4 +1,4 @@
-"""Who waits for which request: the parent side's only shared state."""
+"""Maps the requests in flight to their sinks: the parent's only shared state."""
 
 import threading
 import time

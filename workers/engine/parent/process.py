@@ -54,7 +54,7 @@ class ChildTimeouts:
 class EngineProcess:
     """A model in a child process: an `Engine`.
 
-    ``nest`` is where it lives; one that was started already saves the child's
+    ``child`` is where it lives; one that was started already saves the child's
     imports.
     """
 
@@ -63,11 +63,11 @@ class EngineProcess:
         load: Load,
         hooks: EngineHooks,
         *,
-        nest: ChildProcess,
+        child: ChildProcess,
         bounds: ChildTimeouts | None = None,
     ) -> None:
         self._load, self._hooks = load, hooks
-        self._nest = nest
+        self._spawned = child
         self._bounds = bounds or ChildTimeouts()
         self._sinks = PendingRequests(slots=load.slots, waiting=load.waiting)
         self._latest = EngineStats(
@@ -90,8 +90,8 @@ class EngineProcess:
 
     def start(self) -> EngineReady:
         """Load the model and wait until it is ready; raises LoadFailed."""
-        self._nest.start()
-        self._nest.hand_over(self._run)
+        self._spawned.start()
+        self._spawned.hand_over(self._run)
         if not self._settled.wait(self._bounds.load_s):
             self._kill(f"loading took longer than {self._bounds.load_s:.0f} s")
             self._settled.wait()
@@ -130,10 +130,10 @@ class EngineProcess:
     def close(self) -> None:
         """Stop the child, by force after a bound; what runs fails as closed."""
         self._closing = True
-        if self._nest.failure is not None:
+        if self._spawned.failure is not None:
             return  # there never was a child
         self._send(Stop())
-        if self._nest.is_mine:
+        if self._spawned.is_mine:
             return
         if not self._ended.wait(self._bounds.close_s):
             self._kill("it did not stop when asked")
@@ -151,10 +151,10 @@ class EngineProcess:
 
     def _run(self) -> None:
         """The reader: listens until the child has ended, then tells everyone."""
-        if self._nest.failure is not None:
-            self._unspawned(self._nest.failure)
+        if self._spawned.failure is not None:
+            self._unspawned(self._spawned.failure)
             return
-        self._child, self._pipe = self._nest.child, self._nest.pipe
+        self._child, self._pipe = self._spawned.child, self._spawned.pipe
         self._heard_at = time.monotonic()
         try:
             self._send(self._load)

@@ -1,7 +1,7 @@
 """A child process for one model, and the thread that must outlive it.
 
-A nest is started when its model is loaded, or before: then the child imports torch
-while nobody waits for it, and the next load begins seconds sooner.
+A child is started when its model is loaded, or before: then it imports torch while
+nobody waits for it, and the next load begins seconds sooner.
 """
 
 import os
@@ -51,12 +51,12 @@ class ChildProcess:
             self._thread.start()
 
     def hand_over(self, job: Callable[[], None]) -> None:
-        """Run ``job`` in the nest's thread; it returns when the child has ended."""
+        """Run ``job`` in the child's own thread; it returns when the child ends."""
         self._job.put(job)
 
     @property
     def is_mine(self) -> bool:
-        """True in the nest's own thread."""
+        """True in the child's own thread."""
         return threading.current_thread() is self._thread
 
     @property

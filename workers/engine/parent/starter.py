@@ -29,20 +29,20 @@ def start(
     load: Load,
     hooks: EngineHooks,
     *,
-    nest: ChildProcess | None = None,
+    child: ChildProcess | None = None,
     bounds: ChildTimeouts | None = None,
 ) -> LoadedEngine:
     """Load a model and wait until it serves.
 
-    Raises LoadFailed, whose fault says why and what to do. ``nest`` is a child that was
+    Raises LoadFailed, whose fault says why and what to do. ``child`` is one that was
     started beforehand, for the same `child_environment_for`.
     """
     kind = registry.engine_named(load.spec.engine)
     load = _checked(load, kind)
     if not kind.facts.has_child:
         return start_in_thread(kind, load, hooks)
-    nest = nest or ChildProcess(child_environment_for(load.device, load.threads))
-    engine = EngineProcess(load, hooks, nest=nest, bounds=bounds)
+    child = child or ChildProcess(child_environment_for(load.device, load.threads))
+    engine = EngineProcess(load, hooks, child=child, bounds=bounds)
     ready = engine.start()
     return LoadedEngine(
         engine=engine, fingerprint=ready.fingerprint, peak_bytes=ready.peak_bytes
@@ -71,9 +71,9 @@ class EngineStarter:
         if kind.warm_up is None or not kind.facts.has_child:
             return start(load, hooks)
         site = child_environment_for(load.device, load.threads)
-        nest = self._take(site, kind.facts.name)
+        child = self._take(site, kind.facts.name)
         try:
-            return start(load, hooks, nest=nest)
+            return start(load, hooks, child=child)
         finally:
             self._prepare(site, kind.facts.name)
 

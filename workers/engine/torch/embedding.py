@@ -41,7 +41,7 @@ from workers.engine.protocol import (
     OnLoadProgress,
 )
 from workers.engine.registry import VerifiedFiles
-from workers.engine.torch import loading, quants
+from workers.engine.torch import loading
 
 STEP_INPUTS = 32
 """Inputs of one step: other requests and cancels get their turn after so many."""
@@ -292,7 +292,7 @@ def load_encoder(load: Load, path: Path) -> Encoder:
         raise load_failed("unsupported_pooling", message)
     loaded: Any = AutoModel.from_pretrained(
         path,
-        dtype=quants.plain_dtype_of(load),
+        dtype=loading.plain_dtype_of(load),
         device_map=loading.device_map(load.device_kind),
         trust_remote_code=False,
         use_safetensors=True,

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.engine.torch.cache import SlotCache
-from workers.engine.torch.layout import Layout
+from workers.engine.torch.layout import Layout, SlotCache
 
 WARM_UPS = 2
 """Passes before a capture: kernels are compiled and libraries take their workspace."""

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from workers.engine.torch.spans import parts_of
+from workers.engine.torch.layout import parts_of
 
 BLOCK = 64
 """Keys that one program takes at a time."""

@@ -1,17 +1,140 @@
-"""How the packed tokens of one step map to the slots of the cache."""
+"""Where the tokens of a step lie: slots of the KV cache, and spans of slots.
+
+Decoding slots are read together: one call over many slots reads each as far as the
+longest of them, and skips what a mask rules out only after reading it. Apart they cost
+a call each. So neighbours are read together where what is read for nothing costs less
+than one more call.
+"""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from workers.engine.child.scheduler import ForwardPass, PromptChunk
-from workers.engine.torch.cache import SlotCache
-from workers.engine.torch.spans import SlotSpan, spans
 
 CALL_BYTES = 400_000
 """Keys and values read in the time of one more attention call (measured on a CPU)."""
+
+PROGRAMS = 256
+"""Two for each processor of a large GPU: more parts than that only cost joining."""
+
+
+class SlotCache:
+    """Keys and values of all slots: ``[slots, kv_heads, length, head_dim]`` a layer.
+
+    A layer's room is taken when it is first written, in the shape the model uses.
+    """
+
+    def __init__(self, *, slots: int, length: int) -> None:
+        self.slots = slots
+        self.length = length
+        self.windows: dict[int, int | None] = {}
+        """The sliding window each layer has asked for, None for all tokens."""
+
+        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def write(self, layer: int, key: Tensor, value: Tensor, at: "Layout") -> None:
+        """Store ``[1, kv_heads, tokens, head_dim]`` at each token's slot and place."""
+        if layer not in self._layers:
+            self._layers[layer] = (self._room(key), self._room(value))
+        if at.has_kernel:
+            from workers.engine.torch import fused
+
+            fused.store(self._layers[layer], key, value, at.slots, at.positions)
+            return
+        keys, values = self._layers[layer]
+        keys[at.slots, :, at.positions] = key[0].transpose(0, 1)
+        values[at.slots, :, at.positions] = value[0].transpose(0, 1)
+
+    def read(self, layer: int) -> tuple[Tensor, Tensor]:
+        """All keys and values of a layer."""
+        return self._layers[layer]
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """The first ``length`` tokens of a slot, now in another one too."""
+        for keys, values in self._layers.values():
+            keys[target, :, :length] = keys[source, :, :length]
+            values[target, :, :length] = values[source, :, :length]
+
+    def wipe(self, slot: int) -> None:
+        """Zero a slot after a failure: a NaN left behind would spread by 0 x NaN."""
+        for keys, values in self._layers.values():
+            keys[slot].zero_()
+            values[slot].zero_()
+
+    def _room(self, like: Tensor) -> Tensor:
+        _, heads, _, width = like.shape
+        shape = (self.slots, heads, self.length, width)
+        return torch.zeros(shape, dtype=like.dtype, device=like.device)
+
+
+@dataclass(frozen=True, slots=True)
+class SlotSpan:
+    """Rows ``first`` to ``end`` of a step: slots ``low`` to ``high``, ``reach`` keys.
+
+    Between ``low`` and ``high`` there may be slots that do not decode.
+    """
+
+    first: int
+    end: int
+    low: int
+    high: int
+    reach: int
+
+    @property
+    def keys(self) -> int:
+        """Keys that are read."""
+        return (self.high - self.low) * self.reach
+
+    @property
+    def has_gaps(self) -> bool:
+        """True if some of the slots do not decode."""
+        return self.high - self.low > self.end - self.first
+
+
+def spans(
+    slots: Sequence[int], lengths: Sequence[int], call_keys: int
+) -> tuple[SlotSpan, ...]:
+    """Spans over ``slots``, which rise, with as many keys each as ``lengths`` says.
+
+    ``call_keys`` is how many keys could be read in the time that a call takes.
+
+    >>> [(one.low, one.high, one.reach) for one in spans([0, 1, 3], [9, 9, 99], 20)]
+    [(0, 2, 9), (3, 4, 99)]
+    """
+    found: list[SlotSpan] = []
+    for row, (slot, length) in enumerate(zip(slots, lengths, strict=True)):
+        last = SlotSpan(row, row + 1, slot, slot + 1, length)
+        while found:
+            both = _joined(found[-1], last)
+            if both.keys > found[-1].keys + last.keys + call_keys:
+                break
+            last = both
+            found.pop()
+        found.append(last)
+    return tuple(found)
+
+
+def _joined(one: SlotSpan, other: SlotSpan) -> SlotSpan:
+    reach = max(one.reach, other.reach)
+    return SlotSpan(one.first, other.end, one.low, other.high, reach)
+
+
+def parts_of(programs: int, blocks: int) -> int:
+    """Into how many parts a GPU reads the ``blocks`` of keys of a sequence, where there
+    are ``programs`` pairs of a sequence and a key head.
+
+    A power of two: for each number of parts a kernel is compiled, which takes longer
+    than many steps.
+
+    >>> [parts_of(programs, 64) for programs in (1, 24, 128, 600)]
+    [64, 8, 2, 1]
+    """
+    wanted = max(1, min(PROGRAMS // programs, blocks, 64))
+    return 1 << (wanted.bit_length() - 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,18 @@ Every guard here stands for a model that loaded silently and answered wrongly.
 
 import time
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+)
 from transformers.utils import logging
 
 from genie import logs
@@ -23,11 +29,11 @@ from workers.engine.child.scheduler import ForwardPass, PromptChunk, Sequence
 from workers.engine.errors import load_failed
 from workers.engine.protocol import Load, OnLoadProgress
 from workers.engine.registry import VerifiedFiles
-from workers.engine.torch import ENGINE, quants
+from workers.engine.torch import ENGINE, PACKED_DTYPES, PLAIN_DTYPES
 from workers.engine.torch.attention import NAME, LayoutNotPassed
-from workers.engine.torch.cache import SlotCache
 from workers.engine.torch.grammar import Grammars
 from workers.engine.torch.graphs import CudaGraphs, DecodeRow
+from workers.engine.torch.layout import SlotCache
 from workers.engine.torch.linear import block_weights
 from workers.engine.torch.packed import ModelRunner, PackedBackend
 from workers.engine.torch.prompts import PromptRenderer
@@ -40,6 +46,9 @@ LoadingReport = Mapping[str, Iterable[object]]
 SELF_TEST = "Hello! Please count from one to ten, and then say goodbye."
 SELF_TEST_TOKENS = 4
 """After so many of its last tokens the two are compared."""
+
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in PLAIN_DTYPES}
+"""What a quant may say it computes in, but for packed weights."""
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.25}
 """How far apart two kernels' logits may be and still agree."""
@@ -100,8 +109,8 @@ def load_model(load: Load, path: Path) -> PreTrainedModel:
     """The model's weights on its device, all of them; raises LoadFailed."""
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         path,
-        dtype=quants.dtype_of(load),
-        quantization_config=quants.config_of(load),
+        dtype=dtype_of(load),
+        quantization_config=config_of(load),
         device_map=device_map(load.device_kind),
         # Said explicitly: left open, transformers asks on stdin.
         trust_remote_code=False,
@@ -115,6 +124,55 @@ def load_model(load: Load, path: Path) -> PreTrainedModel:
     check_weights(load.spec.id, report)
     check_support(load.spec.id, model, load.context)
     return model
+
+
+def dtype_of(load: Load) -> torch.dtype:
+    """What the quant computes in; raises LoadFailed for one that cannot run here."""
+    if load.quant.dtype not in PACKED_DTYPES:
+        return plain_dtype_of(load)
+    _check_packed(load)
+    return torch.bfloat16
+
+
+def plain_dtype_of(load: Load) -> torch.dtype:
+    """The same for an engine that knows no packed weights."""
+    name = load.quant.dtype
+    if name not in DTYPES:
+        known = ", ".join(DTYPES)
+        message = f"this engine cannot compute in {name}; it knows {known}"
+        raise load_failed("unsupported_quant", message)
+    return DTYPES[name]
+
+
+def config_of(load: Load) -> BitsAndBytesConfig | None:
+    """What transformers is told of the weights; None for a plain dtype.
+
+    Call `dtype_of` first: it refuses what cannot run.
+    """
+    name = load.quant.dtype
+    if name not in PACKED_DTYPES:
+        return None
+    said: dict[str, object] = {"load_in_8bit": True}
+    if name == "nf4":
+        said = {
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": "nf4",
+            "bnb_4bit_compute_dtype": torch.bfloat16,
+        }
+    return BitsAndBytesConfig(**said)  # type: ignore[no-untyped-call]
+
+
+def _check_packed(load: Load) -> None:
+    what = f"{load.spec.id} as {load.quant.name} ({load.quant.dtype})"
+    if load.device_kind != "cuda":
+        message = f"{what} runs on an NVIDIA GPU only; choose a float quant here"
+        raise load_failed("unsupported_quant", message)
+    if find_spec("bitsandbytes") is None:
+        message = (
+            f"{what} needs bitsandbytes, which is not installed; "
+            "pip install 'genie-fleet[bitsandbytes]', or choose another quant"
+        )
+        raise load_failed("unsupported_quant", message)
 
 
 def device_map(device: str) -> str | dict[str, int] | None:

@@ -26,10 +26,9 @@ from workers.engine.child.scheduler import ForwardPass, Sequence
 from workers.engine.errors import RequestRefused, refused
 from workers.engine.protocol import EngineRequest
 from workers.engine.torch.attention import has_kernel
-from workers.engine.torch.cache import SlotCache
 from workers.engine.torch.grammar import Grammars, guide_of
 from workers.engine.torch.graphs import CudaGraphs, DecodeRow
-from workers.engine.torch.layout import Layout, lay_out
+from workers.engine.torch.layout import Layout, SlotCache, lay_out
 from workers.engine.torch.prompts import PromptRenderer
 from workers.engine.torch.sampler import (
     Sampler,

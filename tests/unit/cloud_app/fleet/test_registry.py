@@ -9,7 +9,8 @@ from cloud_app.fleet import placement, registry, watch
 from cloud_app.orgs import auth
 from cloud_app.store.records import PlacementRecord
 from fixtures.clouds import NOON, Cloud, Statements, heartbeat, registration
-from genie.contracts.fleet import DirectiveKind, ModelState, ModelStatus
+from genie import engines
+from genie.contracts.fleet import DirectiveKind, EngineFacts, ModelState, ModelStatus
 from genie.contracts.model import ModelFile
 from genie.errors import BadRequest, NotFound, Unauthorized
 
@@ -36,6 +37,25 @@ def test_a_worker_joins_with_a_token_and_is_told_where_its_work_is(
     worker = registry.workers(cloud.ctx, cloud.acme)[0]
     assert worker.id == answer.worker_id
     assert registry.view(cloud.ctx).workers[0].device == "cuda"
+
+
+def test_what_a_worker_says_of_its_engines_is_what_is_planned_with(
+    cloud: Cloud,
+) -> None:
+    token = auth.create_join_token(cloud.ctx, "acme")
+    tiny = EngineFacts(name="tiny", version="3", sources=("tiny",), dtypes=("float32",))
+    said = replace(registration(), engines=("echo", "tiny"), engine_facts=(tiny,))
+    registry.register(cloud.ctx, said, token)
+    view = registry.view(cloud.ctx).workers[0]
+    assert view.engine("tiny") == tiny
+    assert view.engine("vllm") is None
+
+
+def test_a_worker_of_the_release_before_only_names_its_engines(cloud: Cloud) -> None:
+    token = auth.create_join_token(cloud.ctx, "acme")
+    registry.register(cloud.ctx, registration(), token)
+    view = registry.view(cloud.ctx).workers[0]
+    assert view.engine("echo") == engines.SHIPPED["echo"]
 
 
 def test_a_token_joins_one_worker(cloud: Cloud) -> None:

@@ -41,6 +41,7 @@ def test_what_our_own_models_hold_is_ours_to_use() -> None:
 
 def test_a_model_never_measured_counts_by_arithmetic() -> None:
     ready = _model(ModelState.READY, slots=4, context=2048)
+    ready = replace(ready, model="smollm2:135m", quant="f32")
     assert _view(_beat(ready)).memory_bytes > _view(_beat()).memory_bytes
     unknown = replace(ready, model="gone:1b")
     assert _view(_beat(unknown)).memory_bytes == _view(_beat()).memory_bytes
@@ -108,7 +109,7 @@ def _beat(*models: ModelStatus) -> Heartbeat:
 
 
 def _view(beat: Heartbeat) -> WorkerView:
-    return snapshot.worker_view(_record(beat), beat, (), ECHO, NOON, 30.0)
+    return snapshot.worker_view(_record(beat), beat, (), SHIPPED, NOON, 30.0)
 
 
 def _record(beat: Heartbeat | None) -> WorkerRecord:

@@ -25,8 +25,12 @@ from workers.engine.protocol import EngineHooks, Load
 from workers.files.files import LocalModel
 from workers.files.manifest import pull_failed
 from workers.models import residency
-from workers.models.residency import MachineAccess, MachineLimits, Residency
-from workers.models.resident import ServingModel
+from workers.models.residency import (
+    MachineAccess,
+    MachineLimits,
+    Residency,
+    ServingModel,
+)
 
 GIB = 1024**3
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -230,7 +230,7 @@ def test_a_death_while_loading_is_a_failed_load() -> None:
     )
     exits = Exits()
     engine = EngineProcess(
-        load, EngineHooks(on_exit=exits), nest=ChildProcess(ChildEnvironment("", 1))
+        load, EngineHooks(on_exit=exits), child=ChildProcess(ChildEnvironment("", 1))
     )
     failures: list[LoadFailed] = []
 

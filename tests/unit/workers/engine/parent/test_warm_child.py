@@ -72,64 +72,64 @@ def test_the_next_model_starts_in_the_warm_child(
     starter: EngineStarter, load: Make
 ) -> None:
     starter._prepare(HERE, "transformers")
-    nest = kept(starter)
-    warm = nest.warmed(IMPORTED_S)
+    spare = kept(starter)
+    warm = spare.warmed(IMPORTED_S)
     assert warm is not None
     assert warm.peak_bytes > 100_000_000
     # what it holds now; importing may have peaked higher
     assert 100_000_000 < starter.held_bytes() <= warm.peak_bytes * 1.1
     loaded = load()
-    assert pid_of(loaded) == nest.child.pid
+    assert pid_of(loaded) == spare.child.pid
     heard = Heard()
     loaded.engine.submit(asking("r", "x"), heard)
     assert heard.finish.fault is None
     # The kernel ends it before the worker when memory runs out.
-    score = Path(f"/proc/{nest.child.pid}/oom_score_adj").read_text()
+    score = Path(f"/proc/{spare.child.pid}/oom_score_adj").read_text()
     own = Path(f"/proc/{os.getpid()}/oom_score_adj").read_text()
     assert int(score) >= max(500, int(own))
-    assert kept(starter).child.pid != nest.child.pid
+    assert kept(starter).child.pid != spare.child.pid
 
 
 def test_a_child_for_other_devices_is_replaced(starter: EngineStarter) -> None:
     starter._prepare(HERE, "transformers")
-    nest = kept(starter)
+    spare = kept(starter)
     assert starter._take(ChildEnvironment("0", 1), "transformers") is None
     starter._prepare(ChildEnvironment("", 2), "transformers")
     assert kept(starter).site == ChildEnvironment("", 2)
-    assert wait_until(lambda: not is_alive(nest.child.pid))
+    assert wait_until(lambda: not is_alive(spare.child.pid))
 
 
 def test_a_child_of_another_engine_is_replaced(starter: EngineStarter) -> None:
     starter._prepare(HERE, "transformers")
-    nest = kept(starter)
+    spare = kept(starter)
     assert starter._take(HERE, "echo") is None
     starter._prepare(HERE, "echo")
     assert kept(starter).warms == "echo"
-    assert wait_until(lambda: not is_alive(nest.child.pid))
+    assert wait_until(lambda: not is_alive(spare.child.pid))
 
 
 def test_a_child_that_is_there_already_is_kept(starter: EngineStarter) -> None:
     starter._prepare(HERE, "transformers")
-    nest = kept(starter)
+    spare = kept(starter)
     starter._prepare(HERE, "transformers")
-    assert kept(starter) is nest
+    assert kept(starter) is spare
 
 
 def test_a_dead_child_is_not_taken(starter: EngineStarter) -> None:
     starter._prepare(HERE, "transformers")
-    nest = kept(starter)
-    nest.child.kill()
-    assert wait_until(lambda: not nest.is_alive)
+    spare = kept(starter)
+    spare.child.kill()
+    assert wait_until(lambda: not spare.is_alive)
     assert starter._take(HERE, "transformers") is None
     starter._prepare(HERE, "transformers")
-    assert kept(starter) is not nest
+    assert kept(starter) is not spare
 
 
 def test_the_room_is_given_back_when_it_is_needed(starter: EngineStarter) -> None:
     starter._prepare(HERE, "transformers")
-    nest = kept(starter)
+    spare = kept(starter)
     assert starter.give_back()
-    assert wait_until(lambda: not is_alive(nest.child.pid))
+    assert wait_until(lambda: not is_alive(spare.child.pid))
     assert starter.held_bytes() == 0
     assert not starter.give_back()
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from fixtures.tiny import EXTRAS, MORE
 from genie.contracts.inference import FinishReason, Sampling
 from workers.engine.protocol import Piece
-from workers.engine.torch import layout, packed, spans
+from workers.engine.torch import layout, packed
 
 KINDS = [*EXTRAS, *MORE]
 PROMPTS = [
@@ -106,8 +106,10 @@ def test_slots_read_apart_are_read_right(
 ) -> None:
     seen: list[Any] = []
 
+    plain = layout.spans
+
     def cut(slots: Any, lengths: Any, _: int) -> Any:
-        seen.append(spans.spans(slots, lengths, call_keys))
+        seen.append(plain(slots, lengths, call_keys))
         return seen[-1]
 
     monkeypatch.setattr(layout, "spans", cut)

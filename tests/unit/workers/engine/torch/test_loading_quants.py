@@ -9,7 +9,7 @@ import torch
 
 from workers.engine.errors import LoadFailed
 from workers.engine.protocol import Load
-from workers.engine.torch import loading, quants
+from workers.engine.torch import loading
 
 Make = Callable[..., Any]
 
@@ -27,31 +27,31 @@ def load(tiny: Make) -> Callable[..., Load]:
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
 def test_a_plain_dtype_is_what_it_says(load: Make, name: str) -> None:
-    assert quants.dtype_of(load(name)) is getattr(torch, name)
-    assert quants.config_of(load(name)) is None
+    assert loading.dtype_of(load(name)) is getattr(torch, name)
+    assert loading.config_of(load(name)) is None
 
 
 @pytest.mark.parametrize("name", ["int8", "nf4"])
 def test_packed_weights_are_refused_without_a_gpu(load: Make, name: str) -> None:
     with pytest.raises(LoadFailed, match="NVIDIA GPU only; choose a float quant"):
-        quants.dtype_of(load(name))
+        loading.dtype_of(load(name))
 
 
 @pytest.mark.parametrize("name", ["int8", "nf4"])
 def test_packed_weights_are_refused_without_their_library(
     load: Make, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quants, "find_spec", lambda _: None)
+    monkeypatch.setattr(loading, "find_spec", lambda _: None)
     with pytest.raises(LoadFailed, match=r"pip install .*bitsandbytes"):
-        quants.dtype_of(load(name, "cuda"))
+        loading.dtype_of(load(name, "cuda"))
 
 
 def test_packed_weights_are_computed_with_in_bfloat16(
     load: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quants, "find_spec", lambda name: name)
-    assert quants.dtype_of(load("nf4", "cuda")) is torch.bfloat16
-    four, eight = (quants.config_of(load(name, "cuda")) for name in ("nf4", "int8"))
+    monkeypatch.setattr(loading, "find_spec", lambda name: name)
+    assert loading.dtype_of(load("nf4", "cuda")) is torch.bfloat16
+    four, eight = (loading.config_of(load(name, "cuda")) for name in ("nf4", "int8"))
     assert four is not None
     assert eight is not None
     assert (four.load_in_4bit, four.bnb_4bit_quant_type) == (True, "nf4")
@@ -60,7 +60,7 @@ def test_packed_weights_are_computed_with_in_bfloat16(
 
 def test_an_engine_that_knows_no_packed_weights_says_so(load: Make) -> None:
     with pytest.raises(LoadFailed, match="cannot compute in nf4"):
-        quants.plain_dtype_of(load("nf4", "cuda"))
+        loading.plain_dtype_of(load("nf4", "cuda"))
 
 
 def test_one_gpu_takes_the_whole_model_and_several_share_it(

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.engine.torch.spans import PROGRAMS, parts_of, spans
+from workers.engine.torch.layout import PROGRAMS, parts_of, spans
 
 SLOTS = st.sets(st.integers(0, 40), max_size=20).map(sorted)
 
