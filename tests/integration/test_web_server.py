@@ -149,18 +149,26 @@ def start(tmp_path: Path) -> Iterator[Start]:
         web.end()
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+    """One server for tests that leave it as it is."""
+    web = Web(tmp_path_factory.mktemp("web"))
+    yield web
+    web.end()
+
+
 # --- what every server does
 
 
-def test_a_connection_serves_one_request_after_the_other(start: Start) -> None:
-    with start().connect() as client:
+def test_a_connection_serves_one_request_after_the_other(shared: Web) -> None:
+    with shared.connect() as client:
         for number in range(50):
             body = str(number).encode()
             assert ask(client, "/a", body=body) == b"/a" + body
 
 
-def test_requests_sent_ahead_are_all_answered_in_order(start: Start) -> None:
-    with start().connect() as client:
+def test_requests_sent_ahead_are_all_answered_in_order(shared: Web) -> None:
+    with shared.connect() as client:
         for path in ("/1", "/2", "/3"):
             client.sendall(head(path, 0))
         said = b""
@@ -182,12 +190,13 @@ def test_threads_start_as_they_are_needed_and_no_more_of_them(start: Start) -> N
     assert web.threads == 5
 
 
-def test_what_finds_no_free_thread_waits_for_one(start: Start) -> None:
-    web = start()
+def test_what_finds_no_free_thread_waits_for_one(shared: Web) -> None:
     began = time.monotonic()
     with ThreadPoolExecutor(THREADS + 1) as pool:
         paths = ["/slow"] * (THREADS + 1)
-        assert list(pool.map(lambda path: web.get(path, 20), paths)) == paths_of(paths)
+        assert list(pool.map(lambda path: shared.get(path, 20), paths)) == paths_of(
+            paths
+        )
     assert time.monotonic() - began >= 4  # two at a time, two seconds each
 
 
@@ -195,12 +204,11 @@ def paths_of(paths: list[str]) -> list[bytes]:
     return [path.encode() for path in paths]
 
 
-def test_a_request_that_wants_to_exit_costs_no_thread(start: Start) -> None:
-    web = start()
+def test_a_request_that_wants_to_exit_costs_no_thread(shared: Web) -> None:
     for _ in range(THREADS * 2):
         with pytest.raises(ConnectionError):
-            web.get("/exit")
-    assert web.get("/k") == b"/k"
+            shared.get("/exit")
+    assert shared.get("/k") == b"/k"
 
 
 def test_a_client_that_hangs_up_is_noticed_while_its_answer_is_made(
@@ -230,24 +238,22 @@ def test_a_client_that_hangs_up_is_noticed_while_its_answer_is_made(
     ids=["silent", "byte", "header", "no key", "good key", "file", "large, no key"],
 )
 def test_clients_that_stop_in_the_middle_hold_nobody_up_and_are_closed(
-    start: Start, first: bytes
+    shared: Web, first: bytes
 ) -> None:
-    web = start(read_s=2.0)
-    strangers = web.strangers(first)
+    strangers = shared.strangers(first)
     for _ in range(5):
-        assert web.get("/here") == b"/here"
+        assert shared.get("/here") == b"/here"
     assert all_closed(strangers, 10)
-    assert web.threads <= THREADS + 1
+    assert shared.threads <= THREADS + 1
 
 
 def test_clients_that_send_a_byte_now_and_then_are_closed_by_the_deadline(
-    start: Start,
+    shared: Web,
 ) -> None:
-    web = start(read_s=2.0)
-    strangers = web.strangers(b"POST / HTTP/1.1\r\nX-A: ")
+    strangers = shared.strangers(b"POST / HTTP/1.1\r\nX-A: ")
     until = time.monotonic() + 10
     while strangers and time.monotonic() < until:
-        assert web.answers()
+        assert shared.answers()
         strangers = [one for one in strangers if not is_closed(one, 0.001)]
         for one in strangers:
             drip(one)
@@ -261,18 +267,17 @@ def drip(client: socket.socket) -> None:
         client.close()
 
 
-def test_a_request_that_is_late_hears_why(start: Start) -> None:
-    said = start().raw(head("/v1/chat/completions", 100) + b"{")
+def test_a_request_that_is_late_hears_why(shared: Web) -> None:
+    said = shared.raw(head("/v1/chat/completions", 100) + b"{")
     assert said.startswith(b"HTTP/1.1 408 ")
     fault = json.loads(said.partition(b"\r\n\r\n")[2])["error"]
     assert fault["code"] == "request_timeout"
     assert "50 kB/s" in fault["message"]
 
 
-def test_an_upload_at_a_fair_speed_has_as_long_as_it_needs(start: Start) -> None:
-    web = start(read_s=1.0)
+def test_an_upload_at_a_fair_speed_has_as_long_as_it_needs(shared: Web) -> None:
     size, piece = 400_000, b"x" * 20_000
-    with web.connect() as client:
+    with shared.connect() as client:
         client.sendall(head("/v1/files", size, KEY))
         for _ in range(size // len(piece)):
             client.sendall(piece)
@@ -361,14 +366,6 @@ AMBIGUOUS = {
     "a chunk without an end": POST + CHUNKED + "\r\n5\r\nhelloXX0\r\n\r\n" + SECOND,
     "a long header": f"GET / HTTP/1.1\r\nX-A: {'a' * 40_000}\r\n\r\n" + SECOND,
 }
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
-    """One server for requests that it refuses."""
-    web = Web(tmp_path_factory.mktemp("web"))
-    yield web
-    web.end()
 
 
 @pytest.mark.parametrize("sent", AMBIGUOUS.values(), ids=AMBIGUOUS.keys())

@@ -1,0 +1,1 @@
+"""Programs that attack the web server, or compare it with the one before."""
