@@ -196,7 +196,7 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
     def received(self, data: bytes) -> int:
         """Take in what came; the count of bytes that belong to this request."""
         taken = int(super().received(data))
-        if self.error is None and self.body_rcv is not None:
+        if self.body_rcv is not None and (not self.error or self.error.code == 413):
             self.error = self._refusal()
         elif self.error is not None:
             self.error = _readable(self.error)
@@ -230,8 +230,10 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
 
 
 def _check_framing(header_plus: bytes) -> None:
-    lines = [line.partition(b":") for line in header_plus.split(b"\r\n")[1:]]
-    found = [(name.strip().lower(), value) for name, _, value in lines]
+    lines = header_plus.split(b"\r\n")[1:]
+    if any(line[:1] in (b" ", b"\t") for line in lines):
+        raise ParsingError("a header goes on in the next line")
+    found = [line.lower().partition(b":")[::2] for line in lines]
     names = [name for name, _value in found]
     for single in SINGLE:
         if names.count(single) > 1:
@@ -511,10 +513,10 @@ def serve(
         body_bytes=ctx.settings.max_body_bytes,
         file_bytes=ctx.settings.max_file_bytes,
     )
-    return WebServer(app, sockets, limits, partial(_is_key_known, ctx))
+    return WebServer(app, sockets, limits, partial(is_key_known, ctx))
 
 
-def _is_key_known(ctx: Context, key: str) -> bool:
+def is_key_known(ctx: Context, key: str) -> bool:
     """True for a live API key, join token or worker secret."""
     try:
         if key.startswith(auth.KEY):

@@ -350,6 +350,7 @@ AMBIGUOUS = {
     + CHUNK
     + SECOND,
     "a folded coding": POST + "Transfer-Encoding:\r\n\tx\r\n\r\n" + CHUNK + SECOND,
+    "a folded header": "GET / HTTP/1.1\r\nX-A: b\r\n c\r\n\r\n" + SECOND,
     "a signed length": POST + "Content-Length: +5\r\n\r\nhello" + SECOND,
     "a hexadecimal length": POST + "Content-Length: 0x5\r\n\r\nhello" + SECOND,
     "chunked in HTTP/1.0": POST.replace("1.1", "1.0") + CHUNKED + "\r\n" + CHUNK,
@@ -438,6 +439,12 @@ def test_a_body_is_bounded_by_what_its_path_takes(start: Start) -> None:
     assert refused(web, "/v1/files", 400_000, KEY) == (200, None)
     assert refused(web, "/v1/files", 500_000, KEY) == (413, "close")
     assert refused(web, "/admin/login", FREE_BYTES + 1) == (413, "close")
+
+
+def test_a_length_of_many_digits_is_too_large(shared: Web) -> None:
+    said = shared.raw(POST.encode() + b"Content-Length: " + b"9" * 40 + b"\r\n\r\n")
+    assert said.startswith(b"HTTP/1.1 413 ")
+    assert b"larger than 1048576 bytes" in said
 
 
 def test_a_chunked_body_is_bounded_too(start: Start) -> None:
