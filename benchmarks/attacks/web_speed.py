@@ -37,6 +37,7 @@ class GunicornFleet(Fleet):
         """Start it as that tree's Procfile does."""
         bind = self.url.removeprefix("http://")
         command = ["gunicorn", "-c", "python:cloud_app.gunicorn", "-b", bind]
+        command += ["--worker-connections", "4096"]  # with 1000 it would keep none
         environ = procfile_environ("web")
         self._start("web", [*command, "cloud_app.app:create_app()"], environ)
 
