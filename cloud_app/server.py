@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
+from queue import Empty, SimpleQueue
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from waitress import wasyncore
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.server import create_server
-from waitress.task import ErrorTask, ThreadedTaskDispatcher
+from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
 from waitress.utilities import Error, RequestEntityTooLarge
 
 from cloud_app.api import errors
@@ -66,6 +67,17 @@ closed at once would be reset, and the answer lost with it (RFC 9112, 9.6)."""
 
 CANCEL_S = 3.0
 """Requests that are cut at the end have so long to cancel their jobs."""
+
+STARTS = 3
+"""Requests that work on what has just come in: one computes, one waits for the
+database, one for the broker. Of sixty that come together each would otherwise get a
+sixtieth of the process, and all would be published at the end."""
+
+START_S = 0.1
+"""Whoever works longer, or reads a large body, loses its start to the next one."""
+
+WAITS = "genie.waits"
+"""In a request's environment: what to call when it only waits from now on."""
 
 SINGLE = (b"host", b"content-length", b"transfer-encoding")
 """Headers that two servers on the way may read differently if they come twice."""
@@ -120,16 +132,41 @@ class ByteBudget:
             self.used -= count
 
 
+class Starts:
+    """Lets few requests at once begin; a start ends when its request only waits."""
+
+    def __init__(self) -> None:
+        self._free: SimpleQueue[None] = SimpleQueue()  # a semaphore costs ten times it
+        self._began: dict[object, float] = {}
+        for _ in range(STARTS):
+            self._free.put(None)
+
+    def begin(self, who: object) -> None:
+        """Wait for a start."""
+        while True:
+            try:
+                self._free.get(timeout=START_S)
+                break
+            except Empty:
+                if self._take_over():
+                    break
+        self._began[who] = time.monotonic()
+
+    def end(self, who: object) -> None:
+        """The next one's start, unless it was taken over."""
+        if self._began.pop(who, None) is not None:
+            self._free.put(None)
+
+    def _take_over(self) -> bool:
+        overdue = time.monotonic() - START_S
+        late = [who for who, began in self._began.copy().items() if began <= overdue]
+        return any(self._began.pop(who, None) for who in late)
+
+
 class ServerBusy(Error):  # type: ignore[misc]  # waitress has no types
     """Large bodies use up their budget."""
 
     code, reason = 503, "Service Unavailable"
-
-
-class RequestTimeout(Error):  # type: ignore[misc]
-    """A request that did not arrive in time."""
-
-    code, reason = 408, "Request Timeout"
 
 
 class RefusalTask(ErrorTask):  # type: ignore[misc]
@@ -151,7 +188,21 @@ class RefusalTask(ErrorTask):  # type: ignore[misc]
         self.write(said)
 
 
-_CODES = {**errors.CODES, 408: "request_timeout", 503: "too_many_bodies"}
+_CODES = {**errors.CODES, ServerBusy.code: "too_many_bodies"}
+
+
+def late_answer(read_s: float) -> bytes:
+    """What a client hears whose request did not arrive in time."""
+    fault = Fault(
+        code="request_timeout",
+        message=f"The request was not complete after {read_s:.0f} s; send it faster, "
+        f"with more than {SLOWEST_BYTES_S // 1000} kB/s.",
+    )
+    said = dumps(errors.body(fault, HTTPStatus.REQUEST_TIMEOUT)).encode()
+    return (
+        b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n"
+        b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+    ) % (len(said), said)
 
 
 class RequestParser(HTTPRequestParser):  # type: ignore[misc]
@@ -251,6 +302,16 @@ def _readable(error: Error) -> Error:
     return error
 
 
+class RequestTask(WSGITask):  # type: ignore[misc]
+    """Serves one request by the application."""
+
+    def get_environment(self) -> dict[str, object]:
+        """What the application is given: also how to say that it only waits now."""
+        environ: dict[str, object] = super().get_environment()
+        environ[WAITS] = partial(self.channel.web.starts.end, self.channel)
+        return environ
+
+
 class KeyCheck:
     """Looks at the key of a request whose large body is not read yet, in a thread."""
 
@@ -274,7 +335,7 @@ class KeyCheck:
 class Connection(HTTPChannel):  # type: ignore[misc]
     """One client: its deadlines, and how it ends."""
 
-    error_task_class = RefusalTask
+    error_task_class, task_class = RefusalTask, RequestTask
     request: RequestParser | None
     """The one that is not complete yet."""
 
@@ -317,12 +378,15 @@ class Connection(HTTPChannel):  # type: ignore[misc]
         """Serve the first request that is complete; called in a thread of its own."""
         if self.web.is_stopping:
             self.close_after_answers()
+        self.web.starts.begin(self)
         try:
             super().service()
         except BaseException:
             self.will_close = True
             self.server.pull_trigger()
             raise
+        finally:
+            self.web.starts.end(self)
         self._rests_since, self._has_served = time.monotonic(), True
 
     def handle_close(self) -> None:
@@ -378,13 +442,14 @@ class Connection(HTTPChannel):  # type: ignore[misc]
     def _refuse_late(self, reading: RequestParser, now: float) -> None:
         if now <= reading.ends_at or reading.is_key_known is False:
             return
-        reading.error = RequestTimeout(
-            f"The request was not complete after {now - reading.began_at:.0f} s; send "
-            f"it at {SLOWEST_BYTES_S // 1000} kB/s or faster."
-        )
-        self.answer_now(reading)
+        self.is_refused, self.request = True, None
+        reading.close()
+        self.send(late_answer(now - reading.began_at))  # a thousand may be late at once
+        self._linger()
 
     def _linger(self) -> None:
+        if self.socket is None:  # the client went while it was told
+            return
         self.close_when_flushed = False
         self._ends_at = time.monotonic() + LINGER_S
         try:
@@ -432,6 +497,7 @@ class WebServer:
     ) -> None:
         self.limits, self.is_key_known = limits, is_key_known
         self.bodies = ByteBudget(limits.bodies_bytes)
+        self.starts = Starts()
         self.files = ByteBudget(FILES_AT_ONCE * limits.of_path("/v1/files"))
         self.is_stopping = False
         self._ends_at = self._looked_at = 0.0

@@ -19,6 +19,7 @@ from cloud_app.web.request import (
     has_hung_up,
     key,
     metrics,
+    only_waits,
     require_key,
     stream_limit,
     tell,
@@ -64,6 +65,7 @@ def embed(
 def _answered(order: Order) -> CompletedJob:
     accepted = submit.submit(context(), order)
     tell(accepted.job, replayed=accepted.replayed)
+    only_waits()
     answer = submit.collect(context(), accepted, has_hung_up())
     metrics().used(answer.job.model, answer.outcome.usage)
     tell(answer.job, worker=answer.outcome.worker, replayed=accepted.replayed)

@@ -20,6 +20,7 @@ from cloud_app.web.request import (
     has_hung_up,
     key,
     metrics,
+    only_waits,
     require_key,
     stream_limit,
     tell,
@@ -134,4 +135,5 @@ def _stream(
 def _submit(order: Order) -> SubmittedJob:
     accepted = submit.submit(context(), order)
     tell(accepted.job, replayed=accepted.replayed)
+    only_waits()
     return accepted

@@ -19,7 +19,14 @@ from cloud_app.jobs.timeline import TimelineEntry
 from cloud_app.store.records import JobFilter, JobRecord
 from cloud_app.web import streaming
 from cloud_app.web.openapi import EVENTS, HeaderSpec, ResponseSpec
-from cloud_app.web.request import context, key, require_key, stream_limit, tell
+from cloud_app.web.request import (
+    context,
+    key,
+    only_waits,
+    require_key,
+    stream_limit,
+    tell,
+)
 from cloud_app.web.stream_limit import StreamPermit
 from genie.api_types import (
     ChatChunk,
@@ -155,6 +162,7 @@ def follow_job(
     last = request.headers.get("Last-Event-ID")
     entries = timeline.follow(context(), key().org.slug, path.job_id, last)
     following = JobEventsBody(entries, stream_limit().take())
+    only_waits()
     return Response(following, mimetype="text/event-stream", headers=streaming.HEADERS)
 
 
@@ -179,6 +187,7 @@ def stream_job(
         n=listening.answers,
     )
     body = JobStreamBody(plan, listening.items(), stream_limit().take())
+    only_waits()
     return Response(body, mimetype="text/event-stream", headers=streaming.HEADERS)
 
 

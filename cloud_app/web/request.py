@@ -59,6 +59,13 @@ def has_hung_up() -> Callable[[], bool]:
     return ask if callable(ask) else lambda: False
 
 
+def only_waits() -> None:
+    """Say that this request only waits from now on, so the next one may begin."""
+    tell = request.environ.get("genie.waits")
+    if callable(tell):
+        tell()
+
+
 def metrics() -> Metrics:
     """What this process counts."""
     found: Metrics = current_app.extensions["genie.metrics"]
