@@ -308,7 +308,8 @@ class Probe:
 def streams(target: Target) -> None:
     """A thousand streams at once: how many are whole, and what they cost."""
     before_mb, before = target.pss_mb(), target.threads()
-    request = target.chat("slow", 100, stream=True)
+    tokens = 100 if target.fleet else 10  # all of `genie up` is one Python
+    request = target.chat("slow", tokens, stream=True)
     lives, ends = Probe(target.livez), collections.Counter[str]()
     began = time.monotonic()
     peak = [0.0, 0.0]
@@ -332,7 +333,7 @@ def streams(target: Target) -> None:
     took_s = time.monotonic() - began
     each_kb = (peak[0] - before_mb) * 1000 / COUNT
     print(
-        f"streams: {dict(ends)} of {COUNT} (100 tokens at 100 ms) in {took_s:.0f} s; "
+        f"streams: {dict(ends)} of {COUNT} ({tokens} tokens each) in {took_s:.0f} s; "
         f"PSS {before_mb:.0f} to {peak[0]:.0f} MB ({each_kb:.0f} kB each), threads "
         f"{before} to {peak[1]:.0f}; livez {lives}",
         flush=True,

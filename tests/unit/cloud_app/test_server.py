@@ -1,23 +1,28 @@
 """The bounds of the web server, and the names of waitress that it is built on."""
 
+import threading
 from pathlib import Path
 
 import pytest
 from waitress import channel, parser, server, task, utilities, wasyncore
 
+from cloud_app import server as server_module
 from cloud_app.orgs import auth
 from cloud_app.server import (
     FORM_BYTES,
     FREE_BYTES,
+    STARTS,
     ByteBudget,
     ServerLimits,
+    Starts,
     is_key_known,
 )
 from fixtures import web
 
 NAMES = {
     channel.HTTPChannel: (
-        *("parser_class", "error_task_class", "request", "total_outbufs_len"),
+        *("parser_class", "error_task_class", "task_class", "request", "send"),
+        "total_outbufs_len",
         *("last_activity", "close_when_flushed", "will_close"),
         *("readable", "writable", "received", "service", "handle_close"),
     ),
@@ -31,6 +36,7 @@ NAMES = {
         *("channel_class", "accepting", "in_connection_overflow", "pull_trigger"),
         "add_task",
     ),
+    task.WSGITask: ("get_environment",),
     task.ErrorTask: ("status", "content_length", "set_close_on_finish", "write"),
     task.ThreadedTaskDispatcher: (
         *("active_count", "start_new_thread", "handler_thread", "shutdown"),
@@ -95,3 +101,48 @@ def test_a_large_body_is_taken_from_whoever_has_a_key_a_token_or_a_secret(
     auth.revoke_key(ctx, web.ORG, record.id)
     assert not is_key_known(ctx, key)
     ctx.db.dispose()
+
+
+def begun(starts: Starts, who: str) -> threading.Event:
+    """Set once a thread has its start."""
+    has_begun = threading.Event()
+
+    def begin() -> None:
+        starts.begin(who)
+        has_begun.set()
+
+    threading.Thread(target=begin, daemon=True).start()
+    return has_begun
+
+
+def test_a_start_that_ends_is_the_next_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "START_S", 60.0)
+    starts = Starts()
+    for number in range(STARTS):
+        starts.begin(number)
+    waiting = begun(starts, "next")
+    assert not waiting.wait(0.05)
+    starts.end(0)
+    assert waiting.wait(10)
+
+
+def test_ending_twice_gives_nobody_another_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server_module, "START_S", 60.0)
+    starts = Starts()
+    for number in range(STARTS):
+        starts.begin(number)
+    starts.end(0)
+    starts.end(0)
+    assert begun(starts, "first").wait(10)
+    assert not begun(starts, "second").wait(0.05)
+
+
+def test_nobody_waits_for_a_start_that_is_overdue() -> None:
+    starts = Starts()
+    for number in range(STARTS):
+        starts.begin(number)
+    assert begun(starts, "next").wait(10)
+    starts.end("next")
+    assert begun(starts, "another").wait(10)
