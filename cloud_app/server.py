@@ -1,11 +1,9 @@
 """The web server: waitress, and the bounds it lacks.
 
 Waitress reads a request in its own loop and takes a thread only when the request is
-complete, so no number of slow or silent clients holds a thread. Added here: one
-deadline for a whole request, an end for readers that read nothing, a refusal of
-ambiguous framing, bounds on bodies that are under way, threads that start as they are
-needed, and a drain at the end. All names of waitress that are not in its manual are
-used in this module alone; `tests/unit/cloud_app/test_server.py` has a test for each.
+complete, so no number of slow or silent clients holds a thread. Names of waitress that
+its manual does not promise are used in this module alone, and
+`tests/unit/cloud_app/test_server.py` has a test for each.
 """
 
 import resource
@@ -13,7 +11,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from http import HTTPStatus
 from queue import Empty, SimpleQueue
 from threading import Lock
@@ -30,9 +28,9 @@ from cloud_app.api import errors
 from cloud_app.api.json import dumps
 from cloud_app.context import Context
 from cloud_app.orgs import auth
+from cloud_app.store import ids
 from genie import logs
 from genie.contracts.inference import Fault
-from genie.errors import GenieError
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -40,7 +38,6 @@ if TYPE_CHECKING:
 log = logs.logger("server")
 
 KIB, MIB = 1024, 1024**2
-
 FREE_BYTES = 64 * KIB
 """So much of a body is taken from anyone; for more the key must be good."""
 
@@ -58,27 +55,23 @@ SEND_BUFFER_BYTES = 256 * KIB
 SLOWEST_BYTES_S = 50_000
 LOOK_S = 1.0
 KEPT_S = 2.0
-"""A server that ends gives the clients of kept connections so long for one request
-more, which is answered with ``Connection: close``."""
+"""A server that ends serves kept connections for so long, each once more."""
 
 LINGER_S = 5.0
 """A client whose body was refused may go on sending for so long, unread; a connection
 closed at once would be reset, and the answer lost with it (RFC 9112, 9.6)."""
 
-CANCEL_S = 3.0
-"""Requests that are cut at the end have so long to cancel their jobs."""
+CANCEL_S = 3.0  # requests that are cut at the end cancel their jobs meanwhile
 
 STARTS = 3
-"""Requests that work on what has just come in: one computes, one waits for the
-database, one for the broker. Of sixty that come together each would otherwise get a
-sixtieth of the process, and all would be published at the end."""
+"""Requests that begin at once: one computes, one waits for the database, one for the
+broker. Of sixty all at once, all would be published at the end."""
 
 START_S = 0.1
 """Whoever works longer, or reads a large body, loses its start to the next one."""
 
 WAITS = "genie.waits"
 """In a request's environment: what to call when it only waits from now on."""
-
 SINGLE = (b"host", b"content-length", b"transfer-encoding")
 """Headers that two servers on the way may read differently if they come twice."""
 
@@ -95,8 +88,7 @@ class ServerLimits:
     bodies_bytes: int = 256 * MIB
     """Bodies above `FREE_BYTES` that may be under way at once, all together."""
     read_s: float = 20.0
-    """A whole request must be here after so long, plus its bytes at
-    `SLOWEST_BYTES_S`."""
+    """A whole request must be here after so long, and its bytes at 50 kB/s."""
     send_s: float = 20.0
     """A client that has not read a byte for so long is gone."""
     idle_s: float = 75.0
@@ -175,11 +167,10 @@ class RefusalTask(ErrorTask):  # type: ignore[misc]
     def execute(self) -> None:
         """Write the answer; the connection ends with it."""
         error = self.request.error
-        fault = Fault(
-            code=_CODES.get(error.code, "invalid_request"), message=error.body
-        )
-        said = dumps(errors.body(fault, error.code)).encode()
+        said, request_id = _fault(error.code, error.body), f"req_{ids.new_id()}"
+        log.info("request_refused", request_id=request_id, status=error.code)
         self.status = f"{error.code} {HTTPStatus(error.code).phrase}"
+        self.response_headers.append(("x-request-id", request_id))
         self.response_headers.append(("Content-Type", "application/json"))
         if error.code == ServerBusy.code:
             self.response_headers.append(("Retry-After", "2"))
@@ -188,17 +179,22 @@ class RefusalTask(ErrorTask):  # type: ignore[misc]
         self.write(said)
 
 
-_CODES = {**errors.CODES, ServerBusy.code: "too_many_bodies"}
+_CODES = {413: "message_too_large", 408: "request_timeout", 503: "too_many_bodies"}
 
 
-def late_answer(read_s: float) -> bytes:
+def _fault(status: int, message: str) -> bytes:
+    fault = Fault(code=_CODES.get(status, "invalid_request"), message=message)
+    return dumps(errors.body(fault, status)).encode()
+
+
+@cache
+def late_answer(seconds: int) -> bytes:
     """What a client hears whose request did not arrive in time."""
-    fault = Fault(
-        code="request_timeout",
-        message=f"The request was not complete after {read_s:.0f} s; send it faster, "
-        f"with more than {SLOWEST_BYTES_S // 1000} kB/s.",
+    said = _fault(
+        408,
+        f"The request was not complete after {seconds} s; send it faster, with more "
+        f"than {SLOWEST_BYTES_S // 1000} kB/s.",
     )
-    said = dumps(errors.body(fault, HTTPStatus.REQUEST_TIMEOUT)).encode()
     return (
         b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n"
         b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
@@ -220,17 +216,15 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
         self.budget = connection.web.bodies
         self.is_key_known: bool | None = None
 
-    @property
     def is_large(self) -> bool:
         """True when the key must be looked at before the body is read on."""
         size = max(self.content_length, self.body_bytes_received)
         return self.error is None and bool(size > FREE_BYTES)
 
-    @property
-    def ends_at(self) -> float:
-        """When it must be complete, on the monotonic clock."""
+    def is_late(self, now: float) -> bool:
+        """True when it should be complete by now."""
         slow_s = self.body_bytes_received / SLOWEST_BYTES_S
-        return float(self.began_at + self._limits.read_s + slow_s)
+        return bool(now - self.began_at > self._limits.read_s + slow_s)
 
     def parse_header(self, header_plus: bytes) -> None:
         """Read the header; raises `ParsingError` where two readers could differ."""
@@ -250,10 +244,13 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
         if self.body_rcv is not None and (not self.error or self.error.code == 413):
             self.error = self._refusal()
         elif self.error is not None:
-            self.error = _readable(self.error)
+            reason = self.error.body.rstrip(".")
+            self.error.body = (
+                f"This request cannot be read: {reason}; correct the client."
+            )
         if self.error is not None:
             self.completed, self.expect_continue = True, False
-            self._connection.is_refused = True
+            self._connection.refuse()
         return taken
 
     def close(self) -> None:
@@ -295,13 +292,6 @@ def _check_framing(header_plus: bytes) -> None:
         raise ParsingError("there are two transfer encodings")
 
 
-def _readable(error: Error) -> Error:
-    """The same error as a sentence with a next step."""
-    reason = error.body.rstrip(".")
-    error.body = f"This request cannot be read: {reason}; correct the client."
-    return error
-
-
 class RequestTask(WSGITask):  # type: ignore[misc]
     """Serves one request by the application."""
 
@@ -312,21 +302,23 @@ class RequestTask(WSGITask):  # type: ignore[misc]
         return environ
 
 
+@dataclass(frozen=True, slots=True)
 class KeyCheck:
     """Looks at the key of a request whose large body is not read yet, in a thread."""
 
-    def __init__(self, connection: "Connection", request: RequestParser) -> None:
-        self._connection, self._request = connection, request
+    connection: "Connection"
+    request: RequestParser
 
     def service(self) -> None:
         """Let the body be read on, or answer now: what serves us refuses the key."""
-        kind, _, key = self._request.headers.get("AUTHORIZATION", "").partition(" ")
+        kind, _, key = self.request.headers.get("AUTHORIZATION", "").partition(" ")
         is_bearer = kind.lower() == "bearer"
-        if is_bearer and self._connection.web.is_key_known(key.strip()):
-            self._request.is_key_known = True
-            self._connection.server.pull_trigger()
-            return
-        self._connection.answer_now(self._request)
+        if is_bearer and self.connection.web.is_key_known(key.strip()):
+            self.request.is_key_known = True
+        else:
+            self.connection.answer_now(self.request)
+        del self.connection.readable
+        self.connection.server.pull_trigger()
 
     def cancel(self) -> None:
         """Nothing was begun."""
@@ -345,21 +337,9 @@ class Connection(HTTPChannel):  # type: ignore[misc]
         self.is_refused = False
         self._ends_at: float | None = None
         self._rests_since = time.monotonic()
-        self._has_served = False
+        self._rest_s = web.limits.read_s  # until its first request
         self._stuck: tuple[float, float] | None = None
         super().__init__(*arguments, **options)
-
-    def readable(self) -> bool:
-        """False also while the key of a large body is looked at."""
-        reading = self.request
-        is_paused = reading is not None and reading.is_key_known is False
-        return not is_paused and bool(super().readable())
-
-    def writable(self) -> bool:
-        """True when there is something to send, or to close."""
-        if self.is_refused and self.close_when_flushed and not self.total_outbufs_len:
-            self._linger()
-        return bool(super().writable())
 
     def received(self, data: bytes) -> bool:
         """Take in what came."""
@@ -369,8 +349,10 @@ class Connection(HTTPChannel):  # type: ignore[misc]
             data = data.lstrip(b"\r\n")  # some clients end a body so
         taken = bool(super().received(data))
         reading = self.request
-        if reading is not None and reading.is_large and reading.is_key_known is None:
+        if reading is not None and reading.is_large() and reading.is_key_known is None:
             reading.is_key_known = False
+            # of the connection alone: the loop asks all of them at each turn
+            self.readable = lambda: False
             self.server.add_task(KeyCheck(self, reading))
         return taken
 
@@ -387,7 +369,7 @@ class Connection(HTTPChannel):  # type: ignore[misc]
             raise
         finally:
             self.web.starts.end(self)
-        self._rests_since, self._has_served = time.monotonic(), True
+        self._rests_since, self._rest_s = time.monotonic(), self.web.limits.idle_s
 
     def handle_close(self) -> None:
         """Close, from the loop."""
@@ -396,6 +378,11 @@ class Connection(HTTPChannel):  # type: ignore[misc]
         if reading is not None:
             reading.close()
 
+    def refuse(self) -> None:
+        """Take in no more; what the client sends until it has its answer is dropped."""
+        self.is_refused = True
+        self.writable = self._must_close
+
     def close_after_answers(self) -> None:
         """Say with each answer that it is the last one."""
         for request in self.requests:
@@ -403,7 +390,8 @@ class Connection(HTTPChannel):  # type: ignore[misc]
 
     def answer_now(self, request: RequestParser) -> None:
         """Answer a request that is not complete; the connection ends with it."""
-        self.is_refused = request.completed = True
+        self.refuse()
+        request.completed = True
         request.headers["CONNECTION"] = "close"
         with self.requests_lock:
             self.request = None
@@ -419,17 +407,13 @@ class Connection(HTTPChannel):  # type: ignore[misc]
             return
         elif self.request is not None:
             self._refuse_late(self.request, now)
-        elif self.rested_s(now) > self._may_rest_s():
+        elif self.rested_s(now) > self._rest_s:
             self.handle_close()
 
     def rested_s(self, now: float) -> float:
         """Seconds without a request."""
         is_busy = self.requests or self.request is not None or self.total_outbufs_len
         return 0.0 if is_busy else now - self._rests_since
-
-    def _may_rest_s(self) -> float:
-        limits = self.web.limits
-        return limits.idle_s if self._has_served else limits.read_s
 
     def _is_stuck(self, now: float) -> bool:
         """True when there was something to send at every look, and none of it went."""
@@ -440,12 +424,18 @@ class Connection(HTTPChannel):  # type: ignore[misc]
         return self._stuck is not None and now - self._stuck[1] > self.web.limits.send_s
 
     def _refuse_late(self, reading: RequestParser, now: float) -> None:
-        if now <= reading.ends_at or reading.is_key_known is False:
+        if not reading.is_late(now) or reading.is_key_known is False:
             return
-        self.is_refused, self.request = True, None
+        self.refuse()
+        self.request = None
         reading.close()
-        self.send(late_answer(now - reading.began_at))  # a thousand may be late at once
+        self.send(late_answer(round(now - reading.began_at)))  # many are late at once
         self._linger()
+
+    def _must_close(self) -> bool:
+        if self.close_when_flushed and not self.total_outbufs_len:
+            self._linger()
+        return bool(super().writable())
 
     def _linger(self) -> None:
         if self.socket is None:  # the client went while it was told
@@ -537,7 +527,8 @@ class WebServer:
         drain_s = self.limits.drain_s if drain_s is None else drain_s
         self._ends_at = time.monotonic() + drain_s
         self.is_stopping = True
-        self._listeners[0].pull_trigger()
+        if self._map:  # else it has ended
+            self._listeners[0].pull_trigger()
 
     def _turn(self) -> None:
         wasyncore.loop(timeout=LOOK_S, use_poll=True, map=self._map, count=1)
@@ -579,19 +570,7 @@ def serve(
         body_bytes=ctx.settings.max_body_bytes,
         file_bytes=ctx.settings.max_file_bytes,
     )
-    return WebServer(app, sockets, limits, partial(is_key_known, ctx))
-
-
-def is_key_known(ctx: Context, key: str) -> bool:
-    """True for a live API key, join token or worker secret."""
-    try:
-        if key.startswith(auth.KEY):
-            auth.authenticate(ctx, key)
-        else:
-            auth.check_joiner(ctx, key)
-    except GenieError:
-        return False
-    return True
+    return WebServer(app, sockets, limits, partial(auth.is_known, ctx))
 
 
 def _open_files() -> int:

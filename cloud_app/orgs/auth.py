@@ -25,7 +25,7 @@ from cloud_app.store.records import (
     slug_of,
 )
 from genie import logs, topology
-from genie.errors import BadRequest, NotFound, Unauthorized
+from genie.errors import BadRequest, GenieError, NotFound, Unauthorized
 
 if TYPE_CHECKING:
     from cloud_app.context import Context
@@ -76,6 +76,18 @@ def authenticate(
             "this API key was revoked; make a new one with `genie keys create`"
         )
     return found[0]
+
+
+def is_known(ctx: "Context", bearer: str) -> bool:
+    """True for a live API key, join token or worker secret."""
+    try:
+        if bearer.startswith(KEY):
+            authenticate(ctx, bearer)
+        else:
+            check_joiner(ctx, bearer)
+    except GenieError:
+        return False
+    return True
 
 
 def _look_up(ctx: "Context", prefix: str) -> tuple[KeyRecord, str] | None:

@@ -207,5 +207,5 @@ def stopped_reader(fleet: Fleet) -> Iterator[str]:
         while b"\r\n\r\n" not in head:
             head += client.recv(256)
         head = head.partition(b"\r\n\r\n")[0]  # the first pieces may have come along
-        lines = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:])
+        lines = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
         yield lines[b"x-genie-job-id"].decode()

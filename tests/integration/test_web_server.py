@@ -377,6 +377,7 @@ def test_what_could_be_read_in_two_ways_is_refused_and_nothing_behind_it_served(
     line, _, rest = said.partition(b"\r\n")
     assert line.split()[1] in (b"400", b"431", b"501")
     assert b"Connection: close" in rest
+    assert b"X-Request-Id: req_" in rest
     assert b"second" not in rest
     fault = json.loads(rest.partition(b"\r\n\r\n")[2])["error"]
     assert fault["code"] == "invalid_request"

@@ -1,13 +1,11 @@
 """The bounds of the web server, and the names of waitress that it is built on."""
 
 import threading
-from pathlib import Path
 
 import pytest
 from waitress import channel, parser, server, task, utilities, wasyncore
 
 from cloud_app import server as server_module
-from cloud_app.orgs import auth
 from cloud_app.server import (
     FORM_BYTES,
     FREE_BYTES,
@@ -15,9 +13,7 @@ from cloud_app.server import (
     ByteBudget,
     ServerLimits,
     Starts,
-    is_key_known,
 )
-from fixtures import web
 
 NAMES = {
     channel.HTTPChannel: (
@@ -87,20 +83,6 @@ def test_a_budget_gives_what_is_left_and_takes_it_back() -> None:
     assert [budget.take(6), budget.take(5), budget.take(4)] == [True, False, True]
     budget.give_back(6)
     assert budget.used == 4
-
-
-def test_a_large_body_is_taken_from_whoever_has_a_key_a_token_or_a_secret(
-    tmp_path: Path,
-) -> None:
-    ctx = web.context(tmp_path)
-    record, key = web.key(ctx)
-    token, worker = auth.create_join_token(ctx, web.ORG), web.join(ctx)
-    assert [is_key_known(ctx, one) for one in (key, token, worker)] == [True] * 3
-    for stranger in ("", "sk-genie-acme-x", "gj-x", "gw-x", f"{key}x", f"{worker}x"):
-        assert not is_key_known(ctx, stranger)
-    auth.revoke_key(ctx, web.ORG, record.id)
-    assert not is_key_known(ctx, key)
-    ctx.db.dispose()
 
 
 def begun(starts: Starts, who: str) -> threading.Event:

@@ -196,3 +196,15 @@ def test_of_many_that_ask_at_once_with_one_key_one_asks_the_database(
         found = list(pool.map(partial(auth.authenticate, cloud.ctx), [secret] * 8))
     assert found == [key] * 8
     assert asked == [key.prefix]
+
+
+def test_a_live_key_token_or_secret_is_known_and_nothing_else(cloud: Cloud) -> None:
+    ctx = cloud.ctx
+    record, key = auth.create_key(ctx, "acme", "laptop")
+    token, secret = auth.create_join_token(ctx, "acme"), auth.worker_secret("0" * 26)
+    assert auth.is_known(ctx, key)
+    assert auth.is_known(ctx, token)
+    for stranger in ("", "sk-genie-acme-x", "gj-x", "gw-x", f"{key}x", secret):
+        assert not auth.is_known(ctx, stranger)
+    auth.revoke_key(ctx, "acme", record.id)
+    assert not auth.is_known(ctx, key)
