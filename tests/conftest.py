@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog
 from hypothesis import HealthCheck, settings
+from structlog.dev import ConsoleRenderer, plain_traceback
 
 from fixtures import ports
 from fixtures.nodes import PostgresNode, RabbitNode
@@ -69,6 +70,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> "Sharing"
 def _logs_as_at_the_start() -> None:
     """A command or a fleet within this process may have set another log level."""
     structlog.reset_defaults()
+    *first, _ = structlog.get_config()["processors"]
+    # Its own draws every variable of every frame, which takes up to a second.
+    console = ConsoleRenderer(exception_formatter=plain_traceback)
+    structlog.configure(processors=[*first, console])
 
 
 @pytest.fixture(scope="session")
