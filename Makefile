@@ -30,7 +30,7 @@ CODE := genie workers cloud_app migrations tests benchmarks scripts
 export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-broker4 chaos soak fuzz cuda conformance check static lint docs bench bench-peers constraints clean
+.PHONY: help setup demo test test-upgrade test-broker4 chaos soak fuzz cuda conformance check static lint docs bench bench-peers constraints clean
 
 help: ## List what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,10 @@ demo: $(VENV)/.runtime ## Start a fleet on this machine and watch it answer
 test: $(VENV)/.setup ## Run all tests, on private RabbitMQ and PostgreSQL nodes
 	@scripts/install-servers
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TOGETHER) --durations=20 $(ARGS)
+
+test-upgrade: $(VENV)/.setup ## Run this release beside the one before it, in every mix
+	@scripts/install-servers
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/upgrade $(ARGS)
 
 test-broker4: $(VENV)/.setup ## Run integration and fault tests on RabbitMQ 4 (needs root)
 	@scripts/install-servers

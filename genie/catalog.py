@@ -30,17 +30,19 @@ TIERS = ("lite", "standard", "pro", "coder", "heavy")
 """Tier aliases a request may name as its model."""
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CatalogEntry(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
+):
     """Base of what people write in a catalog: a field nobody knows is a mistake."""
 
 
-class Sla(Entry, frozen=True, kw_only=True):
+class Sla(CatalogEntry, frozen=True, kw_only=True):
     """What a persona's users wait at most, 95 times of 100."""
 
     queue_wait_p95_s: Seconds = 30.0
 
 
-class Persona(Entry, frozen=True, kw_only=True):
+class Persona(CatalogEntry, frozen=True, kw_only=True):
     """A kind of work and the ladder of models that can do it, smallest first.
 
     ``floor`` is the smallest rung expected to solve the task: rungs below it serve only
@@ -93,14 +95,14 @@ def _near(name: str, known: Iterable[str]) -> tuple[str, ...]:
     return tuple(get_close_matches(name, unique, n=3, cutoff=0.4))
 
 
-class _QuantEntry(Entry, frozen=True, kw_only=True):
+class _QuantEntry(CatalogEntry, frozen=True, kw_only=True):
     name: str
     dtype: str
     devices: tuple[str, ...] = ("cuda", "cpu")
     weight_bytes: Count | None = None
 
 
-class _ModelEntry(Entry, frozen=True, kw_only=True):
+class _ModelEntry(CatalogEntry, frozen=True, kw_only=True):
     id: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9._-]*(:[a-z0-9._-]+)?$")]
     family: str
     parameters: Count
@@ -119,7 +121,7 @@ class _ModelEntry(Entry, frozen=True, kw_only=True):
     tool_format: str | None = None
 
 
-class _CatalogFile(Entry, frozen=True, kw_only=True):
+class _CatalogFile(CatalogEntry, frozen=True, kw_only=True):
     models: tuple[_ModelEntry, ...]
     personas: tuple[Persona, ...]
 

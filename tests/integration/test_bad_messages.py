@@ -66,7 +66,9 @@ def kinds(good: InferenceTask) -> dict[str, Bad]:
         "null": Bad(body=b"null"),
         "no field": Bad(body=changed(body, lambda task: task.clear())),
         "one field missing": Bad(body=changed(body, lambda task: task.pop("org"))),
-        "unknown field": Bad(body=changed(body, lambda task: task.update(x=1))),
+        "unknown class": Bad(
+            body=changed(body, lambda task: task.update(work_class=1))
+        ),
         "wrong type": Bad(body=changed(body, lambda task: task.update(org=["a"]))),
         "another model": Bad(body=changed(body, lambda task: task.update(model="m"))),
         "deep": Bad(body=deep, headers={"task": None, "id": 7}),

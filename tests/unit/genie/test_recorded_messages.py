@@ -133,7 +133,7 @@ def test_messages_of_a_later_release_are_taken_off_their_queues(queue: str) -> N
     body = said["body"] if queue == "task" else said["documents"]["outcome"][0]
     found = json.loads(body)
     inner = found[1]["task"] if queue == "task" else found
-    inner["energy_j"] = {"a": [2.5]}
-    inner["sampling" if queue == "task" else "usage"]["typical_p"] = 0.9
+    inner["of_a_later_release"] = {"a": [2.5]}
+    inner["sampling" if queue == "task" else "usage"]["of_a_later_release"] = 0.9
     later = msgspec.json.encode(found)
     assert UNPACKERS[queue](later) == UNPACKERS[queue](body.encode())
