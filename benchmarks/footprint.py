@@ -23,6 +23,7 @@ from benchmarks.common import celery_echo, site
 from benchmarks.common.figures import Board, Rounds, is_quick
 from benchmarks.common.processes import Moment, Part, spent
 from fixtures.engines import QUIET, wanted
+from benchmarks.common.processes import Part, Snapshot, spent
 from fixtures.fleet import BIN
 from genie import catalog, env
 from workers.engine.parent import starter
@@ -91,9 +92,9 @@ def idle(board: Board, *, seconds: float) -> None:
         celery_echo.make(here.bare_url).tasks["echo"].delay("up").get(timeout=30)
         threading.Event().wait(SETTLE_S)
         worker = here.fleet.pid(site.WORKER)
-        parts, before = {"worker": Part((worker,))}, Moment.now()
+        parts, before = {"worker": Part((worker,))}, Snapshot.take()
         threading.Event().wait(seconds)
-        after = Moment.now()
+        after = Snapshot.take()
         percent = spent(parts, before, after)["worker"] / (after.at - before.at) * 100
         mb = {"worker": _mb(worker), "celery": _mb(celery.pid), "engine": 0.0}
         mb["engine"] = sum(_mb(one.pid) for one in psutil.Process(worker).children())

@@ -11,7 +11,7 @@ same turns.
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,10 +19,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(1, str(Path(__file__).parents[1] / "tests"))
 
 from benchmarks.common import floor, peers, sides
-from benchmarks.common.figures import Board, Wish, show_table, wish
+from benchmarks.common.figures import Board, Options, options, show_table
 from benchmarks.common.loader import Load, Loader
 from benchmarks.common.scores import Scores, short
-from benchmarks.common.sides import Bench, Cell, Ground, Side
+from benchmarks.common.sides import Bench, Sample, Servers, Side
 
 CLIENTS = 64
 GOALS = {
@@ -55,11 +55,12 @@ class Length:
 
 def main() -> int:
     """Measure, print, and say whether it could measure."""
-    asked = wish(__doc__)
-    length = Length(3, 1.5, 200, 3.0) if asked.quick else Length(7, 5.0, 1000, 20.0)
-    with sides.ground() as ground, sides.entered(enters(asked, ground)) as found:
-        run = Measured(found, length)
-        least = floor.measure(ground, length.floor_calls)
+    asked = options(__doc__)
+    length = Length(4, 1.0, 200, 3.0) if asked.quick else Length(8, 4.5, 1000, 20.0)
+    length = replace(length, rounds=asked.rounds or length.rounds)
+    with sides.servers() as servers, sides.running(enters(asked, servers)) as found:
+        run = Comparison(found, length, Bench(is_prioritized=asked.is_prioritized))
+        least = floor.measure(servers, length.floor_calls)
         try:
             run.measure()
         finally:
@@ -67,24 +68,24 @@ def main() -> int:
         return run.report(asked, least)
 
 
-def enters(asked: Wish, ground: Ground) -> list[sides.Enter]:
+def enters(asked: Options, servers: Servers) -> list[sides.Enter]:
     """Who is measured."""
     found: list[Callable[[], AbstractContextManager[Side]]] = [
-        ground.fleet(tree, name, PACES)
+        servers.fleet(tree, name, PACES)
         for name, tree in sides.trees(asked.against).items()
     ]
     if asked.with_peers:
-        broker = partial(peers.flask_celery, ground.rabbit.url, ground.infra)
+        broker = partial(peers.flask_celery, servers.rabbit.url, servers.infra)
         found += [broker, peers.litellm]
     return found
 
 
-class Measured:
+class Comparison:
     """All sides in turns."""
 
-    def __init__(self, found: Sequence[Side], length: Length) -> None:
+    def __init__(self, found: Sequence[Side], length: Length, bench: Bench) -> None:
         self._sides, self._length = list(found), length
-        self._bench, self._scores = Bench(), Scores(found)
+        self._bench, self._scores = bench, Scores(found)
         self._idle: dict[str, object] = {}
 
     def measure(self) -> None:
@@ -102,7 +103,7 @@ class Measured:
         """Close every connection."""
         self._bench.close()
 
-    def report(self, asked: Wish, least: floor.Floor) -> int:
+    def report(self, asked: Options, least: floor.Floor) -> int:
         """Tables and JSON lines."""
         self._show(least)
         board = Board("request")
@@ -110,7 +111,8 @@ class Measured:
             "rounds": self._length.rounds,
             "seconds": self._length.seconds,
             "widened": self._scores.widened(),
-            "floor": least.told(),
+            "floor": least.details(),
+            "is_prioritized": self._bench.is_prioritized,
             "load_average": self._scores.load_average(),
         }
         if asked.with_peers:
@@ -122,7 +124,7 @@ class Measured:
             self._alone(board, details)
         return board.report()
 
-    def _cell(self, side: Side, load: str, number: int) -> Cell:
+    def _cell(self, side: Side, load: str, number: int) -> Sample:
         seconds = self._length.seconds
 
         def work(loader: Loader) -> Awaitable[Load]:
@@ -133,7 +135,7 @@ class Measured:
 
         return self._load(side, work)
 
-    def _load(self, side: Side, work: Callable[[Loader], Awaitable[Load]]) -> Cell:
+    def _load(self, side: Side, work: Callable[[Loader], Awaitable[Load]]) -> Sample:
         return self._bench.load(
             side, side.whole, work, at_once=CLIENTS, failing=FAILING
         )
@@ -143,7 +145,7 @@ class Measured:
         alike = [one for one in self._sides if one.fleet] if side.fleet else [side]
         return min(self._scores.median(one.name, "64", "per_s") for one in alike) / 2
 
-    def _note(self, side: Side, load: str, cell: Cell) -> None:
+    def _note(self, side: Side, load: str, cell: Sample) -> None:
         p50, p99 = cell.load.ms()
         self._scores.note(side.name, load, per_s=cell.load.per_s, p50=p50, p99=p99)
         ms_each = 1000 / len(cell.load.answers)
@@ -162,6 +164,7 @@ class Measured:
             scores.ratio(peer, "64", "cpu"),
             goals["cpu"],
             by_load={load: short(scores.ratio(peer, load, "cpu")) for load in LOADS},
+            spread=scores.spread(peer, "64", "cpu"),
             cpu_ms=scores.cpu(both, LOADS),
             idle_percent=self._idle_of(both),
             **details,
@@ -170,6 +173,7 @@ class Measured:
             f"per_s_vs_{peer}",
             scores.ratio(peer, "64", "per_s"),
             goals["per_s"],
+            spread=scores.spread(peer, "64", "per_s"),
             per_s=scores.values(both, "64", "per_s"),
             **details,
         )
@@ -177,6 +181,7 @@ class Measured:
             f"p50_vs_{peer}",
             scores.ratio(peer, "1", "p50"),
             goals.get("p50"),
+            spread=scores.spread(peer, "1", "p50"),
             p99_ratio=short(scores.ratio(peer, "1", "p99")),
             p50_ms=scores.values(both, "1", "p50"),
             p99_ms=scores.values(both, "1", "p99"),
@@ -190,7 +195,10 @@ class Measured:
                 if metric == "per_s" and load == "half":
                     continue  # both were given the same
                 name = f"{metric}_{load}"
-                more: dict[str, object] = {"values": scores.values(both, load, metric)}
+                more: dict[str, object] = {
+                    "spread": scores.spread("old", load, metric),
+                    "values": scores.values(both, load, metric),
+                }
                 if metric == "cpu":
                     more["cpu_ms"] = scores.cpu(both, [load])
                     more["idle_percent"] = self._idle_of(both)
@@ -216,7 +224,7 @@ class Measured:
         ]
         titles = ("load", "side", "per s", "p50 ms", "p99 ms", "CPU ms", "of it")
         show_table(titles, rows)
-        show_table(("floor", "value"), list(least.told().items()))
+        show_table(("floor", "value"), list(least.details().items()))
 
 
 if __name__ == "__main__":

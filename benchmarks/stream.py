@@ -1,10 +1,10 @@
 """B3: streams of a paced echo engine, beside the same tokens from one uvicorn process.
 
 64 streams at once at 10 ms a token, 64 at random moments, 512 at once, and 1,000 at
-100 ms, in turns. The first token of 64 at once is compared with what it costs to take
-so many requests in, one after the other. CPU of a token is that of all processes;
-``own`` is without broker and database. ``--against DIR`` measures another checkout in
-the same turns.
+100 ms (not with ``--quick``), in turns. The first token of 64 at once is compared with
+what it costs to take so many requests in, one after the other. CPU of a token is that
+of all processes; ``own`` is without broker and database. ``--against DIR`` measures
+another checkout in the same turns.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import random
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -20,13 +20,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(1, str(Path(__file__).parents[1] / "tests"))
 
 from benchmarks.common import peers, sides
-from benchmarks.common.figures import Board, Wish, show_table, wish
+from benchmarks.common.figures import Board, Options, options, show_table
 from benchmarks.common.loader import Load, Loader, Target
-from benchmarks.common.processes import Moment, pss_mb
+from benchmarks.common.processes import Snapshot, pss_mb
 from benchmarks.common.scores import Scores, short
-from benchmarks.common.sides import INFRA, Bench, Cell, Side
+from benchmarks.common.sides import INFRA, Bench, Sample, Side
 
-PACES = {"chat": 10.0, "slow": 100.0}
+CHAT_MS = 10.0
+SLOW_MS = 100.0
 FEW, MANY, SLOW = 64, 512, 1000
 TOK_S_64, TOK_S_512, OWN_CPU, FIRST, STREAM_MB = 0.97, 0.9, 1.3, 0.8, 0.5
 RANDOM_P50_MS, RANDOM_P99_MS = 4.0, 20.0
@@ -43,7 +44,8 @@ METRICS = ("tok_s", "first_p50", "first_p99", "cpu", "own")
 class Length:
     """How long a run is: rounds, tokens of a stream, streams a client reads in a row.
 
-    ``many`` are the rounds of 512 streams, ``slow`` the tokens of 1,000 slow ones.
+    ``many`` are the rounds of 512 streams, ``slow`` the tokens of 1,000 slow ones: with
+    0 they are left out.
     """
 
     rounds: int
@@ -52,20 +54,29 @@ class Length:
     many: int
     slow: int
 
+    @property
+    def loads(self) -> tuple[str, ...]:
+        """What is measured."""
+        return ("64", "random", "512", *(["1000"] if self.slow else []))
+
 
 def main() -> int:
     """Measure, print, and say whether it could measure."""
-    asked = wish(__doc__)
-    length = Length(3, 64, 2, 1, 60) if asked.quick else Length(7, 128, 2, 3, 250)
-    with sides.ground() as ground:
+    asked = options(__doc__)
+    length = Length(4, 128, 1, 1, 0) if asked.quick else Length(8, 128, 2, 3, 250)
+    length = replace(length, rounds=asked.rounds or length.rounds)
+    paces = {"chat": CHAT_MS} | ({"slow": SLOW_MS} if length.slow else {})
+    with sides.servers() as servers:
         found: list[Callable[[], AbstractContextManager[Side]]] = [
-            ground.fleet(tree, name, PACES)
+            servers.fleet(tree, name, paces)
             for name, tree in sides.trees(asked.against).items()
         ]
         if asked.with_peers:
-            found.append(partial(peers.uvicorn, PACES))
-        with sides.entered(found) as entered:
-            run = Measured(entered, length)
+            found.append(partial(peers.uvicorn, paces))
+        with sides.running(found) as entered:
+            run = Comparison(
+                entered, length, Bench(is_prioritized=asked.is_prioritized)
+            )
             try:
                 run.measure()
             finally:
@@ -73,12 +84,12 @@ def main() -> int:
             return run.report(asked)
 
 
-class Measured:
+class Comparison:
     """All sides in turns."""
 
-    def __init__(self, found: Sequence[Side], length: Length) -> None:
+    def __init__(self, found: Sequence[Side], length: Length, bench: Bench) -> None:
         self._sides, self._length = list(found), length
-        self._bench, self._scores = Bench(), Scores(found)
+        self._bench, self._scores = bench, Scores(found)
         self._widened: dict[str, dict[str, list[str]]] = {}
         """What was raised by hand for each load."""
 
@@ -95,7 +106,7 @@ class Measured:
             for side in self._scores.turn(number):
                 self._note(side, "512", self._streams(side, MANY, length.tokens))
         self._widened["512"] = self._scores.widened()
-        for side in self._scores.turn(0):
+        for side in self._sides if length.slow else ():
             self._slow(side)
         self._widened["1000"] = self._scores.widened()
 
@@ -103,7 +114,7 @@ class Measured:
         """Close every connection."""
         self._bench.close()
 
-    def report(self, asked: Wish) -> int:
+    def report(self, asked: Options) -> int:
         """Tables and JSON lines."""
         self._show()
         board = Board("stream")
@@ -113,7 +124,8 @@ class Measured:
             self._against_old(board)
         if not board.figures:
             self._alone(board)
-        self._memory(board)
+        if self._length.slow:
+            self._memory(board)
         return board.report()
 
     def _ready(self, count: int) -> None:
@@ -125,13 +137,13 @@ class Measured:
         """64 at once, 64 at random, and what a whole request costs web."""
         tokens, each = self._length.tokens, self._length.each
         self._note(side, "64", self._streams(side, FEW, tokens, each=each))
-        moments = _moments(2 * tokens * PACES["chat"] / 1000, number)
+        moments = _moments(tokens * CHAT_MS / 1000, number)
         target = side.streaming("chat", tokens)
         cell = self._load(side, target, lambda loader: loader.at(moments), FEW)
         self._note(side, "random", _whole(side, cell, FEW * tokens))
         if side.fleet is not None:
             whole = self._load(
-                side, side.whole, lambda one: one.steady(clients=FEW, seconds=1.5), FEW
+                side, side.whole, lambda one: one.steady(clients=FEW, seconds=1.0), FEW
             )
             each_s = whole.cpu_s["web"] / len(whole.load.answers)
             self._scores.note(side.name, "64", web_ms=each_s * 1000)
@@ -139,7 +151,7 @@ class Measured:
     def _slow(self, side: Side) -> None:
         """1,000 slow streams, and the memory that they take."""
         if side.fleet is not None:
-            side.fleet.restart_web()
+            side.fleet.restart_web(SLOW)
             self._load(side, side.whole, lambda loader: loader.burst(8), 8)
         grown: list[float] = []
 
@@ -167,10 +179,10 @@ class Measured:
             grown.append(now - before)
 
     def _own_mb(self, side: Side) -> float:
-        now = Moment.now()
+        now = Snapshot.take()
         return sum(pss_mb(part.pids(now)) for part in side.own().values())
 
-    def _streams(self, side: Side, count: int, tokens: int, *, each: int = 1) -> Cell:
+    def _streams(self, side: Side, count: int, tokens: int, *, each: int = 1) -> Sample:
         """``count`` clients at once, who read ``each`` streams in a row."""
 
         def work(loader: Loader) -> Awaitable[Load]:
@@ -185,10 +197,10 @@ class Measured:
         target: Target,
         work: Callable[[Loader], Awaitable[Load]],
         at_once: int,
-    ) -> Cell:
+    ) -> Sample:
         return self._bench.load(side, target, work, at_once=at_once)
 
-    def _note(self, side: Side, load: str, cell: Cell) -> None:
+    def _note(self, side: Side, load: str, cell: Sample) -> None:
         tokens = cell.load.tokens()
         width = {"64": FEW, "random": FEW, "512": MANY, "1000": SLOW}[load]
         p50, p99 = cell.load.first_ms(width)
@@ -208,6 +220,7 @@ class Measured:
             "rounds": rounds,
             "tokens": length.slow if load == "1000" else length.tokens,
             "widened": self._widened[load],
+            "is_prioritized": self._bench.is_prioritized,
             "load_average": self._scores.load_average(),
         }
 
@@ -218,6 +231,7 @@ class Measured:
                 f"tok_s_{load}",
                 scores.ratio("uvicorn", load, "tok_s"),
                 goal,
+                spread=scores.spread("uvicorn", load, "tok_s"),
                 tok_s=scores.values(both, load, "tok_s"),
                 first_p50_ms=scores.values(both, load, "first_p50"),
                 **self._details(load),
@@ -226,6 +240,7 @@ class Measured:
             "own_cpu_64",
             scores.ratio("uvicorn", "64", "own"),
             OWN_CPU,
+            spread=scores.spread("uvicorn", "64", "own"),
             cpu_us=scores.cpu(both, ["64", "512"]),
             **self._details("64"),
         )
@@ -255,10 +270,13 @@ class Measured:
 
     def _against_old(self, board: Board) -> None:
         scores, both = self._scores, ("genie", "old")
-        for load in ("64", "random", "512", "1000"):
+        for load in self._length.loads:
             for metric in METRICS:
                 name = f"{metric}_{load}"
-                more: dict[str, object] = {"values": scores.values(both, load, metric)}
+                more: dict[str, object] = {
+                    "spread": scores.spread("old", load, metric),
+                    "values": scores.values(both, load, metric),
+                }
                 if metric == "cpu":
                     more["cpu_us"] = scores.cpu(both, [load])
                 tell = board.higher if metric == "tok_s" else board.lower
@@ -288,14 +306,14 @@ class Measured:
     def _show(self) -> None:
         rows = [
             self._scores.row(side.name, load, METRICS)
-            for load in ("64", "random", "512", "1000")
+            for load in self._length.loads
             for side in self._sides
         ]
         titles = ("load", "side", "tokens/s", "first p50", "first p99", "CPU µs", "own")
         show_table((*titles, f"of it ({', '.join(INFRA)} are not own)"), rows)
 
 
-def _whole(side: Side, cell: Cell, wanted: int) -> Cell:
+def _whole(side: Side, cell: Sample, wanted: int) -> Sample:
     """The cell, if every token of its streams came."""
     found = cell.load.tokens()
     if found != wanted:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from benchmarks.common.loader import HOST, Target
-from benchmarks.common.processes import Moment, Part, command
+from benchmarks.common.processes import Part, Snapshot, command
 from fixtures.ports import free_port
 from fixtures.process import ServerProcess
 
@@ -150,8 +150,14 @@ class CheckoutFleet:
             self._widen()
         self._engines = self._find_engines()
 
-    def restart_web(self) -> None:
-        """Start web anew: what earlier loads left in its memory is gone."""
+    def restart_web(self, at_once: int) -> None:
+        """Start web anew: what earlier loads left in its memory is gone.
+
+        A release that had to be widened before is widened for so many requests.
+        """
+        if 0 < self.carries < at_once:
+            self.widen_web(at_once)
+            return
         self._end("web", signal.SIGTERM)
         self._start("web")
         self._wait(self._is_up, "web answers /readyz again")
@@ -162,7 +168,7 @@ class CheckoutFleet:
         self._environ["GENIE_WEB_THREADS"] = str(threads)
         said = [one for one in self.widened if "GENIE_WEB_THREADS" not in one]
         self.widened = [*said, f"GENIE_WEB_THREADS={threads}"]
-        self.restart_web()
+        self.restart_web(at_once)
 
     def parts(self) -> dict[str, Part]:
         """The fleet's own processes, by what they do."""
@@ -223,7 +229,7 @@ class CheckoutFleet:
         return min(found.get(f"echo:{persona}", 0) for persona in self._personas)
 
     def _find_engines(self) -> tuple[int, ...]:
-        worker = Moment.now().family(self._running["worker"].pid)
+        worker = Snapshot.take().family(self._running["worker"].pid)
         return tuple(pid for pid in worker if "workers.engine" in command(pid))
 
     def _is_up(self) -> bool:

@@ -17,15 +17,17 @@ def is_quick(about: str | None) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class Options:
     """What the command line of a comparison asks for."""
 
     quick: bool
     against: Path | None
     with_peers: bool
+    rounds: int | None
+    is_prioritized: bool
 
 
-def wish(about: str | None) -> Wish:
+def options(about: str | None) -> Options:
     """Read the command line of a benchmark that can measure two checkouts."""
     parser = _parser(about)
     parser.add_argument(
@@ -35,9 +37,19 @@ def wish(about: str | None) -> Wish:
         help="another checkout with its own .venv, measured in turns with this one",
     )
     parser.add_argument("--without-peers", action="store_true", help="fleets alone")
+    parser.add_argument("--rounds", metavar="N", type=int, help="so many rounds")
+    parser.add_argument(
+        "--prioritize",
+        action="store_true",
+        help="ahead of all other work on this machine; needs root",
+    )
     said = parser.parse_args()
-    return Wish(
-        quick=said.quick, against=said.against, with_peers=not said.without_peers
+    return Options(
+        quick=said.quick,
+        against=said.against,
+        with_peers=not said.without_peers,
+        rounds=said.rounds,
+        is_prioritized=said.prioritize,
     )
 
 
@@ -71,8 +83,12 @@ class Rounds:
 
     def ratio(self, a: str, b: str) -> float:
         """The median of the per-round ratios of ``a`` to ``b``."""
+        return statistics.median(self.ratios(a, b))
+
+    def ratios(self, a: str, b: str) -> list[float]:
+        """The ratio of ``a`` to ``b`` in each round."""
         pairs = zip(self._values[a], self._values[b], strict=True)
-        return statistics.median(one / other for one, other in pairs)
+        return [one / other for one, other in pairs]
 
     def difference(self, a: str, b: str) -> float:
         """The median of the per-round differences of ``a`` to ``b``."""

@@ -17,8 +17,8 @@ import psycopg
 
 from benchmarks.common import pika_echo
 from benchmarks.common.figures import p50
-from benchmarks.common.processes import Moment, Part, spent
-from benchmarks.common.sides import Ground
+from benchmarks.common.processes import Part, Snapshot, spent
+from benchmarks.common.sides import Servers
 from fixtures.process import ServerProcess
 
 TEXT = b"one two three"
@@ -38,7 +38,7 @@ class Floor:
         """Two trips and a commit."""
         return TRIPS * self.trip_ms + self.commit_ms
 
-    def told(self) -> dict[str, float]:
+    def details(self) -> dict[str, float]:
         """For a figure's details."""
         return {
             "pika_trip_ms": round(self.trip_ms, 2),
@@ -48,25 +48,25 @@ class Floor:
         }
 
 
-def measure(ground: Ground, calls: int) -> Floor:
+def measure(servers: Servers, calls: int) -> Floor:
     """So many of each."""
-    address = ground.postgres.create_database().replace("+psycopg", "")
+    address = servers.postgres.create_database().replace("+psycopg", "")
     with (
-        _echo(ground.rabbit.url) as echo,
+        _echo(servers.rabbit.url) as echo,
         psycopg.connect(address, autocommit=True) as session,
     ):
         session.execute("CREATE TABLE floor (id bigserial PRIMARY KEY, body text)")
-        caller = pika_echo.Caller(ground.rabbit.url)
+        caller = pika_echo.Caller(servers.rabbit.url)
         trips: list[float] = []
         commits: list[float] = []
-        parts = {**ground.infra, "echo": Part((echo.pid,))}
-        before, mine = Moment.now(), time.process_time()
+        parts = {**servers.infra, "echo": Part((echo.pid,))}
+        before, mine = Snapshot.take(), time.process_time()
         for _ in range(calls):
             for _ in range(TRIPS):
                 trips.append(_ms(lambda: caller.call(TEXT)))
             commits.append(_ms(lambda: _commit(session)))
         mine = time.process_time() - mine
-        used = sum(spent(parts, before, Moment.now()).values())
+        used = sum(spent(parts, before, Snapshot.take()).values())
         caller.close()
     return Floor(
         trip_ms=p50(trips), commit_ms=p50(commits), cpu_ms=(used + mine) / calls * 1000

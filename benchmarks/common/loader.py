@@ -9,7 +9,7 @@ import itertools
 import json
 import random
 import time
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -263,11 +263,23 @@ class Head:
         return self.length is not None and len(data) >= self.end + self.length
 
 
+Connect = Callable[[int], Awaitable[Connection]]
+"""Opens a connection to a port."""
+
+
+async def over_tcp(port: int) -> Connection:
+    """A connection to a port of this machine."""
+    loop = asyncio.get_running_loop()
+    _, made = await loop.create_connection(Connection, HOST, port)
+    return made
+
+
 class Loader:
     """Asks one target, over connections that are kept between loads."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, connect: Connect | None = None) -> None:
         self.target = target
+        self._connect = connect or over_tcp
         self._idle: list[Connection] = []
 
     async def steady(self, *, clients: int, seconds: float) -> Load:
@@ -306,7 +318,7 @@ class Loader:
     async def burst(self, count: int, *, each: int = 1) -> Load:
         """``count`` clients at once, each of whom asks ``each`` times in a row."""
         self.close()
-        connections = [await self._connect() for _ in range(count)]
+        connections = [await self._connect(self.target.port) for _ in range(count)]
         started = time.perf_counter()
 
         async def client(connection: Connection) -> list[Answer]:
@@ -327,7 +339,7 @@ class Loader:
                 break  # the server closed it as we asked: that is no answer to us
             return answer
         try:
-            return await self._on(await self._connect())
+            return await self._on(await self._connect(self.target.port))
         except OSError as error:
             now = time.perf_counter()
             return Answer(
@@ -348,11 +360,6 @@ class Loader:
         if connection.is_open:
             self._idle.append(connection)
         return answer
-
-    async def _connect(self) -> Connection:
-        loop = asyncio.get_running_loop()
-        _, made = await loop.create_connection(Connection, HOST, self.target.port)
-        return made
 
     def _load(self, answers: Sequence[Answer], started: float) -> Load:
         ended = max((one.ended_at for one in answers), default=started)

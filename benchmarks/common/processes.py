@@ -1,7 +1,7 @@
-"""What processes have used, as the kernel counts it in /proc.
+"""What processes have used, as the kernel counts it.
 
-A process counts with its children, and with those that ended and were waited for. The
-kernel's unit is a hundredth of a second.
+A process counts with its children, and with those that ended and were waited for: these
+in hundredths of a second, as /proc tells them; what lives, by its own clock.
 """
 
 import os
@@ -23,36 +23,42 @@ class Process:
     cpu_s: float
 
 
-def parse(stat: str, ticks_per_s: int = TICKS_PER_S) -> Process:
-    """A line of ``/proc/<pid>/stat``.
+def parse(stat: str, used_s: float, ticks_per_s: int = TICKS_PER_S) -> Process:
+    """A line of ``/proc/<pid>/stat`` and what the process itself has used.
 
     A name may hold blanks and brackets, so fields are counted from its last bracket.
 
-    >>> parse("7 (a) b) S 3 7 7 0 -1 0 0 0 0 0 150 50 20 30 20 0", 100)
+    >>> parse("7 (a) b) S 3 7 7 0 -1 0 0 0 0 0 150 50 20 30 20 0", 2.0, 100)
     Process(pid=7, parent=3, cpu_s=2.5)
     """
     pid, _, rest = stat.partition(" (")
     fields = rest.rpartition(")")[2].split()
+    waited_for = int(fields[13]) + int(fields[14])
     return Process(
-        pid=int(pid),
-        parent=int(fields[1]),
-        cpu_s=sum(map(int, fields[11:15])) / ticks_per_s,
+        pid=int(pid), parent=int(fields[1]), cpu_s=used_s + waited_for / ticks_per_s
     )
 
 
+def clock(pid: int) -> int:
+    """The id of a process's CPU clock, as ``clock_getcpuclockid(3)`` makes it.
+
+    /proc cuts each process's time to hundredths of a second; this clock does not.
+    """
+    return (~pid << 3) | 2
+
+
 @dataclass(frozen=True, slots=True)
-class Moment:
+class Snapshot:
     """All processes of this machine at one moment; ``at`` is ``perf_counter``."""
 
     at: float
     processes: Mapping[int, Process]
 
     @classmethod
-    def now(cls) -> "Moment":
+    def take(cls) -> "Snapshot":
         """Read them."""
-        found = (_stat(int(one.name)) for one in PROC.iterdir() if one.name.isdigit())
-        lines = [line for line in found if line]
-        return cls(time.perf_counter(), {p.pid: p for p in map(parse, lines)})
+        found = (_read(int(one.name)) for one in PROC.iterdir() if one.name.isdigit())
+        return cls(time.perf_counter(), {one.pid: one for one in found if one})
 
     def family(self, leader: int) -> set[int]:
         """A process and all its descendants; empty when it is gone."""
@@ -80,18 +86,20 @@ class Part:
     leaders: tuple[int, ...]
     without: tuple[int, ...] = ()
 
-    def pids(self, moment: Moment) -> set[int]:
-        """Its processes at that moment."""
-        others = (moment.family(pid) for pid in self.without)
-        mine = (moment.family(pid) for pid in self.leaders)
+    def pids(self, at: Snapshot) -> set[int]:
+        """Its processes then."""
+        others = (at.family(pid) for pid in self.without)
+        mine = (at.family(pid) for pid in self.leaders)
         return set().union(*mine) - set().union(*others)
 
 
-def spent(parts: Mapping[str, Part], before: Moment, after: Moment) -> dict[str, float]:
+def spent(
+    parts: Mapping[str, Part], before: Snapshot, after: Snapshot
+) -> dict[str, float]:
     """CPU seconds of each part between two moments, by its processes at each.
 
-    >>> one = Moment(0.0, {7: Process(pid=7, parent=1, cpu_s=1.0)})
-    >>> later = Moment(1.0, {7: Process(pid=7, parent=1, cpu_s=1.5)})
+    >>> one = Snapshot(0.0, {7: Process(pid=7, parent=1, cpu_s=1.0)})
+    >>> later = Snapshot(1.0, {7: Process(pid=7, parent=1, cpu_s=1.5)})
     >>> spent({"web": Part((7,))}, one, later)
     {'web': 0.5}
     """
@@ -99,6 +107,21 @@ def spent(parts: Mapping[str, Part], before: Moment, after: Moment) -> dict[str,
         name: after.cpu_s(part.pids(after)) - before.cpu_s(part.pids(before))
         for name, part in parts.items()
     }
+
+
+def prioritize(pids: Iterable[int]) -> None:
+    """Let the kernel run the sessions of these before those of others (Linux).
+
+    Every server here leads a session, and the kernel shares cores among sessions.
+    Raises RuntimeError without the right to; what ended meanwhile is left out.
+    """
+    for pid in pids:
+        try:
+            (PROC / str(pid) / "autogroup").write_text("-10")
+        except PermissionError as error:
+            raise RuntimeError(f"--prioritize needs root: {error}") from error
+        except (FileNotFoundError, ProcessLookupError):
+            continue
 
 
 def command(pid: int) -> str:
@@ -123,8 +146,9 @@ def _pss_kb(pid: int) -> float:
     return int(found.split()[1]) * 1.024
 
 
-def _stat(pid: int) -> str:
+def _read(pid: int) -> Process | None:
     try:
-        return (PROC / str(pid) / "stat").read_text()
+        stat = (PROC / str(pid) / "stat").read_text()
+        return parse(stat, time.clock_gettime(clock(pid)))
     except OSError:
-        return ""  # it ended meanwhile
+        return None  # it ended meanwhile

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 
 from benchmarks.common.figures import Rounds
-from benchmarks.common.sides import INFRA, Cell, Side
+from benchmarks.common.sides import INFRA, Sample, Side
 
 CPU = "cpu"
 """All processes; ``own`` is without broker and database, ``cpu/web`` one part."""
@@ -32,7 +32,7 @@ class Scores:
         for metric, value in metrics.items():
             self._rounds.note(f"{side}/{load}/{metric}", value)
 
-    def note_cpu(self, side: str, load: str, cell: Cell, scale: float) -> None:
+    def note_cpu(self, side: str, load: str, cell: Sample, scale: float) -> None:
         """Keep the processor time of a cell, each second of it times ``scale``."""
         own = sum(used for part, used in cell.cpu_s.items() if part not in INFRA)
         self.note(side, load, cpu=sum(cell.cpu_s.values()) * scale, own=own * scale)
@@ -47,6 +47,12 @@ class Scores:
         """The median of the per-round ratios of this tree to another side."""
         mine = f"genie/{load}/{metric}"
         return self._rounds.ratio(mine, f"{other}/{load}/{metric}")
+
+    def spread(self, other: str, load: str, metric: str) -> list[float]:
+        """The lowest and the highest of these ratios: how far rounds differ."""
+        mine = f"genie/{load}/{metric}"
+        ratios = self._rounds.ratios(mine, f"{other}/{load}/{metric}")
+        return [short(min(ratios)), short(max(ratios))]
 
     def added(self, other: str, load: str, metric: str) -> float:
         """The median of the per-round differences of this tree to another side."""

@@ -5,6 +5,7 @@ and one PostgreSQL, each with a virtual host and a database of its own.
 """
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.common.checkout import THIS, CheckoutFleet
 from benchmarks.common.loader import Load, Loader, Loaders, Target
-from benchmarks.common.processes import Moment, Part, spent
+from benchmarks.common.processes import Part, Snapshot, prioritize, spent
 from fixtures.nodes import PostgresNode, RabbitNode
 
 INFRA = ("broker", "database")
@@ -54,7 +55,7 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
+class Sample:
     """A load, and CPU seconds by part until what followed it was done."""
 
     load: Load
@@ -62,11 +63,15 @@ class Cell:
 
 
 class Bench:
-    """Loads one side at a time and counts what it used meanwhile."""
+    """Loads one side at a time and counts what it used meanwhile.
 
-    def __init__(self) -> None:
+    ``is_prioritized`` puts all that takes part ahead of the machine's other work.
+    """
+
+    def __init__(self, *, is_prioritized: bool) -> None:
         self._runner = asyncio.Runner()
         self._loaders = Loaders()
+        self.is_prioritized = is_prioritized
 
     def load(
         self,
@@ -76,14 +81,16 @@ class Bench:
         *,
         at_once: int,
         failing: float = 0.0,
-    ) -> Cell:
+    ) -> Sample:
         """Run ``work``, which asks for so many requests ``at_once``.
 
         A fleet whose web refuses them is widened, and the load repeated. Raises
         RuntimeError when a larger share than ``failing`` of its answers was wrong.
         """
-        cell = self._load(side, target, work)
         fleet = side.fleet
+        if fleet and 0 < fleet.carries < at_once:
+            fleet.restart_web(at_once)
+        cell = self._load(side, target, work)
         if fleet and fleet.carries < at_once and 503 in cell.load.statuses:
             fleet.widen_web(at_once)
             cell = self._load(side, target, work)
@@ -92,22 +99,24 @@ class Bench:
 
     def _load(
         self, side: Side, target: Target, work: Callable[[Loader], Awaitable[Load]]
-    ) -> Cell:
+    ) -> Sample:
         loader, parts = self._loaders.of(target), side.parts
-        before = Moment.now()
+        before = Snapshot.take()
+        if self.is_prioritized:
+            prioritize({os.getpid()}.union(*(p.pids(before) for p in parts.values())))
 
         async def run() -> Load:
             return await work(loader)
 
         load = self._runner.run(run())
         time.sleep(SETTLE_S)
-        return Cell(load=load, cpu_s=spent(parts, before, Moment.now()))
+        return Sample(load=load, cpu_s=spent(parts, before, Snapshot.take()))
 
     def idle(self, sides: Iterable[Side], seconds: float) -> dict[str, object]:
         """Percent of a core that each part takes while nobody asks for anything."""
-        before = Moment.now()
+        before = Snapshot.take()
         time.sleep(seconds)
-        after = Moment.now()
+        after = Snapshot.take()
         percent = 100 / (after.at - before.at)
         return {
             side.name: {
@@ -127,7 +136,7 @@ Enter = Callable[[], AbstractContextManager[Side]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ground:
+class Servers:
     """The servers that all sides share."""
 
     rabbit: RabbitNode
@@ -169,14 +178,14 @@ class Ground:
 
 
 @contextmanager
-def ground() -> Iterator[Ground]:
+def servers() -> Iterator[Servers]:
     """A private RabbitMQ and PostgreSQL."""
     with RabbitNode() as rabbit, PostgresNode() as postgres:
-        yield Ground(rabbit=rabbit, postgres=postgres)
+        yield Servers(rabbit=rabbit, postgres=postgres)
 
 
 @contextmanager
-def entered(enters: Sequence[Enter]) -> Iterator[list[Side]]:
+def running(enters: Sequence[Enter]) -> Iterator[list[Side]]:
     """All sides, started at the same time."""
     with ExitStack() as stack, ThreadPoolExecutor(len(enters)) as pool:
         managers = [enter() for enter in enters]

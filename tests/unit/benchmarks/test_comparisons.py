@@ -1,17 +1,19 @@
 """What a comparison of checkouts is made of: its Procfile, catalog and scores."""
 
 import tomllib
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks.common import figures
-from benchmarks.common.checkout import PLACES, THIS, catalog, procfile
+from benchmarks.common import figures, sides
+from benchmarks.common.checkout import PLACES, THIS, CheckoutFleet, catalog, procfile
 from benchmarks.common.figures import Board, Rounds
-from benchmarks.common.loader import Load, Target
+from benchmarks.common.loader import Answer, Load, Target
 from benchmarks.common.processes import Part
 from benchmarks.common.scores import Scores
-from benchmarks.common.sides import Cell, Side, trees
+from benchmarks.common.sides import Bench, Sample, Side, trees
 
 
 def side(name: str) -> Side:
@@ -24,9 +26,60 @@ def side(name: str) -> Side:
     )
 
 
-def cell(web: float, broker: float) -> Cell:
+def cell(web: float, broker: float) -> Sample:
     load = Load(answers=(), seconds=1.0, expect=b"")
-    return Cell(load=load, cpu_s={"web": web, "broker": broker})
+    return Sample(load=load, cpu_s={"web": web, "broker": broker})
+
+
+class NarrowFleet(CheckoutFleet):
+    """Answers 503 until it is widened; nothing of it runs."""
+
+    def __init__(self) -> None:
+        self.carries, self.restarts = 0, 0
+
+    def widen_web(self, at_once: int) -> None:
+        self.carries = at_once
+
+    def restart_web(self, at_once: int) -> None:
+        self.carries = at_once
+        self.restarts += 1
+
+    async def ask(self, at_once: int) -> Load:
+        status = 200 if self.carries >= at_once else 503
+        answer = Answer(
+            status=status, asked_at=0.0, ended_at=1.0, first_at=None, body=b""
+        )
+        return Load(answers=(answer,), seconds=1.0, expect=b"")
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    monkeypatch.setattr(sides, "SETTLE_S", 0.0)
+    made = Bench(is_prioritized=False)
+    yield made
+    made.close()
+
+
+def test_a_load_that_a_fleet_refuses_is_repeated_on_a_wider_one(bench: Bench) -> None:
+    fleet = NarrowFleet()
+    one = replace(side("genie"), fleet=fleet)
+    found = bench.load(one, one.whole, lambda _: fleet.ask(64), at_once=64)
+    assert (found.load.statuses, fleet.carries) == ({200: 1}, 64)
+
+
+def test_a_fleet_that_was_widened_is_widened_before_a_larger_load(bench: Bench) -> None:
+    fleet = NarrowFleet()
+    fleet.carries = 64
+    one = replace(side("genie"), fleet=fleet)
+    bench.load(one, one.whole, lambda _: fleet.ask(512), at_once=512)
+    assert (fleet.restarts, fleet.carries) == (1, 512)
+
+
+def test_a_load_whose_answers_fail_is_no_measurement(bench: Bench) -> None:
+    one, fleet = side("litellm"), NarrowFleet()
+    with pytest.raises(RuntimeError, match="litellm: 1 of 1 answers were wrong"):
+        bench.load(one, one.whole, lambda _: fleet.ask(1), at_once=1)
+    bench.load(one, one.whole, lambda _: fleet.ask(1), at_once=1, failing=1.0)
 
 
 def test_this_trees_procfile_has_a_line_for_each_process() -> None:
@@ -56,7 +109,7 @@ def test_a_checkout_without_programs_of_its_own_is_refused(
     (tmp_path / "Procfile").write_text("web: serve")
     monkeypatch.setattr("sys.argv", ["request.py", "--against", str(tmp_path)])
     with pytest.raises(SystemExit):
-        figures.wish("about")
+        figures.options("about")
     assert "has no .venv/bin/python" in capsys.readouterr().err
 
 
@@ -66,6 +119,7 @@ def test_a_figure_is_the_median_of_the_ratios_of_rounds() -> None:
         scores.note("genie", "64", per_s=mine)
         scores.note("old", "64", per_s=others)
     assert scores.ratio("old", "64", "per_s") == 1.0
+    assert scores.spread("old", "64", "per_s") == [0.5, 3.0]
     assert scores.added("old", "64", "per_s") == 0.0
     assert scores.values(["genie", "old"], "64", "per_s") == {"genie": 4.0, "old": 3.0}
 

@@ -10,6 +10,7 @@ from benchmarks.common.loader import (
     Connection,
     Head,
     Load,
+    Loader,
     Target,
     dechunked,
     has_text,
@@ -168,3 +169,79 @@ def test_tokens_are_the_words_of_good_streams() -> None:
 def test_streams_that_overlap_are_open_at_once() -> None:
     one, two, three = (answer(at, first=0.1) for at in (0.0, 0.5, 1.05))
     assert load(one, two, three).most_open() == 2
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\none"
+
+
+class Server:
+    """Answers at once, over connections that it may close after an answer."""
+
+    def __init__(self, *, closes_after: int = 1_000_000) -> None:
+        self.opened = self.asked = 0
+        self._closes_after = closes_after
+
+    async def connect(self, _port: int) -> Connection:
+        self.opened += 1
+        connection = Connection()
+        connection.connection_made(Answering(self, connection, self._closes_after))
+        return connection
+
+
+class Answering(Wire):
+    def __init__(self, server: Server, connection: Connection, left: int) -> None:
+        super().__init__()
+        self._server, self._connection, self._left = server, connection, left
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        soon = asyncio.get_running_loop().call_soon
+        if self._left == 0:
+            soon(self._connection.connection_lost, None)
+            return
+        self._left -= 1
+        self._server.asked += 1
+        soon(self._connection.data_received, OK)
+
+
+def loader(server: Server) -> Loader:
+    return Loader(Target(port=1, request=b"GET", expect=b"one"), server.connect)
+
+
+def test_steady_clients_ask_again_and_again_over_kept_connections() -> None:
+    server = Server()
+    found = asyncio.run(loader(server).steady(clients=3, seconds=0.05))
+    assert server.opened <= 3 < server.asked
+    assert len(found.good) == server.asked
+
+
+def test_a_burst_has_a_connection_for_each_client() -> None:
+    server = Server()
+    found = asyncio.run(loader(server).burst(4, each=3))
+    assert (server.opened, len(found.good)) == (4, 12)
+
+
+def test_a_connection_that_a_server_has_closed_is_opened_anew() -> None:
+    server = Server(closes_after=1)
+    one = loader(server)
+
+    async def twice() -> list[Answer]:
+        return [await one.ask(), await one.ask()]
+
+    answers = asyncio.run(twice())
+    assert [answer.status for answer in answers] == [200, 200]
+    assert server.opened == 2
+
+
+def test_requests_are_asked_at_their_moments() -> None:
+    found = asyncio.run(loader(Server()).at([0.0, 0.05]))
+    first, second = sorted(one.asked_at for one in found.good)
+    assert 0.04 < second - first < 0.5
+
+
+def test_the_same_seed_asks_as_often() -> None:
+    def count(seed: int) -> int:
+        load = loader(Server()).arriving(per_s=400, seconds=0.1, seed=seed)
+        return len(asyncio.run(load).answers)
+
+    assert count(1) == count(1)
+    assert 10 < count(1) < 120
