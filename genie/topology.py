@@ -6,7 +6,14 @@ SHARED = "genie"
 """The logical queue of shared work."""
 
 OUTCOMES = "genie.outcomes"
-"""Queue (and, on the default exchange, routing key) of started and outcome events."""
+"""Queue of started and outcome events. The release before publishes to it by this name,
+on the default exchange."""
+
+EVENTS = "genie.events"
+"""Exchange of started and outcome events, by the name of their queue."""
+
+REPLIES = "genie.replies"
+"""Exchange of answers, by the name of the asker's queue."""
 
 BRAIN = "genie.brain"
 """Celery queue of the cloud's own tasks."""

@@ -18,7 +18,7 @@ from genie import env, gc_tuning, logs
 from genie.contracts.fleet import RegistrationReply
 from genie.errors import CloudUnreachable, GenieError
 from genie.messaging import broker
-from genie.messaging.tasks import make_celery, use_broker, use_queues
+from genie.messaging.tasks import control_queue, make_celery, use_broker, use_queues
 from workers import join, tasks
 from workers.cloud import CloudClient
 from workers.host import WorkerHost
@@ -51,7 +51,7 @@ class WorkerProcess:
             registered.broker_url, setting="the cloud's GENIE_WORKER_BROKER_URL"
         )
         use_broker(app, registered.broker_url)
-        use_queues(app, (broker.control_queue(registered.worker_id),))
+        use_queues(app, (control_queue(registered.worker_id),))
         self.host = WorkerHost(settings, registered, boot_id=boot_id, on_moved=_move)
 
     def stop_sign(self) -> None:

@@ -5,21 +5,19 @@ channel closes. With pika: bytes in, nothing inflated, nothing decoded before we
 """
 
 import hashlib
-import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from genie import topology
 from genie.contracts.inference import InferenceTask
 from genie.errors import BrokerDown
-from genie.messaging import broker, envelope
+from genie.messaging import broker, envelope, queues
 
 if TYPE_CHECKING:
-    from pika import BasicProperties, BlockingConnection
+    from pika import BasicProperties, BlockingConnection, ConnectionParameters
     from pika.adapters.blocking_connection import BlockingChannel
 
 LOOK_MOST = 1_000
@@ -106,28 +104,18 @@ class DeadLetters:
             ) from error
 
 
-def _parameters(url: str, name: str) -> object:
-    import pika
-
-    parameters = pika.URLParameters(url)
-    parameters.client_properties = {"connection_name": name}
-    parameters.connection_attempts = 1
-    parameters.heartbeat = 0  # it lives for one operation
-    parameters.socket_timeout = broker.CONNECT_TIMEOUT_S
-    parameters.stack_timeout = TIMEOUT_S
-    parameters.blocked_connection_timeout = TIMEOUT_S
-    parts = urlsplit(url)
-    if parts.scheme == "amqps":  # the name is checked, as broker.tls does for kombu
-        checked = ssl.create_default_context()
-        parameters.ssl_options = pika.SSLOptions(checked, parts.hostname)
-    return parameters
+def _parameters(url: str, name: str) -> "ConnectionParameters":
+    found = broker.parameters(url, name, heartbeat_s=0)  # it lives for one operation
+    found.stack_timeout = TIMEOUT_S
+    found.blocked_connection_timeout = TIMEOUT_S
+    return found
 
 
 def _visit(connection: "BlockingConnection", queue: str, decide: Decide) -> int:
-    channel, wanted = connection.channel(), broker.dead_letter_queue(queue)
+    channel, wanted = connection.channel(), queues.dead_letter_queue(queue)
     # Declared, not asked for: of a queue that is not there yet pika logs an error.
     found = channel.queue_declare(
-        wanted.name, durable=True, arguments=wanted.queue_arguments
+        wanted.name, durable=True, arguments=dict(wanted.arguments)
     )
     removed = _look(channel, queue, found.method.message_count, decide)
     channel.close()  # what was not acked is back in its place

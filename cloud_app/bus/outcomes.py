@@ -1,19 +1,16 @@
 """The cloud's side of every answer: started and outcome events into the database."""
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from genie import logs, topology
 from genie.contracts import codec
 from genie.contracts.inference import Chunk, RecordedEvent
 from genie.errors import CodecError, Unavailable
-from genie.messaging import broker, light
-from genie.messaging.pump import Pump
-
-if TYPE_CHECKING:
-    from kombu.transport.base import StdChannel
+from genie.messaging import broker, queues
+from genie.messaging.link import LinkEvents, QueueCount, Received
 
 log = logs.logger("bus.outcomes")
 
@@ -28,100 +25,127 @@ PREFETCH = 128
 
 RETRY_S = 0.5
 
-UnackedEvent = tuple[RecordedEvent, int]
-"""An event and the tag of its message."""
+BUSY_S, GATHER_S = 0.02, 0.005
+"""Where the last transaction ended a moment ago, the next one lets others come along:
+nobody waits for a record, and a transaction costs more than what is in it."""
+
+Taken = tuple[RecordedEvent, Received]
+"""An event and the message it came in."""
 
 
 class OutcomeConsumer:
     """Records what has arrived and acks after the commit; a bad one is dead-lettered.
 
-    All that one read of the socket brought is one transaction: nothing waits for others
-    to come, and under load there are others.
+    All that came while the last transaction ran is the next one, and what comes alone
+    waits for nothing. A slow database delays acks and nothing else: the connection
+    lives in the broker's thread.
     """
 
     def __init__(
         self, url: str, apply: ApplyEvent, record: RecordEvents | None = None
     ) -> None:
         self._apply, self._together = apply, record
-        self._held: list[UnackedEvent] = []
-        self._pump = Pump(
-            url,
-            name="genie-outcomes",
-            on_connect=self._subscribe,
-            on_quiet=self._settle,
+        self._arrived: deque[Taken] = deque()
+        self._news = threading.Condition()
+        self._is_ending = False
+        self._link = broker.connect(url).link(
+            "genie-outcomes",
+            LinkEvents(up=self._subscribe, down=self._forget, quiet=self._wake),
         )
+        self._thread = threading.Thread(target=self._run, name="outcomes", daemon=True)
 
     def start(self) -> None:
         """Start consuming; returns at once."""
-        self._pump.start()
+        self._thread.start()
+        self._link.start()
 
     def stop(self) -> None:
         """Stop consuming; what is not yet acked comes again."""
-        self._pump.stop()
+        self._is_ending = True
+        self._wake()
+        if self._thread.is_alive():
+            self._thread.join(5.0)
+        self._link.close()
 
-    def _subscribe(self, channel: "StdChannel") -> None:
-        self._held.clear()  # it was never acked, so it comes again
-        broker.dead_letter_queue(topology.OUTCOMES)(channel).declare()
-        broker.outcomes_queue()(channel).declare()
-        channel.basic_qos(0, PREFETCH, False)
-        light.subscribe(
-            channel,
-            topology.OUTCOMES,
-            lambda message: self._receive(channel, message),
-            tag="genie-outcomes",
-        )
+    def _subscribe(self) -> None:
+        self._link.declare(queues.outcomes_queue(), self._consume)
 
-    def _receive(self, channel: "StdChannel", message: light.Arrived) -> None:
+    def _consume(self, found: QueueCount | Exception) -> None:
+        if isinstance(found, QueueCount):
+            self._link.consume(topology.OUTCOMES, self._receive, places=PREFETCH)
+            return
+        log.error("outcomes_refused", error=repr(found))
+        self._link.call_later(RETRY_S, self._link.reset)
+
+    def _forget(self) -> None:
+        with self._news:
+            self._arrived.clear()  # it was never acked, so it comes again
+
+    def _wake(self) -> None:
+        if self._arrived or self._is_ending:
+            with self._news:
+                self._news.notify()
+
+    def _receive(self, message: Received) -> None:
         try:
             event = codec.decode_event(message.body)
         except CodecError as error:
             log.error("bad_outcome", error=str(error))
-            channel.basic_reject(message.tag, requeue=False)
+            self._link.reject(message, requeue=False)
             return
         if isinstance(event, Chunk):
             log.error("bad_outcome", error="a chunk is not an outcome")
-            channel.basic_reject(message.tag, requeue=False)
+            self._link.reject(message, requeue=False)
             return
-        self._held.append((event, message.tag))
+        with self._news:
+            self._arrived.append((event, message))
 
-    def _settle(self, channel: "StdChannel") -> None:
-        left, self._held = deque(self._held), []
-        if not left:
-            return
+    def _run(self) -> None:
+        ended_at = 0.0
+        while not self._is_ending:
+            with self._news:
+                self._news.wait_for(lambda: self._arrived or self._is_ending)
+            if time.monotonic() - ended_at < BUSY_S:
+                time.sleep(GATHER_S)
+            if not self._is_ending:
+                self._settle()
+            ended_at = time.monotonic()
+
+    def _settle(self) -> None:
+        """Record what has arrived."""
+        with self._news:
+            left, self._arrived = self._arrived, deque()
         try:
-            left = self._record(channel, left)
+            left = self._record(left)
             while left:
-                self._record_one(channel, *left[0])
+                self._record_one(*left[0])
                 left.popleft()
         except Unavailable as error:
             log.warning("outcomes_wait", error=str(error), given_back=len(left))
-            time.sleep(RETRY_S)  # once, not for each: AMQP's heartbeat goes on after it
-            for _event, tag in left:
-                channel.basic_reject(tag, requeue=True)
+            time.sleep(RETRY_S)  # once, not for each
+            for _event, message in left:
+                self._link.reject(message, requeue=True)
 
-    def _record(
-        self, channel: "StdChannel", held: deque[UnackedEvent]
-    ) -> deque[UnackedEvent]:
+    def _record(self, taken: deque[Taken]) -> deque[Taken]:
         """Record many at once; those that must be recorded one by one."""
-        if self._together is None:
-            return held
+        if self._together is None or not taken:
+            return taken
         try:
-            left = set(self._together([event for event, _tag in held]))
+            left = set(self._together([event for event, _message in taken]))
         except Unavailable:
             raise  # of none of them can anything be recorded
         except Exception as error:
             # Border: one of them cannot be recorded; by themselves the others can.
             kind = type(error).__name__
             log.warning("outcomes_one_by_one", error=kind, exc_info=True)
-            return held
-        for place, (_event, tag) in enumerate(held):
-            if place not in left:
-                light.ack(channel, tag)
-        return deque(held[place] for place in sorted(left))
+            return taken
+        with self._link.gathered():
+            for place, (_event, message) in enumerate(taken):
+                if place not in left:
+                    self._link.ack(message)
+        return deque(taken[place] for place in sorted(left))
 
-    def _record_one(
-        self, channel: "StdChannel", event: RecordedEvent, tag: int
-    ) -> None:
+    def _record_one(self, event: RecordedEvent, message: Received) -> None:
         try:
             self._apply(event)
         except Unavailable:
@@ -131,6 +155,6 @@ class OutcomeConsumer:
             # nor come back for ever; the dead letters keep it for a person.
             kind = type(error).__name__
             log.error("outcome_failed", job_id=event.job_id, error=kind, exc_info=True)
-            channel.basic_reject(tag, requeue=False)
+            self._link.reject(message, requeue=False)
             return
-        light.ack(channel, tag)
+        self._link.ack(message)

@@ -3,33 +3,40 @@
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
-from threading import Lock
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import msgspec
-from kombu.exceptions import LimitExceeded
-from kombu.pools import Connections
 
 from cloud_app.bus.dead_letters import DeadLetters
-from cloud_app.bus.replies import OutgoingMessage, ReplyRouter
+from cloud_app.bus.replies import ReplyRouter
 from genie import topology
 from genie.contracts import codec
 from genie.contracts.inference import InferenceTask, PartialAnswer, WorkClass
 from genie.errors import BrokerDown
-from genie.messaging import broker, envelope
-from genie.messaging.publisher import failures
-
-if TYPE_CHECKING:
-    from kombu.transport.base import StdChannel
+from genie.messaging import broker, envelope, queues
+from genie.messaging.link import (
+    BrokerBlocked,
+    LinkError,
+    LinkEvents,
+    LinkLost,
+    Publication,
+    QueueCount,
+    Refused,
+    Unroutable,
+)
+from genie.messaging.queues import QueueSpec
 
 T = TypeVar("T")
 
+CONNECT_S = 4.0
 CONFIRM_TIMEOUT_S = 5.0
-POOL_SIZE = 8
-POOL_WAIT_S = 5.0
 RETRY_S = 5.0
-"""How long dead connections of the pool are tried one after the other."""
+"""For how long what was lost with a connection is tried on the next one."""
+
+CONTROL_S = 60
+"""A nudge nobody took for so long is not worth hearing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,19 +51,17 @@ class QueueDepth:
 
 
 class Bus:
-    """Publishes from any thread over a small pool of connections.
+    """Publishes from any thread; all share one connection.
 
-    Connections open on first use, so a process may fork before it publishes.
+    It opens on first use, so a process may fork before it publishes.
     """
 
     def __init__(self, url: str, *, name: str = "genie-cloud") -> None:
-        self._url = url
+        self._is_memory = broker.is_memory(url)
         self.dead = DeadLetters(url)
-        # No heartbeat: an idle pooled connection is read by nobody.
-        self._template = broker.connection(url, name=name, heartbeat_s=0)
-        self._pool = Connections(limit=POOL_SIZE)[self._template]
         self._declared: set[str] = set()
-        self._lock = Lock()
+        events = LinkEvents(down=self._declared.clear)  # it may have lost its queues
+        self._link = broker.connect(url).link(name, events)
 
     def publish(self, task: InferenceTask) -> None:
         """Hand a task to its model's queue, durable, confirmed and routable.
@@ -64,37 +69,16 @@ class Bus:
         Raises `BrokerDown` when the broker did not take it and `TooLarge` over the
         size limit.
         """
-        body, headers = envelope.pack(task), envelope.headers(task)
-        queue = broker.model_queue(task.queue, task.model, task.work_class)
-
-        def send(channel: "StdChannel") -> None:
-            self._declare(channel, task)
-            _publish(
-                channel,
-                body,
-                exchange=queue.exchange.name,
-                routing_key=queue.routing_key,
-                headers=headers,
-                properties={"correlation_id": task.job_id},
-            )
-
-        self._with_channel(send)
+        queue = queues.model_queue(task.queue, task.model, task.work_class)
+        self._deliver(queue, _publication(task))
 
     def ask(self, task: InferenceTask, replies: ReplyRouter) -> None:
         """`publish` a task somebody waits for, without waiting for the confirm if that
         can be done: ``replies`` then says in its inbox if it did not come."""
         name = topology.model_queue(task.queue, task.model, task.work_class)
-        if name not in self._declared:
-            self.publish(task)
+        if name in self._declared and replies.publish(_publication(task)):
             return
-        post = OutgoingMessage(
-            exchange=task.queue,
-            key=topology.routing_key(task.model, task.work_class),
-            body=envelope.pack(task),
-            headers=envelope.headers(task),
-        )
-        if not replies.publish(task.job_id, post):
-            self.publish(task)
+        self.publish(task)
 
     def nudge(self, worker_id: str) -> None:
         """Ask a worker to heartbeat now: the placement task of the planner."""
@@ -128,39 +112,30 @@ class Bus:
 
         In memory, where a worker is a part of this process, always.
         """
-        if broker.is_memory(self._url):
+        if self._is_memory:
             return True
-
-        def ask(channel: "StdChannel") -> bool:
-            broker.control_queue(worker_id)(channel).declare()
-            name = topology.control_queue(worker_id)
-            return bool(channel.queue_declare(queue=name, passive=True).consumer_count)
-
-        return self._with_channel(ask)
+        return bool(self._count(queues.control_queue(worker_id)).consumers)
 
     def ping(self) -> None:
         """Raises `BrokerDown` unless the broker answers."""
-        self._with_channel(lambda channel: None)
+        self._again(lambda: self._declare(queues.replies()))
 
     def close(self) -> None:
-        """Close the pool's connections."""
-        self._pool.force_close_all()
+        """Close the connection."""
+        self._link.close()
 
     def _depth(self, queue: str, model: str, work_class: WorkClass) -> QueueDepth:
-        def ask(channel: "StdChannel") -> tuple[int, int]:
-            broker.declare_model_queue(channel, queue, model, work_class)
-            name = topology.model_queue(queue, model, work_class)
-            found = channel.queue_declare(queue=name, passive=True)
-            return found.message_count, found.consumer_count
-
-        waiting, consumers = self._with_channel(ask)
+        found = self._count(queues.model_queue(queue, model, work_class))
         return QueueDepth(
             queue=queue,
             model=model,
             work_class=work_class,
-            waiting=waiting,
-            consumers=consumers,
+            waiting=found.waiting,
+            consumers=found.consumers,
         )
+
+    def _count(self, queue: QueueSpec) -> QueueCount:
+        return self._again(lambda: self._declare(queue))
 
     def _control(self, worker_id: str, task: str, kwargs: Mapping[str, object]) -> None:
         task_id = uuid.uuid4().hex
@@ -173,98 +148,84 @@ class Bus:
             "kwargsrepr": "-",
             "ignore_result": True,
         }
-        body = msgspec.json.encode([[], kwargs, {}])
+        publication = Publication(
+            key=topology.control_queue(worker_id),
+            body=msgspec.json.encode([[], kwargs, {}]),
+            confirmed=True,
+            headers=headers,
+            correlation_id=task_id,
+            expires_ms=CONTROL_S * 1000,
+        )
+        self._deliver(queues.control_queue(worker_id), publication)
 
-        def send(channel: "StdChannel") -> None:
-            broker.control_queue(worker_id)(channel).declare()
-            _publish(
-                channel,
-                body,
-                exchange="",
-                routing_key=topology.control_queue(worker_id),
-                headers=headers,
-                properties={"correlation_id": task_id, "expiration": "60000"},
-            )
+    def _deliver(self, queue: QueueSpec, publication: Publication) -> None:
+        def deliver() -> None:
+            if queue.name not in self._declared:
+                self._declare(queue)
+                self._declared.add(queue.name)
+            self._send(publication)
 
-        self._with_channel(send)
+        self._again(deliver)
 
-    def _declare(self, channel: "StdChannel", task: InferenceTask) -> None:
-        name = topology.model_queue(task.queue, task.model, task.work_class)
-        if name in self._declared:
-            return
-        broker.declare_model_queue(channel, task.queue, task.model, task.work_class)
-        with self._lock:
-            self._declared.add(name)
+    def _again(self, use: Callable[[], T]) -> T:
+        """Run ``use``; again while what we held to be there turns out to be gone.
 
-    def _with_channel(self, use: "Callable[[StdChannel], T]") -> T:
-        """Run ``use``; again while pooled connections turn out to have died.
-
-        A broker that restarted leaves a whole pool of them, and may have lost queues.
-        A connection opened just now that fails is the broker's own word, and final.
+        A broker that restarted leaves a connection, and queues, that are no more. One
+        that cannot be reached now is away, and that is final.
         """
         give_up_at = time.monotonic() + RETRY_S
         while True:
+            if not self._link.wait_up(CONNECT_S):
+                raise _down(LinkLost("the broker is away"))
             try:
-                return self._once(use)
-            except _StaleResource as stale:
+                return use()
+            except (LinkLost, Unroutable) as error:
+                self._declared.clear()
                 if time.monotonic() > give_up_at:
-                    raise _down(stale) from stale
-            except LimitExceeded as error:
+                    raise _down(error) from error
+            except LinkError as error:
                 raise _down(error) from error
 
-    def _once(self, use: "Callable[[StdChannel], T]") -> T:
-        with self._pool.acquire(block=True, timeout=POOL_WAIT_S) as connection:
-            is_guess = connection.connected or bool(self._declared)
-            is_sound = False
-            try:
-                broker.connect(connection)
-                result = use(connection.default_channel)
-                is_sound = True
-            except failures(connection) as error:
-                self._declared.clear()  # a broker that came back may have lost queues
-                raise (_StaleResource() if is_guess else _down(error)) from error
-            finally:
-                if not is_sound:  # a connection in doubt must not serve the next one
-                    connection.collect()
-            return result
+    def _declare(self, queue: QueueSpec) -> QueueCount:
+        told: Future[QueueCount | Exception] = Future()
+        self._link.declare(queue, told.set_result)
+        found = _answer(told)
+        if isinstance(found, QueueCount):
+            return found
+        raise found
+
+    def _send(self, publication: Publication) -> None:
+        told: Future[Exception | None] = Future()
+        if not self._link.send(publication, told.set_result):
+            if self._link.is_up:
+                raise BrokerBlocked("the broker blocks publishes")
+            raise LinkLost("the connection went")
+        error = _answer(told)
+        if error is not None:
+            raise error
 
 
-class _StaleResource(Exception):
-    """What we held to be there, a connection or a queue, was not; try once more."""
+def _answer(told: "Future[T]") -> T:
+    try:
+        return told.result(CONFIRM_TIMEOUT_S)
+    except TimeoutError as error:
+        raise Refused("the broker did not answer in time") from error
+
+
+def _publication(task: InferenceTask) -> Publication:
+    return Publication(
+        exchange=task.queue,
+        key=topology.routing_key(task.model, task.work_class),
+        body=envelope.pack(task),
+        confirmed=True,
+        headers=envelope.headers(task),
+        correlation_id=task.job_id,
+    )
 
 
 def _down(error: Exception) -> BrokerDown:
-    reason = type(error.__cause__ or error).__name__
     return BrokerDown(
-        f"the message broker did not take the work ({reason}); "
+        f"the message broker did not take the work ({type(error).__name__}); "
         "nothing was accepted, try again in a moment",
         retry_after_s=5,
     )
-
-
-def _publish(
-    channel: "StdChannel",
-    body: bytes,
-    *,
-    exchange: str,
-    routing_key: str,
-    headers: dict[str, str | int | None] | dict[str, object],
-    properties: dict[str, object],
-) -> None:
-    message = channel.prepare_message(
-        body,
-        content_type=envelope.CONTENT_TYPE,
-        content_encoding="utf-8",
-        headers=headers,
-        properties={"delivery_mode": 2, **properties},
-    )
-    if hasattr(channel, "basic_publish_confirm"):
-        channel.basic_publish_confirm(
-            message,
-            exchange=exchange,
-            routing_key=routing_key,
-            mandatory=True,
-            confirm_timeout=CONFIRM_TIMEOUT_S,
-        )
-        return
-    channel.basic_publish(message, exchange=exchange, routing_key=routing_key)

@@ -4,6 +4,7 @@ The one place where cloud and worker are put together; everything else keeps the
 apart. The same parts as in production, on other transports.
 """
 
+import json
 import os
 import secrets
 import socket
@@ -33,8 +34,9 @@ from genie import catalog, env
 from genie.cli import web
 from genie.cli.up import DEFAULT_PORT
 from genie.errors import SettingsError, Unauthorized
-from genie.messaging import broker
-from genie.messaging.tasks import make_celery
+from genie.messaging import broker, queues
+from genie.messaging.link import LinkEvents, Received
+from genie.messaging.tasks import brain_queue, make_celery
 from genie.sdk import credentials
 from genie.sdk.client import Client
 from genie.sdk.credentials import Credentials
@@ -131,8 +133,9 @@ class EmbeddedFleet:
         _start_brain(stack, ctx)
         control = _start_worker(stack, ctx, app, options)
         cloud_app.tasks.register(app)
-        app.conf.task_queues = [broker.brain_queue(), broker.control_queue(control)]
-        app.conf.task_default_queue = broker.brain_queue().name
+        _hear_control(stack, app, control)
+        app.conf.task_queues = [brain_queue()]
+        app.conf.task_default_queue = brain_queue().name
         app.conf.beat_schedule = cloud_beat.entries(ctx.settings)
         _start_celery(stack, app)
 
@@ -221,6 +224,25 @@ def _start_worker(
     stack.callback(host.stop, STOP_S)
     workers.tasks.register(app, lambda: host)
     return registered.worker_id
+
+
+def _hear_control(stack: ExitStack, app: celery.Celery, worker_id: str) -> None:
+    """Run what the cloud asks of the worker; elsewhere its own Celery does that."""
+    queue = queues.control_queue(worker_id)
+
+    def hear(message: Received) -> None:
+        _arguments, kwargs, _embed = json.loads(message.body)
+        app.tasks[message.headers()["task"]](**kwargs)
+
+    def consume(_found: object) -> None:
+        link.consume(queue.name, hear)
+
+    def up() -> None:
+        link.declare(queue, consume)
+
+    link = broker.connect(BROKER_URL).link("genie-control", LinkEvents(up=up))
+    link.start()
+    stack.callback(link.close)
 
 
 def _start_celery(stack: ExitStack, app: celery.Celery) -> None:

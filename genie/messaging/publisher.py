@@ -1,68 +1,66 @@
-"""A publishing thread with a connection of its own: in order, retried, never lost.
+"""Letters on their way: in order, retried, never lost.
 
 Callers hand over bytes and go on; an engine's thread must not wait for a broker.
 """
 
-import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
-
-import kombu
-from amqp.exceptions import RecoverableConnectionError
 
 from genie import logs
-from genie.messaging import broker, frames, light
-from genie.messaging.bell import Bell
-from genie.messaging.confirms import Confirms
-
-if TYPE_CHECKING:
-    from kombu.transport.base import StdChannel
+from genie.messaging import broker
+from genie.messaging.link import (
+    LinkEvents,
+    LinkLost,
+    Publication,
+    QueueCount,
+    Unroutable,
+)
+from genie.messaging.queues import QueueSpec
 
 log = logs.logger("messaging.publisher")
 
-RETRY_FIRST_S, RETRY_MOST_S = 0.1, 5.0
-LOOK_S = 2.0
-"""How often an idle publisher looks at its connection."""
+RETRY_S = 0.25
+"""After the broker refused a letter, it is sent again."""
 
 KEPT_S = 1.0
 """How long a plain letter is kept after its write: what the kernel took, a connection
 that broke meanwhile may not have brought. The broker reads nothing of a connection that
 it closes, and whoever writes hears of that a moment late."""
 
-MOST_AT_ONCE = 64
-"""Letters of one write; more would make the first of them wait for the last."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Letter:
-    """One message for the default exchange.
+    """One message to an exchange.
 
     ``confirmed`` letters are durable, waited for, and sent again until a queue has
-    them; then ``on_sent`` runs in the publisher's thread. ``queue`` is declared first:
-    a letter to a queue that is not there would hold up all that come after it.
+    them; then ``on_sent`` runs in the broker's thread. ``queue`` is declared first:
+    a letter to a queue that is not there would be refused again and again.
     Plain ones may come twice where a connection was lost: readers drop the second.
     """
 
     to: str
     body: bytes
+    exchange: str = ""
     confirmed: bool = False
-    headers: Mapping[str, str | int | None] = field(default_factory=dict)
+    headers: Mapping[str, object] = field(default_factory=dict)
     on_sent: Callable[[], None] | None = None
-    queue: kombu.Queue | None = None
+    queue: QueueSpec | None = None
 
-
-def failures(connection: kombu.Connection) -> tuple[type[Exception], ...]:
-    """What a publish may raise: the broker is away, cut us off, or refused a letter."""
-    return (
-        *connection.connection_errors,
-        *connection.channel_errors,
-        *connection.recoverable_connection_errors,  # a negative confirm among them
-    )
+    @property
+    def publication(self) -> Publication:
+        """The same, to be sent once."""
+        return Publication(
+            key=self.to,
+            body=self.body,
+            exchange=self.exchange,
+            confirmed=self.confirmed,
+            headers=self.headers,
+        )
 
 
 class Publisher:
@@ -72,302 +70,129 @@ class Publisher:
     text never waits until the broker has another job's outcome on its disk.
     """
 
-    def __init__(self, url: str, *, name: str) -> None:
-        self._url, self._name = url, name
-        self._letters: deque[Letter] = deque()
-        self._busy = threading.RLock()
-        self._bell = Bell()
-        self._ending = threading.Event()
-        self._stopping = threading.Event()
-        self._line: _Line | None = None
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+    def __init__(
+        self, url: str, *, name: str, queues: tuple[QueueSpec, ...] = ()
+    ) -> None:
+        self._name, self._queues = name, queues  # there before any letter needs them
+        self._is_memory = broker.is_memory(url)
+        self._lock = threading.RLock()
+        self._empty = threading.Condition(self._lock)
+        self._plain: deque[Letter] = deque()
+        self._confirmed: deque[Letter] = deque()
+        self._again: list[Letter] = []
+        self._under_way = 0
+        self._kept: deque[tuple[Letter, float]] = deque()
+        self._declared: set[tuple[str, str]] = set()
+        self._declaring: set[tuple[str, str]] = set()
+        self._link = broker.connect(url).link(
+            name,
+            LinkEvents(up=self._resume, down=self._lost, unblocked=self._send_waiting),
+        )
 
     def start(self) -> None:
-        """Start the thread; returns at once."""
-        self._thread.start()
+        """Connect; returns at once."""
+        self._link.start()
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """Send what is already handed over, then close."""
-        self._ending.set()
-        self._bell.ring()
-        self._thread.join(timeout_s)
-        self._stopping.set()
-        self._bell.ring()
+        self._link.start()
+        with self._empty:
+            self._empty.wait_for(self._is_done, timeout_s)
+        self._link.close()
 
     def send(self, letter: Letter) -> None:
-        """Hand over a letter from any thread; never blocks.
+        """Hand over a letter from any thread; never blocks."""
+        with self._lock:
+            waiting = self._confirmed if letter.confirmed else self._plain
+            if waiting or not self._is_sent(letter):
+                waiting.append(letter)
 
-        Where nothing waits before it, it is written in the caller's thread: waking ours
-        takes longer than that.
-        """
-        if not self._is_sent(letter):
-            self._letters.append(letter)
-            self._bell.ring()
-
-    @contextlib.contextmanager
-    def gathered(self) -> Iterator[None]:
-        """Let the letters this thread sends within leave in one write at the end.
-
-        Never blocks either: whoever finds the line busy sends them one by one.
-        """
-        if not self._busy.acquire(blocking=False):
-            yield
-            return
-        wire = self._line.wire if self._line is not None else None
-        try:
-            if wire is None:
-                yield
-                return
-            wire.cork()
-            try:
-                yield
-            finally:
-                self._let_out(wire)
-        finally:
-            self._busy.release()
-
-    def _let_out(self, wire: frames.BufferedTransport) -> None:
-        try:
-            is_out = wire.uncork_soon()
-        except OSError:
-            is_out = False
-        if not is_out:
-            self._bell.ring()  # what is left, or broken, is our thread's
-
-    def _is_sent(self, letter: Letter) -> bool:
-        if self._letters or not self._busy.acquire(blocking=False):
-            return False
-        try:
-            line = self._line
-            if line is None or self._letters or not line.can_send(letter):
-                return False
-            if not line.send(letter):
-                self._bell.ring()  # what is left, or broken, is our thread's
-        except (OSError, RecoverableConnectionError):
-            return False
-        finally:
-            self._busy.release()
-        return True
-
-    def _run(self) -> None:
-        delay_s = RETRY_FIRST_S
-        while not self._stopping.is_set() and not self._is_done():
-            try:
-                if self._turn(has_come=self._wait()):
-                    delay_s = RETRY_FIRST_S
-            except _Cut as cut:
-                log.warning("publish_retry", name=self._name, error=cut.reason)
-                self._stopping.wait(delay_s)
-                delay_s = min(delay_s * 2, RETRY_MOST_S)
-        self._hang_up()
+    def gathered(self) -> AbstractContextManager[None]:
+        """Let the letters that are sent within leave in one write at the end."""
+        return self._link.gathered()
 
     def _is_done(self) -> bool:
-        is_owing = self._line is not None and self._line.is_owing
-        return self._ending.is_set() and not self._letters and not is_owing
+        waiting = self._plain, self._confirmed, self._again
+        return not (self._under_way or any(waiting))
 
-    def _wait(self) -> bool:
-        """Until there is a letter or the broker says something; true if it did."""
-        line = self._line
-        if line is not None and line.has_more:
-            return True
-        sockets = line.filenos if line is not None else ()
-        is_urgent = bool(self._letters) or (line is not None and line.is_refused)
-        wait_s = 0 if is_urgent else LOOK_S
-        return self._bell.wait(sockets, wait_s)
+    def _is_sent(self, letter: Letter) -> bool:
+        if letter.queue is not None and letter.queue.key not in self._declared:
+            self._declare(letter.queue)
+            return False
+        if not letter.confirmed:
+            is_sent = self._link.send(letter.publication)
+            if is_sent:
+                self._keep(letter)
+            return is_sent
+        self._under_way += 1
+        is_sent = self._link.send(letter.publication, partial(self._heard, letter))
+        if not is_sent:
+            self._under_way -= 1
+        return is_sent
 
-    def _turn(self, *, has_come: bool) -> bool:
-        """Listen and send; true when something is surely sent now."""
-        self._bell.clear()
-        if self._line is None and not self._letters:
-            return False  # nothing to say, so nobody to call
-        with self._busy:
-            line = self._line = self._line or _Line(self._url, self._name)
-            try:
-                sent = line.exchange(self._take(), has_come=has_come)
-            except line.errors as error:
-                self._letters.extendleft(reversed(line.owed))
-                self._hang_up()
-                raise _Cut(repr(error)) from error
-        for letter in sent:
-            if letter.on_sent is not None:
-                letter.on_sent()
-        return bool(sent)
+    def _declare(self, queue: QueueSpec) -> None:
+        if queue.key not in self._declaring and self._link.is_up:
+            self._declaring.add(queue.key)
+            self._link.declare(queue, partial(self._heard_of, queue))
 
-    def _take(self) -> list[Letter]:
-        """What was handed over so far."""
-        count = min(len(self._letters), MOST_AT_ONCE)
-        return [self._letters.popleft() for _ in range(count)]
+    def _heard_of(self, queue: QueueSpec, found: QueueCount | Exception) -> None:
+        with self._lock:
+            self._declaring.discard(queue.key)
+            if isinstance(found, QueueCount):
+                self._declared.add(queue.key)
+                self._send_waiting()
+                return
+        if not isinstance(found, LinkLost):
+            log.warning("publish_retry", name=self._name, error=repr(found))
+            self._link.call_later(RETRY_S, self._send_waiting)
 
-    def _hang_up(self) -> None:
-        line, self._line = self._line, None
-        if line is not None:
-            line.close()
+    def _heard(self, letter: Letter, error: Exception | None) -> None:
+        with self._lock:
+            self._under_way -= 1
+            if error is not None:
+                self._take_back(letter, error)
+            elif self._is_done():
+                self._empty.notify_all()
+        if error is None and letter.on_sent is not None:
+            letter.on_sent()
 
+    def _take_back(self, letter: Letter, error: Exception) -> None:
+        self._again.append(letter)
+        if isinstance(error, LinkLost):
+            return  # all of them, in order, once there is another connection
+        log.warning("publish_retry", name=self._name, error=repr(error))
+        if isinstance(error, Unroutable):
+            self._declared.clear()
+        self._link.call_later(RETRY_S, self._send_waiting)
 
-class _Cut(Exception):
-    """The line failed; what it still owed will be sent on the next one."""
+    def _lost(self) -> None:
+        with self._lock:
+            self._declared.clear()
+            self._declaring.clear()
+            self._plain.extendleft(letter for letter, _at in reversed(self._kept))
+            self._kept.clear()
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+    def _resume(self) -> None:
+        with self._lock:
+            for queue in self._queues:
+                self._declare(queue)
+        self._send_waiting()
 
+    def _send_waiting(self) -> None:
+        with self._lock, self._link.gathered():
+            again, self._again = self._again, []
+            self._confirmed.extendleft(reversed(again))
+            for waiting in (self._confirmed, self._plain):
+                while waiting and self._is_sent(waiting[0]):
+                    waiting.popleft()
+            if self._is_done():
+                self._empty.notify_all()
 
-class _Line:
-    """One connection with a plain and a confirming channel."""
-
-    def __init__(self, url: str, name: str) -> None:
-        self._connection = broker.connection(url, name=name)
-        self.errors = failures(self._connection)
-        self._is_memory = broker.is_memory(url)
-        self._declared: set[str] = set()
-        self._channels: dict[bool, StdChannel] = {}
-        self._confirms: Confirms[Letter] | None = None
-        self._rest: list[Letter] = []
-        self._plain: list[Letter] = []
-        self._kept: deque[tuple[Letter, float]] = deque()
-        self._checked_at = time.monotonic()
-
-    @property
-    def owed(self) -> list[Letter]:
-        """Letters the broker may not have, in order."""
-        waiting = self._confirms.waiting if self._confirms else []
-        known = set(map(id, waiting))  # the one whose writing failed stands in both
-        rest = [letter for letter in self._rest if id(letter) not in known]
-        kept = [letter for letter, _at in self._kept]
-        return [*waiting, *kept, *self._plain, *rest]
-
-    @property
-    def is_owing(self) -> bool:
-        """True while a confirmation is waited for."""
-        return self._confirms is not None and bool(self._confirms.waiting)
-
-    @property
-    def is_refused(self) -> bool:
-        """True when the broker has refused all that it has not confirmed."""
-        return self._confirms is not None and self._confirms.is_refused
-
-    @property
-    def has_more(self) -> bool:
-        """True when the broker's word was read already and not looked at."""
-        return self._is_open and frames.has_more(self._connection)
-
-    @property
-    def filenos(self) -> tuple[int, ...]:
-        """What to wait for besides new letters."""
-        return (self._connection.connection.sock.fileno(),) if self._is_open else ()
-
-    @property
-    def wire(self) -> frames.BufferedTransport | None:
-        """What letters are written to, where any thread may do that."""
-        shared = filter(light.is_shared, self._channels.values())
-        return next((channel.wire for channel in shared), None)
-
-    @property
-    def _is_open(self) -> bool:
-        return not self._is_memory and bool(self._connection.connected)
-
-    def can_send(self, letter: Letter) -> bool:
-        """True when a letter needs nothing but to be written."""
-        channel = self._channels.get(letter.confirmed)
-        is_small = len(letter.body) <= light.SMALL_BYTES
-        is_declared = letter.queue is None or letter.to in self._declared
-        return is_small and is_declared and light.is_shared(channel)
-
-    def send(self, letter: Letter) -> bool:
-        """Write one letter from any thread, at once; False when some of it is left, or
-        when it will have to be sent again, on another line."""
-        channel = self._channels[letter.confirmed]
-        if self._confirms is None or not letter.confirmed:
-            is_out = self._write(channel, letter, waits=False)
-            self._keep([letter])
-            return is_out
-        try:
-            write = partial(self._write, channel, letter, waits=False)
-            return self._confirms.send(letter, write)
-        except (OSError, RecoverableConnectionError):
-            return False  # it counts as under way, and owed
-
-    def exchange(self, letters: list[Letter], *, has_come: bool) -> list[Letter]:
-        """Take what the broker says and send ``letters``, in one write; what is sent
-        for sure."""
-        self._rest = letters
-        if not self._connection.connected:
-            broker.connect(self._connection)
-        self._check()
-        with frames.corked(self._connection):
-            if has_come:
-                self._listen()
-            while self._rest:
-                self._publish(self._rest[0])
-                del self._rest[0]
-        sent, self._plain = self._plain, []
-        self._keep(letter for letter in sent if not letter.confirmed)
-        if self._confirms is not None:
-            sent += self._confirms.take()
-        return sent
-
-    def close(self) -> None:
-        """Close the connection, politely if that is possible."""
-        try:
-            self._connection.release()
-        except self.errors:
-            self._connection.collect()
-
-    def _keep(self, letters: Iterable[Letter]) -> None:
+    def _keep(self, letter: Letter) -> None:
         if self._is_memory:
             return
         now = time.monotonic()
-        wire = getattr(self._channels.get(False), "wire", None)
-        is_out = not (isinstance(wire, frames.BufferedTransport) and wire.is_holding)
-        while is_out and self._kept and now - self._kept[0][1] > KEPT_S:
+        has_left = not self._link.is_writing
+        while has_left and self._kept and now - self._kept[0][1] > KEPT_S:
             self._kept.popleft()
-        self._kept.extend((letter, now) for letter in letters)
-
-    def _listen(self) -> None:
-        with contextlib.suppress(TimeoutError):  # half a frame: the rest will come
-            frames.drain(self._connection)
-
-    def _publish(self, letter: Letter) -> None:
-        channel = self._channel(letter.confirmed)
-        self._declare(channel, letter)
-        write = partial(self._write, channel, letter)
-        if letter.confirmed and self._confirms is not None:
-            self._confirms.send(letter, write)
-        else:
-            write()
-            self._plain.append(letter)
-
-    def _write(
-        self, channel: "StdChannel", letter: Letter, *, waits: bool = True
-    ) -> bool:
-        return light.publish(
-            channel,
-            letter.body,
-            key=letter.to,
-            confirmed=letter.confirmed,
-            headers=letter.headers,
-            waits=waits,
-        )
-
-    def _check(self) -> None:
-        if self._confirms is not None:
-            self._confirms.check()
-        if not self._is_memory and time.monotonic() - self._checked_at >= LOOK_S:
-            self._checked_at = time.monotonic()
-            self._connection.heartbeat_check()
-
-    def _channel(self, confirmed: bool) -> "StdChannel":
-        if confirmed not in self._channels:
-            self._channels[confirmed] = self._open(confirmed)
-        return self._channels[confirmed]
-
-    def _open(self, confirmed: bool) -> "StdChannel":
-        channel = self._connection.channel()
-        if confirmed and hasattr(channel, "confirm_select"):  # in memory there is none
-            self._confirms = Confirms(channel)
-        return channel
-
-    def _declare(self, channel: "StdChannel", letter: Letter) -> None:
-        if letter.queue is not None and letter.to not in self._declared:
-            letter.queue(channel).declare()
-            self._declared.add(letter.to)
+        self._kept.append((letter, now))

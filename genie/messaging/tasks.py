@@ -5,7 +5,33 @@ from collections.abc import Iterable
 import celery
 import kombu
 
-from genie.messaging import broker, closing
+from genie import topology
+from genie.messaging import broker
+
+POLLING_INTERVAL_S = 0.005
+"""In-memory transport only; its default is a second."""
+
+
+def brain_queue() -> kombu.Queue:
+    """Celery queue of the cloud's own tasks."""
+    return kombu.Queue(
+        topology.BRAIN,
+        exchange=kombu.Exchange(""),
+        routing_key=topology.BRAIN,
+        durable=True,
+        queue_arguments={"x-queue-type": "classic"},
+    )
+
+
+def control_queue(worker_id: str) -> kombu.Queue:
+    """One worker's own queue; it goes away a day after its worker did."""
+    return kombu.Queue(
+        topology.control_queue(worker_id),
+        exchange=kombu.Exchange(""),
+        routing_key=topology.control_queue(worker_id),
+        durable=True,
+        expires=86_400,
+    )
 
 
 def make_celery(
@@ -60,11 +86,10 @@ def use_broker(app: celery.Celery, url: str) -> None:
 def broker_settings(url: str) -> dict[str, object]:
     """Celery's settings for a broker: its address and what the way there needs."""
     if broker.is_memory(url):
-        polling = {"polling_interval": broker.POLLING_INTERVAL_S}
+        polling = {"polling_interval": POLLING_INTERVAL_S}
         return {"broker_url": url, "broker_transport_options": polling}
     return {
         "broker_url": url,
-        "broker_transport": closing.Transport,
         "broker_transport_options": {"confirm_publish": True},
         "broker_use_ssl": broker.tls(url),
     }

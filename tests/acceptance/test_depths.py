@@ -12,7 +12,6 @@ import pytest
 from fixtures.fleet import Fleet, wait_until
 from genie import Client, topology
 from genie.contracts.inference import WorkClass
-from genie.messaging import broker
 from genie.sdk.chat import AskOptions
 
 HEARTBEAT_S = 2.0  # as in conftest.py
@@ -53,7 +52,7 @@ def test_queues_say_what_waits_for_how_long_and_who_would_take_it(
 def dead(rabbitmq_url: str) -> Iterator[str]:
     """The id of a message of this org that its worker will refuse."""
     name = topology.model_queue(topology.SHARED, "echo:small", WorkClass.INTERACTIVE)
-    connection: kombu.Connection = broker.connection(rabbitmq_url, name="publisher")
+    connection: kombu.Connection = kombu.Connection(rabbitmq_url)
     with connection:
         channel = connection.channel()
         headers = {"id": "broken-1", "org": "acme", "model": "echo:small"}

@@ -26,7 +26,7 @@ from genie.contracts.inference import (
     WorkClass,
 )
 from genie.errors import CodecError
-from genie.messaging import broker, envelope
+from genie.messaging import envelope
 from integration.test_messaging import outcome
 from integration.test_messaging import task as any_task
 from integration.test_worker_dataplane import dead_letters, task, worker_process
@@ -113,7 +113,7 @@ class Sender:
     """Publishes bad messages."""
 
     def __init__(self, url: str) -> None:
-        self._connection: kombu.Connection = broker.connection(url, name="sender")
+        self._connection: kombu.Connection = kombu.Connection(url)
         self._channel = self._connection.channel()
 
     def close(self) -> None:

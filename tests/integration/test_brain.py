@@ -12,13 +12,14 @@ import pytest
 from cloud_app.jobs import lifecycle
 from cloud_app.store.records import JobRecord
 from fixtures.clouds import Cloud, outcome
+from fixtures.links import declared
 from fixtures.nodes import PostgresNode, RabbitNode
 from fixtures.process import ServerProcess
 from genie import topology
 from genie.contracts import codec
 from genie.contracts.base import Contract
 from genie.contracts.inference import JobState
-from genie.messaging import broker
+from genie.messaging import queues
 from genie.messaging.publisher import Letter, Publisher
 
 WAIT_S = 60.0
@@ -29,9 +30,8 @@ class Brain:
 
     def __init__(self, cloud: Cloud, broker_url: str, folder: Path) -> None:
         self.cloud = cloud
-        with broker.connection(broker_url, name="test") as connection:
-            # a message to a queue that is not there yet would be dropped
-            broker.outcomes_queue()(connection.default_channel).declare()
+        # a message to a queue that is not there yet would be dropped
+        declared(broker_url, queues.outcomes_queue())
         self._publisher = Publisher(broker_url, name="test-worker")
         self._publisher.start()
         environ = {

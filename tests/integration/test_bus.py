@@ -3,9 +3,7 @@
 import threading
 import uuid
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Any
 
 import kombu
 import pytest
@@ -13,19 +11,23 @@ import pytest
 from cloud_app.bus import Bus, PublishUnconfirmed, ReplyRouter
 from fixtures.fleet import wait_until
 from fixtures.nodes import RabbitNode
+from fixtures.proxy import Proxy
 from genie.contracts.inference import (
     WorkClass,
 )
 from genie.errors import BrokerDown
-from genie.messaging import broker, envelope
+from genie.messaging import envelope
+from genie.messaging.link import Publication
 from genie.messaging.publisher import Letter, Publisher
+from genie.messaging.queues import QueueSpec
+from genie.messaging.tasks import control_queue
 from integration.test_messaging import WAIT_S, Taker, task
 
 
 def test_what_is_asked_of_a_queue_that_is_gone_is_in_doubt(rabbitmq_url: str) -> None:
     bus, replies, model = Bus(rabbitmq_url), ReplyRouter(rabbitmq_url), "vanished"
     bus.publish(task(model))
-    with broker.connection(rabbitmq_url, name="delete") as connection:
+    with kombu.Connection(rabbitmq_url) as connection:
         connection.default_channel.queue_delete(f"genie.{model}.interactive")
     sent = task(model)
     inbox = replies.expect(sent.job_id)
@@ -39,30 +41,31 @@ def test_what_is_asked_of_a_queue_that_is_gone_is_in_doubt(rabbitmq_url: str) ->
 
 
 def test_what_was_not_confirmed_when_the_connection_broke_is_in_doubt(
-    rabbitmq_url: str,
+    rabbitmq: RabbitNode, rabbitmq_url: str
 ) -> None:
-    bus, replies, sent = Bus(rabbitmq_url), ReplyRouter(rabbitmq_url), task("cut")
-    inbox, other = replies.expect("job-1"), replies.expect("job-2")
-    assert replies._line is not None
-    replies._line.confirms.send("job-1", lambda: True)  # on its way for ever
-    replies._pump.call(lambda channel: channel.connection.sock.shutdown(2))
-    assert inbox.get(WAIT_S) == PublishUnconfirmed()
-    assert other.get(0.1) is None
-    replies.expect(sent.job_id)
-    bus.ask(sent, replies)
-    bus.ask(sent, replies)
-    depth = bus.depths([("genie", "cut", WorkClass.INTERACTIVE)])[0]
-    assert depth.waiting == 2
-    replies.close()
+    bus, sent = Bus(rabbitmq_url), task("cut")
+    bus.publish(sent)
+    with Proxy(rabbitmq.port) as proxy:
+        replies = ReplyRouter(proxy.of(rabbitmq_url))
+        inbox, other = replies.expect("job-1"), replies.expect("job-2")
+        proxy.pause()  # on its way for ever
+        assert replies.publish(
+            Publication(key="x", body=b"", confirmed=True, correlation_id="job-1")
+        )
+        proxy.cut()
+        proxy.resume()
+        assert inbox.get(WAIT_S) == PublishUnconfirmed()
+        assert other.get(0.1) is None
+        replies.close()
     bus.close()
 
 
 def test_a_confirmed_letter_is_never_confirmed_into_nowhere(rabbitmq_url: str) -> None:
     name = f"nowhere-{uuid.uuid4().hex[:6]}"
-    missing = kombu.Queue(name, kombu.Exchange(""), routing_key=name, durable=True)
+    missing = QueueSpec(name=name)
     publisher = Publisher(rabbitmq_url, name="worker")
     publisher.start()
-    with broker.connection(rabbitmq_url, name="look") as connection:
+    with kombu.Connection(rabbitmq_url) as connection:
         channel = connection.default_channel
         for body in (b"first", b"second"):
             sent = threading.Event()
@@ -90,7 +93,7 @@ def test_a_letter_the_broker_refuses_is_sent_again_until_it_is_taken(
     full = {"x-max-length": 1, "x-overflow": "reject-publish"}
     publisher = Publisher(rabbitmq_url, name="worker")
     publisher.start()
-    with broker.connection(rabbitmq_url, name="look") as connection:
+    with kombu.Connection(rabbitmq_url) as connection:
         channel = connection.default_channel
         channel.queue_declare(name, durable=True, auto_delete=False, arguments=full)
         first, second = threading.Event(), threading.Event()
@@ -108,8 +111,8 @@ def test_a_letter_the_broker_refuses_is_sent_again_until_it_is_taken(
 def test_a_worker_listens_while_its_connection_is_up(rabbitmq_url: str) -> None:
     bus = Bus(rabbitmq_url)
     assert not bus.is_listening("ann")
-    queue = broker.control_queue("ann")
-    with broker.connection(rabbitmq_url, name="ann") as connection:
+    queue = control_queue("ann")
+    with kombu.Connection(rabbitmq_url) as connection:
         channel = connection.default_channel
         queue(channel).declare()
         channel.basic_consume(queue.name, callback=print, consumer_tag="ann")
@@ -128,17 +131,11 @@ def test_a_broker_that_is_down_refuses_within_a_second(
     assert (datetime.now(UTC) - started).total_seconds() < 2
 
 
-def test_a_pool_of_dead_connections_refuses_nothing(
+def test_a_connection_that_died_refuses_nothing(
     rabbitmq: RabbitNode, rabbitmq_url: str
 ) -> None:
-    bus, together = Bus(rabbitmq_url), threading.Barrier(4)
-
-    def hold(_channel: Any) -> None:
-        together.wait(WAIT_S)
-
-    with ThreadPoolExecutor(4) as threads:  # four connections at once, all kept
-        for done in [threads.submit(bus._with_channel, hold) for _ in range(4)]:
-            done.result(WAIT_S)
+    bus = Bus(rabbitmq_url)
+    bus.publish(task("before-a-restart"))
     rabbitmq.restart()
     bus.publish(task("after-a-restart"))
     bus.close()
@@ -147,7 +144,7 @@ def test_a_pool_of_dead_connections_refuses_nothing(
 def test_a_queue_somebody_deleted_is_declared_again(rabbitmq_url: str) -> None:
     bus, first, second = Bus(rabbitmq_url), task("deleted"), task("deleted")
     bus.publish(first)
-    with broker.connection(rabbitmq_url, name="delete") as connection:
+    with kombu.Connection(rabbitmq_url) as connection:
         connection.default_channel.queue_delete("genie.deleted.interactive")
     bus.publish(second)
     depth = bus.depths([("genie", "deleted", WorkClass.INTERACTIVE)])[0]
@@ -165,9 +162,9 @@ def test_publishing_and_consuming_go_on_after_the_broker_restarted(
     message = taker.get()
     taker.ack(message)
     rabbitmq.restart()
-    assert taker.pump.wait_connected(WAIT_S)
+    assert taker.link.wait_up(WAIT_S)
     bus.publish(after)
     jobs = {envelope.unpack(taker.get().body).job_id}
     assert jobs <= {before.job_id, after.job_id}
-    taker.pump.stop()
+    taker.link.close()
     bus.close()

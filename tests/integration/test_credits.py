@@ -12,7 +12,6 @@ from amqp.exceptions import NotFound
 
 from genie import topology
 from genie.contracts.inference import AttemptStarted, JobState, Outcome, WorkClass
-from genie.messaging import broker
 from integration.worker_rig import MODEL, Asker, Rig
 from workers.bidding import consumers as bidding
 from workers.bidding.credits import Credit
@@ -188,7 +187,7 @@ def tags(rig: Rig) -> dict[WorkClass, str]:
 @contextmanager
 def consumers(url: str) -> Iterator[Callable[[str, str], int]]:
     """Asks the broker how many consumers a model's interactive queue has."""
-    connection: kombu.Connection = broker.connection(url, name="onlooker")
+    connection: kombu.Connection = kombu.Connection(url)
     with connection:
 
         def count(queue: str, model: str) -> int:

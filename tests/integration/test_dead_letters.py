@@ -12,7 +12,6 @@ from fixtures.fleet import wait_until
 from genie import topology
 from genie.contracts.inference import InferenceTask, JobState, WorkClass
 from genie.errors import BrokerDown
-from genie.messaging import broker
 from integration.test_worker_dataplane import task
 from integration.worker_rig import Asker, Rig
 
@@ -96,7 +95,7 @@ def test_work_given_back_too_often_dies_as_over_its_delivery_limit(
 ) -> None:
     job = asker.ask(work_class=WorkClass.JOB)
     queue = topology.model_queue(topology.SHARED, "echo:small", WorkClass.JOB)
-    connection: kombu.Connection = broker.connection(rabbitmq_url, name="refuser")
+    connection: kombu.Connection = kombu.Connection(rabbitmq_url)
     with connection:
         channel = connection.channel()
         for _ in range(topology.DELIVERY_LIMIT + 1):

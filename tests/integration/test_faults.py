@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -144,12 +145,12 @@ def test_a_worker_that_is_connected_and_hears_nothing_starts_anew(
         asker.outcome(asker.ask())
         deaf = threading.Event()
 
-        def silently_gone(channel: object) -> None:
+        def silently_gone() -> None:
             for one in tuple(rig.plane._open.values()):
-                channel.basic_cancel(one.tag, nowait=True)  # type: ignore[attr-defined]  # amqp's channel
+                rig.plane._link.cancel(one.tag)
             deaf.set()
 
-        rig.plane._pump.call(silently_gone)
+        rig.plane._link.call(silently_gone)
         assert deaf.wait(5)
         assert asker.outcome(asker.ask()).state is JobState.COMPLETED
 
@@ -204,8 +205,9 @@ def held(rig: Rig) -> set[WorkClass]:
 
 def left(rig: Rig) -> set[str]:
     """Tags somebody listens for though their consumers are gone."""
-    hearers = rig.plane._channels[1].hearers
-    return set(hearers) - {one.tag for one in tuple(rig.plane._open.values())}
+    session: Any = rig.plane._link._session  # type: ignore[attr-defined]
+    known = session._channels["background"].consumer_tags
+    return set(known) - {one.tag for one in tuple(rig.plane._open.values())}
 
 
 def _leader_does(url: str, queue: str, what: str) -> str:

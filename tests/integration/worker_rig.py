@@ -10,10 +10,12 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from fixtures.engines import EchoEngine
 from genie import topology
@@ -28,17 +30,14 @@ from genie.contracts.inference import (
     Sampling,
     WorkClass,
 )
-from genie.messaging import broker, envelope
+from genie.messaging import broker, envelope, queues
+from genie.messaging.link import LinkEvents, Publication, QueueCount, Received
 from genie.messaging.publisher import Publisher
-from genie.messaging.pump import Pump
 from workers.bidding.consumers import DataPlane
 from workers.models.residency import ServingModel
 from workers.serving.attempt import WorkerIdentity
-from workers.serving.reports import EventReporter
+from workers.serving.reports import QUEUES, EventReporter
 from workers.serving.serving import Serving
-
-if TYPE_CHECKING:
-    from kombu.transport.base import StdChannel
 
 MODEL = "echo:small"
 FINGERPRINT = "gf1-echo"
@@ -75,7 +74,7 @@ class Rig:
         self._ready: dict[str, ServingModel] = {
             model: Resting(engine=engine) for model, engine in self._engines.items()
         }
-        self._post = Publisher(url, name=f"{name}.post")
+        self._post = Publisher(url, name=f"{name}.post", queues=QUEUES)
         self.serving = Serving(
             WorkerIdentity(worker_id=name, name=name),
             EventReporter(self._post),
@@ -116,13 +115,13 @@ class Asker:
         self.url = url
         self._heard: list[tuple[float, str, Event]] = []
         self._news = threading.Condition()
-        self._connection = broker.connection(url, name="asker")
-        self._pump = Pump(url, name="asker.pump", on_connect=self._listen)
+        self._listening = threading.Semaphore(0)
+        self._link = broker.connect(url).link("asker", LinkEvents(up=self._listen))
 
     def __enter__(self) -> Self:
-        self._pump.start()
-        assert self._pump.wait_connected(PATIENCE_S)
-        self._channel = self._connection.channel()
+        self._link.start()
+        for _ in range(2):
+            assert self._listening.acquire(timeout=PATIENCE_S)
         return self
 
     def __exit__(
@@ -131,8 +130,7 @@ class Asker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._pump.stop()
-        self._connection.release()
+        self._link.close()
 
     @property
     def reply_to(self) -> str:
@@ -163,19 +161,22 @@ class Asker:
 
     def publish(self, task: InferenceTask, body: bytes) -> None:
         """Publish ``body`` where ``task`` belongs."""
-        queue = broker.declare_model_queue(
-            self._channel, task.queue, task.model, task.work_class
-        )
-        message = self._channel.prepare_message(
-            body,
-            content_type=envelope.CONTENT_TYPE,
-            content_encoding="utf-8",
+        queue = queues.model_queue(task.queue, task.model, task.work_class)
+        publication = Publication(
+            exchange=queue.exchange,
+            key=queue.routing_key,
+            body=body,
+            confirmed=True,
             headers=envelope.headers(task),
-            properties={"delivery_mode": 2},
         )
-        self._channel.basic_publish(
-            message, exchange=task.queue, routing_key=queue.routing_key
-        )
+        told: Future[Exception | None] = Future()
+
+        def send(found: QueueCount | Exception) -> None:
+            assert isinstance(found, QueueCount), found
+            assert self._link.send(publication, told.set_result)
+
+        self._link.declare(queue, send)
+        assert told.result(PATIENCE_S) is None
 
     def events(self, job_id: str, queue: str | None = None) -> list[Event]:
         """What was said of a job so far, on the reply queue unless told."""
@@ -232,26 +233,20 @@ class Asker:
         with self._news:
             assert self._news.wait_for(seen, PATIENCE_S), self._heard
 
-    def _listen(self, channel: "StdChannel") -> None:
-        for queue in (broker.reply_queue(self.id), broker.outcomes_queue()):
-            bound = queue(channel)
-            bound.declare()
-            channel.basic_consume(
-                queue.name,
-                no_ack=True,
-                callback=self._hearer(queue.name),
-                consumer_tag=queue.name,
-            )
+    def _listen(self) -> None:
+        for queue in (queues.reply_queue(self.id), queues.outcomes_queue()):
+            self._link.declare(queue, partial(self._consume, queue.name))
 
-    def _hearer(self, where: str) -> Callable[[Any], None]:
-        def hear(message: Any) -> None:
-            events = codec.decode_events(message.body)
-            with self._news:
-                now = time.monotonic()
-                self._heard += [(now, where, event) for event in events]
-                self._news.notify_all()
+    def _consume(self, name: str, _found: object) -> None:
+        hear = partial(self._hear, name)
+        self._link.consume(name, hear, ready=self._listening.release)
 
-        return hear
+    def _hear(self, where: str, message: Received) -> None:
+        events = codec.decode_events(message.body)
+        with self._news:
+            now = time.monotonic()
+            self._heard += [(now, where, event) for event in events]
+            self._news.notify_all()
 
 
 def main(url: str, name: str, ms_per_token: str, slots: str) -> None:

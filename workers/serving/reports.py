@@ -22,11 +22,13 @@ from genie.contracts.inference import (
     Outcome,
 )
 from genie.errors import TooLarge
-from genie.messaging import broker, envelope
+from genie.messaging import envelope, queues
 from genie.messaging.publisher import Letter
 from workers.serving.attempt import Attempt
 
-_OUTCOMES = broker.outcomes_queue()
+_OUTCOMES, _REPLIES = queues.outcomes_queue(), queues.replies()
+QUEUES = _OUTCOMES, _REPLIES
+"""What is always written to."""
 
 
 TOGETHER_BYTES = 32_768
@@ -59,7 +61,7 @@ class Replies:
     def send(self, to: str, body: bytes) -> None:
         """Send one event, or keep it until the step is heard."""
         if not topology.takes_lists(to):
-            self._post.send(Letter(to=to, body=body))
+            self._post.send(Letter(to=to, body=body))  # as the release before listens
             return
         with self._lock:
             self._keep(to, body)
@@ -88,7 +90,10 @@ class Replies:
     def _send_kept(self) -> None:
         kept, self._kept, self._size = self._kept, {}, 0
         for to, bodies in kept.items():
-            self._post.send(Letter(to=to, body=codec.joined(bodies)))
+            body = codec.joined(bodies)
+            self._post.send(
+                Letter(to=to, exchange=topology.REPLIES, queue=_REPLIES, body=body)
+            )
 
 
 class EventReporter:
@@ -120,7 +125,7 @@ class EventReporter:
 
     def again(self, task: InferenceTask, on_confirmed: Callable[[], None]) -> None:
         """The job once more into its queue, behind what waits there."""
-        queue = broker.model_queue(task.queue, task.model, task.work_class)
+        queue = queues.model_queue(task.queue, task.model, task.work_class)
         self._post.send(
             Letter(
                 to=queue.name,
@@ -155,6 +160,7 @@ class EventReporter:
         self._post.send(
             Letter(
                 to=topology.OUTCOMES,
+                exchange=topology.EVENTS,
                 queue=_OUTCOMES,
                 body=body,
                 confirmed=True,

@@ -12,7 +12,6 @@ from cloud_app import celery as brain
 from cloud_app import context
 from fixtures.clouds import Cloud
 from genie import topology
-from genie.messaging import closing
 
 
 def test_celery_finds_the_app_by_the_packages_name() -> None:
@@ -75,4 +74,3 @@ def test_celery_checks_the_brokers_certificate_as_everybody_does(cloud: Cloud) -
     opened = app.connection_for_write()
     assert opened.ssl["server_hostname"] == "rabbit.example"
     assert opened.ssl["cert_reqs"] is ssl.CERT_REQUIRED
-    assert opened.transport_cls is closing.Transport

@@ -1,30 +1,15 @@
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any, cast
 
 import pytest
 
 from cloud_app.bus import OutcomeConsumer, outcomes
+from fixtures.twin_link import TwinBroker, TwinLink
 from genie.contracts import codec
 from genie.contracts.inference import AttemptStarted, RecordedEvent
 from genie.errors import DatabaseDown
-from genie.messaging.light import Arrived
-
-
-class Channel:
-    """What was said of each message, by its tag."""
-
-    def __init__(self) -> None:
-        self.acked: list[int] = []
-        self.given_back: list[int] = []
-        self.dead: list[int] = []
-
-    def basic_ack(self, tag: int) -> None:
-        self.acked.append(tag)
-
-    def basic_reject(self, tag: int, *, requeue: bool) -> None:
-        (self.given_back if requeue else self.dead).append(tag)
+from genie.messaging.link import Received
 
 
 class Database:
@@ -54,9 +39,17 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return waited
 
 
-def settled(consumer: OutcomeConsumer, jobs: int) -> Channel:
+@pytest.fixture
+def link(monkeypatch: pytest.MonkeyPatch) -> Iterator[TwinLink]:
+    """What every consumer here consumes by."""
+    made = TwinLink()
+    monkeypatch.setattr(TwinBroker, "link", lambda *_words, **_more: made)
+    monkeypatch.setattr("genie.messaging.broker.connect", lambda _url: TwinBroker())
+    yield made
+
+
+def settle(consumer: OutcomeConsumer, jobs: int) -> None:
     """Give it a started event of each job, then let it record them."""
-    channel = Channel()
     for tag in range(1, jobs + 1):
         event = AttemptStarted(
             job_id=f"job-{tag}",
@@ -66,51 +59,57 @@ def settled(consumer: OutcomeConsumer, jobs: int) -> Channel:
             model="echo:small",
             at=datetime(2026, 1, 1, tzinfo=UTC),
         )
-        message = Arrived(codec.encode(event), tag, False)
-        consumer._receive(cast(Any, channel), message)
-    consumer._settle(cast(Any, channel))
-    return channel
+        body = codec.encode(event)
+        consumer._receive(
+            Received(body=body, redelivered=False, headers=dict, channel=None, tag=tag)
+        )
+    consumer._settle()
 
 
-def test_all_are_acked_once_they_are_recorded(waits: list[float]) -> None:
+def test_all_are_acked_once_they_are_recorded(
+    waits: list[float], link: TwinLink
+) -> None:
     database = Database(gone_at="never")
-    channel = settled(OutcomeConsumer("memory://", database.apply), 4)
+    settle(OutcomeConsumer("memory://", database.apply), 4)
 
-    assert channel.acked == [1, 2, 3, 4]
-    assert (channel.given_back, channel.dead, waits) == ([], [], [])
+    assert link.acked == [1, 2, 3, 4]
+    assert (link.given_back, link.dead, waits) == ([], [], [])
 
 
 def test_when_the_database_goes_away_the_rest_comes_again_after_one_wait(
     waits: list[float],
+    link: TwinLink,
 ) -> None:
     database = Database(gone_at="job-3")
-    channel = settled(OutcomeConsumer("memory://", database.apply), 6)
+    settle(OutcomeConsumer("memory://", database.apply), 6)
 
     assert database.asked == ["job-1", "job-2", "job-3"]
-    assert channel.acked == [1, 2]
-    assert channel.given_back == [3, 4, 5, 6]
+    assert link.acked == [1, 2]
+    assert link.given_back == [3, 4, 5, 6]
     assert waits == [outcomes.RETRY_S]
 
 
 def test_when_none_can_be_recorded_together_all_come_again_after_one_wait(
     waits: list[float],
+    link: TwinLink,
 ) -> None:
     database = Database(gone_at="job-2")
     consumer = OutcomeConsumer("memory://", database.apply, database.together)
-    channel = settled(consumer, 4)
+    settle(consumer, 4)
 
-    assert (channel.acked, channel.given_back) == ([], [1, 2, 3, 4])
+    assert (link.acked, link.given_back) == ([], [1, 2, 3, 4])
     assert waits == [outcomes.RETRY_S]
 
 
 def test_one_that_cannot_be_recorded_is_dead_and_the_others_are_not(
     waits: list[float],
+    link: TwinLink,
 ) -> None:
     def apply(event: RecordedEvent) -> bool:
         if event.job_id == "job-2":
             raise ValueError("a mistake of ours")
         return True
 
-    channel = settled(OutcomeConsumer("memory://", apply), 3)
+    settle(OutcomeConsumer("memory://", apply), 3)
 
-    assert (channel.acked, channel.dead, waits) == ([1, 3], [2], [])
+    assert (link.acked, link.dead, waits) == ([1, 3], [2], [])

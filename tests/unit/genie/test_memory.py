@@ -1,54 +1,158 @@
-import msgspec
+"""The broker of one process keeps the rules that the product relies on."""
+
+import queue
+import threading
+from concurrent.futures import Future
+
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from genie import catalog, memory
+from genie.messaging.link import (
+    LinkEvents,
+    Publication,
+    QueueCount,
+    Received,
+    Unroutable,
+)
+from genie.messaging.memory import MemoryBroker, MemoryLink
+from genie.messaging.queues import QueueSpec
 
-MODELS = catalog.load().models
-SMALL = MODELS["smollm2:135m"]
-MIB = 1024**2
-
-
-def test_the_kv_cache_of_16_slots_of_512_tokens_is_exactly_360_mib() -> None:
-    need = memory.need(SMALL, SMALL.quants[0], slots=16, context=512)
-    assert need.kv_cache == 360 * MIB
-
-
-def test_the_weights_of_the_small_model_are_513_mib() -> None:
-    assert SMALL.quants[0].weight_bytes // MIB == 513
+WAIT_S = 5.0
+SPEC = QueueSpec(name="q", exchange="e", routing_key="k")
 
 
-def test_the_total_is_weights_cache_and_overhead() -> None:
-    need = memory.need(SMALL, SMALL.quants[0], slots=4, context=1024)
-    assert need.total == need.weights + need.kv_cache + need.overhead
-    assert need.overhead > memory.OVERHEAD_BYTES
+class Place:
+    """A queue, and ways to it."""
+
+    def __init__(self) -> None:
+        self.broker = MemoryBroker()
+        self.link = self.opened()
+        self.heard: queue.SimpleQueue[tuple[str, Received]] = queue.SimpleQueue()
+        self.count()
+
+    def opened(self, events: LinkEvents | None = None) -> MemoryLink:
+        link = MemoryLink(self.broker, events or LinkEvents())
+        assert link.wait_up(WAIT_S)
+        return link
+
+    def count(self) -> QueueCount:
+        told: Future[QueueCount | Exception] = Future()
+        self.link.declare(SPEC, told.set_result)
+        found = told.result(WAIT_S)
+        assert isinstance(found, QueueCount)
+        return found
+
+    def put(self, *bodies: bytes) -> None:
+        for body in bodies:
+            self.link.send(Publication(exchange="e", key="k", body=body))
+
+    def take(
+        self, name: str, places: int, priority: int = 0, link: MemoryLink | None = None
+    ) -> str:
+        by, tag = link or self.link, Future[str]()
+
+        def consume() -> None:
+            hear = self._hearer(name)
+            tag.set_result(by.consume("q", hear, places=places, priority=priority))
+
+        by.call(consume)
+        return tag.result(WAIT_S)
+
+    def _hearer(self, name: str):  # type: ignore[no-untyped-def]  # a closure
+        return lambda received: self.heard.put((name, received))
+
+    def next(self) -> tuple[str, bytes]:
+        name, received = self.heard.get(timeout=WAIT_S)
+        self.last = received
+        return name, received.body
+
+    def is_silent(self) -> bool:
+        self.count()  # what was to be done before is done
+        self.count()
+        return self.heard.empty()
 
 
-def test_the_echo_engine_has_no_overhead() -> None:
-    echo = msgspec.structs.replace(SMALL, engine="echo")
-    assert memory.need(echo, echo.quants[0], slots=1, context=1).overhead == 0
+@pytest.fixture
+def place() -> Place:
+    return Place()
 
 
-def test_the_cache_of_a_quantised_model_stays_16_bit() -> None:
-    quant = msgspec.structs.replace(SMALL.quants[0], dtype="nf4")
-    half = msgspec.structs.replace(SMALL.quants[0], dtype="bfloat16")
-    per_token = memory.kv_bytes_per_token(SMALL, quant)
-    assert per_token == memory.kv_bytes_per_token(SMALL, half) == 23_040
+def test_a_consumer_gets_as_many_as_it_has_places(place: Place) -> None:
+    place.put(b"1", b"2", b"3")
+    place.take("ann", places=2)
+    assert [place.next(), place.next()] == [("ann", b"1"), ("ann", b"2")]
+    assert place.is_silent()
+    place.link.ack(place.last)
+    assert place.next() == ("ann", b"3")
 
 
-def test_speed_is_bounded_by_reading_the_weights() -> None:
-    quant = SMALL.quants[0]
-    fast = memory.decode_tokens_per_s(quant, bandwidth=quant.weight_bytes * 20.0)
-    assert fast == pytest.approx(20.0)
+def test_the_most_urgent_is_asked_first_and_equal_ones_in_turns(place: Place) -> None:
+    for name, priority in (("low", 1), ("ann", 5), ("bob", 5)):
+        place.take(name, places=2, priority=priority)
+    place.put(*(b"%d" % n for n in range(5)))
+    assert [place.next()[0] for _ in range(5)] == ["ann", "bob", "ann", "bob", "low"]
 
 
-@given(st.sampled_from(sorted(MODELS)), st.integers(1, 64), st.integers(1, 40_000))
-def test_more_slots_or_context_never_take_less(
-    model: str, slots: int, context: int
-) -> None:
-    spec = MODELS[model]
-    quant = spec.quants[0]
-    need = memory.need(spec, quant, slots=slots, context=context).total
-    assert need <= memory.need(spec, quant, slots=slots + 1, context=context).total
-    assert need <= memory.need(spec, quant, slots=slots, context=context + 1).total
+def test_what_is_given_back_comes_again_first_and_says_so(place: Place) -> None:
+    place.put(b"1", b"2")
+    place.take("ann", places=1)
+    assert place.next() == ("ann", b"1")
+    place.link.reject(place.last, requeue=True)
+    assert place.next() == ("ann", b"1")
+    assert place.last.redelivered
+    place.link.reject(place.last, requeue=False)  # there are no dead letters here
+    assert place.next() == ("ann", b"2")
+    assert not place.last.redelivered
+
+
+def test_who_has_hung_up_gets_nothing_and_may_settle_what_it_has(place: Place) -> None:
+    tag = place.take("ann", places=1)
+    place.put(b"1", b"2")
+    assert place.next() == ("ann", b"1")
+    done = threading.Event()
+    place.link.call(lambda: place.link.cancel(tag, done.set))
+    assert done.wait(WAIT_S)
+    place.link.ack(place.last)
+    assert place.is_silent()
+    assert place.count() == QueueCount(waiting=1, consumers=0)
+
+
+def test_what_a_link_held_when_it_was_closed_goes_to_others(place: Place) -> None:
+    other = place.opened()
+    place.take("ann", places=2, link=other)
+    place.put(b"1", b"2")
+    assert [place.next()[1] for _ in range(2)] == [b"1", b"2"]
+    place.take("bob", places=0)
+    other.close()
+    assert [place.next(), place.next()] == [("bob", b"1"), ("bob", b"2")]
+
+
+def test_a_confirmed_message_says_whether_a_queue_has_it(place: Place) -> None:
+    told: list[Exception | None] = []
+    for key in ("k", "nobody"):
+        place.link.send(
+            Publication(exchange="e", key=key, body=b"", confirmed=True), told.append
+        )
+    assert place.count().waiting == 1
+    assert told[0] is None
+    assert isinstance(told[1], Unroutable)
+
+
+def test_a_link_that_is_reset_goes_down_and_comes_up(place: Place) -> None:
+    said: queue.SimpleQueue[str] = queue.SimpleQueue()
+    link = place.opened(
+        LinkEvents(up=lambda: said.put("up"), down=lambda: said.put("down"))
+    )
+    link.reset()
+    assert [said.get(timeout=WAIT_S) for _ in range(3)] == ["up", "down", "up"]
+
+
+def test_a_timer_runs_in_its_time_and_a_mistake_ends_nothing(place: Place) -> None:
+    ran: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def fail() -> None:
+        raise ValueError("a mistake")
+
+    place.link.call(fail)
+    place.link.call_later(0.02, lambda: ran.put("late"))
+    place.link.call_later(0.0, lambda: ran.put("soon"))
+    assert [ran.get(timeout=WAIT_S) for _ in range(2)] == ["soon", "late"]

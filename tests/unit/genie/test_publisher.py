@@ -1,175 +1,126 @@
-"""What a publisher's lost connection may not have brought is sent on the next one."""
+"""What becomes of letters when the broker refuses them or the connection is lost."""
 
 from collections.abc import Iterator
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-from amqp.exceptions import RecoverableConnectionError
 
+from fixtures.twin_link import TwinBroker, TwinLink
 from genie.messaging import publisher as module
-from genie.messaging.frames import BufferedTransport
+from genie.messaging.link import BrokerBlocked, Refused, Unroutable
 from genie.messaging.publisher import Letter, Publisher
-
-
-class Sock:
-    """Takes what there is room for, until it breaks."""
-
-    def __init__(self) -> None:
-        self.taken = b""
-        self.room, self.is_broken = 1_000_000, False
-
-    def send(self, data: bytes, _flags: int) -> int:
-        self._check()
-        self.taken += data[: self.room]
-        return len(data[: self.room])
-
-    def sendall(self, data: bytes) -> None:
-        self._check()
-        self.taken += data
-
-    def recv(self, _most: int) -> bytes:
-        return b""  # what a reader sees of a connection that is lost
-
-    def shutdown(self, _how: int) -> None:
-        self.is_broken = True
-
-    def _check(self) -> None:
-        if self.is_broken:
-            raise BrokenPipeError
-
-
-class Connection:
-    """A broker's, as far as a publisher uses it."""
-
-    connection_errors = (OSError,)
-    channel_errors = ()
-    recoverable_connection_errors = (RecoverableConnectionError,)
-    connected = True
-
-    def __init__(self) -> None:
-        self.sock, self.channels = Sock(), list[Any]()
-        wire = BufferedTransport("localhost")
-        wire.sock = self.sock
-        wire._setup_transport()
-        self.connection = SimpleNamespace(transport=wire, bytes_sent=0)
-
-    def channel(self) -> Any:
-        made = SimpleNamespace(
-            channel_id=len(self.channels) + 1,
-            connection=self.connection,
-            wire=self.connection.transport,
-            hearers={},
-            is_shared=True,
-            confirm_select=lambda: None,
-            events={"basic_ack": set(), "basic_nack": set()},
-        )
-        self.channels.append(made)
-        return made
-
-    def release(self) -> None:
-        """Nothing is left to close."""
-
-    def confirm(self, tag: int) -> None:
-        for channel in self.channels:
-            for accept in channel.events["basic_ack"]:
-                accept(tag, True)
-
-    def said(self) -> list[str]:
-        """The letters it took, whole ones."""
-        words = self.sock.taken.split(b"<")[1:]
-        return [word.partition(b">")[0].decode() for word in words if b">" in word]
+from genie.messaging.queues import QueueSpec
 
 
 class Desk:
-    """A publisher whose turns the test takes."""
+    """A publisher whose broker is the test."""
 
-    def __init__(self) -> None:
-        self.connections: list[Connection] = []
-        self.publisher = Publisher("amqp://nowhere", name="test")
-
-    def connect(self, _url: str, *, name: str) -> Connection:
-        assert name == "test"
-        self.connections.append(Connection())
-        return self.connections[-1]
+    def __init__(self, publisher: Publisher, link: TwinLink) -> None:
+        self.publisher, self.link = publisher, link
+        self.arrived: list[str] = []
 
     def send(self, *words: str) -> None:
         """Hand over letters; those in capitals are confirmed."""
         for word in words:
-            body = f"<{word}>".encode()
-            self.publisher.send(Letter(to="q", body=body, confirmed=word.isupper()))
+            self.publisher.send(
+                Letter(
+                    to="q",
+                    body=word.encode(),
+                    confirmed=word.isupper(),
+                    on_sent=lambda word=word: self.arrived.append(word),  # type: ignore[misc]  # one each
+                )
+            )
 
-    def turn(self, *, has_come: bool = False) -> None:
-        self.publisher._turn(has_come=has_come)
-
-    def lose(self) -> list[str]:
-        """The publisher hears of its loss; what it says on the next connection."""
-        with pytest.raises(module._Cut):
-            self.turn(has_come=True)
-        self.turn()
-        return self.connections[-1].said()
+    @property
+    def said(self) -> str:
+        return " ".join(body.decode() for body in self.link.sent)
 
 
 @pytest.fixture
 def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    """One whose connection is open, with nothing under way on it."""
-    made = Desk()
-    monkeypatch.setattr("genie.messaging.broker.connection", made.connect)
-    monkeypatch.setattr(module, "KEPT_S", -1.0)
-    made.send("FIRST", "first")
-    made.turn()
-    made.connections[0].confirm(1)
-    made.send("second")  # with it the one before is kept no more
-    monkeypatch.setattr(module, "KEPT_S", 1_000.0)
-    yield made
+    """One that is connected."""
+    broker = TwinBroker()
+    monkeypatch.setattr("genie.messaging.broker.connect", lambda _url: broker)
+    publisher = Publisher("amqp://nowhere", name="test")
+    (link,) = broker.links
+    link.up()
+    yield Desk(publisher, link)
 
 
-def test_gathered_letters_whose_write_failed_are_sent_once_more_and_in_order(
+def test_letters_leave_in_order_and_confirmed_ones_say_when_they_arrived(
     desk: Desk,
 ) -> None:
-    desk.connections[0].sock.is_broken = True
-    with desk.publisher.gathered():
-        desk.send("a", "B", "c")
-    assert desk.connections[0].said() == ["FIRST", "first", "second"]
-    assert desk.lose() == ["B", "second", "a", "c"]
+    desk.send("a", "B", "c", "D")
+    assert desk.said == "a B c D"
+    assert desk.arrived == []
+    desk.link.confirm()
+    assert desk.arrived == ["B"]
 
 
-def test_gathered_letters_that_the_socket_took_half_of_are_sent_once_more(
+def test_what_was_not_confirmed_when_the_connection_was_lost_goes_again_in_order(
     desk: Desk,
 ) -> None:
-    sock = desk.connections[0].sock
-    sock.room = 150  # the first, and half of the second
-    with desk.publisher.gathered():
-        desk.send("a", "B", "c")
-    assert desk.connections[0].said()[3:] == ["a"]
-    sock.is_broken = True
-    desk.send("d")
-    assert desk.lose() == ["B", "second", "a", "c", "d"]
+    desk.send("A", "B", "c", "D")
+    desk.link.confirm()
+    desk.link.down()
+    desk.send("E", "f")
+    desk.link.up()
+    assert desk.said == "B D E c f"
+    assert desk.arrived == ["A"]
 
 
-def test_a_letter_the_kernel_took_as_the_connection_broke_is_sent_once_more(
-    desk: Desk,
-) -> None:
-    desk.send("a", "B", "C")
-    desk.connections[0].confirm(2)
-    assert desk.connections[0].said()[-3:] == ["a", "B", "C"]
-    assert desk.lose() == ["C", "second", "a"]
-
-
-def test_a_letter_that_left_long_ago_is_not_sent_again(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    desk.send("a")
-    monkeypatch.setattr(module, "KEPT_S", -1.0)
-    desk.turn()
-    desk.send("b")
-    assert desk.lose() == ["b"]
-
-
-def test_a_letter_that_waits_to_leave_is_kept_however_long(
+def test_a_plain_letter_that_left_long_ago_is_not_sent_again(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "KEPT_S", -1.0)
-    desk.connections[0].sock.room = 0
     desk.send("a", "b")
-    assert desk.lose() == ["second", "a", "b"]
+    desk.link.down()
+    desk.link.up()
+    assert desk.said == "b"
+
+
+def test_a_plain_letter_that_waits_to_be_written_is_kept_however_long(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "KEPT_S", -1.0)
+    desk.link.is_writing = True
+    desk.send("a", "b")
+    desk.link.down()
+    desk.link.up()
+    assert desk.said == "a b"
+
+
+@pytest.mark.parametrize(
+    "error", [Refused("no"), Unroutable("no"), BrokerBlocked("no")]
+)
+def test_a_letter_the_broker_refused_is_sent_again_after_a_while(
+    desk: Desk, error: Exception
+) -> None:
+    desk.send("A", "B")
+    desk.link.confirm(error)
+    desk.link.confirm()
+    assert (desk.said, desk.arrived) == ("A B", ["B"])
+    desk.link.later.pop()()
+    assert desk.said == "A B A"
+    desk.link.confirm()
+    assert desk.arrived == ["B", "A"]
+
+
+def test_a_plain_letter_does_not_wait_for_a_confirmed_one_that_was_refused(
+    desk: Desk,
+) -> None:
+    desk.send("A")
+    desk.link.confirm(Refused("no"))
+    desk.send("b")
+    assert desk.said == "A b"
+
+
+def test_a_queue_is_declared_before_its_first_letter_and_anew_after_a_loss(
+    desk: Desk,
+) -> None:
+    letter = Letter(to="q", body=b"A", confirmed=True, queue=QueueSpec(name="q"))
+    desk.publisher.send(letter)
+    desk.publisher.send(letter)
+    desk.link.down()
+    desk.link.up()
+    assert desk.link.declared == ["q", "q"]
+    assert desk.said == "A A"

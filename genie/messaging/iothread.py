@@ -1,0 +1,79 @@
+"""The one thread of a process that speaks to brokers."""
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from pika.adapters.select_connection import IOLoop
+
+from genie import logs
+
+Action = Callable[[], None]
+
+log = logs.logger("messaging.iothread")
+
+
+class IoThread:
+    """Runs actions and timers, and whatever connections wait for, in one loop."""
+
+    def __init__(self) -> None:
+        self.loop = IOLoop()
+        self._actions: deque[Action] = deque()
+        self._is_rung = False
+        self._thread = threading.Thread(target=self._run, name="broker", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_here(self) -> bool:
+        """True in this thread."""
+        return threading.current_thread() is self._thread
+
+    def call(self, action: Action) -> None:
+        """Run ``action`` soon, from any thread; one wake-up serves all that wait."""
+        self._actions.append(action)
+        if not self._is_rung:
+            self._is_rung = True
+            self.loop.add_callback_threadsafe(self._act)
+
+    def call_later(self, delay_s: float, action: Action) -> None:
+        """Run ``action`` after a time; from any thread."""
+        if self.is_here:
+            self.loop.call_later(delay_s, lambda: self.guard(action))
+        else:
+            self.call(lambda: self.call_later(delay_s, action))
+
+    def guard(self, action: Action) -> None:
+        """Run ``action``; a mistake of ours must not end the thread of everybody."""
+        try:
+            action()
+        except Exception as error:
+            # Border: a process whose thread died looks healthy and hears nothing.
+            kind = type(error).__name__
+            log.critical("broker_thread", error=kind, exc_info=True)
+
+    def _act(self) -> None:
+        self._is_rung = False  # first: what is added from now on rings again
+        for _ in range(len(self._actions)):
+            self.guard(self._actions.popleft())
+        if self._actions and not self._is_rung:
+            self._is_rung = True
+            self.loop.add_callback_threadsafe(self._act)
+
+    def _run(self) -> None:
+        while True:
+            self.guard(self.loop.start)
+
+
+_threads: dict[int, IoThread] = {}
+_starting = threading.Lock()
+
+
+def thread() -> IoThread:
+    """This process's thread; a forked process has another one than its parent."""
+    with _starting:
+        pid = os.getpid()
+        if pid not in _threads:
+            _threads.clear()
+            _threads[pid] = IoThread()
+        return _threads[pid]

@@ -1,0 +1,169 @@
+"""What cloud and worker ask of a message broker, whichever it is."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from genie.messaging.queues import QueueSpec
+
+Headers = Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """One message to an exchange.
+
+    A ``confirmed`` one is durable, and there must be a queue it goes to.
+    """
+
+    key: str
+    body: bytes
+    exchange: str = ""
+    confirmed: bool = False
+    headers: Headers = field(default_factory=dict)
+    correlation_id: str | None = None
+    expires_ms: int | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Received:
+    """A message that came. ``channel`` and ``tag`` settle it, on that channel only."""
+
+    body: bytes
+    redelivered: bool
+    headers: Callable[[], Headers]
+    channel: object
+    tag: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueCount:
+    """What the broker says of a queue: ready messages, and consumers."""
+
+    waiting: int
+    consumers: int
+
+
+class LinkError(ConnectionError):
+    """What was asked of the broker was not done, or nobody knows whether it was."""
+
+
+class Unroutable(LinkError):
+    """There is no queue the message could go to."""
+
+
+class Refused(LinkError):
+    """The broker took the message and gave it back, or refused a queue."""
+
+
+class BrokerBlocked(LinkError):
+    """The broker refuses publishes: its memory or disk alarm is on."""
+
+
+class LinkLost(LinkError):
+    """The connection went before the broker's answer came."""
+
+
+Hear = Callable[[Received], None]
+Done = Callable[[Exception | None], None]
+Counted = Callable[[QueueCount | Exception], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkEvents:
+    """What the owner of a link hears, in the broker's thread; none of it may wait.
+
+    ``up`` at each connection; ``down`` when one was lost; ``quiet`` each time all that
+    had arrived was handled; ``unblocked`` when publishes are taken again.
+    """
+
+    up: Callable[[], None] = lambda: None
+    down: Callable[[], None] = lambda: None
+    quiet: Callable[[], None] = lambda: None
+    unblocked: Callable[[], None] = lambda: None
+
+
+class Link(Protocol):
+    """One connection that comes back by itself.
+
+    `send`, `ack`, `reject`, `call`, `gathered` and `declare` may be called from any
+    thread and wait for nothing; the others in the broker's thread, where callbacks run.
+    """
+
+    def start(self) -> None:
+        """Connect; returns at once."""
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Send what was given, then close."""
+
+    def reset(self) -> None:
+        """Give this connection up and open another one."""
+
+    @property
+    def is_up(self) -> bool:
+        """True while connected."""
+
+    @property
+    def is_writing(self) -> bool:
+        """True while something was sent that has not left for the broker."""
+
+    def wait_up(self, timeout_s: float) -> bool:
+        """Connect now if need be; False when that fails or takes longer."""
+
+    def call(self, action: Callable[[], None]) -> None:
+        """Run ``action`` soon, in the broker's thread."""
+
+    def call_later(self, delay_s: float, action: Callable[[], None]) -> None:
+        """Run ``action`` after a time, in the broker's thread."""
+
+    def declare(self, queue: QueueSpec, done: Counted) -> None:
+        """Make sure of a queue, and count it."""
+
+    def consume(
+        self,
+        queue: str,
+        hear: Hear,
+        *,
+        places: int = 0,
+        priority: int | None = None,
+        is_background: bool = False,
+        ready: Callable[[], None] | None = None,
+    ) -> str:
+        """Take messages, at most ``places`` of them not yet acked; 0: none needs it.
+
+        Returns the consumer's tag; ``ready`` once the broker knows it.
+        """
+
+    def cancel(self, tag: str, done: Callable[[], None] | None = None) -> None:
+        """Take no more; without ``done`` nothing must be under way, with it what is
+        still comes before."""
+
+    def ack(self, received: Received) -> None:
+        """It is done with. After a lost connection somebody else has it: no news."""
+
+    def reject(self, received: Received, *, requeue: bool) -> None:
+        """Give it back, or set it aside with the dead letters."""
+
+    def send(self, publication: Publication, done: Done | None = None) -> bool:
+        """Publish; False when that cannot be done now, and then it was not.
+
+        ``done`` hears of a confirmed one: None, or why it may not have arrived.
+        """
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Let what is written within leave in one write at the end."""
+
+
+class Broker(Protocol):
+    """One way to a message broker; its links share one thread."""
+
+    def link(
+        self,
+        name: str,
+        events: LinkEvents | None = None,
+        *,
+        vhost: str | None = None,
+        heartbeat_s: int | None = None,
+    ) -> Link:
+        """A connection to a virtual host (the URL's unless told); `start` opens it."""
