@@ -284,7 +284,7 @@ class _Owner:
     events: LinkEvents
 
 
-_MAIN, _CONFIRMED, _BACKGROUND = "main", "confirmed", "background"
+_MAIN, _CONFIRMED, _BACKGROUND = _LANES = "main", "confirmed", "background"
 
 
 class _Session:
@@ -314,7 +314,7 @@ class _Session:
         self._services = Services(thread, self)
         self._connection = pika.SelectConnection(
             parameters,
-            on_open_callback=lambda _connection: self._open(_MAIN),
+            on_open_callback=lambda _connection: self._open_channels(),
             on_open_error_callback=lambda _connection, error: self._end(error),
             on_close_callback=lambda _connection, error: self._end(error),
             custom_ioloop=self._services,
@@ -482,28 +482,34 @@ class _Session:
         for one in waiting:
             self._thread.guard(functools.partial(one.done, error))
 
-    def _open(self, lane: str) -> None:
-        def opened(channel: Channel) -> None:
-            self._channels[lane] = channel
-            channel.add_on_close_callback(self._channel_closed)
-            if lane is _MAIN:
-                self._open(_CONFIRMED)
-            elif lane is _CONFIRMED:
-                channel.add_on_return_callback(self._returned)
-                channel.confirm_delivery(
-                    lambda _frame: None,  # they are read here
-                    callback=lambda _frame: self._open(_BACKGROUND),
-                )
-            else:
-                self.is_open = True
-                self._thread.guard(self._owner.opened)
+    def _open_channels(self) -> None:
+        for lane in _LANES:  # all at once, so that it takes one round trip
+            self._connection.channel(
+                on_open_callback=functools.partial(self._opened, lane)
+            )
 
-        self._connection.channel(on_open_callback=opened)
+    def _opened(self, lane: str, channel: Channel) -> None:
+        channel.add_on_close_callback(self._channel_closed)
+        if lane == _CONFIRMED:
+            channel.add_on_return_callback(self._returned)
+            channel.confirm_delivery(
+                lambda _frame: None,  # they are read here
+                callback=lambda _frame: self._ready(lane, channel),
+            )
+        else:
+            self._ready(lane, channel)
+
+    def _ready(self, lane: str, channel: Channel) -> None:
+        self._channels[lane] = channel
+        if len(self._channels) == len(_LANES):
+            self.is_open = True
+            self._thread.guard(self._owner.opened)
 
     def _channel_closed(self, _channel: Channel, error: Exception) -> None:
         # The broker refused something on it: only a new connection knows where it is.
         if isinstance(error, ChannelClosedByBroker) and self._connection.is_open:
             log.error("channel_closed", error=repr(error))
+            self._thread.guard(self._owner.events.refused)
             self._connection.close()
 
     def _confirmed(self, payload: bytes) -> None:

@@ -86,7 +86,12 @@ class Publisher:
         self._declaring: set[tuple[str, str]] = set()
         self._link = broker.connect(url).link(
             name,
-            LinkEvents(up=self._resume, down=self._lost, unblocked=self._send_waiting),
+            LinkEvents(
+                up=self._resume,
+                down=self._lost,
+                unblocked=self._send_waiting,
+                refused=self._forget,
+            ),
         )
 
     def start(self) -> None:
@@ -165,18 +170,23 @@ class Publisher:
             self._declared.clear()
         self._link.call_later(RETRY_S, self._send_waiting)
 
-    def _lost(self) -> None:
+    def _forget(self) -> None:
         with self._lock:
             self._declared.clear()
+
+    def _lost(self) -> None:
+        # What was declared is believed to be there still: letters of jobs that go on
+        # here should not wait. A queue that is gone makes them unroutable.
+        with self._lock:
             self._declaring.clear()
             self._plain.extendleft(letter for letter, _at in reversed(self._kept))
             self._kept.clear()
 
     def _resume(self) -> None:
+        self._send_waiting()
         with self._lock:
             for queue in self._queues:
                 self._declare(queue)
-        self._send_waiting()
 
     def _send_waiting(self) -> None:
         with self._lock, self._link.gathered():

@@ -71,6 +71,8 @@ def test_connections_cut_again_and_again_make_no_job_poison(
             stack.enter_context(rig)
             asker.wait_until(partial(runs_on, asker, job.id, f"w{number}"))
             rig.plane.close_credits()  # or it would take its own job again
+            # What is not confirmed is told again, after the next worker's start.
+            wait_until(rig.has_told, 10, "its start is confirmed", every_s=0.002)
             way.cut()
         asker.outcome(job.id, topology.OUTCOMES)
     for event in asker.events(job.id, topology.OUTCOMES):

@@ -103,6 +103,10 @@ class Rig:
         self._post.stop()
         self.plane.stop()
 
+    def has_told(self) -> bool:
+        """True when the broker has confirmed all that was to be told."""
+        return self._post._is_done()
+
     def _slot(self, like: InferenceTask) -> None:
         self.plane.slot_freed(like.model, like.work_class)
 

@@ -114,7 +114,7 @@ def test_a_plain_letter_does_not_wait_for_a_confirmed_one_that_was_refused(
     assert desk.said == "A b"
 
 
-def test_a_queue_is_declared_before_its_first_letter_and_anew_after_a_loss(
+def test_a_queue_is_declared_before_its_first_letter_and_when_it_was_gone(
     desk: Desk,
 ) -> None:
     letter = Letter(to="q", body=b"A", confirmed=True, queue=QueueSpec(name="q"))
@@ -122,5 +122,9 @@ def test_a_queue_is_declared_before_its_first_letter_and_anew_after_a_loss(
     desk.publisher.send(letter)
     desk.link.down()
     desk.link.up()
-    assert desk.link.declared == ["q", "q"]
-    assert desk.said == "A A"
+    assert (desk.link.declared, desk.said) == (["q"], "A A")
+    desk.link.confirm(Unroutable("no"))
+    desk.link.later.pop()()
+    desk.link.events.refused()
+    desk.publisher.send(letter)
+    assert desk.link.declared == ["q", "q", "q"]
