@@ -21,9 +21,8 @@ import psutil
 
 from benchmarks.common import celery_echo, site
 from benchmarks.common.figures import Board, Rounds, is_quick
-from benchmarks.common.processes import Moment, Part, spent
-from fixtures.engines import QUIET, wanted
 from benchmarks.common.processes import Part, Snapshot, spent
+from fixtures.engines import QUIET, wanted
 from fixtures.fleet import BIN
 from genie import catalog, env
 from workers.engine.parent import starter
