@@ -37,7 +37,7 @@ def test_a_schema_that_a_later_release_added_to_is_served_and_left_alone(
     schema.upgrade(db)
     later_schema(
         db,
-        "ALTER TABLE job ADD COLUMN label TEXT",
+        "ALTER TABLE job ADD COLUMN of_a_later_release TEXT",
         "ALTER TABLE org ADD COLUMN colour TEXT NOT NULL DEFAULT 'blue'",
         "CREATE TABLE notes (id INTEGER PRIMARY KEY)",
     )

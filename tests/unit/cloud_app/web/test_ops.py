@@ -45,7 +45,7 @@ def test_probes_do_not_ask_more_than_once_a_second() -> None:
 def test_a_process_is_ready_on_the_schema_of_a_later_release(
     visitor: FlaskClient, ctx: Context
 ) -> None:
-    later_schema(ctx.db, "ALTER TABLE job ADD COLUMN label TEXT")
+    later_schema(ctx.db, "ALTER TABLE job ADD COLUMN of_a_later_release TEXT")
     response = visitor.get("/readyz")
 
     assert response.status_code == 200
