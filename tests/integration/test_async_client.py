@@ -263,6 +263,10 @@ def test_many_jobs_are_gathered_and_mapped(cloud: Cloud) -> None:
     cloud.script[CHAT] = [
         lambda r: r.say(202, JOB | {"id": f"0{next(numbers)}"}),
     ]
+    for number in range(4):
+        cloud.script[f"/v1/jobs/0{number}"] = [
+            lambda r: r.say(200, JOB | {"id": r.path.rpartition("/")[2]})
+        ]
     assert run(cloud, main) == ["Hello"] * 4
 
 
