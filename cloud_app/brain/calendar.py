@@ -1,8 +1,8 @@
-"""When a schedule runs: cron lines in a time zone, as moments in UTC.
+"""Turns cron lines in a time zone into moments in UTC: when a schedule runs.
 
-A local time that does not exist runs at the first valid instant after it; one that
-comes twice runs once, the first time. Lines whose hour starts with a star mean an
-interval, not a time of day: they follow real time through every change of the clock.
+A local time that a clock change skips runs at the first valid instant after it; one
+that comes twice runs once, the first time. Lines whose hour starts with a star mean an
+interval, not a time of day: they follow real time through every clock change.
 """
 
 import hashlib
@@ -26,20 +26,20 @@ SHORTHANDS = {
 }
 
 ON_TIME = timedelta(seconds=60)
-"""A run this late is still on time; later ones are what catch-up decides about."""
+"""A run this late is still on time; the catch-up policy decides about later ones."""
 
 BURST = 100
-"""Most runs decided at once; the rest is decided when it is asked again."""
+"""The most runs decided in one call; the next call decides the rest."""
 
 Delay = Callable[[datetime], timedelta]
-"""How much later than its moment a run starts."""
+"""How much later than scheduled a run starts."""
 
 _FIELDS = 5
 _SECOND = timedelta(seconds=1)
 
 
 class CatchUpPolicy(StrEnum):
-    """What becomes of runs missed while nobody could start them."""
+    """What to do with runs that nobody could start in time."""
 
     NONE = "none"
     LAST = "last"
@@ -47,7 +47,7 @@ class CatchUpPolicy(StrEnum):
 
 
 class OverlapPolicy(StrEnum):
-    """What a run does while the one before is still going on."""
+    """What to do with a run while the previous one still runs."""
 
     SKIP = "skip"
     QUEUE = "queue"
@@ -64,9 +64,9 @@ class Cron:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DueRuns:
-    """What is to start now, what was missed for good, and when to look again.
+    """Runs to start now, runs missed for good, and when to look again.
 
-    ``next_at`` is the first moment not decided yet, None when the line never runs
+    ``next_at`` is the first undecided moment; None when the line never runs
     again.
     """
 
@@ -113,7 +113,7 @@ def _zone(name: str) -> ZoneInfo:
 
 
 def after(cron: Cron, moment: datetime) -> Iterator[datetime]:
-    """Every run later than ``moment``, in UTC, in order."""
+    """All runs after ``moment``, in UTC, in order."""
     last = moment.astimezone(UTC)
     for run in _runs(cron, last):
         if run > last:
@@ -134,7 +134,7 @@ def _runs(cron: Cron, moment: datetime) -> Iterator[datetime]:
 
 
 def instant(wall: datetime, zone: ZoneInfo) -> datetime:
-    """The moment a wall clock first shows ``wall``, or else first shows a later time.
+    """The first moment at which a wall clock shows ``wall`` or a later time.
 
     >>> instant(datetime(2026, 3, 29, 2, 30), ZoneInfo("Europe/Berlin")).isoformat()
     '2026-03-29T01:00:00+00:00'
@@ -159,9 +159,9 @@ def due(
     catch_up: CatchUpPolicy,
     delay: Delay = on_the_dot,
 ) -> DueRuns:
-    """Decide on every run from ``next_at`` up to ``now``, at most `BURST` of them.
+    """Decide on all runs from ``next_at`` up to ``now``, at most `BURST`.
 
-    Each is due ``delay`` after its moment.
+    A run is due ``delay`` after its moment.
     """
     if next_at + delay(next_at) > now:
         return DueRuns(fire=(), missed=(), next_at=next_at)
@@ -193,9 +193,9 @@ def _chosen(
 
 
 def jitter(schedule_id: str, fire_at: datetime, most_s: float) -> timedelta:
-    """How much later than ``fire_at`` this run starts: 0 up to ``most_s`` seconds.
+    """The delay of this run after ``fire_at``: 0 up to ``most_s`` seconds.
 
-    The same for everybody who asks, and different from run to run.
+    Every process computes the same delay; each run has another one.
     """
     if most_s <= 0:
         return timedelta(0)
@@ -205,7 +205,7 @@ def jitter(schedule_id: str, fire_at: datetime, most_s: float) -> timedelta:
 
 
 def explain(cron: Cron) -> str:
-    """The line in words.
+    """The cron line in words.
 
     >>> explain(parse("30 7 * * 1-5", "Europe/Berlin"))
     'At 07:30 on Monday through Friday (Europe/Berlin)'
@@ -215,7 +215,7 @@ def explain(cron: Cron) -> str:
 
 
 def upcoming(cron: Cron, moment: datetime, count: int = 3) -> tuple[str, ...]:
-    """The next runs as people say them, in the line's own time zone.
+    """The next runs as people write them, in the line's own time zone.
 
     >>> upcoming(parse("@daily", "UTC"), datetime(2026, 5, 4, tzinfo=UTC), 1)
     ('Tue 2026-05-05 00:00 UTC',)

@@ -1,4 +1,4 @@
-"""Does a model fit a worker: in which quant, with how many slots, how much context?"""
+"""Whether a model fits a worker: with which quant, slots and context."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from genie.memory import MemoryNeed
 SLOTS = {"cuda": 8, "cpu": 4}
 CONTEXT = {"cuda": 8192, "cpu": 4096}
 MIN_CONTEXT = 1024
-"""Below this many tokens a replica is of no use; a smaller model is used whole."""
+"""A replica with less context is useless; a model with less is loaded whole."""
 
 LONGEST_TOKEN = 128
-"""Bytes; the longest in the vocabularies of open models are runs of blanks."""
+"""Bytes; the longest tokens of open models are runs of blanks."""
 
 _ON_DISK = (
     ModelState.ON_DISK,
@@ -27,7 +27,7 @@ _ON_DISK = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """How a model would be loaded on a worker, and the bytes it would take."""
+    """A way to load a model on a worker, and the bytes it takes."""
 
     quant: Quant
     slots: int
@@ -37,9 +37,9 @@ class Fit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoFit:
-    """Why a model cannot be loaded on a worker.
+    """Why a worker cannot load a model.
 
-    ``context_max`` is set when a shorter request would fit: its limit in tokens.
+    ``context_max`` is the longest request that would fit, in tokens; None: none would.
     """
 
     reasons: tuple[str, ...]
@@ -99,7 +99,7 @@ def would_fit(spec: ModelSpec) -> str:
 
 
 def held_bytes(spec: ModelSpec, worker: WorkerView, placement: PlacementView) -> int:
-    """Bytes a placement takes: its arithmetic, or the measured peak if that is more."""
+    """Bytes a placement takes: the computed need or the measured peak, if more."""
     quant = next((q for q in spec.quants if q.name == placement.quant), None)
     seen = worker.reported(placement.model)
     peak = seen.peak_bytes if seen is not None else 0
@@ -121,9 +121,9 @@ def slots_said(spec: ModelSpec, worker: WorkerView) -> int | None:
 
 
 def least_tokens(text: str) -> int:
-    """Tokens that ``text`` takes at least, whatever the tokenizer.
+    """The fewest tokens ``text`` can take with any tokenizer.
 
-    A refusal by it is certain: no token spans two words or is longer than 128 bytes.
+    A refusal based on it is safe: no token spans two words or exceeds 128 bytes.
 
     >>> least_tokens("seven words, and perhaps some more tokens")
     7
@@ -132,7 +132,7 @@ def least_tokens(text: str) -> int:
 
 
 def gigabytes(size: int) -> str:
-    """Bytes in words.
+    """Bytes as text.
 
     >>> gigabytes(24_000_000_000)
     '24.0 GB'
@@ -161,7 +161,7 @@ def _unsuited(spec: ModelSpec, worker: WorkerView, min_context: int) -> NoFit | 
 def too_long(
     spec: ModelSpec, worker: WorkerView, min_context: int, longest: int
 ) -> NoFit:
-    """The refusal of a request over the ``longest`` context, with both numbers."""
+    """Refuses a request longer than the ``longest`` context; names both numbers."""
     serves = f"{worker.name} serves {spec.id} with at most {longest}"
     why = f"at least {min_context} tokens of context are needed and {serves}"
     return NoFit(reasons=(why,), context_max=longest)
@@ -213,7 +213,7 @@ def _context(spec: ModelSpec, device: str) -> int:
 def _shapes(
     spec: ModelSpec, device: str, engine: EngineFacts, min_context: int
 ) -> Iterator[tuple[int, int]]:
-    """(slots, context) to try, best first: fewer slots before less context."""
+    """(slots, context) pairs to try, best first: fewer slots before less context."""
     context = _context(spec, device)
     if (said := _slots_said(spec, engine)) is not None:
         yield said, context
@@ -231,7 +231,7 @@ def eta_s(
 ) -> float | None:
     """Seconds until ``ahead`` requests of ``tokens`` each are served, None if unknown.
 
-    Unknown is honest: no replica is ready, none was measured yet, or nobody has seen
+    Unknown means that no replica is ready or measured yet, or that nobody has seen
     how long an answer of this model is.
     """
     speed = sum(

@@ -1,4 +1,4 @@
-"""What a persona adds where the asker said nothing (pure)."""
+"""The defaults that a persona adds to a request (pure)."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ from genie.contracts.inference import Message, Sampling
 
 
 def sampling(given: Mapping[str, object], persona: Persona | None) -> Sampling:
-    """How to sample: as ``given``, else as the persona does it."""
+    """Sampling as ``given``, with the persona's defaults for the rest."""
     defaults: dict[str, object] = {}
     if persona is not None:
         defaults = {
@@ -22,7 +22,7 @@ def sampling(given: Mapping[str, object], persona: Persona | None) -> Sampling:
 def messages(
     given: tuple[Message, ...], persona: Persona | None
 ) -> tuple[Message, ...]:
-    """The messages, after the persona's own system message unless they have one."""
+    """The messages; the persona's system message comes first if they have none."""
     has_system = any(message.role == "system" for message in given)
     if not given or persona is None or not persona.system_prompt or has_system:
         return given

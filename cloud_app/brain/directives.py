@@ -1,4 +1,4 @@
-"""Open directives: the difference between what a worker should hold and does hold."""
+"""Computes directives: the difference between the desired and the held models."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ _HOLDS = (
     ModelState.READY,
     ModelState.UNLOADING,
 )
-"""States in which a model takes memory or is about to."""
+"""States in which a model takes memory or soon will."""
 
 
 def open_for(
@@ -21,10 +21,10 @@ def open_for(
     is_draining: bool = False,
     wants_drain: bool | None = None,
 ) -> tuple[Directive, ...]:
-    """What a worker still has to do, unloads first because they make the room.
+    """What a worker still has to do; unloads come first because they free memory.
 
-    The same difference gives the same ids, however often it is asked; a model placed
-    anew later gets a new id. ``wants_drain`` None leaves draining to the worker.
+    The same difference always gives the same ids; a model that is placed
+    again later gets a new id. ``wants_drain`` None leaves draining to the worker.
     """
     wanted, seen = tuple(desired), tuple(reported)
     keep = {(p.model, p.quant) for p in wanted}

@@ -1,4 +1,4 @@
-"""One ladder against one queue's workers: which rung serves, and why not the others."""
+"""Chooses the rung of a ladder that a queue's workers can serve."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ TOO_LONG = "context_length_exceeded"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SkippedCandidate:
-    """A model that was considered and does not serve; ``retryable``: it may later."""
+    """A model that was considered and rejected; ``retryable``: it may serve later."""
 
     model: str
     why: str
@@ -30,7 +30,7 @@ class SkippedCandidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LadderCriteria:
-    """What any rung must satisfy. ``allowed`` None means every model."""
+    """What every rung must satisfy. ``allowed`` None means every model."""
 
     allowed: Collection[str] | None = None
     needed: tuple[Capability, ...] = ()
@@ -39,7 +39,7 @@ class LadderCriteria:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LadderChoice:
-    """The chosen model (None: no rung serves), with reasons and what was passed over.
+    """The chosen model (None: no rung serves), with reasons and skipped models.
 
     ``ready`` is true when a worker holds it ready now; ``context`` is what a request
     may use of it in tokens; ``substituted`` is the floor when the rung is below it.
@@ -55,7 +55,7 @@ class LadderChoice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _LadderCandidate:
-    """A model a queue's workers hold or can hold."""
+    """A model that a queue's workers hold or can hold."""
 
     spec: ModelSpec
     ready: bool
@@ -66,8 +66,8 @@ class _LadderCandidate:
 def serving(fleet: FleetView, queue: str) -> tuple[WorkerView, ...]:
     """Workers of ``queue`` that take work.
 
-    While most of a fleet is silent at once the fault is ours and the workers most
-    likely work on, so those heard of lately count too.
+    While most of a fleet is silent at once, the cause is ours and the workers most
+    likely go on working, so workers heard of lately count too.
     """
     here = [worker for worker in fleet.workers if queue in worker.queues]
     if liveness.is_mass_silence(fleet):
@@ -83,7 +83,7 @@ def choose(
     catalog: Catalog,
     criteria: LadderCriteria,
 ) -> LadderChoice:
-    """The first rung from ``floor`` up that is served, else the highest one below."""
+    """The first served rung from ``floor`` upwards, or the highest one below."""
     workers, skipped = serving(fleet, queue), list[SkippedCandidate]()
     start = ladder.index(floor) if floor in ladder else 0
     for model in (*ladder[start:], *reversed(ladder[:start])):
@@ -153,7 +153,7 @@ def _held(
     criteria: LadderCriteria,
     now: datetime,
 ) -> _LadderCandidate | SkippedCandidate | None:
-    """The model where it is placed; any replica may get the request, so the least."""
+    """The model where it is placed, with the shortest context of its replicas."""
     holders = [
         (worker, placement.context)
         for worker in workers
@@ -214,10 +214,10 @@ def _error(worker: WorkerView, model: str) -> str:
 
 
 def _has_failed(worker: WorkerView, model: str, now: datetime) -> bool:
-    """True while a request for it would wait for a retry that may well fail again.
+    """True while a request for it would wait for a retry that may fail again.
 
-    A worker retries what is placed on it by itself and says how that went; what is not
-    placed is tried again only when somebody asks for it, so there the time decides.
+    A worker retries placed models by itself and reports the result. Other models are
+    tried again only on demand, so for them the retry time decides.
     """
     seen = worker.reported(model)
     retries = seen is not None and seen.state is ModelState.FAILED

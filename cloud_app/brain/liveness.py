@@ -1,4 +1,4 @@
-"""Who is alive: from the age of the last heartbeat, by the cloud's own clock."""
+"""Derives liveness from the age of the last heartbeat, by the cloud's clock."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -8,13 +8,13 @@ from cloud_app.brain.views import HEARTBEAT_S, FleetView, Liveness, WorkerView
 LATE_BEATS = 1.5
 OFFLINE_BEATS = 3.0
 LOST_BEATS = 10.0
-"""In heartbeats missed: 45, 90 and 300 s with the product's beat of 30 s."""
+"""In missed heartbeats: 45, 90 and 300 s at the default of 30 s."""
 
 RECENT_BEATS = 20.0
-"""Workers silent for longer are old news and no sign of a fault of ours."""
+"""Workers silent for longer do not count as a sign of a fault of the cloud."""
 
 TOGETHER_BEATS = 2.0
-"""One event silences workers this close together."""
+"""Workers that fall silent within this time were silenced by one event."""
 
 
 def liveness(age_s: float, heartbeat_s: float = HEARTBEAT_S) -> Liveness:
@@ -34,9 +34,9 @@ def liveness(age_s: float, heartbeat_s: float = HEARTBEAT_S) -> Liveness:
 
 
 def without(fleet: FleetView, gone: Collection[str]) -> FleetView:
-    """The fleet with late workers as offline whose connection is ``gone`` as well.
+    """The fleet, with late workers whose connection is ``gone`` counted as offline.
 
-    A late heartbeat alone may be a slow network; the broker's word alone a restart.
+    A late heartbeat alone may be a slow network, a lost connection alone a restart.
     """
     workers = (
         replace(worker, liveness=Liveness.OFFLINE)
@@ -53,10 +53,10 @@ def is_recent(worker: WorkerView, fleet: FleetView) -> bool:
 
 
 def is_mass_silence(fleet: FleetView) -> bool:
-    """True when more than half of a fleet fell silent at once: the fault is ours.
+    """True when more than half of a fleet fell silent at once: mass silence.
 
-    Counts workers heard of within ten minutes; silent is everything but online. When
-    nobody at all is online there is nowhere to plan to, which is the same answer.
+    Counts workers heard of within ten minutes; silent means not online. When
+    no worker is online there is nowhere to plan to, so the answer is True as well.
     """
     if len(fleet.workers) < 2:
         return False

@@ -1,11 +1,11 @@
-"""May a job leave its own machines? In this release: never, whatever the situation."""
+"""Decides whether a job may leave its own machines. In this release: never."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OverflowConditions:
-    """All that an overflow decision may ever depend on: 32 states."""
+    """Everything an overflow decision may depend on: 32 states."""
 
     org_opted_in: bool
     job_allows: bool
@@ -33,7 +33,7 @@ _CONDITIONS = {
 
 
 def decide(situation: OverflowConditions) -> NoOverflow:
-    """Refuse, with every condition that is not met beside the main reason.
+    """Refuse, and name every unmet condition beside the main reason.
 
     >>> here = OverflowConditions(
     ...     org_opted_in=True,

@@ -1,4 +1,4 @@
-"""The demand of one planning run: merged, ordered, and asked what is wanted."""
+"""Merges and orders demand, and packs placements into workers' memory."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from genie.contracts.model import ModelSpec
 
 
 class Demands:
-    """All demand of a snapshot, one entry for each (queue, model)."""
+    """The demand of a snapshot, one entry for each (queue, model)."""
 
     def __init__(self, demand: Iterable[DemandView]) -> None:
         merged: dict[tuple[str, str], DemandView] = {}
@@ -23,9 +23,9 @@ class Demands:
             merged[key] = _merge(merged[key], item) if key in merged else item
         ordered = sorted(merged.values(), key=_urgency)
         self.wanted = tuple(d for d in ordered if d.has_work or d.standing)
-        """What needs a replica: work first, then the longest wait, then the most."""
+        """Demand for a replica: work first, then the longest wait, then the largest."""
         self.waiting = tuple(d for d in ordered if d.queued > 0)
-        """What may need more than one."""
+        """Demand that may need more than one replica."""
         self._working = {d.model for d in self.wanted if d.has_work}
         self._standing = {d.model for d in self.wanted if d.standing}
         self._arrivals: dict[str, float] = {}
@@ -34,7 +34,7 @@ class Demands:
             self._arrivals[item.model] = before + item.arrivals_per_min
 
     def has_work(self, model: str) -> bool:
-        """True when somebody waits for the model or is served by it."""
+        """True when a request waits for the model or runs on it."""
         return model in self._working
 
     def is_standing(self, model: str) -> bool:
@@ -42,7 +42,7 @@ class Demands:
         return model in self._standing
 
     def arrivals_per_min(self, model: str) -> float:
-        """How often the model is asked for, on all queues."""
+        """How often the model is requested, on all queues."""
         return self._arrivals.get(model, 0.0)
 
 
@@ -70,11 +70,11 @@ def _urgency(demand: DemandView) -> tuple[bool, float, int, float, str, str]:
 
 
 MIN_RESIDENCY = timedelta(seconds=120)
-"""A younger placement does not move: loading costs more than a short wait."""
+"""Younger placements do not move: loading costs more than a short wait."""
 
 
 class Pressure(IntEnum):
-    """How much a demand may ask of others: work may take an idle standing model."""
+    """What a demand may displace: work may displace an idle standing model."""
 
     STANDING = 0
     WORK = 1
@@ -82,14 +82,14 @@ class Pressure(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacementOption:
-    """A way to place a model on a worker, and what has to leave for it."""
+    """A way to place a model on a worker, and the models it evicts."""
 
     fit: Fit
     victims: tuple[PlacementView, ...]
 
 
 class WorkerPacking:
-    """The placements of one worker, as the plan changes them."""
+    """The placements of one worker while a plan changes them."""
 
     def __init__(
         self, worker: WorkerView, catalog: Catalog, demands: Demands, now: datetime
@@ -102,17 +102,17 @@ class WorkerPacking:
 
     @property
     def free_bytes(self) -> int:
-        """Memory no placement takes; negative when foreign processes took it away."""
+        """Free memory; negative when other processes took what placements need."""
         return self.worker.memory_bytes - sum(map(self._bytes, self.placements))
 
     def find(self, model: str) -> PlacementView | None:
-        """The placement of ``model`` here, if any."""
+        """The placement of ``model`` on this worker, if any."""
         return next((p for p in self.placements if p.model == model), None)
 
     def supplies(self, model: str) -> bool:
-        """True when the placement of ``model`` here can be counted on.
+        """True when the plan can rely on the placement of ``model`` here.
 
-        An offline worker keeps what it has until it is lost; nothing moves before.
+        An offline worker keeps its placements until it is lost.
         """
         worker = self.worker
         emptied = worker.draining or worker.quarantined
@@ -120,15 +120,15 @@ class WorkerPacking:
         return not emptied and not failed and self.find(model) is not None
 
     def add(self, placement: PlacementView) -> None:
-        """Take a placement in."""
+        """Add a placement."""
         self.placements.append(placement)
 
     def remove(self, placement: PlacementView) -> None:
-        """Let a placement go."""
+        """Remove a placement."""
         self.placements.remove(placement)
 
     def option(self, spec: ModelSpec, pressure: Pressure) -> PlacementOption | str:
-        """How ``spec`` could be placed here with the fewest evictions, or why not."""
+        """The placement of ``spec`` here with the fewest evictions, or why none."""
         refusal = self._closed(spec)
         if refusal is not None:
             return refusal
@@ -161,7 +161,7 @@ class WorkerPacking:
         )
 
     def _closed(self, spec: ModelSpec) -> str | None:
-        """Why nothing, or not this model, may be placed here at all."""
+        """Why nothing, or not this model, may be placed here."""
         worker = self.worker
         if worker.draining or worker.quarantined:
             return (
@@ -176,7 +176,7 @@ class WorkerPacking:
         return None
 
     def _victims(self, pressure: Pressure) -> list[PlacementView]:
-        """What may leave, the least missed first."""
+        """Models that may be evicted, the least used first."""
         free = [p for p in self.placements if self._may_leave(p, pressure)]
         return sorted(free, key=self._missed)
 
@@ -213,7 +213,7 @@ class WorkerPacking:
     def _spared(
         self, spec: ModelSpec, gone: tuple[PlacementView, ...], found: Fit
     ) -> tuple[PlacementView, ...]:
-        """Only the evictions this fit needs: a small one may be for nothing."""
+        """Only the evictions this fit needs; a small one may be unnecessary."""
         for victim in gone:
             fewer = tuple(other for other in gone if other is not victim)
             if self._fit(spec, fewer, found.context) == found:

@@ -1,8 +1,8 @@
-"""Which model should live on which worker: the plan, its moves and what found no place.
+"""Plans which worker holds which model: placements, moves and unplaced demand.
 
-The plain correct version: memory is never overcommitted, nothing that is wanted or
-young moves, idle models stay until their memory is needed, and the same snapshot with
-its own plan applied gives no moves.
+Memory is never overcommitted, no model that is wanted or
+young moves, idle models stay until their memory is needed, and a snapshot with
+its own plan applied yields no moves.
 """
 
 from collections.abc import Iterable
@@ -23,11 +23,11 @@ from genie.catalog import Catalog
 from genie.contracts.model import ModelSpec
 
 QUEUED_PER_SLOT = 4
-"""More waiting requests than this per slot ask for one replica more."""
+"""More waiting requests per slot than this ask for one more replica."""
 
 
 class MoveKind(StrEnum):
-    """What a plan changes. Release: the worker is lost and cannot be told."""
+    """The kinds of change. Release: the worker is lost and cannot be told."""
 
     LOAD = "load"
     UNLOAD = "unload"
@@ -36,7 +36,7 @@ class MoveKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Move:
-    """One change against the present placements."""
+    """One change to the current placements."""
 
     kind: MoveKind
     worker: str
@@ -46,7 +46,7 @@ class Move:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnplacedDemand:
-    """Demand no worker can take now, and the machine that could."""
+    """Demand that no worker can take now, and the machine that could."""
 
     model: str
     queue: str
@@ -67,7 +67,7 @@ class PlacementPlan:
 def plan(
     fleet: FleetView, demand: Iterable[DemandView], catalog: Catalog, now: datetime
 ) -> PlacementPlan:
-    """The desired placements of every worker. ``now`` is when new ones begin."""
+    """The desired placements of every worker. New ones begin at ``now``."""
     if liveness.is_mass_silence(fleet):
         why = "more than half of the fleet is silent at once: the fault is ours"
         return PlacementPlan(
@@ -81,7 +81,7 @@ def _sorted(fleet: FleetView) -> list[WorkerView]:
 
 
 class _PlanBuilder:
-    """One run over one snapshot: the ledgers fill up, the moves are written down."""
+    """One run over one snapshot: it fills the packings and collects the moves."""
 
     def __init__(
         self, fleet: FleetView, demands: Demands, catalog: Catalog, now: datetime
@@ -110,7 +110,7 @@ class _PlanBuilder:
         )
 
     def _release(self, ledger: WorkerPacking) -> None:
-        """What a lost worker held, and what the catalog no longer knows."""
+        """Release what lost workers held and what the catalog no longer has."""
         worker = ledger.worker
         lost = worker.liveness is Liveness.LOST
         kind = MoveKind.RELEASE if lost else MoveKind.UNLOAD
@@ -136,7 +136,7 @@ class _PlanBuilder:
             self._note(MoveKind.LOAD, ledger, placement.model, why)
 
     def _first_replicas(self, demand: DemandView) -> None:
-        """One replica that works now for work that waits, and all that stand ready."""
+        """One working replica for waiting work, and all replicas of standing demand."""
         while (held := self._counted(demand)) < demand.replicas:
             is_first = held == 0 and demand.has_work
             pressure = Pressure.WORK if is_first else Pressure.STANDING
@@ -146,7 +146,7 @@ class _PlanBuilder:
                 return
 
     def _counted(self, demand: DemandView) -> int:
-        """Replicas that count: where work waits, an offline worker's is no help."""
+        """Replicas that count: for waiting work, those of offline workers do not."""
         holders = self._holders(demand)
         silent = (Liveness.OFFLINE, Liveness.LOST)
         is_heard = any(led.worker.liveness not in silent for led in holders)
@@ -162,7 +162,7 @@ class _PlanBuilder:
                 return
 
     def _holders(self, demand: DemandView) -> list[WorkerPacking]:
-        """Workers of the queue whose replica counts: not failed, not being emptied."""
+        """Workers of the queue whose replica counts: not failed, not draining."""
         return [
             ledger
             for ledger in self._ledgers

@@ -1,4 +1,4 @@
-"""Which model, on which logical queue, answers a request: a value with its reasons."""
+"""Decides which model on which logical queue serves a request, with reasons."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -14,11 +14,11 @@ from genie.topology import SHARED
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoutingRequest:
-    """What is asked, and its limits; a ``model`` named outright wins over a persona.
+    """What is asked, and its limits; an explicit ``model`` wins over a persona.
 
     ``queues`` are the logical queues the org may use, the preferred one first.
-    ``min_context`` is the tokens the prompt and its answer need, as far as known.
-    ``may_wait``: nobody holds a connection open for it, so it may wait for a worker.
+    ``min_context`` is how many tokens prompt and answer need, as far as known.
+    ``may_wait``: no caller is connected, so it may wait for a worker to return.
     """
 
     queues: tuple[str, ...]
@@ -34,9 +34,9 @@ class RoutingRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """The decision. ``substituted`` is the model wanted when a smaller one serves.
+    """The decision. ``substituted`` is the wanted model when a smaller one serves.
 
-    ``waits`` says what for when no live worker can serve it and one may return.
+    ``waits`` names the workers it waits for when no live worker can serve it.
     """
 
     model: str
@@ -53,7 +53,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """Nothing can serve it: an error ``code``, a ``message`` that ends with a step."""
+    """No model can serve it: an error ``code``, a ``message`` with the next step."""
 
     code: str
     message: str
@@ -65,9 +65,9 @@ class Refusal:
 def route(
     request: RoutingRequest, fleet: FleetView, catalog: Catalog
 ) -> Route | Refusal:
-    """The smallest model that solves the task on the preferred queue that has it.
+    """The smallest suitable model, on the first preferred queue that has it.
 
-    An explicit model is served as asked or refused, never swapped for another. A
+    An explicit model is served as asked or refused, never replaced. A
     persona's queues are tried for a rung at or above its floor first; only when none
     has one does a smaller model serve, and the route says so. What may wait is refused
     only when no known worker could serve it either, were all of them back, or when it
@@ -102,9 +102,9 @@ def rung(
     needed: tuple[Capability, ...] = (),
     min_context: int = 0,
 ) -> LadderChoice:
-    """The rung of a persona's ladder that serves on ``queue`` now, with the skipped.
+    """The rung of a persona's ladder that serves on ``queue`` now, and skipped ones.
 
-    ``spec`` is None when no rung can be served; placement asks the same question to
+    ``spec`` is None when no rung can be served. Placement asks the same question to
     turn a standing persona into a model.
     """
     criteria = LadderCriteria(
@@ -158,7 +158,7 @@ def _route(
 def _later(
     request: RoutingRequest, fleet: FleetView, catalog: Catalog, refusal: Refusal
 ) -> Route | None:
-    """Where it waits for workers to return; None when their return would not help."""
+    """The route it waits on for workers to return; None when that would not help."""
     away = [worker for worker in fleet.workers if not worker.is_open]
     if refusal.code != rungs.NO_CAPACITY or not away:
         return None
@@ -194,7 +194,7 @@ def _nobody(request: RoutingRequest) -> Refusal:
 
 
 def _refusal(request: RoutingRequest, tried: dict[str, LadderChoice]) -> Refusal:
-    """The refusal a person can act on, with what was considered on every queue."""
+    """A refusal that people can act on, with what was considered on every queue."""
     skipped = tuple(skip for found in tried.values() for skip in found.skipped)
     code = _code({skip.code for skip in skipped})
     wanted = request.model or (request.persona and request.persona.name) or "nothing"
@@ -209,7 +209,7 @@ def _refusal(request: RoutingRequest, tried: dict[str, LadderChoice]) -> Refusal
 
 
 def _code(codes: set[str]) -> str:
-    """What every rung agrees on; a shorter text is a remedy whatever else is wrong."""
+    """The reason all rungs share; a text that is too long always counts."""
     if rungs.TOO_LONG in codes:
         return rungs.TOO_LONG
     return codes.pop() if len(codes) == 1 else rungs.NO_CAPACITY

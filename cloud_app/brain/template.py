@@ -1,4 +1,4 @@
-"""``{{date}}`` and its like in a schedule's request, filled in when it runs."""
+"""Fills ``{{date}}`` and other variables of a schedule's request when it runs."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -9,7 +9,7 @@ from genie.errors import BadRequest
 _FIELD = re.compile(r"(\\?)\{\{(.*?)\}\}", re.DOTALL)
 
 VariableWriter = Callable[[datetime, datetime, str], str]
-"""From the moment a run was due and the moment it starts, both local, and the name."""
+"""A value from when a run was due, when it starts (both local), and the name."""
 
 VARIABLES: Mapping[str, VariableWriter] = {
     "date": lambda due, _now, _name: f"{due:%Y-%m-%d}",
@@ -24,7 +24,7 @@ VARIABLES: Mapping[str, VariableWriter] = {
     "now": lambda _due, now, _name: now.isoformat(timespec="seconds"),
     "schedule": lambda _due, _now, name: name,
 }
-"""All there are; moments are in the schedule's time zone."""
+"""All variables; moments are in the schedule's time zone."""
 
 
 def fill(text: str, due: datetime, now: datetime, name: str) -> str:
@@ -48,7 +48,7 @@ def fill(text: str, due: datetime, now: datetime, name: str) -> str:
 
 
 def fill_all(value: object, due: datetime, now: datetime, name: str) -> object:
-    """`fill` for every text inside a JSON value, not for the names of its fields."""
+    """Fills every text inside a JSON value; field names stay as they are."""
     if isinstance(value, str):
         return fill(value, due, now, name)
     if isinstance(value, list):

@@ -7,11 +7,11 @@ from enum import StrEnum
 from genie.contracts.fleet import EngineFacts, ModelState
 
 HEARTBEAT_S = 30.0
-"""Seconds between two heartbeats of a worker, unless the cloud was told otherwise."""
+"""Seconds between two heartbeats of a worker unless configured otherwise."""
 
 
 class Liveness(StrEnum):
-    """How long a worker has been silent, in four words."""
+    """How long a worker has been silent, in four states."""
 
     ONLINE = "online"
     LATE = "late"
@@ -36,7 +36,7 @@ class ModelView:
     error: str | None = None
 
     def is_failed(self, now: datetime) -> bool:
-        """True while the worker will not try again (no retry time: until told to)."""
+        """True while the worker does not retry (no retry time: until told to)."""
         if self.state is not ModelState.FAILED:
             return False
         return self.failed_until is None or self.failed_until > now
@@ -59,7 +59,7 @@ class PlacementView:
 class WorkerView:
     """One worker now.
 
-    ``age_s`` is the time since its last heartbeat. ``memory_bytes`` is all that our
+    ``age_s`` is the time since its last heartbeat. ``memory_bytes`` is what our
     models may use: the sum of its GPUs, or the host's memory, minus foreign use and
     reserve; what our own models hold is part of it.
     """
@@ -82,7 +82,7 @@ class WorkerView:
 
     @property
     def is_open(self) -> bool:
-        """True when it may be given new work: heard of lately, not being emptied."""
+        """True when it may get new work: heard of lately, not draining."""
         heard = self.liveness in (Liveness.ONLINE, Liveness.LATE)
         return heard and not self.draining and not self.quarantined
 
@@ -91,22 +91,22 @@ class WorkerView:
         return next((one for one in self.engines if one.name == name), None)
 
     def reported(self, model: str) -> ModelView | None:
-        """What the worker last said of ``model``, None when it said nothing."""
+        """What the worker last reported of ``model``; None when it reported nothing."""
         return next((m for m in self.models if m.model == model), None)
 
     def placement(self, model: str) -> PlacementView | None:
-        """The placement of ``model`` on this worker, None when there is none."""
+        """The placement of ``model`` on this worker; None when there is none."""
         return next((p for p in self.placements if p.model == model), None)
 
     def has_failed(self, model: str, now: datetime) -> bool:
-        """True while ``model`` failed here and the worker does not try again yet."""
+        """True while ``model`` has failed here and the worker does not retry yet."""
         seen = self.reported(model)
         return seen is not None and seen.is_failed(now)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetView:
-    """All known workers at one instant, by the cloud's clock."""
+    """All known workers at one moment, by the cloud's clock."""
 
     workers: tuple[WorkerView, ...]
     as_of: datetime
@@ -115,7 +115,7 @@ class FleetView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemandView:
-    """Who wants a model on a logical queue.
+    """Demand for a model on a logical queue.
 
     ``standing``: keep ``replicas`` of it ready, each on a worker of its own.
     """
@@ -131,5 +131,5 @@ class DemandView:
 
     @property
     def has_work(self) -> bool:
-        """True when somebody waits for this model or is being served by it."""
+        """True when a request waits for this model or runs on it."""
         return self.queued + self.running > 0

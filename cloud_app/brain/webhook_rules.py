@@ -1,4 +1,4 @@
-"""Webhooks decided: when to try again, and which addresses are nobody's own network."""
+"""Rules for webhooks: when to retry, and which addresses are allowed."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from urllib.parse import urlsplit
 
 GAPS = (timedelta(seconds=5), timedelta(seconds=30), timedelta(minutes=5))
-"""After the first delivery fails: three more tries, each this long after the last."""
+"""The gaps before the three retries of a failed delivery."""
 
 _NAT64 = IPv6Network("64:ff9b::/96")
 _LOW_32 = 0xFFFFFFFF
@@ -16,7 +16,7 @@ IpAddress = IPv4Address | IPv6Address
 
 
 def next_gap(attempts: int) -> timedelta | None:
-    """How long to wait after that many failed attempts; None: give up.
+    """How long to wait after this many failed attempts; None: give up.
 
     >>> [gap and gap.seconds for gap in map(next_gap, (1, 2, 3, 4))]
     [5, 30, 300, None]
@@ -25,7 +25,7 @@ def next_gap(attempts: int) -> timedelta | None:
 
 
 def non_public_addresses(addresses: Iterable[str]) -> tuple[str, ...]:
-    """The addresses that a webhook must not go to: all that are not public.
+    """The addresses that are not public; a webhook must not go to them.
 
     >>> non_public_addresses(
     ...     ["127.0.0.1", "10.1.2.3", "169.254.169.254", "1.1.1.1", "::1"]
@@ -40,7 +40,7 @@ def _is_public(address: IpAddress) -> bool:
 
 
 def _plain(text: str) -> IpAddress:
-    """The address a packet ends at: an IPv4 one wrapped in IPv6 is unwrapped."""
+    """The address a packet really reaches: IPv4 wrapped in IPv6 is unwrapped."""
     address = ip_address(text.partition("%")[0])
     if isinstance(address, IPv4Address):
         return address
@@ -63,14 +63,14 @@ class WebhookUrl:
 
     @property
     def authority(self) -> str:
-        """The host as the ``Host`` header names it."""
+        """The host as the ``Host`` header writes it."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         is_usual = self.port == (443 if self.is_tls else 80)
         return host if is_usual else f"{host}:{self.port}"
 
 
 def parse_webhook_url(url: str) -> WebhookUrl:
-    """Take a webhook's URL apart; raises ValueError with what is wrong with it.
+    """Parse a webhook's URL; raises ValueError that says what is wrong.
 
     >>> parse_webhook_url("https://example.com/hook?a=1").authority
     'example.com'
