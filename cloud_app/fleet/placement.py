@@ -1,4 +1,4 @@
-"""Where models live: look at the fleet, let the brain plan, write what is different."""
+"""Places models: reads the fleet, lets the brain plan, writes the differences."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -19,13 +19,13 @@ from genie.errors import BrokerDown
 log = logs.logger("placement")
 
 ARRIVALS_OVER = timedelta(minutes=5)
-"""Arrivals per minute are counted over this long."""
+"""The period over which arrivals per minute are counted."""
 
 
 def place(ctx: Context) -> PlacementPlan:
-    """Plan, write the differences in one transaction, and nudge who has to act.
+    """Plan, write the differences in one transaction, and nudge the changed workers.
 
-    Two brains that plan at once take turns, so the second one sees what the first one
+    Brains that plan at once take turns, so the second one sees what the first one
     wrote and finds nothing to do.
     """
     gone = _gone(ctx)
@@ -44,7 +44,7 @@ def place(ctx: Context) -> PlacementPlan:
 
 
 def preview(ctx: Context) -> PlacementPlan:
-    """What `place` would do now; writes and tells nothing."""
+    """What `place` would do now; writes nothing and tells nobody."""
     gone = _gone(ctx)
     with ctx.db.reading() as session:
         fleet = liveness.without(registry.read_fleet(ctx, session), gone)
@@ -53,14 +53,14 @@ def preview(ctx: Context) -> PlacementPlan:
 
 
 def demand(ctx: Context) -> tuple[DemandView, ...]:
-    """Open and recent work by queue and model, and what personas keep ready."""
+    """Open and recent work by queue and model, and standing demand of personas."""
     fleet = registry.view(ctx)
     with ctx.db.reading() as session:
         return _demand(ctx, session, fleet)
 
 
 def waiting_s(ctx: Context) -> dict[store.backlog.BacklogKey, float]:
-    """How long the oldest job waits, by queue, model and class where one does."""
+    """The age of the oldest waiting job, by queue, model and class."""
     now = ctx.now()
     with ctx.db.reading() as session:
         oldest = store.backlog.oldest(session)
@@ -68,9 +68,9 @@ def waiting_s(ctx: Context) -> dict[store.backlog.BacklogKey, float]:
 
 
 def _gone(ctx: Context) -> frozenset[str]:
-    """Late workers that hold no connection to the broker either: most likely dead.
+    """Late workers that have also lost the broker: most likely dead.
 
-    Asked before the transaction, which holds up other brains.
+    Asked before the transaction, because that one holds up other brains.
     """
     late = (w.id for w in registry.view(ctx).workers if w.liveness is Liveness.LATE)
     try:
@@ -81,11 +81,11 @@ def _gone(ctx: Context) -> frozenset[str]:
 
 
 PlacementDiff = tuple[tuple[PlacementView, ...], tuple[str, ...]]
-"""Placements to write, and models to drop, of one worker."""
+"""Placements to write and models to drop for one worker."""
 
 
 def _changes(fleet: FleetView, plan: PlacementPlan) -> dict[str, PlacementDiff]:
-    """What to change, by worker id; workers that stay as they are have no entry."""
+    """What to change, by worker id; unchanged workers have no entry."""
     found = (
         (worker.id, _difference(worker.placements, plan.desired.get(worker.id)))
         for worker in fleet.workers
@@ -96,7 +96,7 @@ def _changes(fleet: FleetView, plan: PlacementPlan) -> dict[str, PlacementDiff]:
 def _difference(
     before: tuple[PlacementView, ...], after: tuple[PlacementView, ...] | None
 ) -> PlacementDiff | None:
-    """What to change; a plan that says nothing of a worker leaves it as it is."""
+    """What to change; a plan that does not name a worker leaves it as it is."""
     if after is None:
         return None
     known = {placement.model: placement for placement in before}
@@ -111,7 +111,7 @@ def _difference(
 
 
 def _is_new(before: PlacementView | None, after: PlacementView) -> bool:
-    """True unless it is the same placement; another reason alone is no change."""
+    """True unless the placement is the same; a new reason alone is no change."""
     if before is None:
         return True
     return replace(before, reason=after.reason, since=after.since) != after
@@ -138,7 +138,7 @@ def _record(worker_id: str, placement: PlacementView) -> PlacementRecord:
 
 
 def _nudge(ctx: Context, worker_ids: Iterable[str]) -> None:
-    """Best effort: a worker that is not told now learns it by its next heartbeat."""
+    """Best effort: a worker that misses the nudge learns it with its next heartbeat."""
     for worker_id in worker_ids:
         try:
             ctx.bus.nudge(worker_id)
@@ -166,7 +166,7 @@ def _of_backlog(item: Backlog, now: datetime) -> DemandView:
 
 
 def _standing(ctx: Context, fleet: FleetView) -> Iterator[DemandView]:
-    """The replicas of what every standing persona is served by, on each queue."""
+    """Replicas of the models that serve standing personas, on each queue."""
     open_workers = (worker for worker in fleet.workers if worker.is_open)
     queues = {queue for worker in open_workers for queue in worker.queues}
     for queue in sorted(queues):

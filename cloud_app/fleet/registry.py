@@ -1,4 +1,4 @@
-"""Who is in the fleet: registrations and heartbeats."""
+"""Registers workers and takes their heartbeats."""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -27,19 +27,19 @@ from genie.errors import BadRequest, NotFound
 log = logs.logger("registry")
 
 VIEW_FOR_S = 0.5
-"""How long one snapshot of the fleet serves the requests of a process."""
+"""How long a process uses one snapshot of the fleet for its requests."""
 
 KNOWN_FOR = timedelta(days=1)
-"""A worker silent for longer is no part of the fleet's picture any more."""
+"""A worker silent for longer is left out of the snapshot."""
 
 _MAX_SEQ = 2**63 - 1
 _MAX_FACTS = 10_000
 
 
 def register(ctx: Context, said: Registration, token: str | None) -> RegistrationReply:
-    """Let a worker in by a join token, or again by its own secret.
+    """Register a worker by a join token, or again by its own secret.
 
-    Raises `Unauthorized` with the next step, `BadRequest` on another protocol.
+    Raises `Unauthorized` with the next step, `BadRequest` for another protocol.
     """
     _check_protocol(said.protocol)
     for param in ("name", "hostname", "boot_id", "version"):
@@ -65,10 +65,10 @@ def register(ctx: Context, said: Registration, token: str | None) -> Registratio
 def heartbeat(
     ctx: Context, worker: WorkerRecord | None, beat: Heartbeat
 ) -> HeartbeatReply:
-    """Store a heartbeat and answer with everything the worker should hold.
+    """Store a heartbeat and reply with everything the worker should hold.
 
-    None is a worker the cloud does not know: it is asked to register. A heartbeat older
-    than the stored one changes nothing. Nothing is planned here.
+    None: the cloud does not know the worker, which must register. A heartbeat older
+    than the stored one changes nothing. This function never plans.
     """
     _check_beat(beat)
     now = ctx.now()
@@ -114,7 +114,7 @@ def view(ctx: Context) -> FleetView:
 
 
 def read_fleet(ctx: Context, session: Session) -> FleetView:
-    """The whole fleet as this transaction sees it."""
+    """The fleet as this transaction sees it."""
     now = ctx.now()
     placements = store.placements.everything(session)
     workers = known(session, now)
@@ -128,14 +128,14 @@ def invalidate_view(ctx: Context) -> None:
 
 
 def workers(ctx: Context, org: AnyOrg) -> tuple[WorkerRecord, ...]:
-    """Every worker of an org that was not removed, by name."""
+    """The workers of an org that were not removed, by name."""
     with ctx.db.reading() as session:
         owner = store.orgs.by_slug(session, slug_of(org))
         return () if owner is None else store.workers.of_org(session, owner)
 
 
 def quarantine(ctx: Context, org: AnyOrg, worker_id: str, *, on: bool = True) -> None:
-    """Take a worker of an org out of planning, or back in; raises `NotFound`."""
+    """Exclude a worker of an org from planning, or include it; raises `NotFound`."""
     with ctx.db.session() as session:
         owner = store.orgs.by_slug(session, slug_of(org))
         at = ctx.now() if on else None
@@ -145,7 +145,7 @@ def quarantine(ctx: Context, org: AnyOrg, worker_id: str, *, on: bool = True) ->
 
 
 def remove(ctx: Context, org: AnyOrg, worker_id: str) -> None:
-    """Forget a worker of an org and what it held; raises `NotFound`."""
+    """Remove a worker of an org and its placements; raises `NotFound`."""
     with ctx.db.session() as session:
         owner = store.orgs.by_slug(session, slug_of(org))
         if owner and store.workers.remove(session, owner, worker_id, ctx.now()):
@@ -197,7 +197,7 @@ def _again(
 
 def _stored(session: Session, worker_id: str) -> WorkerRecord:
     found = store.workers.by_id(session, worker_id)
-    if found is None:  # it was inserted in this very transaction
+    if found is None:  # it was inserted in this transaction
         raise _no_worker(worker_id)
     return found[0]
 
@@ -232,7 +232,7 @@ def _unknown(ctx: Context, beat: Heartbeat, now: datetime) -> HeartbeatReply:
 def _desired(
     ctx: Context, placements: Iterable[PlacementRecord]
 ) -> tuple[DesiredModel, ...]:
-    """Placements with everything needed to load them; the catalog may have changed."""
+    """Placements with all that is needed to load them; the catalog may have changed."""
     models = ctx.catalog.models
     specs = ((placement, models.get(placement.model)) for placement in placements)
     return tuple(
@@ -269,7 +269,7 @@ def _keep_facts(ctx: Context, session: Session, beat: Heartbeat, now: datetime) 
 
 
 def known(session: Session, now: datetime) -> tuple[WorkerRecord, ...]:
-    """Workers heard of within a day: the fleet's picture."""
+    """Workers heard of within a day."""
     return store.workers.seen_since(session, now - KNOWN_FOR)
 
 

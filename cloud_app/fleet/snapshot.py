@@ -1,4 +1,4 @@
-"""The fleet as the brain sees it, made of what the store holds; pure itself."""
+"""Builds the brain's view of the fleet from the store's records (pure)."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -24,10 +24,10 @@ from genie.contracts.fleet import (
 )
 
 GPU_RESERVE = 0.08
-"""Share of a GPU left alone: fragmentation and the driver's own context."""
+"""Share of a GPU left free for fragmentation and the driver's context."""
 
 HOST_SHARE = 0.85
-"""Share of a host's free memory our models may use; the rest is the machine's."""
+"""Share of a host's free memory that models may use; the rest is the machine's."""
 
 
 def fleet_view(
@@ -37,7 +37,7 @@ def fleet_view(
     now: datetime,
     heartbeat_s: float,
 ) -> FleetView:
-    """Every worker that ever reported, with what it should hold."""
+    """All workers that ever reported, with their placements."""
     held: dict[str, list[PlacementView]] = defaultdict(list)
     for placement in placements:
         held[placement.worker_id].append(placement_view(placement))
@@ -59,7 +59,7 @@ def worker_view(
     now: datetime,
     heartbeat_s: float,
 ) -> WorkerView:
-    """One worker by its last heartbeat; a clock set back makes it no younger than 0."""
+    """One worker by its last heartbeat; its age is never below 0."""
     age_s = max(0.0, (now - (worker.seen_at or worker.registered_at)).total_seconds())
     gpus = tuple(_gpu_bytes(gpu) for gpu in status.gpus)
     described = engines.described(worker.engines, worker.engine_facts)
@@ -85,9 +85,9 @@ def worker_view(
 def kept_placements(
     worker: WorkerRecord, beat: Heartbeat, now: datetime
 ) -> tuple[PlacementRecord, ...]:
-    """What a lost worker that is back goes on holding until somebody has planned.
+    """What a returned worker goes on holding until the next plan.
 
-    Its placements were released; to unload now only to load again would help nobody.
+    Its placements were released; unloading now to load again soon would be waste.
     """
     if worker.noted != Liveness.LOST:
         return ()

@@ -1,4 +1,4 @@
-"""Who went silent: what the gatherer sees, notes and releases."""
+"""Watches liveness: notes transitions and releases what lost workers held."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ log = logs.logger("silence")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LivenessTransition:
-    """A worker whose liveness changed since the gatherer last looked."""
+    """A worker whose liveness changed since the last look."""
 
     worker_id: str
     worker: str
@@ -28,9 +28,9 @@ class LivenessTransition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatherReport:
-    """Workers by liveness, what changed, and how many placements were released.
+    """Workers by liveness, transitions, and how many placements were released.
 
-    ``is_held``: so many fell silent at once that nothing is released.
+    ``is_held``: mass silence, so nothing is released.
     """
 
     counts: dict[Liveness, int]
@@ -40,9 +40,9 @@ class GatherReport:
 
 
 def gather(ctx: Context) -> GatherReport:
-    """Who is late, offline or lost; what lost workers held is planned elsewhere.
+    """Note who is late, offline or lost; release what lost workers held.
 
-    When more than half of the fleet fell silent at once, the fault is ours: nothing is
+    When more than half of the fleet fell silent at once, the cause is ours: nothing is
     released.
     """
     now = ctx.now()
@@ -84,7 +84,7 @@ def _transitions(
 def _record(
     ctx: Context, changes: Iterable[LivenessTransition], lost: Iterable[str]
 ) -> int:
-    """Note transitions and release placements; a quiet fleet costs no write."""
+    """Note transitions and release placements; an unchanged fleet costs no write."""
     changes, lost = tuple(changes), tuple(lost)
     if not changes and not lost:
         return 0
