@@ -1,1 +1,1 @@
-"""Schedules: managed by their owners, fired by the brain."""
+"""Schedules: their owners manage them, the brain fires them."""

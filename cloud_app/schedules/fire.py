@@ -1,4 +1,4 @@
-"""Firing schedules: what is due becomes jobs, in the transaction that says so."""
+"""Fires schedules: a due run and its job are written in one transaction."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -29,28 +29,28 @@ from genie.errors import BadRequest, GenieError, TooLarge, Unauthorized, Unavail
 log = logs.logger("schedules")
 
 BURST = 100
-"""Most schedules one run of the task looks at."""
+"""The most schedules that one run of the task looks at."""
 
 MOST_QUEUED = 100
-"""Runs of one schedule that may wait for the one before."""
+"""The most runs of one schedule that may wait for the previous one."""
 
 LABEL = "schedule"
-"""The label of a job that says which schedule made it."""
+"""The metadata key that names the schedule of a job."""
 
 PreparedRun = NewJob | str
-"""A run's job, or why there can be none."""
+"""A run's job, or why there is none."""
 
 
 @dataclass(slots=True, kw_only=True)
 class _FiringResult:
-    """What one transaction decided, to be acted on after its commit."""
+    """What one transaction decided; acted on after its commit."""
 
     started: list[NewJob] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
 
 
 def fire(ctx: Context, read: ReadOrder) -> int:
-    """Start every run that is due and not started by anybody; how many."""
+    """Start all due runs that nobody has started; returns how many."""
     now = ctx.now()
     with ctx.db.reading() as session:
         due = store.schedules.due(session, now, BURST)
@@ -65,7 +65,7 @@ def fire(ctx: Context, read: ReadOrder) -> int:
 def run_now(
     ctx: Context, key: KeyRecord, name_or_id: str, read: ReadOrder
 ) -> RunRecord:
-    """Start a run at once, whatever the clock and the run before say.
+    """Start a run at once, whatever the clock says and the previous run does.
 
     Paused schedules run too. Raises what submitting the request would raise.
     """
@@ -83,7 +83,7 @@ def run_now(
 
 
 def _guarded(ctx: Context, schedule: ScheduleRecord, work: Callable[[], int]) -> int:
-    """What keeps one schedule from starting is written into it, others go on."""
+    """Note what keeps a schedule from starting on its row, and go on with others."""
     try:
         return work()
     except Unauthorized as error:
@@ -140,7 +140,7 @@ def _decide(
     now: datetime,
     result: _FiringResult,
 ) -> None:
-    """Write down what becomes of the run of ``at``."""
+    """Record what becomes of the run of ``at``."""
     run = _run(schedule, at, now, RunState.REFUSED)
     if isinstance(prepared, str):
         store.schedules.add_run(session, replace(run, reason=prepared))
@@ -175,7 +175,7 @@ def _busy(going_on: tuple[str, ...]) -> str:
 def _begin(
     ctx: Context, read: ReadOrder, schedule: ScheduleRecord, run: RunRecord
 ) -> int:
-    """Start a queued run, once the one before has ended."""
+    """Start a queued run once the previous one has ended."""
     with ctx.db.reading() as session:
         if store.schedules.open_jobs(session, schedule.id):
             return 0
@@ -194,7 +194,7 @@ def _begin(
 
 
 def _act(ctx: Context, schedule: ScheduleRecord, result: _FiringResult) -> None:
-    """After the commit: stop what was replaced, publish what was started."""
+    """After the commit: cancel replaced jobs, publish started ones."""
     for job_id in result.replaced:
         lifecycle.cancel(ctx, schedule.org, job_id)
     for new in result.started:
@@ -225,7 +225,7 @@ def _prepared(
     at: datetime,
     read: ReadOrder,
 ) -> PreparedRun:
-    """The job of a run, or why there will never be one; raises `Unavailable`."""
+    """The job of a run, or why there can never be one; raises `Unavailable`."""
     try:
         return _prepare(ctx, key, schedule, at, read)
     except Unavailable:

@@ -1,7 +1,7 @@
-"""Schedules: requests made again and again, each run exactly once.
+"""Schedules: requests made at the times of a cron line, each run exactly once.
 
-Any number of beats and brains may fire at once: a run's row, its job and the
-schedule's next moment are written in one transaction that only one of them wins.
+Any number of brains may fire at once: a run's row, its job and the
+schedule's next moment are written in one transaction that only one brain wins.
 """
 
 from collections.abc import Callable
@@ -30,12 +30,12 @@ from genie.errors import BadRequest, Conflict, NotFound
 RequestBody = dict[str, Any]
 
 ReadOrder = Callable[[RequestBody, KeyRecord], Order]
-"""A request body, as JSON gives it, as an order; raises `BadRequest`."""
+"""Turns a request body (parsed JSON) into an order; raises `BadRequest`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewSchedule:
-    """A schedule about to be made. ``request`` is a chat body, variables in it."""
+    """A schedule to be made. ``request`` is a chat body that may hold variables."""
 
     name: str
     cron: str
@@ -52,7 +52,7 @@ def create(
 ) -> ScheduleRecord:
     """Make a schedule; its first run is the next one from now.
 
-    The request is read, filled in and checked as if it ran now. Raises `BadRequest`,
+    The request is filled in and checked as if it ran now. Raises `BadRequest`,
     `UnknownModel`, and `Conflict` for a name that is taken.
     """
     now = ctx.now()
@@ -81,7 +81,7 @@ def create(
 
 
 def get(ctx: Context, org: AnyOrg, name_or_id: str) -> ScheduleRecord:
-    """A schedule of an org by name or id; raises `NotFound`."""
+    """The schedule of an org with this name or id; raises `NotFound`."""
     with ctx.db.reading() as session:
         found = store.schedules.of_org(session, slug_of(org), name_or_id)
     if found is None:
@@ -108,7 +108,7 @@ def runs(
 
 
 def pause(ctx: Context, org: AnyOrg, name_or_id: str) -> ScheduleRecord:
-    """Start nothing until it is resumed; what runs already goes on."""
+    """Start no runs until it is resumed; running jobs go on."""
     schedule = get(ctx, org, name_or_id)
     with ctx.db.session() as session:
         at = schedule.paused_at or ctx.now()
@@ -117,7 +117,7 @@ def pause(ctx: Context, org: AnyOrg, name_or_id: str) -> ScheduleRecord:
 
 
 def resume(ctx: Context, org: AnyOrg, name_or_id: str) -> ScheduleRecord:
-    """Go on with the next run from now; those of the pause are not made up for."""
+    """Continue with the next run from now; missed runs are not made up for."""
     schedule = get(ctx, org, name_or_id)
     if schedule.paused_at is None:
         return schedule
@@ -145,7 +145,7 @@ def order(
     at: datetime,
     read: ReadOrder,
 ) -> Order:
-    """What the run of ``at`` asks for, its variables filled in."""
+    """The request of the run of ``at``, with its variables filled in."""
     zone = cron_of(schedule).zone
     local, now = at.astimezone(zone), ctx.now().astimezone(zone)
     filled = template.fill_all(schedule.request, local, now, schedule.name)
@@ -157,7 +157,7 @@ def order(
 
 
 def cron_of(schedule: ScheduleRecord) -> Cron:
-    """When it runs."""
+    """The schedule's cron line and time zone."""
     return calendar.parse(schedule.cron, schedule.timezone)
 
 
@@ -167,12 +167,12 @@ def next_run_after(cron: Cron, moment: datetime) -> datetime | None:
 
 
 def delay(schedule: ScheduleRecord, run: datetime) -> timedelta:
-    """How much later than its moment a run starts, by its jitter."""
+    """How much later than scheduled a run starts, by its jitter."""
     return calendar.jitter(schedule.id, run, schedule.jitter_s)
 
 
 def due_at(schedule: ScheduleRecord, run: datetime | None) -> datetime | None:
-    """When a run is to start, jitter and all."""
+    """When a run starts, jitter included."""
     return None if run is None else run + delay(schedule, run)
 
 
