@@ -1,1 +1,1 @@
-"""Batches: managed by their owners, driven by the brain."""
+"""Batches: their owners manage them, the brain drives them."""

@@ -1,6 +1,6 @@
-"""Batches as their owners see them: accepted, listed, cancelled.
+"""Accepts, lists and cancels batches for their owners.
 
-What happens in between is `cloud_app.batching`, in the brain.
+The brain runs them: see `cloud_app.batches.driver`.
 """
 
 import re
@@ -26,7 +26,7 @@ OPEN = (BatchState.VALIDATING, BatchState.IN_PROGRESS)
 
 
 def strip_batch_id_prefix(batch_id: str) -> str:
-    """A batch's id without the prefix it is shown with.
+    """A batch's id without its public prefix.
 
     >>> strip_batch_id_prefix("batch_01h"), strip_batch_id_prefix("01h")
     ('01h', '01h')
@@ -35,7 +35,7 @@ def strip_batch_id_prefix(batch_id: str) -> str:
 
 
 def window_of(text: str) -> timedelta:
-    """A completion window, 1m to 24h; raises `BadRequest` for anything else.
+    """A completion window of 1m to 24h; raises `BadRequest` for anything else.
 
     >>> window_of("90m")
     datetime.timedelta(seconds=5400)
@@ -63,7 +63,7 @@ def create(
     idempotency_key: str | None = None,
     body_sha256: str = "",
 ) -> BatchRecord:
-    """Accept a batch; the brain checks and runs it.
+    """Accept a batch; the brain checks it and runs it.
 
     Raises `BadRequest`, `NotFound` for the input file, and `Conflict` for an
     idempotency key that was used with another body.
@@ -89,7 +89,7 @@ def create(
 
 
 def get(ctx: Context, key: KeyRecord, batch_id: str) -> BatchRecord:
-    """A batch of the key's org, its id with or without prefix; raises `NotFound`."""
+    """A batch of the key's org, by id with or without prefix; raises `NotFound`."""
     with ctx.db.reading() as session:
         batch = store.batches.of_org(
             session, key.org.id, strip_batch_id_prefix(batch_id)
@@ -109,7 +109,7 @@ def find(
 
 
 def cancel(ctx: Context, key: KeyRecord, batch_id: str) -> BatchRecord:
-    """Stop a batch; what is done is kept. One that ended stays as it is."""
+    """Stop a batch; finished answers are kept. An ended batch stays as it is."""
     batch = get(ctx, key, batch_id)
     with ctx.db.session() as session:
         store.batches.move(

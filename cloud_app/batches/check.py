@@ -1,4 +1,4 @@
-"""Which names of a batch were used before, in a few bytes each."""
+"""Checks a batch's whole input before any of it runs."""
 
 import hashlib
 from array import array
@@ -34,7 +34,7 @@ class DigestSet:
         return self._count
 
     def add(self, name: str) -> bool:
-        """Note a name; False when it was noted before."""
+        """Add a name; False when it was in the set before."""
         digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
         number = int.from_bytes(digest) or 1  # 0 marks an empty place
         if self._count * 2 >= len(self._places):
@@ -59,7 +59,7 @@ def _empty(places: int) -> "array[int]":
 
 
 def _find(places: "array[int]", number: int) -> int:
-    """Where a number is, or would be: the first place from its own on that fits."""
+    """The place of a number: from its own place on, the first that fits."""
     mask = len(places) - 1
     at = number & mask
     while places[at] not in (EMPTY, number):
@@ -68,18 +68,18 @@ def _find(places: "array[int]", number: int) -> int:
 
 
 MOST_ERRORS = 100
-"""Mistakes that are listed; more would not be read."""
+"""The most mistakes that are listed."""
 
 EVERY = 500
-"""Lines between two signs of life."""
+"""Lines between two calls of ``keep``."""
 
 _one_at_a_time = Lock()
-"""A large input takes a minute: the other threads of a brain keep their work."""
+"""One check at a time: a large input takes a minute of a brain's threads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputSummary:
-    """What an input holds: its requests, and the mistakes that end the batch."""
+    """The contents of an input: its requests, and the mistakes that end the batch."""
 
     total: int
     model: str | None

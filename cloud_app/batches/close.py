@@ -1,4 +1,4 @@
-"""The end of a batch: stopped or complete, its results put together, its parts gone."""
+"""Ends batches: joins the results, writes the last state, removes the parts."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -24,7 +24,7 @@ ENDING = (BatchState.FINALIZING, BatchState.CANCELLING)
 
 
 def expire(ctx: Context, batch: BatchRecord) -> None:
-    """Stop a batch whose window is over, if it still runs."""
+    """Stop a running batch whose window is over."""
     now = ctx.now()
     with ctx.db.session() as session:
         store.batches.move(
@@ -38,7 +38,7 @@ def expire(ctx: Context, batch: BatchRecord) -> None:
 
 
 def fail(ctx: Context, batch: BatchRecord, errors: Sequence[dict[str, Any]]) -> None:
-    """End a batch whose input cannot be run."""
+    """End a batch whose input cannot run."""
     with ctx.db.session() as session:
         store.batches.move(
             session,
@@ -51,7 +51,7 @@ def fail(ctx: Context, batch: BatchRecord, errors: Sequence[dict[str, Any]]) -> 
 
 
 def stop(ctx: Context, batch: BatchRecord, chunks: Sequence[ChunkRecord]) -> None:
-    """End the jobs of a batch that closes early; those that run are told."""
+    """End the jobs of a batch that closes early; running ones are cancelled."""
     is_expired = batch.closing is BatchState.EXPIRED
     state = JobState.TIMEOUT if is_expired else JobState.CANCELLED
     fault = collect.EXPIRED if is_expired else collect.CANCELLED
@@ -68,7 +68,7 @@ def stop(ctx: Context, batch: BatchRecord, chunks: Sequence[ChunkRecord]) -> Non
 
 
 def finish(ctx: Context, source: BatchInput) -> None:
-    """Put the results together and end the batch."""
+    """Join the results and end the batch."""
     batch = source.batch
     if batch.state is BatchState.IN_PROGRESS:
         with ctx.db.session() as session:
@@ -92,7 +92,7 @@ def end(
     output: FileRecord | None = None,
     errors: FileRecord | None = None,
 ) -> None:
-    """The batch's last state, with its files in the same transaction."""
+    """Write the batch's last state and its files in one transaction."""
     last = batch.closing or BatchState.COMPLETED
     with ctx.db.session() as session:
         is_first = store.batches.move(
@@ -111,7 +111,7 @@ def end(
 
 
 def remove_leftovers(ctx: Context, batch: BatchRecord) -> None:
-    """Remove what an ended batch no longer needs."""
+    """Remove the files that an ended batch no longer needs."""
     kept = {
         result_path(batch, file_id)
         for file_id in (batch.output_file_id, batch.error_file_id)
@@ -127,12 +127,12 @@ def remove_leftovers(ctx: Context, batch: BatchRecord) -> None:
 
 
 def result_path(batch: BatchRecord, file_id: str) -> str:
-    """Where a result of a batch lies."""
+    """The path of a batch's result."""
     return f"{folder(batch)}/result-{file_id}.jsonl"
 
 
 def _tell(ctx: Context, worker_id: str, job_id: str) -> None:
-    """Best effort: the record has ended, an answer that comes anyway is dropped."""
+    """Best effort: the record has ended, so a late answer is dropped."""
     try:
         ctx.bus.cancel(worker_id, job_id)
     except BrokerDown as error:
@@ -142,7 +142,7 @@ def _tell(ctx: Context, worker_id: str, job_id: str) -> None:
 def _assemble(
     ctx: Context, batch: BatchRecord, chunks: Sequence[ChunkRecord], kind: str
 ) -> FileRecord | None:
-    """All parts of a kind as one file, in the order of the input; None for none."""
+    """All parts of a kind as one file, in input order; None without parts."""
     parts = [
         collect.part_path(batch, chunk, kind)
         for chunk in chunks

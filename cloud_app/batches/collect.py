@@ -1,4 +1,4 @@
-"""What a batch's jobs came to: written once a chunk, each line in one of two files."""
+"""Writes the answers of a batch, chunk by chunk: each line into one of two files."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,10 +28,10 @@ from genie.contracts.batch import BatchState
 from genie.contracts.inference import Fault, JobState, Usage
 
 MOST_RUNS = 3
-"""How often one line runs when its faults say that trying again can help."""
+"""How often a line runs when its faults are retryable."""
 
 AT_ONCE = 50
-"""Answers in memory at once; what is larger than a few megabytes goes to disk."""
+"""Answers in memory at once; more than a few megabytes go to disk."""
 
 SPOOL_BYTES = 4 * 1024 * 1024
 OUTPUT, ERRORS = "output", "errors"
@@ -51,12 +51,12 @@ FORGOTTEN = Fault(
 
 
 def folder(batch: BatchRecord) -> str:
-    """Where the parts and results of a batch lie."""
+    """The folder of a batch's parts and results."""
     return f"{batch.org_id}/batches/{batch.id}"
 
 
 def part_path(batch: BatchRecord, chunk: ChunkRecord, kind: str) -> str:
-    """Where a written chunk's answers or errors lie."""
+    """The path of a written chunk's answers or errors."""
     return f"{folder(batch)}/{chunk.number:06d}-{chunk.part}.{kind}.jsonl"
 
 
@@ -73,7 +73,7 @@ def run_of(chunk: ChunkRecord, line: int) -> int:
 
 
 def collect(ctx: Context, source: BatchInput, chunk: ChunkRecord) -> bool:
-    """Write a chunk whose jobs have all ended; False when some run once more."""
+    """Write a chunk whose jobs have all ended; False when some run again."""
     taken = feed.read(ctx, source, chunk)
     if source.batch.takes_more and _run_again(ctx, source, chunk, taken):
         return False
@@ -89,7 +89,7 @@ def _span(chunk: ChunkRecord) -> range:
 def _run_again(
     ctx: Context, source: BatchInput, chunk: ChunkRecord, taken: Sequence[BatchLine]
 ) -> bool:
-    """Queue once more the lines whose faults may pass; True when there are any."""
+    """Queue lines with retryable faults again; True when there are any."""
     batch, again = source.batch, list[BatchLine]()
     for line, job in _ended(ctx, batch, chunk, taken):
         run = run_of(chunk, line.number)
@@ -121,7 +121,7 @@ def _may_pass(job: JobRecord) -> bool:
 def _ended(
     ctx: Context, batch: BatchRecord, chunk: ChunkRecord, taken: Sequence[BatchLine]
 ) -> Iterator[tuple[BatchLine, JobRecord | None]]:
-    """Each line with its job; None for one that never had any."""
+    """Each line with its job; None for a line that never had one."""
     rest = iter(taken)
     while group := list(islice(rest, AT_ONCE)):
         ids = {
@@ -152,11 +152,11 @@ class _ChunkTotals:
 
 
 class _ChunkFiles:
-    """The two files of one chunk, in the making."""
+    """The two files of one chunk while they are written."""
 
     def __init__(self, ctx: Context, batch: BatchRecord, chunk: ChunkRecord) -> None:
         self._ctx, self._batch = ctx, batch
-        # A part has a name nobody else gives: what a killed brain left is never read.
+        # A part's name is unique: what a killed brain left is never read.
         self._chunk = chunk
         self._named = replace(chunk, part=store.ids.new_id())
         self._tally = _ChunkTotals()

@@ -1,4 +1,4 @@
-"""Driving batches: each leased to one brain, a step at a time, once a second."""
+"""Drives batches: each is leased to one brain and taken one step per second."""
 
 import random
 import time
@@ -17,34 +17,34 @@ from genie.errors import NotFound, Unavailable
 log = logs.logger("batching")
 
 LEASE = timedelta(seconds=6)
-"""How long a killed brain's batch waits for another one.
+"""How long the batch of a killed brain waits for another brain.
 
-Two that drive one batch at once, after a stall, only do work twice: each step is a
+Two brains that drive one batch after a stall only do work twice: each step is a
 compare-and-set.
 """
 
 RENEW_AFTER_S = 1.5
 AT_ONCE = 100
 SPREAD = 4
-"""Chunks may hold this many times the lines in flight: one slow line stops no other."""
+"""Chunks may hold this many times the lines in flight: a slow line stops no other."""
 
 _random = random.SystemRandom()
 
 
 class LeaseLost(Unavailable):
-    """Another brain drives the batch now."""
+    """Another brain took over the batch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriveReport:
-    """What one round did."""
+    """What one round of the driver did."""
 
     driven: int
     written: int
 
 
 class BatchLease:
-    """The right to drive one batch, kept while there is work on it."""
+    """The right to drive one batch, renewed while there is work on it."""
 
     def __init__(self, ctx: Context, batch_id: str, owner: str) -> None:
         self._ctx, self._batch_id, self._owner = ctx, batch_id, owner
@@ -59,7 +59,7 @@ class BatchLease:
             )
 
     def keep(self) -> None:
-        """Say that this brain is alive; raises `LeaseLost`."""
+        """Renew the lease; raises `LeaseLost`."""
         if time.monotonic() - self._renewed < RENEW_AFTER_S:
             return
         self._renewed = time.monotonic()
@@ -75,7 +75,7 @@ class BatchLease:
 
 
 def drive(ctx: Context) -> DriveReport:
-    """One step of every batch that no other brain drives."""
+    """Take one step of every batch that no other brain drives."""
     with ctx.db.reading() as session:
         waiting = list(store.batches.to_drive(session, AT_ONCE))
     _random.shuffle(waiting)  # brains meet less, and none waits behind a broken one
@@ -96,13 +96,13 @@ def drive(ctx: Context) -> DriveReport:
 
 
 class _BatchStep:
-    """One step of one batch; each part leaves it in a state the next one finds."""
+    """One step of one batch; each part leaves a state from which the next continues."""
 
     def __init__(self, ctx: Context, lease: BatchLease) -> None:
         self._ctx, self._lease = ctx, lease
 
     def advance(self, batch: BatchRecord) -> int:
-        """Do what can be done now; how many chunks were written."""
+        """Do what can be done now; returns how many chunks were written."""
         if batch.state.is_terminal:
             close.remove_leftovers(self._ctx, batch)
             return 0
@@ -127,7 +127,7 @@ class _BatchStep:
         return self._run(BatchInput(batch=batch, file=source.file, key=source.key))
 
     def _end_early(self, batch: BatchRecord) -> None:
-        """End a batch that was stopped before any of it ran."""
+        """End a batch that was stopped before any line ran."""
         if batch.closing is not None:
             close.end(self._ctx, batch)
 
@@ -165,7 +165,7 @@ class _BatchStep:
     def _collect(
         self, source: BatchInput, chunks: tuple[ChunkRecord, ...]
     ) -> tuple[int, int]:
-        """Write what has ended; how many chunks, and how many jobs still run."""
+        """Write ended chunks; returns how many, and how many jobs still run."""
         written = running = 0
         for chunk in chunks:
             self._lease.keep()
@@ -176,7 +176,7 @@ class _BatchStep:
         return written, running
 
     def _feed(self, source: BatchInput, running: int) -> BatchInput:
-        """Fill the queue up to its limit; a closing batch passes over what is left."""
+        """Fill the queue up to its limit; a closing batch skips the rest."""
         ctx, most = self._ctx, self._ctx.settings.batch_in_flight
         act = feed.feed if source.batch.takes_more else feed.skip
         held = sum(chunk.lines for chunk in self._open(source.batch))

@@ -1,4 +1,4 @@
-"""The next lines of a batch into jobs: committed, then published."""
+"""Turns the next lines of a batch into jobs: commits them, then publishes them."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -29,7 +29,7 @@ from genie.errors import GenieError, NoCapacity, TooLarge, Unavailable
 log = logs.logger("batching")
 
 PUBLISHERS = 4
-"""Publishes at once: each waits for the broker's confirm."""
+"""Parallel publishes; each waits for the broker's confirm."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,16 +43,16 @@ class BatchInput:
 
 @dataclass(slots=True)
 class PreparedLines:
-    """The jobs of some lines, and the faults of those that can never be one."""
+    """The jobs of some lines, and the faults of lines that cannot become jobs."""
 
     jobs: list[NewJob] = field(default_factory=list)
     refused: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def job_id(batch: BatchRecord, line: int, run: int = 1) -> str:
-    """The id of a line's job, the same in every brain; ``run`` counts from 1.
+    """The id of a line's job: the same in every brain; ``run`` counts from 1.
 
-    It sorts with the batch's own id, and is as hard to guess.
+    It sorts with the batch's id and is as hard to guess.
     """
     name = f"{batch.id}:{line}:{run}".encode()
     digest = hashlib.blake2b(name, digest_size=10).digest()
@@ -61,7 +61,7 @@ def job_id(batch: BatchRecord, line: int, run: int = 1) -> str:
 
 
 def read(ctx: Context, source: BatchInput, chunk: ChunkRecord) -> tuple[BatchLine, ...]:
-    """The lines of a chunk that was cut before."""
+    """The lines of an existing chunk."""
     end = chunk.offset + chunk.size_bytes
     with files.of(ctx).reading(source.file.path) as opened:
         found = lines.split_lines(
@@ -79,7 +79,7 @@ def read(ctx: Context, source: BatchInput, chunk: ChunkRecord) -> tuple[BatchLin
 
 
 def feed(ctx: Context, source: BatchInput) -> BatchRecord | None:
-    """Run the next chunk; the batch after it, None when nothing was or can be fed."""
+    """Run the next chunk; returns the batch after it, None when none can run."""
     taken = _next(ctx, source)
     made, kept = orders(ctx, source, taken)
     if not kept:
@@ -88,7 +88,7 @@ def feed(ctx: Context, source: BatchInput) -> BatchRecord | None:
 
 
 def skip(ctx: Context, source: BatchInput) -> BatchRecord | None:
-    """Pass over the next chunk: its lines will never run."""
+    """Skip the next chunk: its lines will never run."""
     taken = _next(ctx, source)
     return _commit(ctx, source, taken, PreparedLines()) if taken else None
 
@@ -101,7 +101,7 @@ def is_at_end(ctx: Context, source: BatchInput) -> bool:
 def orders(
     ctx: Context, source: BatchInput, taken: Iterable[BatchLine], run: int = 1
 ) -> tuple[PreparedLines, tuple[BatchLine, ...]]:
-    """The jobs of lines, up to the first one no machine can serve now."""
+    """The jobs of lines, up to the first line that no machine can serve now."""
     made, kept = PreparedLines(), []
     for line in taken:
         try:
@@ -116,12 +116,12 @@ def orders(
 
 
 def fault_of(error: GenieError) -> Fault:
-    """What an error says, as data."""
+    """An error as data."""
     return Fault(code=error.error_code, message=error.message, param=error.param)
 
 
 def publish(ctx: Context, tasks: Sequence[InferenceTask]) -> None:
-    """Hand tasks to the broker; those it did not take are the relay's."""
+    """Publish tasks; the relay publishes those that the broker did not take."""
     with ThreadPoolExecutor(PUBLISHERS) as pool:
         sent = list(pool.map(lambda task: _publish(ctx, task), tasks))
     done = [task.job_id for task, ok in zip(tasks, sent, strict=True) if ok]
@@ -143,7 +143,7 @@ def _publish(ctx: Context, task: InferenceTask) -> bool:
 
 
 def _next(ctx: Context, source: BatchInput) -> list[BatchLine]:
-    """The next lines of the input, as many as one chunk takes."""
+    """The next lines of the input, as many as fit one chunk."""
     batch, taken, size = source.batch, list[BatchLine](), 0
     if batch.read_offset >= source.file.size_bytes:
         return taken

@@ -1,4 +1,4 @@
-"""Lines of a batch's input: cut by byte offset, read as orders, answered in kind."""
+"""Reads a batch's lines: cuts them by byte offset, turns them into orders."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -33,7 +33,7 @@ SHAPES: dict[str, type[BaseModel]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchLine:
-    """One line of the input that is not blank; ``number`` counts from 1."""
+    """A line of the input that is not blank; ``number`` counts from 1."""
 
     number: int
     offset: int
@@ -41,7 +41,7 @@ class BatchLine:
 
 
 class BadBatchLine(BadRequest):
-    """A line that cannot be run as it is."""
+    """A line that cannot run as it is."""
 
 
 class _RequestLine(msgspec.Struct):
@@ -62,7 +62,7 @@ class _EncodingFormat(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LineRequest:
-    """A line as it was meant; ``body`` has the shape of its endpoint."""
+    """A parsed line; ``body`` is the request type of its endpoint."""
 
     custom_id: str
     endpoint: str
@@ -76,9 +76,9 @@ def split_lines(
     after_line: int,
     most_bytes: int,
 ) -> Iterator[BatchLine]:
-    """The lines from a byte offset on; ``after_line`` is the number of the one before.
+    """The lines from a byte offset on; ``after_line`` is the previous line's number.
 
-    A line longer than ``most_bytes`` is given in part, for `parse` to refuse.
+    A line longer than ``most_bytes`` is cut, so that `parse` refuses it.
     """
     source.seek(offset)
     number, is_inside = after_line, False
@@ -92,7 +92,7 @@ def split_lines(
 
 
 def parse(line: BatchLine, endpoint: str, *, most_bytes: int) -> LineRequest:
-    """What a line asks for; raises `BadBatchLine`."""
+    """The request of a line; raises `BadBatchLine`."""
     if len(line.data) > most_bytes:
         raise BadBatchLine(
             f"the line is longer than {most_bytes} bytes; send less in one request",
@@ -114,7 +114,7 @@ def parse(line: BatchLine, endpoint: str, *, most_bytes: int) -> LineRequest:
 def order(
     request: LineRequest, batch: BatchRecord, key: KeyRecord, left_s: float
 ) -> Order:
-    """The order of a request; it may take the ``left_s`` of the batch's window."""
+    """The order of a request; ``left_s`` is what is left of the batch's window."""
     made = _ORDERS[request.endpoint](request.body, key)
     metadata = {
         **made.request.metadata,
@@ -130,7 +130,7 @@ def order(
 
 
 def custom_id(line: BatchLine) -> str:
-    """The name a checked line goes by."""
+    """The custom_id of a checked line."""
     return codec.decoder(_CustomIdLine).decode(line.data).custom_id
 
 
@@ -188,4 +188,4 @@ _ORDERS: dict[str, Callable[[Any, KeyRecord], Order]] = {
     TEXT: orders.of_completion,
     EMBEDDINGS: orders.of_embedding,
 }
-"""Each takes the shape of its endpoint, hence Any."""
+"""Each takes the request type of its endpoint, hence Any."""
