@@ -1,7 +1,7 @@
-"""Webhooks: signed, sent by the brain from rows, tried again, recorded.
+"""Webhooks: the brain signs deliveries, sends them from rows, and retries.
 
-Delivered at least once: a receiver that sees an ``X-Genie-Delivery`` it knows has
-heard it before.
+Delivered at least once: a receiver that sees a known ``X-Genie-Delivery`` has
+had the event before.
 """
 
 import base64
@@ -39,20 +39,20 @@ from genie.errors import BadRequest, NotFound
 log = logs.logger("webhooks")
 
 BURST = 64
-"""Most deliveries one run of the task tries."""
+"""The most deliveries that one run of the task tries."""
 
 SENDERS = 16
 TIMEOUT_S = 10.0
-"""Longest silence of a receiver."""
+"""The longest silence of a receiver."""
 
 DEADLINE_S = 30.0
-"""Longest time for one whole try, for receivers that answer byte by byte."""
+"""The longest time for a whole try, for receivers that answer byte by byte."""
 
 KEEP = timedelta(days=7)
-"""How long a delivery that has ended stays on record, to be sent again."""
+"""How long an ended delivery is kept, so that it can be sent again."""
 
 Render = Callable[[DeliveryRecord, JobRecord], bytes]
-"""The body that tells of a job's end."""
+"""The body that reports a job's end."""
 
 Resolve = Callable[[str, int], tuple[str, ...]]
 """Every address of a host; raises OSError."""
@@ -60,16 +60,16 @@ Resolve = Callable[[str, int], tuple[str, ...]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryAttempt:
-    """What a try came to; ``status`` None: nobody answered."""
+    """The result of a try; ``status`` None: nobody answered."""
 
     status: int | None = None
     error: str | None = None
 
 
 def check(ctx: Context, hook: WebhookConfig) -> None:
-    """Refuse at once what could never be delivered; raises `BadRequest`.
+    """Refuse a webhook that could never be delivered; raises `BadRequest`.
 
-    A host name is resolved and checked only when something is sent.
+    A host name is resolved and checked only before sending.
     """
     try:
         target = webhook_rules.parse_webhook_url(hook.url)
@@ -90,9 +90,9 @@ def signature(secret: str, body: bytes) -> str:
 
 
 def standard(secret: str, name: str, at: datetime, body: bytes) -> dict[str, str]:
-    """The same said as Standard Webhooks has it, which OpenAI's clients verify.
+    """The signature by Standard Webhooks, which OpenAI's clients verify.
 
-    The moment is signed too, so that what was overheard cannot be sent again later.
+    The time is signed too, so that a recorded delivery cannot be replayed later.
     """
     moment = str(int(at.timestamp()))
     signed = b".".join((name.encode(), moment.encode(), body))
@@ -105,7 +105,7 @@ def standard(secret: str, name: str, at: datetime, body: bytes) -> dict[str, str
 
 
 def _standard_key(secret: str) -> bytes:
-    """A secret that begins with ``whsec_`` is base64, any other its own bytes."""
+    """The key of a secret: base64 after ``whsec_``, otherwise the secret's bytes."""
     try:
         if secret.startswith("whsec_"):
             return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
@@ -115,7 +115,7 @@ def _standard_key(secret: str) -> bytes:
 
 
 def deliver(ctx: Context, render: Render, resolve: Resolve | None = None) -> int:
-    """Try everything that is due once; how many receivers took theirs."""
+    """Try all due deliveries once; returns how many were taken."""
     with ctx.db.session() as session:
         due = store.webhooks.claim(session, ctx.now(), BURST)
         jobs = store.jobs.by_ids(session, [one.job_id for one in due if one.job_id])
@@ -128,9 +128,9 @@ def deliver(ctx: Context, render: Render, resolve: Resolve | None = None) -> int
 
 
 def redeliver(ctx: Context, org: AnyOrg, delivery_id: str) -> DeliveryRecord:
-    """Send one that has ended again, now; raises `NotFound`.
+    """Send an ended delivery again, now; raises `NotFound`.
 
-    One that is still under way stays as it is.
+    A delivery that is under way stays as it is.
     """
     slug = slug_of(org)
     with ctx.db.session() as session:
@@ -155,19 +155,19 @@ def find(
 
 
 def forget(ctx: Context) -> int:
-    """Delete deliveries that ended a week ago, and their secrets; how many."""
+    """Delete deliveries that ended a week ago, and their secrets; returns how many."""
     with ctx.db.session() as session:
         return store.webhooks.forget(session, ctx.now() - KEEP)
 
 
 def addresses_of(host: str, port: int) -> tuple[str, ...]:
-    """Every address a host name stands for."""
+    """Every address of a host name."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 class _WebhookSender:
-    """Tries deliveries, each in its own thread, and writes down what came of it."""
+    """Tries deliveries, each in its own thread, and records the results."""
 
     def __init__(
         self,
@@ -258,7 +258,7 @@ def _refuse_private(ctx: Context, addresses: tuple[str, ...]) -> None:
 
 
 def _why(error: Exception) -> str:
-    """What went wrong on the way; a certificate's fault is worth its own words."""
+    """What went wrong on the way; certificate errors are named as such."""
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         return f"its certificate was refused: {str(error).rpartition(': ')[2]}"
     return f"nobody answered: {type(error).__name__}"
@@ -279,7 +279,7 @@ def _post(
     body: bytes,
     trust: ssl.SSLContext,
 ) -> int:
-    """The status of one POST to this very address, whatever the name says next.
+    """The status of one POST to this address, without resolving the name again.
 
     The certificate is still checked against the name.
     """
@@ -299,7 +299,7 @@ def _post(
             extensions={"sni_hostname": target.host},
         ) as response,
     ):
-        return response.status_code  # the body is nobody's business
+        return response.status_code  # the response body does not matter
 
 
 @contextmanager
