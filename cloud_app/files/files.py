@@ -1,4 +1,4 @@
-"""Files: uploaded or written by a batch, read, forgotten. Each belongs to one org."""
+"""Stores, reads and deletes files: uploads and batch results, each of one org."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -18,18 +18,18 @@ log = logs.logger("files")
 PREFIX = "file-"
 EXPIRE_LIMIT = 100
 UNNAMED_FOR = timedelta(days=1)
-"""No upload takes longer; what has no row after that never will."""
+"""No upload takes longer; bytes without a row after that are leftovers."""
 
 _MAX_NAME = 255
 
 
 def of(ctx: Context) -> FileStore:
-    """The storage of this cloud."""
+    """This cloud's file storage."""
     return storage.at(ctx.settings.files_url)
 
 
 def bare(file_id: str) -> str:
-    """A file's id without the prefix it is shown with.
+    """A file's id without its public prefix.
 
     >>> bare("file-01h"), bare("01h")
     ('01h', '01h')
@@ -46,9 +46,9 @@ def upload(
     pieces: Iterable[bytes],
     keep_s: float | None = None,
 ) -> FileRecord:
-    """Store a file piece by piece; raises `TooLarge` and `Unavailable`.
+    """Store a file from its pieces; raises `TooLarge` and `Unavailable`.
 
-    ``keep_s`` is how long its owner wants it; never longer than this cloud keeps files.
+    ``keep_s`` is how long its owner wants it; the cloud's own limit still holds.
     """
     file_id = store.ids.new_id(ctx.now())
     path = f"{key.org.id}/files/{file_id}"
@@ -72,7 +72,7 @@ def upload(
 
 
 def record(ctx: Context, stored: StoredObject, **given: str) -> FileRecord:
-    """A stored file as the row it becomes."""
+    """The record of a stored file."""
     now = ctx.now()
     given["id"] = given.pop("file_id")
     return FileRecord(
@@ -85,7 +85,7 @@ def record(ctx: Context, stored: StoredObject, **given: str) -> FileRecord:
 
 
 def get(ctx: Context, key: KeyRecord, file_id: str) -> FileRecord:
-    """A file of the key's org, its id with or without prefix; raises `NotFound`."""
+    """A file of the key's org, by id with or without prefix; raises `NotFound`."""
     with ctx.db.reading() as session:
         file = store.files.of_org(session, key.org.id, bare(file_id))
     if file is None:
@@ -123,7 +123,7 @@ def content(ctx: Context, file: FileRecord) -> Iterator[bytes]:
 
 
 def delete(ctx: Context, key: KeyRecord, file_id: str) -> FileRecord:
-    """Forget a file; raises `NotFound`, and `Conflict` while a batch reads it."""
+    """Delete a file; raises `NotFound`, and `Conflict` while a batch reads it."""
     file = get(ctx, key, file_id)
     with ctx.db.session() as session:
         if store.batches.is_read(session, file.id):
@@ -138,7 +138,7 @@ def delete(ctx: Context, key: KeyRecord, file_id: str) -> FileRecord:
 
 
 def expire(ctx: Context) -> int:
-    """Forget files whose time is over; how many."""
+    """Delete expired files; returns how many."""
     with ctx.db.session() as session:
         old = [
             file
@@ -152,7 +152,7 @@ def expire(ctx: Context) -> int:
 
 
 def tidy(ctx: Context) -> int:
-    """Remove what killed uploads left, a day old and named by no row; how many."""
+    """Remove what killed uploads left a day ago without a row; returns how many."""
     before = store.ids.first(ctx.now() - UNNAMED_FOR)
     with ctx.db.reading() as session:
         orgs = store.orgs.every_id(session)
@@ -160,7 +160,7 @@ def tidy(ctx: Context) -> int:
 
 
 def _remove_unnamed(ctx: Context, folder: str, before: str) -> int:
-    """A file is stored under its id, and ids sort by the time they were made."""
+    """A file is stored under its id, and ids sort by time of creation."""
     stored = (path.rsplit("/", 1)[-1] for path in of(ctx).names(folder))
     old, removed = (name for name in stored if name < before), 0
     while group := list(islice(old, EXPIRE_LIMIT)):

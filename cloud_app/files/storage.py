@@ -1,4 +1,4 @@
-"""Where files lie: a local folder or any bucket fsspec knows, by URL."""
+"""Stores files in a local folder or any bucket that fsspec knows, by URL."""
 
 import hashlib
 import os
@@ -23,7 +23,7 @@ RETRY_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredObject:
-    """What was written: its size and the hex SHA-256 of its bytes."""
+    """The size and the hex SHA-256 of what was written."""
 
     size_bytes: int
     sha256: str
@@ -32,8 +32,8 @@ class StoredObject:
 class FileStore:
     """Files below one URL; every path is relative to it.
 
-    A file is never changed: each is written once, under a name of its own, and named
-    in the database afterwards. What a killed process left half written has no name.
+    A file never changes: it is written once under a unique name, and named
+    in the database afterwards. No row names what a killed process left half written.
     """
 
     def __init__(self, url: str) -> None:
@@ -83,7 +83,7 @@ class FileStore:
                 yield piece
 
     def remove(self, path: str) -> None:
-        """Remove a file, best effort: one that stays is found by nobody."""
+        """Remove a file, best effort: nobody finds one that stays."""
         try:
             self._fs.rm_file(self._full(path))
         except FileNotFoundError:
@@ -92,7 +92,7 @@ class FileStore:
             log.warning("file_not_removed", error=type(error).__name__)
 
     def names(self, folder: str) -> tuple[str, ...]:
-        """Paths of the files of a folder; none when there is no such folder."""
+        """Paths of the files in a folder; none without the folder."""
         with _translated("read"):
             try:
                 found = self._fs.ls(self._full(folder), detail=False)
