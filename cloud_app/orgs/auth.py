@@ -1,4 +1,4 @@
-"""Who is asking: API keys, join tokens and worker secrets.
+"""Authenticates callers by API keys, join tokens and worker secrets.
 
 Each is shown once and stored as a SHA-256 digest under a lookup prefix; they carry over
 120 random bits, so a slow hash would protect nothing.
@@ -48,7 +48,7 @@ _MAX_SECRET = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JoinGrant:
-    """What a join token was good for."""
+    """What a join token allows."""
 
     org: OrgRecord
     queues: tuple[str, ...]
@@ -57,7 +57,7 @@ class JoinGrant:
 def authenticate(
     ctx: "Context", bearer: str | None, *, remote_addr: str | None = None
 ) -> KeyRecord:
-    """The live key behind a bearer credential; raises `Unauthorized`."""
+    """The live key of a bearer credential; raises `Unauthorized`."""
     if not bearer:
         raise Unauthorized(
             "no API key was sent; set GENIE_API_KEY, or send the header "
@@ -107,7 +107,7 @@ def _read_key(ctx: "Context", prefix: str) -> tuple[KeyRecord, str] | None:
 
 
 def standing(ctx: "Context", prefix: str) -> KeyRecord:
-    """The live key with this lookup prefix, for a session that showed it before.
+    """The live key with this lookup prefix, for a session that showed it earlier.
 
     Raises `Unauthorized` once it is revoked.
     """
@@ -119,7 +119,7 @@ def standing(ctx: "Context", prefix: str) -> KeyRecord:
 
 
 def ensure_org(ctx: "Context", slug: str, name: str | None = None) -> OrgRecord:
-    """The org with this slug, made if it is not there."""
+    """The org with this slug, created if missing."""
     if not _SLUG.fullmatch(slug):
         raise BadRequest(
             f"org {slug!r} is not a slug; use 1 to 39 of a-z, 0-9 and -", param="org"
@@ -133,7 +133,7 @@ def ensure_org(ctx: "Context", slug: str, name: str | None = None) -> OrgRecord:
 def retain(
     ctx: "Context", org: AnyOrg, hours: int | None, *, actor: str = "cli"
 ) -> int | None:
-    """Keep an org's texts that long after a job's end; None: the cloud's setting."""
+    """Set how long an org's texts are kept; None: the cloud's setting."""
     now = ctx.now()
     with ctx.db.session() as session:
         owner = _org(session, org)
@@ -152,7 +152,7 @@ def create_key(
     *,
     actor: str = "cli",
 ) -> tuple[KeyRecord, str]:
-    """A new key of an org and its secret, which nobody can ask for again."""
+    """A new key of an org, and its secret, which is never shown again."""
     secret = f"{KEY}{slug_of(org)}-{_random(_KEY_LENGTH)}"
     now = ctx.now()
     with ctx.db.session() as session:
@@ -172,7 +172,7 @@ def create_key(
 
 
 def revoke_key(ctx: "Context", org: AnyOrg, key: str, *, actor: str = "cli") -> None:
-    """Revoke a key by id or prefix, at once; raises `NotFound` if there is none."""
+    """Revoke a key by id or prefix at once; raises `NotFound`."""
     now = ctx.now()
     with ctx.db.session() as session:
         owner = _org(session, org)
@@ -186,7 +186,7 @@ def revoke_key(ctx: "Context", org: AnyOrg, key: str, *, actor: str = "cli") -> 
 
 
 def list_keys(ctx: "Context", org: AnyOrg) -> tuple[KeyRecord, ...]:
-    """Every key of an org, revoked ones too, oldest first."""
+    """All keys of an org, revoked ones included, oldest first."""
     with ctx.db.reading() as session:
         return store.keys.of_org(session, _org(session, org))
 
@@ -199,7 +199,7 @@ def create_join_token(
     *,
     actor: str = "cli",
 ) -> str:
-    """A token one worker of an org may join with, once, within ``ttl_s`` seconds."""
+    """A token with which one worker may join an org, once, within ``ttl_s`` seconds."""
     _check_queues(slug_of(org), queues)
     token = f"{JOIN}{_random(_TOKEN_LENGTH)}"
     prefix, now = _prefix(token, _TOKEN_LENGTH), ctx.now()
@@ -227,9 +227,9 @@ def redeem(session: Session, token: str | None, now: datetime) -> JoinGrant:
 
 
 def check_joiner(ctx: "Context", bearer: str | None) -> None:
-    """Refuse who may not register, before anything it says is read.
+    """Refuse a worker that may not register before its message is read.
 
-    Nothing is used up. Raises `Unauthorized` with the reason and the next step.
+    Uses up no token. Raises `Unauthorized` with the reason and the next step.
     """
     with ctx.db.reading() as session:
         if worker_id_of(bearer) is not None:
@@ -254,7 +254,7 @@ def _join_token(session: Session, token: str | None, now: datetime) -> JoinToken
 
 
 def authenticate_worker(ctx: "Context", bearer: str | None) -> WorkerRecord | None:
-    """The worker behind a worker secret, None when the cloud does not know it.
+    """The worker of a worker secret; None when the cloud does not know it.
 
     Raises `Unauthorized` when the worker is known and the secret is wrong.
     """
@@ -263,7 +263,7 @@ def authenticate_worker(ctx: "Context", bearer: str | None) -> WorkerRecord | No
 
 
 def authenticate_returning_worker(session: Session, bearer: str | None) -> WorkerRecord:
-    """The worker that comes back with its own secret; `Unauthorized` once removed."""
+    """The worker that returns with its secret; `Unauthorized` once it is removed."""
     known = worker(session, bearer)
     if known is None:
         raise Unauthorized(
@@ -293,7 +293,7 @@ def worker(session: Session, bearer: str | None) -> WorkerRecord | None:
 
 
 def worker_id_of(bearer: str | None) -> str | None:
-    """The worker a secret claims to be, None when it is no worker secret."""
+    """The worker that a secret names; None when it is no worker secret."""
     if bearer is None or not bearer.startswith(WORKER) or len(bearer) > _MAX_SECRET:
         return None
     worker_id = bearer.removeprefix(WORKER).partition("-")[0]
@@ -301,17 +301,17 @@ def worker_id_of(bearer: str | None) -> str | None:
 
 
 def worker_secret(worker_id: str) -> str:
-    """A new secret of a worker, shown to it once."""
+    """A new secret for a worker, shown once."""
     return f"{WORKER}{worker_id}-{_random(_TOKEN_LENGTH)}"
 
 
 def digest(secret: str) -> str:
-    """What is stored of a secret."""
+    """The digest of a secret, which is all that is stored."""
     return hashlib.sha256(secret.encode(errors="replace")).hexdigest()
 
 
 def validate_name(name: str, param: str = "name") -> str:
-    """A name people give things; raises `BadRequest` when it cannot be shown."""
+    """A name that people gave; raises `BadRequest` when it cannot be displayed."""
     cleaned = name.strip()
     if cleaned and len(cleaned) <= _MAX_NAME and cleaned.isprintable():
         return cleaned
@@ -325,7 +325,7 @@ def _matches(secret: str, stored: str) -> bool:
 
 
 def _prefix(secret: str, length: int) -> str:
-    """The part a secret is looked up by; "" for what is no secret of ours."""
+    """The lookup prefix of a secret; "" for a text that is no secret of ours."""
     if len(secret) > _MAX_SECRET or not secret.isascii() or not secret.isprintable():
         return ""
     return secret[: _SHOWN - length] if len(secret) > length else ""
