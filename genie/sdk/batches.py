@@ -1,4 +1,4 @@
-"""The lines of a batch: requests on their way in, results on their way out."""
+"""Batches: submits requests as lines, reads results line by line."""
 
 import os
 import tempfile
@@ -45,21 +45,21 @@ from genie.sdk.schemas import Schema, response_format
 CHAT = "/v1/chat/completions"
 
 OF_THE_WHOLE = ("endpoint", "idempotency_key", "metadata", "timeout", "window")
-"""Options that belong to the batch, not to each of its lines."""
+"""Options of the batch, not of its lines."""
 
 
 class BatchOptions(AskOptions, total=False):
-    """How to run a batch; each is optional."""
+    """Options of a batch; each is optional."""
 
     window: str
-    """How long it may take: 24h, or less, like 1h or 30m."""
+    """How long it may take: up to 24h, like 1h or 30m."""
     endpoint: str
-    """What the lines of a file are for; chat completions unless given."""
+    """The endpoint of a file's lines; chat completions by default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchResult:
-    """What one request of a batch came to: a result, or the error instead of it.
+    """The result of one request of a batch, or its error.
 
     >>> (line,) = client.batch({"greeting": "Say hello."}).results()
     >>> line.custom_id, line.result.model, line.error
@@ -72,7 +72,7 @@ class BatchResult:
 
     @property
     def text(self) -> str:
-        """The answer; raises the error when there is none."""
+        """The answer; raises the request's error if there is none."""
         if self.result is None:
             raise self.error or JobFailed("this request has no answer; submit it again")
         return self.result.text
@@ -83,7 +83,7 @@ def lines(
     options: BatchOptions,
     schema: Schema | None = None,
 ) -> Iterator[dict[str, object]]:
-    """The lines of a batch's input; prompts without a name are numbered from 1.
+    """The lines of a batch's input; unnamed prompts are numbered from 1.
 
     >>> [line["custom_id"] for line in lines(["a", "b"], {})]
     ['1', '2']
@@ -126,11 +126,11 @@ LONGEST_PAUSE_S = 5.0
 PATH = "/v1/batches"
 
 BatchRequests = str | os.PathLike[str] | Mapping[str, str] | Iterable[str]
-"""A path, prompts by custom_id, or prompts."""
+"""The path of a file, prompts by custom_id, or prompts."""
 
 
 class BatchSteps:
-    """What every kind of batch can do, as steps. ``status`` is what was last heard."""
+    """The verbs of a batch as steps. ``status`` is the last known state."""
 
     def __init__(
         self,
@@ -147,12 +147,12 @@ class BatchSteps:
 
     @property
     def status(self) -> BatchState:
-        """The state last heard of, without asking again."""
+        """The last known state, without asking again."""
         return self.details.status
 
     @property
     def counts(self) -> RequestCounts:
-        """How many requests there are and how many ended, as last heard."""
+        """The number of requests and how they ended, as last known."""
         return self.details.request_counts
 
     def _refreshing(self) -> Steps[None]:
@@ -160,7 +160,7 @@ class BatchSteps:
         self.details = yield from finding(self.id)
 
     def _knowing(self) -> Steps[bool]:
-        """Whether it has ended; asks unless known."""
+        """Whether it has ended; asks the cloud unless that is known."""
         if not self.status.is_terminal:
             yield from self._refreshing()
         return self.status.is_terminal
@@ -170,7 +170,7 @@ class BatchSteps:
         self.details = yield from cancelling(self.id)
 
     def _waiting(self, timeout: float | None, shown: ProgressBar) -> Steps[None]:
-        """Look again and again until it has ended."""
+        """Poll until it has ended."""
 
         def look() -> Steps[bool]:
             has_ended = yield from self._knowing()
@@ -183,7 +183,7 @@ class BatchSteps:
         yield from wait.until(look, late)
 
     def _files(self) -> tuple[str, ...]:
-        """The files of its answers; raises `JobFailed` when the input was wrong."""
+        """The ids of its result files; raises `JobFailed` when the input was wrong."""
         if self.status is BatchState.FAILED:
             raise JobFailed(_why(self.details), code="batch_failed")
         made = (self.details.output_file_id, self.details.error_file_id)
@@ -198,7 +198,7 @@ class BatchSteps:
 
 
 class Batch(BatchSteps):
-    """Submitted requests. ``status`` is what was last heard; `refresh` asks again.
+    """A submitted batch. ``status`` is the last known state; `refresh` asks again.
 
     >>> batch = client.batch(["Say hello.", "Say goodbye."], window="1h")
     >>> batch.wait().counts
@@ -212,7 +212,7 @@ class Batch(BatchSteps):
         self._cloud = cloud
 
     def refresh(self) -> "Batch":
-        """Ask the cloud for the batch's state now; returns this batch.
+        """Ask the cloud for the batch's current state; returns this batch.
 
         >>> client.batch(["Say hello."]).wait().refresh().status.value
         'completed'
@@ -221,7 +221,7 @@ class Batch(BatchSteps):
         return self
 
     def done(self) -> bool:
-        """True when nothing can change the batch any more; asks unless known.
+        """True when the batch has ended; asks the cloud unless that is known.
 
         >>> client.batch(["Say hello."]).wait().done()
         True
@@ -229,7 +229,7 @@ class Batch(BatchSteps):
         return self._cloud.run(self._knowing())
 
     def cancel(self) -> "Batch":
-        """Stop the batch; the answers it has are kept. Returns this batch.
+        """Stop the batch; existing answers are kept. Returns this batch.
 
         >>> batch = client.batch(["Hello " * 500] * 200).cancel()
         >>> batch.wait().status.value
@@ -244,7 +244,7 @@ class Batch(BatchSteps):
         """Wait until the batch has ended, at most ``timeout`` seconds.
 
         Raises `JobTimeout` (code ``wait_timeout``) when it takes longer; the batch
-        itself goes on. On a terminal a bar shows how far it is, unless ``progress`` is
+        goes on. On a terminal a bar shows the progress unless ``progress`` is
         False.
 
         >>> client.batch(["Say hello."]).wait().counts.completed
@@ -255,9 +255,9 @@ class Batch(BatchSteps):
         return self
 
     def results(self, *, progress: bool | None = None) -> Iterator[BatchResult]:
-        """Every request with its answer or error, read as they arrive.
+        """Yields every request with its answer or error.
 
-        Waits for the end of the batch. Raises `JobFailed` when the input was wrong.
+        Waits until the batch has ended. Raises `JobFailed` when the input was wrong.
 
         >>> batch = client.batch({"greeting": "Say hello."})
         >>> [(line.custom_id, line.text) for line in batch.results()]
@@ -286,11 +286,11 @@ class Batches:
         schema: Schema | None = None,
         **options: Unpack[BatchOptions],
     ) -> Batch:
-        """Run many requests in the time that interactive work leaves.
+        """Run many requests at low priority, on spare capacity.
 
-        ``requests`` are prompts, prompts by custom_id, or the path of a file of lines
+        ``requests`` are prompts, prompts by custom_id, or the path of a file with lines
         ``{custom_id, method, url, body}``. Persona, model and the other options of a
-        question go for prompts, and ``schema`` too; a file says them line by line.
+        question, and ``schema``, apply to prompts; a file sets them line by line.
 
         >>> batch = client.batches.submit(["Say hello.", "Say goodbye."])
         >>> for line in batch.results():
@@ -302,7 +302,7 @@ class Batches:
         return Batch(self._cloud, made, schema)
 
     def get(self, batch_id: str) -> Batch:
-        """One batch by its id; raises `NotFound`.
+        """The batch with this id; raises `NotFound`.
 
         >>> made = client.batches.submit(["Say hello."])
         >>> client.batches.get(made.id).wait().counts.total
@@ -311,7 +311,7 @@ class Batches:
         return Batch(self._cloud, self._cloud.run(finding(batch_id)))
 
     def list(self, *, limit: int = 20, after: str | None = None) -> tuple[Batch, ...]:
-        """Batches of your org, newest first, one page of them.
+        """One page of your org's batches, newest first.
 
         >>> made = client.batches.submit(["Say hello."])
         >>> client.batches.list(limit=1)[0].id == made.id
@@ -324,7 +324,7 @@ class Batches:
 def submitting(
     requests: BatchRequests, options: BatchOptions, schema: Schema | None = None
 ) -> Steps[BatchAnswer]:
-    """Upload the requests and have them run."""
+    """Upload the requests and run them."""
     check(options, BatchOptions)
     uploaded = yield from _uploading(requests, options, schema)
     body: dict[str, object] = {
@@ -339,12 +339,12 @@ def submitting(
 
 
 def finding(batch_id: str) -> Steps[BatchAnswer]:
-    """A batch's state now."""
+    """A batch's current state."""
     return read(BatchAnswer, (yield get(item_path(PATH, batch_id))))
 
 
 def cancelling(batch_id: str) -> Steps[BatchAnswer]:
-    """Stop a batch; its state after that."""
+    """Stop a batch; returns its state."""
     call = post(f"{item_path(PATH, batch_id)}/cancel", safe=True)
     return read(BatchAnswer, (yield call))
 

@@ -1,4 +1,4 @@
-"""The cloud's HTTP API as Python objects; used by people and by the command line."""
+"""The cloud's HTTP API as Python objects, for programs and the command line."""
 
 import atexit
 import os
@@ -52,7 +52,7 @@ def called(verb: Callable[A, Steps[T]]) -> Callable[Concatenate[Any, A], T]:
 
 
 class Administration:
-    """One cloud from its owner's side; `genie.Client` is one.
+    """The verbs for a cloud's owner; `genie.Client` has them.
 
     All but `health` need an admin key.
     """
@@ -74,14 +74,14 @@ class Administration:
 
 
 class JobOperations:
-    """Jobs and schedules of one cloud; `genie.Client` is one."""
+    """The verbs for jobs and schedules; `genie.Client` has them."""
 
     _cloud: Cloud
 
     def jobs(self, **filters: Unpack[JobListFilters]) -> tuple[Job, ...]:
-        """Jobs of your org, newest first, one page of them.
+        """One page of your org's jobs, newest first.
 
-        Raises TypeError for a filter that does not exist.
+        Raises TypeError for an unknown filter.
 
         >>> job = client.submit("Hello", persona="review").wait()
         >>> [found.id == job.id for found in client.jobs(persona="review", limit=1)]
@@ -91,7 +91,7 @@ class JobOperations:
         return tuple(Job(self._cloud, details) for details in found)
 
     def job(self, job_id: str) -> Job:
-        """One job by its id, with or without the ``chatcmpl-`` prefix.
+        """The job with this id, with or without the ``chatcmpl-`` prefix.
 
         >>> job = client.submit("Hello")
         >>> client.job(job.id).result().text
@@ -100,7 +100,7 @@ class JobOperations:
         return Job(self._cloud, self.fetch_job(job_id))
 
     def fetch_job(self, job_id: str) -> JobAnswer:
-        """A job's state now, as data.
+        """A job's current state, as data.
 
         >>> job = client.submit("Hello").wait()
         >>> client.fetch_job(job.id).status.value
@@ -109,7 +109,7 @@ class JobOperations:
         return self._cloud.run(jobs.fetch(job_id))
 
     def retry_job(self, job_id: str) -> JobAnswer:
-        """The new job that asks again what a failed one asked, as data.
+        """Submit a failed job again; returns the new job, as data.
 
         >>> job = client.submit("Hello " * 500).cancel()
         >>> client.retry_job(job.id).retry_of == job.id
@@ -120,9 +120,9 @@ class JobOperations:
     def retry_jobs(
         self, **filters: Unpack[RetryFilters]
     ) -> tuple[tuple[Job, ...], tuple[SkippedJob, ...]]:
-        """Retry the newest jobs that match and did not complete.
+        """Retry the newest matching jobs that did not complete.
 
-        The new jobs, and those that could not be retried with the reason.
+        Returns the new jobs, and the jobs that could not be retried, with reasons.
 
         >>> made, skipped = client.retry_jobs(state="failed", persona="review")
         >>> len(made), len(skipped)
@@ -135,7 +135,7 @@ class JobOperations:
     job_timeline = called(verbs.timeline)
 
     def follow_job(self, job_id: str) -> Iterator[JobEvent]:
-        """What happens to a job, as it happens, until it has ended; see `Job.events`.
+        """Yields a job's events as they happen until it has ended; see `Job.events`.
 
         >>> job = client.submit("Hello")
         >>> [event.event for event in client.follow_job(job.id)][-1]
@@ -150,10 +150,10 @@ class JobOperations:
         cron: str,
         **options: Unpack[ScheduleOptions],
     ) -> Schedule:
-        """Ask this at the times of a cron line, until it is removed.
+        """Ask this at the times of a cron line until the schedule is removed.
 
-        Texts may hold ``{{date}}``, ``{{yesterday}}``, ``{{weekday}}`` and more.
-        Raises `BadRequest` for a wrong line and `Conflict` for a name that is taken.
+        Texts may contain ``{{date}}``, ``{{yesterday}}``, ``{{weekday}}`` and more.
+        Raises `BadRequest` for a wrong cron line and `Conflict` for a taken name.
 
         >>> news = client.schedule(
         ...     "News of {{date}}?",
@@ -169,7 +169,7 @@ class JobOperations:
         return Schedule(self._cloud, made)
 
     def schedules(self) -> tuple[Schedule, ...]:
-        """Every schedule of your org, by name.
+        """All schedules of your org, by name.
 
         >>> client.schedules()
         ()
@@ -178,7 +178,7 @@ class JobOperations:
         return tuple(Schedule(self._cloud, one) for one in found)
 
     def find_schedule(self, name_or_id: str) -> Schedule:
-        """One schedule by its name or id; raises `NotFound`.
+        """The schedule with this name or id; raises `NotFound`.
 
         >>> made = client.schedule("News?", cron="@daily", name="daily news")
         >>> client.find_schedule("daily news").details.cron
@@ -226,12 +226,12 @@ P = TypeVar("P")
 
 
 class Client(JobOperations, Administration):
-    """One cloud, seen with one API key; safe to share between threads.
+    """A client of one cloud with one API key; safe to share between threads.
 
-    ``url`` and ``api_key`` default to ``GENIE_URL`` and ``GENIE_API_KEY``, else to what
-    `genie up` saved on this machine. ``timeout`` is the seconds an answer may take when
-    a call does not say; ``retry_s`` the seconds a call may spend waiting between tries
-    when the cloud is away or overloaded. ``transport`` is an httpx2 transport, for an
+    ``url`` and ``api_key`` default to ``GENIE_URL`` and ``GENIE_API_KEY``, or to what
+    `genie up` saved on this machine. ``timeout`` is the seconds an answer may take if
+    the call does not say; ``retry_s`` the seconds a call may wait between tries in all
+    while the cloud is away or overloaded. ``transport`` is an httpx2 transport for an
     unusual network.
 
     >>> with genie.Client(timeout=30) as client:
@@ -298,10 +298,10 @@ class Client(JobOperations, Administration):
         schema: Schema | None = None,
         **options: Unpack[AskOptions],
     ) -> Result[Any]:
-        """The answer to ``prompt``, waited for.
+        """Wait for the answer to ``prompt``.
 
         Without ``persona`` and ``model`` the persona ``chat`` answers. ``schema`` is a
-        pydantic model, a dataclass, a TypedDict or a JSON schema; the answer is held to
+        pydantic model, a dataclass, a TypedDict or a JSON schema; the answer follows
         it and is there as ``parsed``. Raises a `genie.errors` class: `UnknownModel`,
         `ContextTooLong`, `NoCapacity`, `JobFailed`, `JobTimeout`, `CloudUnreachable` …
 
@@ -336,7 +336,7 @@ class Client(JobOperations, Administration):
         schema: Schema | None = None,
         **options: Unpack[AskOptions],
     ) -> Job[Any]:
-        """The same question as a job that goes on without you; see `Job.result`.
+        """Submit the question as a job; see `Job.result`.
 
         >>> job = client.submit("Summarise this.", persona="rollup")
         >>> job.result().text
@@ -353,12 +353,12 @@ class Client(JobOperations, Administration):
         on_wait: OnWait | None = None,
         **options: Unpack[AskOptions],
     ) -> Stream:
-        """The answer in pieces, while it is written.
+        """The answer in pieces, as it is written.
 
-        ``on_wait`` is told the place in the queue as long as nothing has started. It
-        goes on where it was when a web process of the cloud dies. A connection that
-        breaks elsewhere looks like your leaving, which cancels the job: what must
-        outlive that is ``submit(…).stream()``.
+        ``on_wait`` gets the place in the queue until the request starts. The stream
+        continues when a web process of the cloud dies. If your own connection
+        drops, the job is cancelled: for work that must survive a disconnect, use
+        ``submit(…).stream()``.
 
         >>> with client.stream("Tell a short story.") as story:
         ...     print("".join(story))
@@ -379,11 +379,11 @@ class Client(JobOperations, Administration):
         progress: bool | None = None,
         **options: Unpack[AskOptions],
     ) -> Iterator[Result]:
-        """The answer to each prompt, in their order, as jobs.
+        """The answer to each prompt, in order, as jobs.
 
-        At most ``at_once`` are open at a time. Raises the error of a job that fails
-        when its turn comes; TypeError for ``idempotency_key``, which is one job's. On a
-        terminal a bar shows how far it is, unless ``progress`` is False.
+        At most ``at_once`` are open at a time. Raises the error of a failed job
+        when its turn comes; TypeError for ``idempotency_key`` (it names one job). On a
+        terminal a bar shows the progress unless ``progress`` is False.
 
         >>> [result.text for result in client.map(["Say one.", "Say two."])]
         ['Say one.', 'Say two.']
@@ -410,7 +410,7 @@ class Client(JobOperations, Administration):
         model: str | None = None,
         timeout: float | None = None,
     ) -> Embeddings:
-        """A vector of length 1 for each text, in their order; at most 256 at once.
+        """A vector of length 1 for each text, in order; at most 256 texts at once.
 
         Without ``persona`` and ``model`` the persona ``embed`` does it. Raises a
         `genie.errors` class, `ContextTooLong` for a text over the model's window.
@@ -428,9 +428,9 @@ class Client(JobOperations, Administration):
         schema: Schema | None = None,
         **options: Unpack[BatchOptions],
     ) -> Batch:
-        """Many requests at once, in what interactive work leaves; see `Batches`.
+        """Submit many requests as a batch, at low priority; see `Batches`.
 
-        With a ``schema`` each answer is parsed, and one that does not match is the
+        With a ``schema`` each answer is parsed; one that does not match is the
         error of its line.
 
         >>> batch = client.batch(["Say hello.", "Say goodbye."])
@@ -446,7 +446,7 @@ class Client(JobOperations, Administration):
 
 
 class _StreamReconnect:
-    """Back to an answer whose connection broke."""
+    """Reconnects to an answer whose connection broke."""
 
     def __init__(self, transport: Transport, job_id: str) -> None:
         self._transport, self._job_id = transport, job_id
@@ -463,7 +463,7 @@ class _StreamReconnect:
 def settle(
     url: str | None, api_key: str | None, timeout: float | None
 ) -> tuple[Credentials, float]:
-    """Where the cloud is and how long to wait: what was given, else the settings."""
+    """Address and timeout: as given, otherwise from the settings."""
     settings = env.read(env.ClientSettings)
     given = replace(
         settings, url=url or settings.url, api_key=api_key or settings.api_key
@@ -472,7 +472,7 @@ def settle(
 
 
 def default() -> Client:
-    """The client behind `genie.ask` and its like, by the settings of now."""
+    """The client behind `genie.ask` and the others, by the current settings."""
     settings = env.read(env.ClientSettings)
     # a connection must not be shared with the process we were forked from
     return _shared(resolve(settings), settings.timeout_s, os.getpid())

@@ -1,4 +1,4 @@
-"""Where the cloud is and which key opens it: environment, else what `genie up` left."""
+"""Finds the cloud's address and a key: environment first, then `genie up`'s file."""
 
 import os
 from pathlib import Path
@@ -21,10 +21,10 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def resolve(settings: ClientSettings) -> Credentials:
-    """``GENIE_URL`` and ``GENIE_API_KEY``, each else from the file `genie up` wrote.
+    """``GENIE_URL`` and ``GENIE_API_KEY``; each defaults to the file `genie up` wrote.
 
-    A saved key is only ever sent to the address it was saved with. Raises
-    `SettingsError` with the next step when there is no address at all, or none that
+    A saved key is sent only to the address it was saved with. Raises
+    `SettingsError` with the next step when there is no address, or none that
     could be dialled.
     """
     saved = load(settings.home)
@@ -56,7 +56,7 @@ def _check(url: str, key: str | None) -> None:
 
 
 def load(home: Path) -> Credentials | None:
-    """What `genie up` saved in ``home``, None when it never ran there."""
+    """What `genie up` saved in ``home``; None when it never ran there."""
     file = home / LOCAL
     try:
         return msgspec.json.decode(file.read_bytes(), type=Credentials)
@@ -73,7 +73,7 @@ def save(home: Path, credentials: Credentials) -> Path:
     home.mkdir(parents=True, exist_ok=True)
     file, draft = home / LOCAL, home / f"{LOCAL}.{os.getpid()}"
     draft.unlink(missing_ok=True)
-    # created with its final mode: at no moment can another user read the key
+    # created with its final mode: other users can never read the key
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "wb") as out:
         out.write(msgspec.json.encode(credentials))

@@ -12,7 +12,7 @@ from genie.sdk.requests import READ_S, Call, Steps, delete, get, item_path, page
 
 PIECE_BYTES = 1024 * 1024
 SLOWEST_BYTES_PER_S = 100_000
-"""An upload this slow is still waited for."""
+"""The slowest upload that is still waited for."""
 
 PATH = "/v1/files"
 PREFIX = "file-"
@@ -41,7 +41,7 @@ def finding(file_id: str) -> Steps[FileAnswer]:
 
 
 def content(file_id: str) -> Call:
-    """Read all that is in a file."""
+    """Read a whole file."""
     return get(f"{_path(file_id)}/content")
 
 
@@ -81,7 +81,7 @@ class Files:
     def list(
         self, *, limit: int = 100, after: str | None = None
     ) -> tuple[FileAnswer, ...]:
-        """Files of your org, newest first, one page of them.
+        """One page of your org's files, newest first.
 
         >>> made = client.files.upload(b"{}")
         >>> client.files.list(limit=1)[0].id == made.id
@@ -106,7 +106,7 @@ class Files:
         return self._cloud.run(fetching(file_id))
 
     def lines(self, file_id: str) -> Iterator[str]:
-        """The lines of a file as they arrive; a large one never sits in memory.
+        """Yields the lines of a file; large files are never held in memory.
 
         >>> list(client.files.lines(client.files.upload(b"one\\ntwo").id))
         ['one', 'two']
@@ -157,7 +157,7 @@ def _upload(name: str, size: int, source: Callable[[], Iterable[bytes]]) -> Call
 
 
 def _form(boundary: str, name: str) -> tuple[bytes, bytes]:
-    """What stands before and after the file in a form with its purpose."""
+    """The bytes before and after the file in a form with its purpose."""
     shown = name.encode("ascii", "replace").decode().replace('"', "'")
     head = (
         f"--{boundary}\r\n"

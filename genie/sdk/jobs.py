@@ -1,4 +1,4 @@
-"""A job someone submitted: what can be asked of it, and done to it."""
+"""A submitted job: reads its state and its answer, cancels and retries it."""
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
@@ -32,7 +32,7 @@ ENDS = ("completed", "failed", "cancelled", "timeout")
 
 
 class Cloud(Protocol):
-    """Who takes steps: what jobs, batches and files need of the client."""
+    """Runs steps: what jobs, batches and files need of a client."""
 
     def run(self, steps: Steps[T]) -> T:
         """What the steps come to."""
@@ -45,7 +45,7 @@ class Cloud(Protocol):
 
 
 class JobSteps(Generic[P]):
-    """What every kind of job can do, as steps. ``status`` is what was last heard."""
+    """The verbs of a job as steps. ``status`` is the last known state."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class JobSteps(Generic[P]):
 
     @property
     def status(self) -> JobState:
-        """The state last heard of, without asking again."""
+        """The last known state, without asking again."""
         return self.details.status
 
     def _refreshing(self) -> Steps[None]:
@@ -70,7 +70,7 @@ class JobSteps(Generic[P]):
         self.details = yield from fetch(self.id)
 
     def _knowing(self) -> Steps[bool]:
-        """Whether it has ended; asks unless known."""
+        """Whether it has ended; asks the cloud unless that is known."""
         if not self.status.is_terminal:
             yield from self._refreshing()
         return self.status.is_terminal
@@ -80,11 +80,11 @@ class JobSteps(Generic[P]):
         self.details = yield from cancel(self.id)
 
     def _retrying(self) -> Steps[JobAnswer]:
-        """Ask the same again; the new job."""
+        """Ask the same again; returns the new job."""
         return (yield from retry(self.id))
 
     def _waiting(self, timeout: float | None) -> Steps[None]:
-        """Look again and again until it has ended."""
+        """Poll until it has ended."""
         wait = PollBackoff(self._now, timeout)
         late = partial(self._outlasted, timeout or 0.0)
         yield from wait.until(self._knowing, late)
@@ -103,7 +103,7 @@ class JobSteps(Generic[P]):
 
 
 class Job(JobSteps[P]):
-    """Submitted work. ``status`` is what was last heard; `refresh` asks again.
+    """A submitted job. ``status`` is the last known state; `refresh` asks again.
 
     >>> job = client.submit("Summarise this.", persona="rollup")
     >>> job.result().text
@@ -124,7 +124,7 @@ class Job(JobSteps[P]):
         return self._cloud
 
     def refresh(self) -> "Job[P]":
-        """Ask the cloud for the job's state now; returns this job.
+        """Ask the cloud for the job's current state; returns this job.
 
         >>> job = client.submit("Hello").wait()
         >>> job.refresh().details.attempts
@@ -134,7 +134,7 @@ class Job(JobSteps[P]):
         return self
 
     def done(self) -> bool:
-        """True when nothing can change the job any more; asks unless known.
+        """True when the job has ended; asks the cloud unless that is known.
 
         >>> client.submit("Hello").wait().done()
         True
@@ -142,7 +142,7 @@ class Job(JobSteps[P]):
         return self._cloud.run(self._knowing())
 
     def cancel(self) -> "Job[P]":
-        """Stop the job; one that has ended stays as it is. Returns this job.
+        """Stop the job; an ended job stays as it is. Returns this job.
 
         >>> client.submit("Hello " * 500).cancel().status.value
         'cancelled'
@@ -151,7 +151,7 @@ class Job(JobSteps[P]):
         return self
 
     def retry(self) -> "Job[P]":
-        """Submit a job that did not complete again; returns the new job.
+        """Submit an unsuccessful job again; returns the new job.
 
         Doing it twice gives the same new job. Raises `BadRequest` (code
         ``not_retryable``) when there is nothing to retry.
@@ -164,7 +164,7 @@ class Job(JobSteps[P]):
         return Job(self._cloud, self._cloud.run(self._retrying()), self._schema)
 
     def events(self) -> Iterator[JobEvent]:
-        """What happens to the job, from its acceptance until it has ended.
+        """Yields the job's events, from its acceptance until it has ended.
 
         Goes on where it was when the connection breaks; a cloud that is away is
         waited for up to 120 s.
@@ -175,9 +175,9 @@ class Job(JobSteps[P]):
         return follow(self._cloud, self.id)
 
     def stream(self) -> Iterator[str]:
-        """The answer in pieces, from its start, as it is written.
+        """The answer in pieces from its start, as it is written.
 
-        Leaving it does not stop the job. Goes on where it was when the connection
+        Leaving it does not stop the job. Reconnects and continues when the connection
         breaks; a cloud that is away is waited for up to 120 s. Raises as `result`.
 
         >>> "".join(client.submit("Tell a short story.").stream())
@@ -188,7 +188,7 @@ class Job(JobSteps[P]):
         )
 
     def add_done_callback(self, tell: Callable[["Job[P]"], object]) -> None:
-        """Call ``tell`` with this job once it has ended, in a thread of its own.
+        """Call ``tell`` with this job when it has ended, in a thread of its own.
 
         >>> import queue
         >>> ended = queue.Queue()
@@ -203,9 +203,9 @@ class Job(JobSteps[P]):
     def wait(self, timeout: float | None = None) -> "Job[P]":
         """Wait until the job has ended, at most ``timeout`` seconds.
 
-        A cloud that is away is waited for up to 120 s: an accepted job is kept.
+        Waits up to 120 s for a cloud that is away: an accepted job is kept.
         Raises `JobTimeout` (code ``wait_timeout``) when the job outlasts ``timeout``;
-        the job itself goes on.
+        the job goes on.
 
         >>> client.submit("Hello").wait(timeout=60).status.value
         'completed'
@@ -214,9 +214,9 @@ class Job(JobSteps[P]):
         return self
 
     def result(self, timeout: float | None = None) -> Result[P]:
-        """The answer, waiting at most ``timeout`` seconds for it.
+        """Wait for the answer, at most ``timeout`` seconds.
 
-        Raises `JobFailed`, `JobCancelled` or `JobTimeout` when there is none.
+        Raises `JobFailed`, `JobCancelled` or `JobTimeout` if there is none.
 
         >>> client.submit("Say hello.").result(timeout=60).text
         'Say hello.'
@@ -225,7 +225,7 @@ class Job(JobSteps[P]):
 
 
 class JobFollower:
-    """What happens to one job, read from as many connections as it takes."""
+    """Reads a job's events over as many connections as it takes."""
 
     def __init__(self, job_id: str, now: Callable[[], float]) -> None:
         self._path = f"{item_path(PATH, strip_job_id_prefix(job_id))}/events"
@@ -235,11 +235,11 @@ class JobFollower:
 
     @property
     def is_over(self) -> bool:
-        """True once the job's end was heard of."""
+        """True once the last event was read."""
         return self._last in ENDS
 
     def call(self) -> Call:
-        """The next connection: it goes on after what was heard."""
+        """The next connection, which continues after the last event."""
         return Call(
             method="GET",
             path=self._path,
@@ -271,16 +271,16 @@ class JobFollower:
 
 
 def follow(cloud: Cloud, job_id: str) -> Iterator[JobEvent]:
-    """What happens to a job, as it happens, until it has ended."""
+    """Yields a job's events as they happen until it has ended."""
     return read_with_reconnects(cloud, JobFollower(job_id, cloud.now))
 
 
 class ResumableReader(Protocol[R]):
-    """What is read from as many connections as it takes, line by line."""
+    """Reads lines over as many connections as it takes."""
 
     @property
     def is_over(self) -> bool:
-        """True once all was read."""
+        """True once everything was read."""
 
     def call(self) -> Call:
         """The next connection."""
@@ -296,7 +296,7 @@ class ResumableReader(Protocol[R]):
 
 
 def read_with_reconnects(cloud: Cloud, reader: ResumableReader[R]) -> Iterator[R]:
-    """All that the reader finds, from one connection after the other."""
+    """Everything the reader finds, over one connection after the other."""
     while not reader.is_over:
         try:
             with closing(cloud.lines(reader.call())) as lines:
@@ -309,14 +309,14 @@ def read_with_reconnects(cloud: Cloud, reader: ResumableReader[R]) -> Iterator[R
 
 
 def fetch(job_id: str) -> Steps[JobAnswer]:
-    """A job's state now."""
+    """A job's current state."""
     return api_types.read(
         JobAnswer, (yield get(item_path(PATH, strip_job_id_prefix(job_id))))
     )
 
 
 def cancel(job_id: str) -> Steps[JobAnswer]:
-    """The job, stopped unless it had ended."""
+    """Stop the job unless it has ended; returns it."""
     path = f"{item_path(PATH, strip_job_id_prefix(job_id))}/cancel"
     return api_types.read(JobAnswer, (yield post(path, safe=True)))
 
@@ -327,7 +327,7 @@ def stream_text(job_id: str) -> Call:
 
 
 def retry(job_id: str) -> Steps[JobAnswer]:
-    """The new job that asks again what a failed one asked."""
+    """Submit a failed job again; returns the new job."""
     path = f"{item_path(PATH, strip_job_id_prefix(job_id))}/retry"
     return api_types.read(JobAnswer, (yield post(path, safe=True)))
 

@@ -1,4 +1,4 @@
-"""Many jobs at once: each as it ends, all in order, or one question per prompt."""
+"""Many jobs at once: as they end, in order, or one question per prompt."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -17,14 +17,14 @@ J = TypeVar("J", bound=JobSteps[object])
 P = TypeVar("P")
 
 AT_ONCE = 64
-"""Questions of one `map` that are open at the same time, unless told otherwise."""
+"""The questions of one `map` that are open at once by default."""
 
 PAGE = 100
-"""Jobs asked for in one call."""
+"""Jobs read in one call."""
 
 
 class PendingJobs(Generic[J]):
-    """Jobs that go on; `looking` tells of those that have ended since."""
+    """Jobs that have not ended; `looking` finds those that have ended since."""
 
     def __init__(
         self, jobs: Iterable[J], timeout: float | None, now: Callable[[], float]
@@ -34,7 +34,7 @@ class PendingJobs(Generic[J]):
         self._wait = PollBackoff(now, timeout)
 
     def looking(self) -> Steps[tuple[J, ...]]:
-        """Wait until one has ended, at least; raises `JobTimeout`."""
+        """Wait until at least one has ended; raises `JobTimeout`."""
         yield from self._wait.until(self._look, self._outlasted)
         ended = tuple(job for job in self.left.values() if job.status.is_terminal)
         for job in ended:
@@ -42,7 +42,7 @@ class PendingJobs(Generic[J]):
         return ended
 
     def _look(self) -> Steps[bool]:
-        """Ask for all that still go on; whether any has ended."""
+        """Ask for all open jobs; True when any has ended."""
         asked = [one for one, job in self.left.items() if not job.status.is_terminal]
         for first in range(0, len(asked), PAGE):
             for details in (yield from fetch_all(asked[first : first + PAGE])):
@@ -59,7 +59,7 @@ class PendingJobs(Generic[J]):
 
 
 class JobWindow(Generic[J]):
-    """One job for each prompt, so many of them open; answers in the prompts' order."""
+    """A job for each prompt, a bounded number at once; answers in order."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class JobWindow(Generic[J]):
         self._open: deque[J] = deque()
 
     def answering(self) -> Steps[Result | None]:
-        """The answer to the next prompt, None when there is no more."""
+        """The answer to the next prompt; None after the last."""
         while len(self._open) < self._at_once:
             prompt = next(self._prompts, None)
             if prompt is None:
@@ -85,7 +85,7 @@ class JobWindow(Generic[J]):
 
 
 def refuse_key(options: AskOptions) -> None:
-    """Many jobs cannot share what makes one job unique."""
+    """Refuse an idempotency key: many jobs cannot share it."""
     if options.get("idempotency_key"):
         raise TypeError("an idempotency_key is one job's; map makes its own")
 
@@ -96,10 +96,10 @@ def as_completed(
     *,
     progress: bool | None = None,
 ) -> Iterator[Job[P]]:
-    """Each job as soon as it has ended, however it ended; see its `Job.result`.
+    """Yields each job as it ends, whether it succeeded or failed.
 
     One call asks for up to 100 jobs. Raises `JobTimeout` (code ``wait_timeout``) when
-    some are still going on after ``timeout`` seconds; they go on. On a terminal a bar
+    some have not ended after ``timeout`` seconds; they go on. On a terminal a bar
     shows how far it is, unless ``progress`` is False.
 
     >>> jobs = [genie.submit(text) for text in ("Say one.", "Say two.")]
@@ -126,7 +126,7 @@ def gather(
 ) -> list[Result[P]]:
     """The answers of all jobs, in the order of the jobs.
 
-    Waits for every one of them, then raises the error of the first that has none. On a
+    Waits for all of them, then raises the error of the first unsuccessful one. On a
     terminal a bar shows how far it is, unless ``progress`` is False.
 
     >>> jobs = [genie.submit(text) for text in ("Say one.", "Say two.")]
@@ -140,6 +140,6 @@ def gather(
 
 
 def fetch_all(job_ids: list[str]) -> Steps[tuple[JobAnswer, ...]]:
-    """The states of up to 200 jobs now; unknown ids are left out."""
+    """The current states of up to 200 jobs; unknown ids are left out."""
     params = {"ids": ",".join(job_ids), "limit": str(max(1, len(job_ids)))}
     return api_types.read_list(JobAnswer, (yield get(PATH, params)))

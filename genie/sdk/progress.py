@@ -1,4 +1,4 @@
-"""How far long work is, as a bar on a terminal. rich is loaded only to show one."""
+"""Shows progress as a bar on a terminal. rich is loaded only to show one."""
 
 import sys
 from collections.abc import Iterator
@@ -8,20 +8,20 @@ from genie import env
 
 
 class ProgressBar:
-    """Nobody looks: a bar that shows nothing."""
+    """A bar that shows nothing, where nobody looks."""
 
     def advance(self) -> None:
-        """One more is done."""
+        """Count one more."""
 
     def at(self, done: int, total: int | None) -> None:
-        """So many are done."""
+        """Set how many are done."""
 
 
 @contextmanager
 def bar(title: str, total: int | None, wanted: bool | None) -> Iterator[ProgressBar]:
-    """A bar on standard error while the ``with`` block runs, if somebody sees it.
+    """A bar on standard error during the ``with`` block, on a terminal only.
 
-    ``wanted`` None: as ``GENIE_PROGRESS`` says. Nothing is ever shown where standard
+    ``wanted`` None: as ``GENIE_PROGRESS`` says. Nothing is shown where standard
     error is no terminal.
     """
     is_wanted = env.read(env.ClientSettings).progress if wanted is None else wanted
@@ -43,7 +43,7 @@ def _rich(title: str, total: int | None) -> Iterator[ProgressBar]:
         *columns,
         console=Console(stderr=True),
         transient=True,
-        redirect_stdout=sys.stdout.isatty(),  # else prints would leave their file
+        redirect_stdout=sys.stdout.isatty(),  # otherwise prints would leave their file
     ) as progress:
         task = progress.add_task(title, total=total)
 

@@ -1,7 +1,7 @@
-"""What a client sends and when it waits, without sending or waiting itself.
+"""The requests of a client, without I/O.
 
-A verb of the API is a generator of `Steps`: it yields what is to be done next, is given
-the body of each answer, and returns what came of it. `genie.sdk.client.Client` takes
+A verb of the API is a generator of `Steps`: it yields what to do next, is given
+the body of each answer, and returns the result. `genie.sdk.client.Client` takes
 the steps one after the other, `genie.sdk.aio.AsyncClient` awaits them; neither knows
 the API.
 """
@@ -18,7 +18,7 @@ from genie.errors import GenieError
 T = TypeVar("T")
 
 READ_S = 30.0
-"""How long a call that waits for no model may take."""
+"""How many seconds a call may take that waits for no model."""
 
 JSON = {"content-type": "application/json"}
 
@@ -27,7 +27,7 @@ JSON = {"content-type": "application/json"}
 class Call:
     """One HTTP request.
 
-    ``is_repeatable`` says that doing it twice is the same as doing it once: reads,
+    ``is_repeatable``: sending it twice has the same effect as once. True for reads,
     deletes, and everything sent with an ``Idempotency-Key``.
     """
 
@@ -35,7 +35,7 @@ class Call:
     path: str
     body: bytes | None = None
     stream: Callable[[], Iterable[bytes]] | None = None
-    """Makes a body that is too large for memory, anew for each try."""
+    """Builds a body that is too large for memory, again for each try."""
     params: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     timeout_s: float = READ_S
@@ -44,21 +44,21 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """A read of ``path`` that is answered by its body, whatever the status."""
+    """A read of ``path`` that returns the body, whatever the status."""
 
     path: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pause:
-    """Seconds to let pass."""
+    """Seconds to wait."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalWork:
-    """Something to do on this machine that may take long, such as writing a file."""
+    """Slow work on this machine, such as writing a file."""
 
     do: Callable[[], object]
 
@@ -68,7 +68,7 @@ Steps = Generator[Step, bytes, T]
 
 
 def run(steps: Steps[T], take: Callable[[Step], bytes]) -> T:
-    """What the steps return, each of them taken by ``take``; its errors go to them.
+    """The result of the steps; ``take`` does each, and its errors go to the steps.
 
     >>> def greet() -> Steps[str]:
     ...     return (yield get("/v1/name")).decode().title()
@@ -92,12 +92,12 @@ def run(steps: Steps[T], take: Callable[[Step], bytes]) -> T:
 
 
 def get(path: str, params: Mapping[str, str] | None = None) -> Call:
-    """A read."""
+    """A GET request."""
     return Call(method="GET", path=path, params=params or {}, is_repeatable=True)
 
 
 def delete(path: str) -> Call:
-    """A removal."""
+    """A DELETE request."""
     return Call(method="DELETE", path=path, is_repeatable=True)
 
 
@@ -108,7 +108,7 @@ def post(
     method: str = "POST",
     safe: bool = False,
 ) -> Call:
-    """JSON sent; ``safe`` says that sending it twice does it once."""
+    """A POST of JSON; ``safe``: sending it twice has the same effect as once."""
     return Call(
         method=method,
         path=path,
@@ -121,7 +121,7 @@ def post(
 def idempotent_post(
     path: str, data: Mapping[str, object], key: str, *, timeout_s: float = READ_S
 ) -> Call:
-    """JSON sent with an idempotency key, so that it may be sent again."""
+    """A POST of JSON with an idempotency key, so that it may be sent again."""
     return Call(
         method="POST",
         path=path,
@@ -133,12 +133,12 @@ def idempotent_post(
 
 
 def page(limit: int, after: str | None) -> dict[str, str]:
-    """Which part of a list: at most so many, after the one with this id."""
+    """The query of a page: at most ``limit`` items, after the one with this id."""
     return {"limit": str(limit)} | ({"after": after} if after else {})
 
 
 def item_path(path: str, name: str) -> str:
-    """The path of one thing in a collection; no name leads out of it.
+    """The path of an item in a collection; no name leads out of it.
 
     >>> item_path("/v1/jobs", "../keys")
     '/v1/jobs/..%2Fkeys'

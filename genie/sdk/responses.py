@@ -1,4 +1,4 @@
-"""HTTP error responses as the product's error classes."""
+"""Turns HTTP error responses into the product's error classes."""
 
 from collections.abc import Iterator, Mapping
 
@@ -35,14 +35,14 @@ NEXT_STEPS: tuple[tuple[type[GenieError], str], ...] = (
     (errors.NoCapacity, "`genie worker join` adds a machine"),
     (errors.Unavailable, "try again soon; `genie doctor` says what is wrong"),
 )
-"""What helps, first match wins; used when the cloud's own message names no step."""
+"""Next steps, first match wins; used when the cloud's message names none."""
 
 
 def error_of(status: int, headers: Mapping[str, str], body: bytes) -> GenieError:
-    """The error a response with a status of 400 or more stands for.
+    """The error of a response with a status of 400 or more.
 
     ``headers`` are looked up in lower case. The class follows the body's ``code``,
-    else the status; ``request_id`` and ``retry_after_s`` come from the headers.
+    otherwise the status; ``request_id`` and ``retry_after_s`` come from the headers.
     """
     trouble = trouble_in(body) or ApiError(
         message=f"the cloud answered with HTTP {status} and not in its own words; "
@@ -66,7 +66,7 @@ def error_from_body(
     request_id: str | None = None,
     retry_after_s: float | None = None,
 ) -> GenieError:
-    """An error of the class that ``trouble.code`` names, else of ``fallback``."""
+    """An error of the class that ``trouble.code`` names, or of ``fallback``."""
     kind = errors_by_code().get(trouble.code or "", fallback)
     return kind(
         with_next_step(trouble.message, kind),
@@ -78,7 +78,7 @@ def error_from_body(
 
 
 def errors_by_code() -> dict[str, type[GenieError]]:
-    """Every error class by the code it is known by on the wire."""
+    """All error classes by their code on the wire."""
     known: dict[str, type[GenieError]] = {"internal_error": GenieError}
     for kind in _tree(GenieError):
         known.setdefault(kind.code, kind)  # a class that adds no code is not meant
@@ -86,7 +86,7 @@ def errors_by_code() -> dict[str, type[GenieError]]:
 
 
 def with_next_step(message: str, kind: type[GenieError]) -> str:
-    """``message``, ending with what helps, unless it already says so.
+    """``message`` with the next step at its end, unless it names one.
 
     >>> with_next_step("wrong key", errors.Unauthorized)
     'wrong key; set GENIE_API_KEY to a valid key (`genie keys create`)'

@@ -1,4 +1,4 @@
-"""How a job ended: its result, or the error instead of it."""
+"""How a job ended: its result or its error."""
 
 import base64
 import sys
@@ -29,7 +29,7 @@ from genie.sdk.responses import error_from_body
 from genie.sdk.schemas import Schema
 
 P = TypeVar("P", covariant=True, default=object)
-"""What an answer was parsed into."""
+"""The type an answer was parsed into."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,12 +52,12 @@ class Alternative:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result(Generic[P]):
-    """An answer and how it came about; ``str(result)`` is the text.
+    """An answer, and who computed it and how; ``str(result)`` is the text.
 
-    ``alternatives`` are all answers of a question with ``n``, this one first.
-    ``logprobs`` say how likely each token was, if that was asked for.
-    ``parsed`` is the answer as a value of the ``schema`` that was asked for, else None.
-    ``substituted`` is the model that was wanted when a smaller one had to answer, else
+    ``alternatives`` are all answers to a question with ``n``, this one first.
+    ``logprobs`` are the tokens' log probabilities, if requested.
+    ``parsed`` is the answer as a value of the given ``schema``, otherwise None.
+    ``substituted`` is the usual model when a smaller one answered instead, otherwise
     None. Times are in seconds.
 
     >>> result = genie.ask("Say hello in one word.")
@@ -89,7 +89,7 @@ class Result(Generic[P]):
 
 
 def strip_job_id_prefix(job_id: str) -> str:
-    """A job id without the prefix OpenAI's clients know it by.
+    """A job id without the prefix for OpenAI's clients.
 
     >>> strip_job_id_prefix("chatcmpl-01hx3k"), strip_job_id_prefix("01hx3k")
     ('01hx3k', '01hx3k')
@@ -98,7 +98,7 @@ def strip_job_id_prefix(job_id: str) -> str:
 
 
 def result_of(details: JobAnswer, schema: Schema | None = None) -> Result:
-    """The result of a job that has ended; raises the error of one without."""
+    """The result of an ended job; raises its error if there is none."""
     if details.status is not JobState.COMPLETED:
         raise failure_error(details)
     if details.result is None:
@@ -117,7 +117,7 @@ def result_of(details: JobAnswer, schema: Schema | None = None) -> Result:
 
 
 def failure_error(details: JobAnswer) -> GenieError:
-    """Why a job that has ended has no result, as the error to raise."""
+    """The error of an ended job without a result."""
     job_id = strip_job_id_prefix(details.id)
     if details.status is JobState.CANCELLED:
         return JobCancelled(f"job {job_id} was cancelled; submit it again if needed")
@@ -134,7 +134,7 @@ def result_from_completion(
     details: JobAnswer | None = None,
     schema: Schema | None = None,
 ) -> Result:
-    """A completion as a result; what it leaves out is taken from the job."""
+    """A completion as a result; the job fills in what it leaves out."""
     if not answer.choices:
         raise CodecError("the cloud's completion has no choices; report this")
     alternatives, made = _alternatives(answer), answer.genie or CompletionDetails()
@@ -221,7 +221,7 @@ def _speed(usage: Usage, timing: Timing) -> float:
 class Embeddings:
     """One vector of length 1 for each text, in the order the texts came.
 
-    ``substituted`` is the model that was wanted when a smaller one had to do it.
+    ``substituted`` is the usual model when a smaller one computed them instead.
     """
 
     vectors: tuple[tuple[float, ...], ...]
@@ -232,7 +232,7 @@ class Embeddings:
 
 
 def embeddings(answer: EmbeddingsAnswer) -> Embeddings:
-    """What the cloud said, read."""
+    """The vectors of an API response."""
     ordered = sorted(answer.data, key=lambda one: one.index)
     return Embeddings(
         vectors=tuple(vector(one.embedding) for one in ordered),

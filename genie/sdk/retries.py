@@ -1,4 +1,4 @@
-"""How long to go on: with one call, and with waiting for something to end."""
+"""Decides how long to retry a call, and how long to poll."""
 
 import random
 import time
@@ -15,7 +15,7 @@ FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 1.0
 
 PATIENCE_S = 120.0
-"""How long a cloud may be away while someone waits for a job it has accepted."""
+"""How long a cloud may be away while a caller waits for an accepted job."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,15 +28,15 @@ class Clock:
 
 
 class RequestNotSent(CloudUnreachable):
-    """The cloud was not reached at all, so that any call may be tried again."""
+    """The request did not reach the cloud, so any call may be tried again."""
 
 
 class ConnectionBroken(CloudUnreachable):
-    """The connection broke while an answer came; what it answers may go on."""
+    """The connection broke during the answer; the work may go on."""
 
 
 class RetryBudget:
-    """The tries of one call, which may pause ``budget_s`` in all."""
+    """The tries of one call; its pauses add up to ``budget_s`` at most."""
 
     def __init__(self, call: Call, budget_s: float, clock: Clock) -> None:
         self._call, self._left_s, self._clock = call, budget_s, clock
@@ -44,7 +44,7 @@ class RetryBudget:
         self._began = 0.0
 
     def begin(self) -> None:
-        """The next try begins."""
+        """Begin the next try."""
         self._began = self._clock.now()
 
     def pause_after(self, error: GenieError) -> float:
@@ -70,7 +70,7 @@ class RetryBudget:
 
 
 class PollBackoff:
-    """One wait: pauses that grow, an end, and patience with a cloud that is away."""
+    """One wait: growing pauses, a limit, and patience with a cloud that is away."""
 
     def __init__(
         self,
@@ -84,11 +84,11 @@ class PollBackoff:
         self._pauses = poll_intervals(longest_s)
 
     def heard(self) -> None:
-        """The cloud answered."""
+        """Note that the cloud answered."""
         self._away_since = None
 
     def missed(self, error: Unavailable) -> None:
-        """The cloud did not answer; raises ``error`` after 120 s of that."""
+        """Note that the cloud did not answer; raises ``error`` after 120 s of that."""
         now = self._now()
         self._away_since = now if self._away_since is None else self._away_since
         if now - self._away_since > PATIENCE_S:
@@ -107,7 +107,7 @@ class PollBackoff:
     def until(
         self, done: Callable[[], Steps[bool]], late: Callable[[], GenieError]
     ) -> Steps[None]:
-        """Look again and again until ``done``; raises what ``late`` says in the end."""
+        """Poll until ``done``; raises the error of ``late`` when the time is up."""
         while True:
             try:
                 if (yield from done()):
@@ -122,12 +122,12 @@ class PollBackoff:
 
 
 def pause_step(seconds: float) -> Steps[None]:
-    """Nothing but a pause."""
+    """A single pause."""
     yield Pause(seconds=seconds)
 
 
 def poll_intervals(longest_s: float = LONGEST_PAUSE_S) -> Iterator[float]:
-    """Seconds between two looks at a job: 0.05, growing by half to 1.
+    """Seconds between two polls of a job: 0.05, growing by half up to 1.
 
     >>> from itertools import islice
     >>> [round(pause, 3) for pause in islice(poll_intervals(), 4)]
@@ -142,10 +142,10 @@ def poll_intervals(longest_s: float = LONGEST_PAUSE_S) -> Iterator[float]:
 def pause_before(
     attempt: int, retry_after_s: float | None, jitter: float, left_s: float
 ) -> float | None:
-    """Seconds to wait before the next try, None when it is not worth waiting.
+    """Seconds to wait before the next try; None when there is no next try.
 
     Doubles from 0.1 s to 2 s (less up to half of it, by ``jitter`` in 0…1), never less
-    than the cloud asked for, and never more than the ``left_s`` of the budget.
+    than the cloud asked for, and never more than ``left_s``, the rest of the budget.
 
     >>> [pause_before(n, None, 0.0, 9.0) for n in (1, 2, 3, 9)]
     [0.1, 0.2, 0.4, 2.0]

@@ -1,4 +1,4 @@
-"""Questions asked again and again, at the times of a cron line."""
+"""Schedules: questions asked at the times of a cron line."""
 
 from typing import Literal, cast
 
@@ -16,30 +16,30 @@ OWN = (
     *("name", "timezone", "overlap", "catch_up", "jitter_s", "webhook"),
     *("webhook_secret",),
 )
-"""Options that belong to the schedule, not to its question."""
+"""Options of the schedule, not of its question."""
 
 
 class ScheduleOptions(AskOptions, total=False):
-    """How to ask, and when and how often; each is optional."""
+    """How, when and how often to ask; each is optional."""
 
     name: str
-    """How you call it; unique in your org. The cron line unless given."""
+    """A name, unique in your org; the cron line by default."""
     timezone: str
-    """Like ``Europe/Berlin``; UTC unless given."""
+    """Such as ``Europe/Berlin``; UTC by default."""
     overlap: Overlap
-    """What a run does while the one before goes on; ``skip`` unless given."""
+    """What to do with a run while the previous one runs; ``skip`` by default."""
     catch_up: CatchUp
-    """Which missed runs are made up for; ``last`` unless given."""
+    """Which missed runs are made up for; ``last`` by default."""
     jitter_s: float
-    """Runs start up to so many seconds later, each by another time."""
+    """Each run starts a random number of seconds later, up to this many."""
     webhook: str
     """A URL that is told of each job's end."""
     webhook_secret: str
-    """Signs what the webhook is told; at least 8 characters."""
+    """Signs the webhook's events; at least 8 characters."""
 
 
 def body(prompt: str | None, cron: str, options: ScheduleOptions) -> dict[str, object]:
-    """A schedule as the cloud takes it, with only what was given.
+    """The JSON of a schedule, with the given options only.
 
     >>> made = body("News of {{date}}", "@daily", {"name": "news", "persona": "chat"})
     >>> made["name"], made["request"]["messages"][0]["content"]
@@ -65,18 +65,18 @@ def body(prompt: str | None, cron: str, options: ScheduleOptions) -> dict[str, o
 def create(
     prompt: str | None, cron: str, options: ScheduleOptions
 ) -> Steps[ScheduleAnswer]:
-    """Have this asked at the times of a cron line."""
+    """Ask this at the times of a cron line."""
     check(options, ScheduleOptions)
     return read(ScheduleAnswer, (yield post(PATH, body(prompt, cron, options))))
 
 
 def list_all() -> Steps[tuple[ScheduleAnswer, ...]]:
-    """Every schedule of the org."""
+    """All schedules of the org."""
     return read_list(ScheduleAnswer, (yield get(PATH)))
 
 
 def find(name_or_id: str) -> Steps[ScheduleAnswer]:
-    """A schedule now, with its newest runs."""
+    """A schedule with its newest runs."""
     return read(ScheduleAnswer, (yield get(path_of(name_or_id))))
 
 
@@ -96,12 +96,12 @@ def remove(path: str) -> Steps[None]:
 
 
 def path_of(name_or_id: str) -> str:
-    """Where a schedule is."""
+    """The path of a schedule."""
     return item_path(PATH, name_or_id)
 
 
 class ScheduleSteps:
-    """What every kind of schedule can do, as steps."""
+    """The verbs of a schedule as steps."""
 
     def __init__(self, details: ScheduleAnswer) -> None:
         self.id, self.name = details.id, details.name
@@ -113,7 +113,7 @@ class ScheduleSteps:
         return f"{kind}(name={self.name!r}, cron={self.details.cron!r})"
 
     def _refreshing(self) -> Steps[None]:
-        """Ask how it is."""
+        """Ask for its state."""
         self.details = yield from find(self.id)
 
     def _changing(self, verb: str) -> Steps[None]:
@@ -122,7 +122,7 @@ class ScheduleSteps:
 
 
 class Schedule(ScheduleSteps):
-    """A question asked again and again; ``details`` is what was last heard of it.
+    """A repeated question; ``details`` is its last known state.
 
     >>> report = client.schedule("Report of {{date}}?", cron="@daily", name="report")
     >>> report.details.timezone, len(report.details.next_runs)
@@ -135,7 +135,7 @@ class Schedule(ScheduleSteps):
         self._cloud = cloud
 
     def refresh(self) -> "Schedule":
-        """Ask the cloud how it is now; returns this schedule.
+        """Ask the cloud for its current state; returns this schedule.
 
         >>> report = client.schedule("Report?", cron="@daily", name="refreshed")
         >>> report.refresh().details.paused
@@ -167,7 +167,7 @@ class Schedule(ScheduleSteps):
         return self._cloud.run(start_run(self._path))
 
     def pause(self) -> "Schedule":
-        """Start nothing until it is resumed; returns this schedule.
+        """Start no runs until it is resumed; returns this schedule.
 
         >>> report = client.schedule("Report?", cron="@daily", name="paused")
         >>> report.pause().details.paused
@@ -178,7 +178,7 @@ class Schedule(ScheduleSteps):
         return self
 
     def resume(self) -> "Schedule":
-        """Go on with the next run from now; returns this schedule.
+        """Continue with the next run from now; returns this schedule.
 
         >>> report = client.schedule("Report?", cron="@daily", name="resumed").pause()
         >>> report.resume().details.paused

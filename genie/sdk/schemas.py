@@ -1,7 +1,7 @@
-"""A type as the schema an answer is held to, and the answer as a value of it.
+"""Turns a type into an answer's JSON schema, and the answer into a value of it.
 
 A pydantic model, a dataclass, a TypedDict or a msgspec Struct is a schema; so is JSON
-schema itself, as a mapping. pydantic is only used where a program brings its models.
+schema itself, as a mapping. pydantic is used only when a program brings its models.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ Schema = type | Mapping[str, object]
 
 @runtime_checkable
 class _PydanticModel(Protocol):
-    """What every pydantic model class can do."""
+    """The methods of every pydantic model class that we use."""
 
     def model_json_schema(self) -> dict[str, object]:
         """The model's schema."""
@@ -27,7 +27,7 @@ class _PydanticModel(Protocol):
 
 
 def response_format(schema: Schema) -> dict[str, object]:
-    """What a request says of the shape it wants.
+    """The ``response_format`` of a request.
 
     >>> from dataclasses import dataclass
     >>> @dataclass
@@ -43,7 +43,7 @@ def response_format(schema: Schema) -> dict[str, object]:
 
 
 def json_schema(schema: Schema) -> Mapping[str, object]:
-    """The JSON schema of a type; raises TypeError for a type that has none."""
+    """The JSON schema of a type; raises TypeError for a type without one."""
     if isinstance(schema, Mapping):
         return schema
     if isinstance(schema, _PydanticModel):

@@ -1,4 +1,4 @@
-"""The verbs of `genie.Client` as functions, on the client of the settings of now."""
+"""The verbs of `genie.Client` as functions, on a client made from the settings."""
 
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def on_default(method: Callable[Concatenate[Client, A], T]) -> Callable[A, T]:
-    """A method of the client as a function."""
+    """Turns a method of the client into a function."""
 
     @wraps(method)
     def call(*args: A.args, **options: A.kwargs) -> T:
@@ -45,12 +45,12 @@ def ask(
     schema: Schema | None = None,
     **options: Unpack[AskOptions],
 ) -> Result[Any]:
-    """The answer to ``prompt``, waited for; see `Client.ask`.
+    """Wait for the answer to ``prompt``; see `Client.ask`.
 
     >>> print(genie.ask("Say hello in one word."))
     Say hello in one word.
 
-    With a ``schema`` the answer is a value of it:
+    With a ``schema`` the answer is parsed:
 
     >>> from dataclasses import dataclass
     >>> @dataclass
@@ -83,7 +83,7 @@ def submit(
     schema: Schema | None = None,
     **options: Unpack[AskOptions],
 ) -> Job[Any]:
-    """The question as a job; see `Client.submit`.
+    """Submit the question as a job; see `Client.submit`.
 
     >>> job = genie.submit("Summarise this.", persona="rollup")
     >>> print(job.result())

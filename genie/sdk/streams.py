@@ -1,4 +1,4 @@
-"""An answer that arrives while it is written: server-sent events, read."""
+"""Reads an answer while it is written, from server-sent events."""
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -36,7 +36,7 @@ DONE = "[DONE]"
 
 
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):
-    """The request has not started: its place in the queue and the seconds expected.
+    """The request has not started: its place in the queue and the expected seconds.
 
     >>> genie.Waiting(position=2, eta_s=1.5).position
     2
@@ -52,7 +52,7 @@ OnWait = Callable[[Waiting], None]
 
 
 class AnswerReader:
-    """One answer read line by line, from wherever the lines come.
+    """Reads an answer line by line, wherever the lines come from.
 
     ``result`` holds the whole answer once the last line was read.
     """
@@ -84,21 +84,21 @@ class AnswerReader:
 
     @property
     def _is_read(self) -> bool:
-        """True once the whole answer is there."""
+        """True once the whole answer was read."""
         return self._result is not None
 
     @property
     def _is_going_on(self) -> bool:
-        """True while there is more to come, for somebody who reads it."""
+        """True while there is more to read and nobody closed it."""
         return not self._is_read and not self._is_closed
 
     @property
     def _must_cancel(self) -> bool:
-        """True when leaving does not stop the work: it is not the first connection."""
+        """True when closing does not stop the work: after a reconnect."""
         return self._cut is not None and not self._is_read
 
     def _once_more(self, cut: ConnectionBroken, way: W | None) -> W:
-        """How to come back; raises ``cut`` when the last connection brought nothing, or
+        """How to reconnect; raises ``cut`` when the last connection brought nothing, or
         was closed by us."""
         if way is None or not self._has_come or self._is_closed:
             raise cut
@@ -107,7 +107,7 @@ class AnswerReader:
         return way
 
     def _begin_again(self) -> None:
-        """What comes now tells all from its start: what was given is skipped."""
+        """The new connection repeats the answer from its start: skip what was given."""
         self._given = max(self._given, self._answer.text, key=len)
         self._again = 0  # how much of that was told again
         self._events, self._answer = SseParser(), ChunkAssembler()
@@ -145,32 +145,32 @@ class AnswerReader:
 
 
 class OpenResponse(Protocol):
-    """An open HTTP response: its lines, and how to let it go."""
+    """An open HTTP response: its lines, and how to close it."""
 
     def lines(self) -> Iterator[str]:
-        """The lines of the body; raises `CloudUnreachable` when it breaks off."""
+        """The lines of the body; raises `CloudUnreachable` when they break off."""
 
     def close(self) -> None:
-        """Let the connection go; the cloud then stops the work."""
+        """Close the connection; the cloud then stops the work."""
 
 
 class Reconnect(Protocol):
-    """How to come back to an answer whose connection broke."""
+    """How to reconnect to an answer whose connection broke."""
 
     def again(self) -> OpenResponse:
-        """A connection that tells all of it from its start; may raise as any call."""
+        """A connection that repeats the answer from its start; raises like any call."""
 
     def cancel(self) -> None:
-        """Stop the work, since leaving such a connection does not."""
+        """Stop the work: closing such a connection does not."""
 
 
 class Stream(AnswerReader):
     """The pieces of one answer, as text; iterate it once.
 
     ``result`` holds the whole answer once the last piece was read. Leaving early
-    with `close` (or a ``with`` block) cancels the job. A connection that breaks is made
-    anew and goes on where it was; `CloudUnreachable` when the cloud took the break for
-    your leaving, `JobFailed` when another worker has begun another answer meanwhile.
+    with `close` (or a ``with`` block) cancels the job. The stream reconnects and
+    continues when a connection breaks; `CloudUnreachable` if the cloud took that for
+    your leaving, `JobFailed` if another worker began a different answer meanwhile.
 
     >>> story = client.stream("Tell a short story.")
     >>> "".join(story)
@@ -246,7 +246,7 @@ class Stream(AnswerReader):
 
 
 class JobTextReader:
-    """The text of a job, from its start on each of as many connections as it takes."""
+    """Reads a job's text over as many connections as it takes, each from the start."""
 
     def __init__(self, call: Call, now: Callable[[], float]) -> None:
         self._call, self._wait = call, PollBackoff(now)
@@ -258,7 +258,7 @@ class JobTextReader:
         return self._reading._is_read
 
     def call(self) -> Call:
-        """The next connection, which tells what is known again."""
+        """The next connection, which repeats the text from its start."""
         self._reading._begin_again()
         return self._call
 
@@ -278,7 +278,7 @@ class JobTextReader:
 
 
 class ChunkAssembler:
-    """Puts the chunks of one answer together again."""
+    """Joins the chunks of one answer."""
 
     def __init__(self) -> None:
         self._pieces: list[str] = []
@@ -308,7 +308,7 @@ class ChunkAssembler:
 
     @property
     def text(self) -> str:
-        """What it says so far."""
+        """The text so far."""
         return "".join(self._pieces)
 
     def result(self, schema: Schema | None = None) -> Result:
@@ -348,13 +348,13 @@ def merge_chunk(known: ChatCompletion, chunk: AnyChunk) -> ChatCompletion:
 
 
 class SseParser:
-    """Puts the lines of server-sent events together."""
+    """Parses server-sent events line by line."""
 
     def __init__(self) -> None:
         self._data: list[str] = []
 
     def feed(self, line: str) -> str | Waiting | None:
-        """What a line completes: an event's data, or what a comment says of the queue.
+        """What a line completes: an event's data, or a comment's place in the queue.
 
         >>> events = SseParser()
         >>> events.feed(": queued position=2 eta_s=1.5")
@@ -374,7 +374,7 @@ class SseParser:
 
 
 def parse_waiting(comment: str) -> Waiting | None:
-    """``: queued position=1 eta_s=2.5`` as a value; None for any other comment."""
+    """Parses ``: queued position=1 eta_s=2.5``; None for any other comment."""
     words = comment.removeprefix(":").split()
     if not words or words[0] != "queued":
         return None

@@ -1,4 +1,4 @@
-"""One HTTP call to the cloud: bounded retries, errors as classes. Imports httpx2."""
+"""Sends HTTP calls to the cloud: bounded retries, errors as classes. Imports httpx2."""
 
 from collections.abc import Generator, Iterator
 from contextlib import closing
@@ -47,15 +47,15 @@ class Transport:
         return self._clock.now()
 
     def run(self, steps: Steps[T]) -> T:
-        """What the steps come to."""
+        """The result of the steps."""
         return requests.run(steps, self._take)
 
     def call(self, call: Call) -> bytes:
-        """The body of the response; raises the error class the cloud named."""
+        """The body of the response; raises the error that the cloud named."""
         return self.send(call).content
 
     def send(self, call: Call, *, stream: bool = False) -> httpx2.Response:
-        """The response, its body unread with ``stream``; raises like `call`."""
+        """The response, with ``stream`` its body not read yet; raises like `call`."""
         tries = RetryBudget(call, self._retry_s, self._clock)
         while True:
             tries.begin()
@@ -66,7 +66,7 @@ class Transport:
             self._clock.sleep(pause)
 
     def open(self, call: Call) -> "ResponseBody":
-        """The response's body, to be read line by line and closed."""
+        """The response's body, to read line by line and close."""
         return ResponseBody(self.url, call, self.send(call, stream=True))
 
     def lines(self, call: Call) -> Generator[str]:
@@ -75,7 +75,7 @@ class Transport:
             yield from body.lines()
 
     def probe(self, path: str) -> httpx2.Response:
-        """The response of one GET, whatever its status, without a second try."""
+        """The response of one GET, whatever its status, without a retry."""
         call = Call(method="GET", path=path)
         try:
             return self._http.get(path, timeout=CONNECT_S)
@@ -127,34 +127,34 @@ class ResponseBody:
 
     @property
     def headers(self) -> httpx2.Headers:
-        """The headers that came before it."""
+        """The response's headers."""
         return self._response.headers
 
     def lines(self) -> Iterator[str]:
-        """The lines; raises `CloudUnreachable` when the connection breaks off."""
+        """The lines; raises `CloudUnreachable` when the connection breaks."""
         try:
             yield from self._response.iter_lines()
         except httpx2.TransportError as error:
             raise unreachable(self._url, self._call, error) from error
 
     def close(self) -> None:
-        """Let the connection go."""
+        """Close the connection."""
         self._response.close()
 
 
 @lru_cache(256)
 def address(url: str, path: str) -> httpx2.URL:
-    """A path of one cloud; taken apart once, which is a tenth of a call's time here."""
+    """A path of one cloud; parsed once, since parsing takes a tenth of a call here."""
     return httpx2.URL(url.rstrip("/") + path)
 
 
 def limits(call: Call) -> httpx2.Timeout:
-    """How long each part of a call may take."""
+    """The time limits of the parts of a call."""
     return httpx2.Timeout(call.timeout_s, connect=CONNECT_S)
 
 
 def unreachable(url: str, call: Call, error: httpx2.TransportError) -> CloudUnreachable:
-    """What happened on the way, in the product's words."""
+    """A transport error as an error of ours."""
     if isinstance(error, (httpx2.ConnectError, httpx2.ConnectTimeout)):
         return RequestNotSent(
             f"cannot reach the cloud at {url} ({error}); is it running? "
@@ -171,7 +171,7 @@ def unreachable(url: str, call: Call, error: httpx2.TransportError) -> CloudUnre
 
 
 def is_loopback(url: str) -> bool:
-    """True for this machine's own address, where no proxy has a say.
+    """True for this machine's own address, which needs no proxy.
 
     >>> is_loopback("http://127.0.0.1:8080"), is_loopback("https://genie.example.com")
     (True, False)
@@ -181,7 +181,7 @@ def is_loopback(url: str) -> bool:
 
 
 def headers(credentials: Credentials) -> dict[str, str]:
-    """What every request carries."""
+    """The headers of every request."""
     carried = {
         "user-agent": f"genie-python/{__version__}",
         "accept": "application/json",

@@ -1,4 +1,4 @@
-"""Every verb of the API as steps: what is sent, and what its answer is read as.
+"""The verbs of the API as steps: the request each sends and the type it returns.
 
 `genie.sdk.client` takes the steps one after the other, `genie.sdk.aio` awaits them. A
 verb of the same name there has the text and the examples of the one here.
@@ -60,19 +60,19 @@ ASK_PATH = "/v1/chat/completions"
 EMBED_PERSONA = "embed"
 
 GRACE_S = 10.0
-"""How much longer we listen than the job may take, to hear why it did not end."""
+"""How much longer than the job's deadline we listen, to hear why it did not end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What is asked, how, and the shape its answer is to have."""
+    """A prompt, its options and the schema of its answer."""
 
     prompt: str | None
     options: AskOptions
     schema: Schema | None = None
 
     def call(self, mode: str, deadline_s: float | None, listen_s: float) -> Call:
-        """The request that asks it."""
+        """The HTTP request that asks it."""
         chat = chat_body(self.prompt, self.options, mode=mode)
         if self.schema is not None:
             chat["response_format"] = response_format(self.schema)
@@ -82,13 +82,13 @@ class Question:
         return idempotent_post(ASK_PATH, chat, key, timeout_s=listen_s)
 
     def watched(self, mode: str, patience_s: float) -> Call:
-        """The same for an asker who waits: the job ends when the waiting does."""
+        """The same for a caller who waits: the job ends when the wait does."""
         timeout = self.options.get("timeout") or patience_s
         return self.call(mode, timeout, timeout + GRACE_S)
 
 
 def ask(question: Question, patience_s: float) -> Steps[Result]:
-    """The answer, waited for."""
+    """Wait for the answer."""
     said = yield question.watched("sync", patience_s)
     return result_from_completion(read(ChatCompletion, said), schema=question.schema)
 
@@ -131,7 +131,7 @@ def embed(
 def route(
     prompt: str | None = None, *, persona: str | None = None, model: str | None = None
 ) -> Steps[RouteAnswer]:
-    """Where such a question would go, and why, without running it.
+    """Where a question would go, and why, without running it.
 
     >>> client.route(persona="review").model
     'echo:small'
@@ -175,7 +175,7 @@ def workers() -> Steps[tuple[WorkerAnswer, ...]]:
 
 
 def queues() -> Steps[tuple[QueueAnswer, ...]]:
-    """How deep each queue is; needs an admin key.
+    """The depth of each queue; needs an admin key.
 
     >>> {queue.queue for queue in client.queues()}
     {'genie'}
@@ -184,7 +184,7 @@ def queues() -> Steps[tuple[QueueAnswer, ...]]:
 
 
 def fleet(*, jobs: int = 20) -> Steps[FleetAnswer]:
-    """The whole fleet now, with so many jobs at most; needs an admin key.
+    """The whole fleet now, with this many ``jobs`` at most; needs an admin key.
 
     >>> fleet = client.fleet()
     >>> fleet.org, [worker.state for worker in fleet.workers]
@@ -213,7 +213,7 @@ def dead_letter(letter_id: str, *, text: bool = False) -> Steps[DeadLetterAnswer
 
 
 def replay_dead_letter(letter_id: str) -> Steps[JobAnswer]:
-    """Put a dead letter's job back into its queue; the job, queued again.
+    """Put a dead letter's job back into its queue; returns the job.
 
     >>> for letter in client.dead_letters():
     ...     print(client.replay_dead_letter(letter.id).status)
@@ -231,7 +231,7 @@ def discard_dead_letter(letter_id: str) -> Steps[None]:
 
 
 def join_token(queues: Sequence[str] = ()) -> Steps[JoinTokenAnswer]:
-    """A token for one machine to join with, within the hour; needs an admin key.
+    """A token with which one machine may join within an hour; needs an admin key.
 
     Raises `Conflict` where no other machine can reach the fleet's queues.
 
@@ -268,7 +268,7 @@ def create_key(
 
 
 def revoke_key(key: str) -> Steps[None]:
-    """Make a key, by its id or prefix, useless at once. Needs an admin key.
+    """Revoke a key by its id or prefix, at once. Needs an admin key.
 
     >>> client.revoke_key(client.create_key("lost").id)
     """
@@ -276,7 +276,7 @@ def revoke_key(key: str) -> Steps[None]:
 
 
 def health() -> Steps[HealthAnswer]:
-    """Whether the cloud and what it stands on are well; needs no key.
+    """Whether the cloud, its database and its broker are well; needs no key.
 
     >>> client.health().status
     'ok'
@@ -298,18 +298,18 @@ class JobListFilters(TypedDict, total=False):
     worker: str | None
     """A worker's name or id."""
     since: float | None
-    """Only newer ones; seconds since 1970."""
+    """Only jobs after this; seconds since 1970."""
     limit: int
-    """At most so many; 20 unless given, 200 at most."""
+    """How many; 20 by default, at most 200."""
     after: str | None
-    """The id of the last job of the page before."""
+    """The id of the previous page's last job."""
 
 
 class RetryFilters(TypedDict, total=False):
     """Which jobs to retry; each is optional."""
 
     state: str | None
-    """``failed``, ``timeout`` or ``cancelled``; the first two unless given."""
+    """``failed``, ``timeout`` or ``cancelled``; the first two by default."""
     persona: str | None
     model: str | None
     label: str | None
@@ -326,7 +326,7 @@ def jobs(filters: JobListFilters) -> Steps[tuple[JobAnswer, ...]]:
 
 
 def retry_jobs(filters: RetryFilters) -> Steps[RetryAnswer]:
-    """Retry the newest jobs that match and did not complete."""
+    """Retry the newest matching jobs that did not complete."""
     check(filters, RetryFilters)
     wanted = {name: value for name, value in filters.items() if value is not None}
     call = post(f"{PATH}/retry", wanted, safe=True)
@@ -334,7 +334,7 @@ def retry_jobs(filters: RetryFilters) -> Steps[RetryAnswer]:
 
 
 def timeline(job_id: str) -> Steps[tuple[JobEvent, ...]]:
-    """What happened to a job so far, in order.
+    """A job's events so far, in order.
 
     >>> job = client.submit("Hello").wait()
     >>> [event.event for event in client.job_timeline(job.id)][:2]
@@ -357,7 +357,7 @@ def deliveries(
 
 
 def redeliver(delivery_id: str) -> Steps[DeliveryAnswer]:
-    """Tell a webhook again what it was told, or should have been.
+    """Send a webhook delivery again.
 
     >>> for told in client.deliveries():
     ...     if told.status == "failed":
@@ -377,9 +377,9 @@ def retention() -> Steps[RetentionAnswer]:
 
 
 def set_retention(hours: int | None) -> Steps[RetentionAnswer]:
-    """Keep texts for so many hours after a job's end; None: as the cloud does.
+    """Keep texts for this many hours after a job's end; None: the cloud's setting.
 
-    0 keeps nothing past its delivery. Needs an admin key.
+    0 keeps nothing after delivery. Needs an admin key.
 
     >>> client.set_retention(2).kept_h
     2.0

@@ -1,4 +1,4 @@
-"""The SDK for programs that await: the same vocabulary as `genie.Client`.
+"""The SDK for async programs, with the same verbs as `genie.Client`.
 
 >>> import asyncio
 >>> async def main() -> str:

@@ -1,4 +1,4 @@
-"""Files in the cloud, awaited."""
+"""Batches and files in the cloud, for async programs."""
 
 import os
 from collections.abc import AsyncIterator
@@ -23,7 +23,7 @@ from genie.sdk.schemas import Schema
 
 
 class AsyncFiles:
-    """The files of your org; `genie.sdk.files.Files` for programs that await."""
+    """The files of your org; `genie.sdk.files.Files` for async programs."""
 
     def __init__(self, cloud: AsyncCloud) -> None:
         self._cloud = cloud
@@ -35,7 +35,7 @@ class AsyncFiles:
     async def list(
         self, *, limit: int = 100, after: str | None = None
     ) -> tuple[FileAnswer, ...]:
-        """Files of your org, newest first, one page of them; see `Files.list`."""
+        """One page of your org's files, newest first; see `Files.list`."""
         return await self._cloud.run(files.listing(limit, after))
 
     async def get(self, file_id: str) -> FileAnswer:
@@ -63,7 +63,7 @@ class AsyncFiles:
 
 
 class AsyncBatch(BatchSteps):
-    """Submitted requests; `Batch` for programs that await."""
+    """A submitted batch; `Batch` for async programs."""
 
     def __init__(
         self, cloud: AsyncCloud, details: BatchAnswer, schema: Schema | None = None
@@ -72,16 +72,16 @@ class AsyncBatch(BatchSteps):
         self._cloud = cloud
 
     async def refresh(self) -> "AsyncBatch":
-        """Ask the cloud for the batch's state now; see `Batch.refresh`."""
+        """Ask the cloud for the batch's current state; see `Batch.refresh`."""
         await self._cloud.run(self._refreshing())
         return self
 
     async def done(self) -> bool:
-        """True when nothing can change the batch any more; see `Batch.done`."""
+        """True when the batch has ended; see `Batch.done`."""
         return await self._cloud.run(self._knowing())
 
     async def cancel(self) -> "AsyncBatch":
-        """Stop the batch; the answers it has are kept. See `Batch.cancel`."""
+        """Stop the batch; existing answers are kept. See `Batch.cancel`."""
         await self._cloud.run(self._cancelling())
         return self
 
@@ -107,7 +107,7 @@ class AsyncBatch(BatchSteps):
 
 
 class AsyncBatches:
-    """The batches of your org; `genie.sdk.batches.Batches` for programs that await."""
+    """The batches of your org; `genie.sdk.batches.Batches` for async programs."""
 
     def __init__(self, cloud: AsyncCloud) -> None:
         self._cloud = cloud
@@ -119,18 +119,18 @@ class AsyncBatches:
         schema: Schema | None = None,
         **options: Unpack[BatchOptions],
     ) -> AsyncBatch:
-        """Run many requests in what interactive work leaves; see `Batches.submit`."""
+        """Run many requests at low priority; see `Batches.submit`."""
         made = await self._cloud.run(batches.submitting(requests, options, schema))
         return AsyncBatch(self._cloud, made, schema)
 
     async def get(self, batch_id: str) -> AsyncBatch:
-        """One batch by its id; see `Batches.get`."""
+        """The batch with this id; see `Batches.get`."""
         found = await self._cloud.run(batches.finding(batch_id))
         return AsyncBatch(self._cloud, found)
 
     async def list(
         self, *, limit: int = 20, after: str | None = None
     ) -> tuple[AsyncBatch, ...]:
-        """Batches of your org, newest first, one page of them; see `Batches.list`."""
+        """One page of your org's batches, newest first; see `Batches.list`."""
         found = await self._cloud.run(batches.listing(limit, after))
         return tuple(AsyncBatch(self._cloud, details) for details in found)

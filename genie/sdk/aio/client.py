@@ -1,4 +1,4 @@
-"""The cloud's HTTP API as Python objects to await."""
+"""The cloud's HTTP API as Python objects, for async programs."""
 
 from collections.abc import (
     AsyncIterator,
@@ -44,14 +44,14 @@ if TYPE_CHECKING:
 
 
 class AsyncSchedule(ScheduleSteps):
-    """A question asked again and again; `Schedule` for programs that await."""
+    """A repeated question; `Schedule` for async programs."""
 
     def __init__(self, cloud: AsyncCloud, details: ScheduleAnswer) -> None:
         super().__init__(details)
         self._cloud = cloud
 
     async def refresh(self) -> "AsyncSchedule":
-        """Ask the cloud how it is now; see `Schedule.refresh`."""
+        """Ask the cloud for its current state; see `Schedule.refresh`."""
         await self._cloud.run(self._refreshing())
         return self
 
@@ -64,12 +64,12 @@ class AsyncSchedule(ScheduleSteps):
         return await self._cloud.run(schedules.start_run(self._path))
 
     async def pause(self) -> "AsyncSchedule":
-        """Start nothing until it is resumed; see `Schedule.pause`."""
+        """Start no runs until it is resumed; see `Schedule.pause`."""
         await self._cloud.run(self._changing("pause"))
         return self
 
     async def resume(self) -> "AsyncSchedule":
-        """Go on with the next run from now; see `Schedule.resume`."""
+        """Continue with the next run from now; see `Schedule.resume`."""
         await self._cloud.run(self._changing("resume"))
         return self
 
@@ -96,7 +96,7 @@ def awaited(
 
 
 class AsyncAdministration:
-    """One cloud from its owner's side; `genie.AsyncClient` is one.
+    """The verbs for a cloud's owner; `genie.AsyncClient` has them.
 
     All but `health` need an admin key.
     """
@@ -118,24 +118,24 @@ class AsyncAdministration:
 
 
 class AsyncJobOperations:
-    """Jobs and schedules of one cloud; `genie.AsyncClient` is one."""
+    """The verbs for jobs and schedules; `genie.AsyncClient` has them."""
 
     _cloud: AsyncCloud
 
     async def jobs(self, **filters: Unpack[JobListFilters]) -> tuple[AsyncJob, ...]:
-        """Jobs of your org, newest first, one page of them; see `Client.jobs`."""
+        """One page of your org's jobs, newest first; see `Client.jobs`."""
         found = await self._cloud.run(verbs.jobs(filters))
         return tuple(AsyncJob(self._cloud, details) for details in found)
 
     async def job(self, job_id: str) -> AsyncJob:
-        """One job by its id, with or without the ``chatcmpl-`` prefix.
+        """The job with this id, with or without the ``chatcmpl-`` prefix.
 
         See `Client.job`.
         """
         return AsyncJob(self._cloud, await self.fetch_job(job_id))
 
     async def fetch_job(self, job_id: str) -> JobAnswer:
-        """A job's state now, as data; see `Client.fetch_job`."""
+        """A job's current state, as data; see `Client.fetch_job`."""
         return await self._cloud.run(jobs.fetch(job_id))
 
     async def retry_job(self, job_id: str) -> JobAnswer:
@@ -180,12 +180,12 @@ class AsyncJobOperations:
         return AsyncSchedule(self._cloud, made)
 
     async def schedules(self) -> tuple[AsyncSchedule, ...]:
-        """Every schedule of your org, by name; see `Client.schedules`."""
+        """All schedules of your org, by name; see `Client.schedules`."""
         found = await self._cloud.run(scheduling.list_all())
         return tuple(AsyncSchedule(self._cloud, one) for one in found)
 
     async def find_schedule(self, name_or_id: str) -> AsyncSchedule:
-        """One schedule by its name or id; see `Client.find_schedule`."""
+        """The schedule with this name or id; see `Client.find_schedule`."""
         found = await self._cloud.run(scheduling.find(name_or_id))
         return AsyncSchedule(self._cloud, found)
 
@@ -217,9 +217,9 @@ P = TypeVar("P")
 
 
 class AsyncClient(AsyncJobOperations, AsyncAdministration):
-    """One cloud, seen with one API key; `Client` for programs that await.
+    """A client of one cloud with one API key; `Client` for async programs.
 
-    It takes what `Client` takes, and does the same by the same names. ``transport`` is
+    It takes the same arguments and has the same verbs as `Client`. ``transport`` is
     an asynchronous httpx2 transport.
 
     >>> async def main() -> list[str]:
@@ -286,7 +286,7 @@ class AsyncClient(AsyncJobOperations, AsyncAdministration):
         schema: Schema | None = None,
         **options: Unpack[AskOptions],
     ) -> Result[Any]:
-        """The answer to ``prompt``, waited for; see `Client.ask`."""
+        """Wait for the answer to ``prompt``; see `Client.ask`."""
         question = Question(prompt=prompt, options=options, schema=schema)
         return await self._cloud.run(verbs.ask(question, self.timeout))
 
@@ -315,7 +315,7 @@ class AsyncClient(AsyncJobOperations, AsyncAdministration):
         schema: Schema | None = None,
         **options: Unpack[AskOptions],
     ) -> AsyncJob[Any]:
-        """The question as a job that goes on without you; see `Client.submit`."""
+        """Submit the question as a job; see `Client.submit`."""
         question = Question(prompt=prompt, options=options, schema=schema)
         made = await self._cloud.run(verbs.submit(question))
         return AsyncJob(self._cloud, made, schema)
@@ -328,7 +328,7 @@ class AsyncClient(AsyncJobOperations, AsyncAdministration):
         on_wait: OnWait | None = None,
         **options: Unpack[AskOptions],
     ) -> AsyncStream:
-        """The answer in pieces, while it is written; see `Client.stream`."""
+        """The answer in pieces, as it is written; see `Client.stream`."""
         question = Question(prompt=prompt, options=options, schema=schema)
         body = await self._transport.open(question.watched("stream", self.timeout))
         job_id = strip_job_id_prefix(body.headers.get("x-genie-job-id", "")) or None
@@ -344,7 +344,7 @@ class AsyncClient(AsyncJobOperations, AsyncAdministration):
         progress: bool | None = None,
         **options: Unpack[AskOptions],
     ) -> AsyncIterator[Result]:
-        """The answer to each prompt, in their order, as jobs; see `Client.map`."""
+        """The answer to each prompt, in order, as jobs; see `Client.map`."""
         refuse_key(options)
 
         def submitting(prompt: str) -> Steps[AsyncJob]:
@@ -369,7 +369,7 @@ class AsyncClient(AsyncJobOperations, AsyncAdministration):
         model: str | None = None,
         timeout: float | None = None,
     ) -> Embeddings:
-        """A vector of length 1 for each text, in their order; see `Client.embed`."""
+        """A vector of length 1 for each text, in order; see `Client.embed`."""
         wait_s = self.timeout if timeout is None else timeout
         return await self._cloud.run(verbs.embed(texts, persona, model, wait_s))
 
@@ -380,7 +380,7 @@ class AsyncClient(AsyncJobOperations, AsyncAdministration):
         schema: Schema | None = None,
         **options: Unpack[BatchOptions],
     ) -> AsyncBatch:
-        """Many requests at once; see `Client.batch`."""
+        """Submit many requests as a batch; see `Client.batch`."""
         made = await self._cloud.run(batches.submitting(requests, options, schema))
         return AsyncBatch(self._cloud, made, schema)
 
@@ -390,7 +390,7 @@ class AsyncClient(AsyncJobOperations, AsyncAdministration):
 
 
 class _AsyncStreamReconnect:
-    """Back to an answer whose connection broke."""
+    """Reconnects to an answer whose connection broke."""
 
     def __init__(self, transport: AsyncTransport, job_id: str) -> None:
         self._transport, self._job_id = transport, job_id

@@ -1,4 +1,4 @@
-"""A job someone submitted, awaited."""
+"""A submitted job, for async programs."""
 
 import asyncio
 import inspect
@@ -24,7 +24,7 @@ _telling: set[asyncio.Task[None]] = set()
 
 
 class AsyncCloud(Protocol):
-    """Who takes steps by awaiting: what jobs, batches and files need of the client."""
+    """Runs steps by awaiting them: what jobs, batches and files need of a client."""
 
     async def run(self, steps: Steps[T]) -> T:
         """What the steps come to."""
@@ -37,7 +37,7 @@ class AsyncCloud(Protocol):
 
 
 class AsyncJob(JobSteps[P]):
-    """Submitted work; `Job` for programs that await.
+    """A submitted job; `Job` for async programs.
 
     >>> async def main() -> str:
     ...     async with genie.AsyncClient() as client:
@@ -59,12 +59,12 @@ class AsyncJob(JobSteps[P]):
         return self._cloud
 
     async def refresh(self) -> "AsyncJob[P]":
-        """Ask the cloud for the job's state now; see `Job.refresh`."""
+        """Ask the cloud for the job's current state; see `Job.refresh`."""
         await self._cloud.run(self._refreshing())
         return self
 
     async def done(self) -> bool:
-        """True when nothing can change the job any more; see `Job.done`."""
+        """True when the job has ended; see `Job.done`."""
         return await self._cloud.run(self._knowing())
 
     async def cancel(self) -> "AsyncJob[P]":
@@ -73,7 +73,7 @@ class AsyncJob(JobSteps[P]):
         return self
 
     async def retry(self) -> "AsyncJob[P]":
-        """Submit a job that did not complete again; see `Job.retry`."""
+        """Submit an unsuccessful job again; see `Job.retry`."""
         made = await self._cloud.run(self._retrying())
         return AsyncJob(self._cloud, made, self._schema)
 
@@ -82,13 +82,13 @@ class AsyncJob(JobSteps[P]):
         return follow(self._cloud, self.id)
 
     def stream(self) -> AsyncIterator[str]:
-        """The answer in pieces, from its start, as it is written; see `Job.stream`."""
+        """The answer in pieces from its start, as it is written; see `Job.stream`."""
         return through(self._cloud, JobTextReader(stream_text(self.id), self._now))
 
     def add_done_callback(self, tell: Callable[["AsyncJob[P]"], object]) -> None:
-        """Call ``tell`` with this job once it has ended; see `Job.add_done_callback`.
+        """Call ``tell`` with this job when it has ended; see `Job.add_done_callback`.
 
-        It runs in a task of the running asyncio loop; what it returns is awaited if it
+        It runs in a task of the running asyncio loop; its result is awaited if it
         can be.
         """
         task = asyncio.get_running_loop().create_task(self._tell(tell))
@@ -101,7 +101,7 @@ class AsyncJob(JobSteps[P]):
         return self
 
     async def result(self, timeout: float | None = None) -> Result[P]:
-        """The answer, waited for; see `Job.result`."""
+        """Wait for the answer; see `Job.result`."""
         return await self._cloud.run(self._answering(timeout))
 
     async def _tell(self, tell: Callable[["AsyncJob[P]"], object]) -> None:
@@ -116,7 +116,7 @@ def follow(cloud: AsyncCloud, job_id: str) -> AsyncIterator[JobEvent]:
 
 
 async def through(cloud: AsyncCloud, reader: ResumableReader[Q]) -> AsyncIterator[Q]:
-    """All that the reader finds; see `genie.sdk.jobs.through`."""
+    """Everything the reader finds; see `genie.sdk.jobs.read_with_reconnects`."""
     while not reader.is_over:
         try:
             async with aclosing(cloud.lines(reader.call())) as lines:
@@ -134,7 +134,7 @@ async def as_completed(
     *,
     progress: bool | None = None,
 ) -> AsyncIterator[AsyncJob[Q]]:
-    """Each job as soon as it has ended; see `genie.as_completed`."""
+    """Yields each job as it ends; see `genie.as_completed`."""
     listed = list(jobs)
     if not listed:
         return
@@ -153,7 +153,7 @@ async def gather(
     *,
     progress: bool | None = None,
 ) -> list[Result[Q]]:
-    """The answers of all jobs, in the order of the jobs; see `genie.gather`."""
+    """The answers of all jobs, in order; see `genie.gather`."""
     listed = list(jobs)
     async for _job in as_completed(listed, timeout, progress=progress):
         pass

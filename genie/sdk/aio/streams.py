@@ -1,4 +1,4 @@
-"""An answer that arrives while it is written, awaited."""
+"""Reads an answer while it is written, for async programs."""
 
 from collections.abc import AsyncIterator
 from typing import Protocol
@@ -11,27 +11,27 @@ from genie.sdk.schemas import Schema
 from genie.sdk.streams import AnswerReader, OnWait
 
 CANCEL_S = 5.0
-"""How long somebody who is cancelled goes on, to tell the cloud so."""
+"""How long a cancelled task may take to tell the cloud."""
 
 
 class AsyncOpenResponse(Protocol):
-    """An open HTTP response: its lines, and how to let it go."""
+    """An open HTTP response: its lines, and how to close it."""
 
     def lines(self) -> AsyncIterator[str]:
-        """The lines of the body; raises `CloudUnreachable` when it breaks off."""
+        """The lines of the body; raises `CloudUnreachable` when they break off."""
 
     async def aclose(self) -> None:
-        """Let the connection go; the cloud then stops the work."""
+        """Close the connection; the cloud then stops the work."""
 
 
 class AsyncReconnect(Protocol):
-    """How to come back to an answer whose connection broke; see `Way`."""
+    """How to reconnect to an answer; see `genie.sdk.streams.Reconnect`."""
 
     async def again(self) -> AsyncOpenResponse:
-        """A connection that tells all of it from its start; may raise as any call."""
+        """A connection that repeats the answer from its start; raises like any call."""
 
     async def cancel(self) -> None:
-        """Stop the work, since leaving such a connection does not."""
+        """Stop the work: closing such a connection does not."""
 
 
 class AsyncStream(AnswerReader):

@@ -1,4 +1,4 @@
-"""HTTP calls to the cloud that are awaited, on asyncio or trio."""
+"""Async HTTP calls to the cloud, on asyncio or trio."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class AsyncTransport:
-    """Sends calls to one cloud; its pauses and local chores block nobody."""
+    """Sends calls to one cloud; pauses and local work block no other task."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class AsyncTransport:
         return self._clock.now()
 
     async def run(self, steps: Steps[T]) -> T:
-        """What the steps come to; see `genie.sdk.requests.run`."""
+        """The result of the steps; see `genie.sdk.requests.run`."""
         try:
             step = next(steps)
             while True:
@@ -69,7 +69,7 @@ class AsyncTransport:
             steps.close()
 
     async def send(self, call: Call, *, stream: bool = False) -> httpx2.Response:
-        """The response, its body unread with ``stream``."""
+        """The response; with ``stream`` its body is not read yet."""
         tries = RetryBudget(call, self._retry_s, self._clock)
         while True:
             tries.begin()
@@ -80,7 +80,7 @@ class AsyncTransport:
             await anyio.sleep(pause)
 
     async def open(self, call: Call) -> "AsyncResponseBody":
-        """The response's body, to be read line by line and closed."""
+        """The response's body, to read line by line and close."""
         return AsyncResponseBody(self.url, call, await self.send(call, stream=True))
 
     async def lines(self, call: Call) -> AsyncGenerator[str]:
@@ -141,11 +141,11 @@ class AsyncResponseBody:
 
     @property
     def headers(self) -> httpx2.Headers:
-        """The headers that came before it."""
+        """The response's headers."""
         return self._response.headers
 
     async def lines(self) -> AsyncIterator[str]:
-        """The lines; raises `CloudUnreachable` when the connection breaks off."""
+        """The lines; raises `CloudUnreachable` when the connection breaks."""
         try:
             async for line in self._response.aiter_lines():
                 yield line
@@ -153,12 +153,12 @@ class AsyncResponseBody:
             raise unreachable(self._url, self._call, error) from error
 
     async def aclose(self) -> None:
-        """Let the connection go."""
+        """Close the connection."""
         await self._response.aclose()
 
 
 async def pieces(source: Iterable[bytes]) -> AsyncIterator[bytes]:
-    """What is read from a disk, without making others wait for it."""
+    """Reads from a disk without blocking other tasks."""
     taking = partial(next, iter(source), b"")
     while piece := await anyio.to_thread.run_sync(taking):
         yield piece
