@@ -1,4 +1,4 @@
-"""``genie route``: where a question would go, and why."""
+"""``genie route``, ``ask`` and ``submit``: questions on the command line."""
 
 import os
 import sys
@@ -48,9 +48,9 @@ def route(
 ) -> None:
     """Show where a question would go now, and why; nothing runs.
 
-    Text on standard input joins the prompt: its length decides too.
+    Text on standard input joins the prompt: its length matters too.
 
-    Ends with 3 when it would be refused.
+    The exit code is 3 when it would be refused.
     """
     session: CommandSession = ctx.obj
     question = "\n\n".join(part for part in (prompt, piped()) if part) or None
@@ -99,7 +99,7 @@ OPTIONS = (
 
 
 class SchemaFile(click.Path):
-    """A file with a JSON schema, read."""
+    """Reads a JSON schema from a file."""
 
     def __init__(self) -> None:
         super().__init__(exists=True, dir_okay=False)
@@ -127,7 +127,7 @@ schema = click.option(
 
 
 def asking(command: F) -> F:
-    """Give a command the prompt and the options of `genie.sdk.chat.Options`."""
+    """Give a command the prompt and the options of `genie.sdk.chat.AskOptions`."""
     decorated = command
     for option in reversed(OPTIONS):
         decorated = option(decorated)
@@ -151,7 +151,7 @@ def ask(
     """Ask a question and print the answer.
 
     Text on standard input joins the prompt: `genie ask "Review this" < diff.txt`.
-    On a terminal the answer is printed as it is written.
+    On a terminal the answer appears as it is written.
     """
     question = joined(prompt)
     is_streamed = session.is_terminal() if stream is None else stream
@@ -195,7 +195,7 @@ def submit(
 
 
 def show_result(session: CommandSession, result: "Result", as_json: bool) -> None:
-    """An answer, and on a terminal how it came about."""
+    """Print an answer, and on a terminal who computed it."""
     if as_json:
         show_json(result)
         return
@@ -204,7 +204,7 @@ def show_result(session: CommandSession, result: "Result", as_json: bool) -> Non
 
 
 def joined(prompt: str | None) -> str:
-    """The prompt and what comes on standard input, a blank line between them."""
+    """The prompt and standard input, with a blank line between them."""
     parts = [part for part in (prompt, piped()) if part]
     if not parts:
         raise click.UsageError("give a prompt, or text on standard input")
@@ -212,7 +212,7 @@ def joined(prompt: str | None) -> str:
 
 
 def piped() -> str:
-    """What comes on standard input, unless a person would have to type it."""
+    """Standard input, unless it is a terminal."""
     # a process started with its standard input closed has None
     if not sys.stdin or sys.stdin.isatty():
         return ""
@@ -223,7 +223,7 @@ def piped() -> str:
 
 
 def given(options: AskOptions) -> AskOptions:
-    """The options that were given on the command line."""
+    """The options given on the command line."""
     kept = {name: value for name, value in options.items() if value not in (None, ())}
     return cast(AskOptions, kept)
 
@@ -247,14 +247,14 @@ def _streamed(
 
 
 class WaitLine:
-    """The place in the queue, on one line that is gone when the answer begins."""
+    """Shows the place in the queue on one line until the answer begins."""
 
     def __init__(self, *, is_shown: bool) -> None:
         self._is_shown = is_shown
         self._is_dirty = False
 
     def tell(self, waiting: "Waiting") -> None:
-        """Show a new place."""
+        """Show a new place in the queue."""
         if not self._is_shown:
             return
         told = [] if waiting.position is None else [f"position {waiting.position}"]
@@ -265,7 +265,7 @@ class WaitLine:
         self._is_dirty = True
 
     def close(self) -> None:
-        """Take the line away."""
+        """Remove the line."""
         if self._is_dirty:
             click.echo("\r\x1b[K", nl=False, err=True)
 

@@ -105,7 +105,7 @@ def list_batches(
 @as_json
 @click.pass_obj
 def show(session: CommandSession, batch_id: str, as_json: bool) -> None:
-    """Show one batch: how far it is, and what was wrong with its input."""
+    """Show a batch: its progress, and mistakes in its input."""
     found = session.connect().batches.get(batch_id)
     if as_json:
         show_json(found.details)
@@ -121,9 +121,9 @@ def show(session: CommandSession, batch_id: str, as_json: bool) -> None:
 def wait(
     session: CommandSession, batch_id: str, timeout: float | None, as_json: bool
 ) -> None:
-    """Wait for the end of a batch.
+    """Wait until a batch has ended.
 
-    Ends with 1 unless it completed. Ctrl-C stops the waiting, not the batch.
+    The exit code is 1 unless it completed. Ctrl-C stops the waiting, not the batch.
     """
     found = session.connect().batches.get(batch_id)
     with detaching(batch_id, f"genie batch wait {batch_id}"):
@@ -143,7 +143,7 @@ def wait(
 def results(session: CommandSession, batch_id: str, as_json: bool) -> None:
     """Wait for a batch and print its answers.
 
-    A line each: the custom_id, and the answer or the error. Ctrl-C stops the waiting,
+    One line each: custom_id, and the answer or the error. Ctrl-C stops the waiting,
     not the batch.
     """
     found = session.connect().batches.get(batch_id)
@@ -161,7 +161,7 @@ def results(session: CommandSession, batch_id: str, as_json: bool) -> None:
 @as_json
 @click.pass_obj
 def cancel(session: CommandSession, batch_ids: tuple[str, ...], as_json: bool) -> None:
-    """Cancel batches; the answers they have are kept."""
+    """Cancel batches; existing answers are kept."""
     client = session.connect()
     for batch_id in batch_ids:
         found = client.batches.get(batch_id).cancel()

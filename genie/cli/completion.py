@@ -1,4 +1,4 @@
-"""``genie completion``: the script that lets a shell complete this command."""
+"""``genie completion``: prints the script with which a shell completes commands."""
 
 import click
 from click.shell_completion import (
@@ -14,7 +14,7 @@ BASH = r"""
 %(complete_func)s() {
     local IFS=$'\n' line="${COMP_LINE:0:COMP_POINT}" word there="" type value
     word="${line##*[[:space:]]}"
-    # bash ends words at colons: what stands before one is on the line already
+    # bash ends words at colons: what comes before one is on the line already
     if [[ $word == *:* && $COMP_WORDBREAKS == *:* ]]; then
         there="${word%%"${word##*:}"}"
     fi
@@ -34,7 +34,7 @@ complete -o nosort -F %(complete_func)s %(prog_name)s
 
 
 class BashCompletion(BashComplete):
-    """Bash, with values that have a colon in them, as the names of models do."""
+    """Bash completion for values with a colon in them, such as model names."""
 
     source_template = BASH
 
@@ -50,14 +50,14 @@ SHELLS: dict[str, type[ShellComplete]] = {
 @click.argument("shell", type=click.Choice(list(SHELLS)))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print the script that completes this command in SHELL.
+    """Print the script that completes `genie` in SHELL.
 
     \b
     bash  eval "$(genie completion bash)"   in ~/.bashrc
     zsh   eval "$(genie completion zsh)"    in ~/.zshrc, after compinit
     fish  genie completion fish > ~/.config/fish/completions/genie.fish
 
-    Personas, models, jobs and schedules are asked of the cloud, which has two seconds.
+    Personas, models, jobs and schedules come from the cloud, within two seconds.
     """
     root = ctx.find_root()
     made = SHELLS[shell](root.command, {}, "genie", VARIABLE)

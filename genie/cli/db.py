@@ -1,4 +1,4 @@
-"""``genie db``: look after the cloud's database schema."""
+"""``genie db``: manages the cloud's database schema."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatabaseSettings:
-    """Which database, without the rest of what a cloud needs."""
+    """The setting of the database, without the cloud's other settings."""
 
     database_url: str = env.variable(
         "GENIE_DATABASE_URL",
@@ -27,15 +27,15 @@ class DatabaseSettings:
 
 @click.group()
 def db() -> None:
-    """Look after the schema of the database GENIE_DATABASE_URL names."""
+    """Manage the schema of the database that GENIE_DATABASE_URL names."""
 
 
 @db.command()
 @as_json
 def check(as_json: bool) -> None:
-    """Say whether this release can serve on the schema.
+    """Check whether this release can run on the schema.
 
-    It can on its own schema and on that of the next release. Ends with 2 if not.
+    It can on its own schema and on the next release's. The exit code is 2 if not.
     """
     from cloud_app.store import schema
 
@@ -47,9 +47,9 @@ def check(as_json: bool) -> None:
 @db.command()
 @as_json
 def upgrade(as_json: bool) -> None:
-    """Bring the schema to what this release needs.
+    """Upgrade the schema to what this release needs.
 
-    A schema that a later release made stays as it is.
+    A later release's schema stays as it is.
     """
     from cloud_app.store import schema
 
@@ -62,9 +62,9 @@ def upgrade(as_json: bool) -> None:
 @click.option("--org", default="home", show_default=True, help="Short name of the org.")
 @as_json
 def bootstrap(org: str, as_json: bool) -> None:
-    """Make an org and its first admin key.
+    """Create an org and its first admin key.
 
-    The key is shown this once. Needs the cloud's own settings; every further key is
+    The key is shown only now. Needs the cloud's own settings; every further key is
     made with `genie keys create`.
     """
     from cloud_app import context
@@ -91,7 +91,7 @@ def bootstrap(org: str, as_json: bool) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @as_json
 def downgrade(revision: str, yes: bool, as_json: bool) -> None:
-    """Take the schema back to REVISION (`base` drops every table)."""
+    """Downgrade the schema to REVISION (`base` drops every table)."""
     from cloud_app.store import schema
 
     with database() as found:
@@ -115,7 +115,7 @@ def _tell(found: "Database", as_json: bool, more: str = "") -> None:
 
 @contextmanager
 def database() -> Iterator["Database"]:
-    """The database of this process's settings, let go at the end."""
+    """The database of this process's settings, closed at the end."""
     from cloud_app.store import Database
 
     found = Database(env.read(DatabaseSettings).database_url)

@@ -1,4 +1,4 @@
-"""``genie dead-letters``: what no worker could serve; look, replay, discard."""
+"""``genie dead-letters``: list, show, replay and discard dead letters."""
 
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ NONE = "no dead letters: every message could be served"
 
 @click.group("dead-letters", cls=ListGroup)
 def dead_letters() -> None:
-    """Look at messages no worker could serve; needs an admin key."""
+    """Look at messages that no worker could serve; needs an admin key."""
 
 
 @dead_letters.command("list")

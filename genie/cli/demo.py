@@ -1,4 +1,4 @@
-"""``genie demo``: start a fleet with a real small model and watch it work."""
+"""``genie demo``: starts a fleet with a small real model and shows it at work."""
 
 import json
 import threading
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from genie.sdk.jobs import Job, Result
 
 MODEL_WAIT_S = 1800.0
-"""The first run fetches and converts a model; a slow line takes its time."""
+"""The first run downloads and converts a model, which takes long on a slow line."""
 
 JOB_WAIT_S = 600.0
 QUESTION = "In two sentences: what is a GPU good for?"
@@ -35,7 +35,7 @@ QUESTION = "In two sentences: what is a GPU good for?"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoTask:
-    """One job of the show: a persona, what it is about, and its text."""
+    """One job of the demo: a persona, a title and a text."""
 
     persona: str
     title: str
@@ -74,7 +74,7 @@ class DemoReport:
 @click.option("--echo", is_flag=True, help="Use the weightless echo models.")
 @click.option("--verbose", is_flag=True, help="Show logs.")
 def demo(leave: bool, as_json: bool, port: int, echo: bool, verbose: bool) -> None:
-    """Start a fleet on this machine and watch it take work and answer it.
+    """Start a fleet on this machine and watch it answer.
 
     The worker joins empty; the planner places the model. Everything runs here: no
     prompt leaves this machine.
@@ -103,7 +103,7 @@ def demo(leave: bool, as_json: bool, port: int, echo: bool, verbose: bool) -> No
 
 
 class DemoRun:
-    """The demo's scenes, told on a console while they happen."""
+    """Plays the demo's scenes and reports them on a console."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class DemoRun:
         self._story = DemoReport()
 
     def run(self, url: str) -> DemoReport:
-        """Play all scenes; returns what happened."""
+        """Play all scenes; returns a report."""
         self._story.url = url
         self._say(f"fleet is up at [bold]{url}[/]: web, brain, beat, one worker")
         self._placement()
@@ -130,7 +130,7 @@ class DemoRun:
         self._console.print(f"[dim]{elapsed:6.1f} s[/]  {text}", soft_wrap=True)
 
     def _placement(self) -> None:
-        """Tell every change of the worker until a model is ready."""
+        """Report every change of the worker until a model is ready."""
         told = ""
         for worker in self._watch(MODEL_WAIT_S):
             state = _state(worker)
@@ -233,7 +233,7 @@ class DemoRun:
 
 
 def tasks() -> tuple[DemoTask, ...]:
-    """Real text for each persona: this very project's own files."""
+    """Real text for each persona, from this project's own files."""
     package = resources.files("genie")
     sizing = _lines(package.joinpath("sizing.py").read_text(encoding="utf-8"), 24, 14)
     topology = _lines(package.joinpath("errors.py").read_text("utf-8"), 0, 12)

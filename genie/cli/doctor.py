@@ -1,4 +1,4 @@
-"""``genie doctor``: is everything here that is needed, and what to do where not."""
+"""``genie doctor``: checks this machine and says what to do next."""
 
 import shutil
 import sys
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from genie.sdk.client import Client
 
 ROOM_BYTES = 20 * 1024**3
-"""Free disk under which pulling a model of some size will fail."""
+"""With less free disk, pulling a larger model will fail."""
 
 BROKER_TIMEOUT_S = 3.0
 
 
 class Verdict(StrEnum):
-    """How a check ended."""
+    """The result of a check."""
 
     OK = "ok"
     WARN = "warn"
@@ -36,7 +36,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One thing looked at; ``next_step`` says what to do about a warn or a fail."""
+    """One check; ``next_step`` says what to do about a warn or a fail."""
 
     name: str
     verdict: Verdict
@@ -46,7 +46,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoctorSettings:
-    """What only a machine of the cloud has; checked where it is set."""
+    """Settings of a cloud machine; checked where they are set."""
 
     broker_url: str | None = env.variable(
         "GENIE_BROKER_URL",
@@ -68,7 +68,7 @@ class DoctorSettings:
 def doctor(ctx: click.Context, as_json: bool) -> None:
     """Check this machine and the cloud, and say what to do next.
 
-    Ends with 1 when a check fails.
+    The exit code is 1 when a check fails.
     """
     quiet()
     session: CommandSession = ctx.obj
@@ -85,7 +85,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
 
 
 def checks(session: CommandSession) -> Iterator[Check]:
-    """Every check that applies to this machine, from the inside out."""
+    """The checks that apply to this machine, from the inside out."""
     yield python()
     settings, problem = _settings()
     if problem is not None:
@@ -103,14 +103,14 @@ def checks(session: CommandSession) -> Iterator[Check]:
 
 
 def python() -> Check:
-    """The interpreter and the release that run this."""
+    """Reports the interpreter and the release."""
     found = ".".join(str(part) for part in sys.version_info[:3])
     detail = f"{found}, genie-fleet {__version__}"
     return Check(name="python", verdict=Verdict.OK, detail=detail)
 
 
 def cloud(session: CommandSession) -> Iterator[Check]:
-    """Whether the cloud answers, what it says of itself, and whether our key works."""
+    """Checks whether the cloud answers and is well, and whether our key works."""
     try:
         client = session.connect()
         health = client.health()
@@ -131,7 +131,7 @@ def cloud(session: CommandSession) -> Iterator[Check]:
 
 
 def key(client: "Client") -> Check:
-    """Whether the API key opens the cloud, and which models are ready behind it."""
+    """Checks whether the API key works, and which models are ready."""
     try:
         models = client.models()
     except GenieError as error:
@@ -149,7 +149,7 @@ def key(client: "Client") -> Check:
 
 
 def broker(url: str) -> Check:
-    """Whether a login at the broker works; the password is never shown."""
+    """Checks the login at the broker; never shows the password."""
     if url.startswith("memory:"):
         return Check(name="broker", verdict=Verdict.OK, detail="in this process")
     try:
@@ -167,7 +167,7 @@ def broker(url: str) -> Check:
 
 
 def login(url: str) -> str:
-    """Log in at an AMQP broker and leave; its address. Raises OSError with a reason."""
+    """Log in at an AMQP broker; returns its address, raises OSError with a reason."""
     import logging
 
     import pika
@@ -188,7 +188,7 @@ def login(url: str) -> str:
 
 
 def database(url: str) -> Check:
-    """Whether the database answers and has this release's schema."""
+    """Checks whether the database answers and has this release's schema."""
     try:
         from cloud_app.store import Database, schema
     except ModuleNotFoundError as error:
@@ -206,7 +206,7 @@ def database(url: str) -> Check:
 
 
 def gpus() -> Check:
-    """The GPUs a worker on this machine would use."""
+    """Reports the GPUs that a worker on this machine would use."""
     try:
         from workers import hardware
 
@@ -225,7 +225,7 @@ def gpus() -> Check:
 
 
 def disk() -> Check:
-    """Whether there is room for models."""
+    """Checks whether there is room for models."""
     folder = env.models()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free
@@ -241,7 +241,7 @@ def disk() -> Check:
 
 
 def model_cache() -> Check:
-    """Which models are on this machine already."""
+    """Reports the models on this machine's disk."""
     try:
         from workers.files.files import ModelStore
     except ModuleNotFoundError as error:
@@ -252,7 +252,7 @@ def model_cache() -> Check:
 
 
 def fail(name: str, error: GenieError) -> Check:
-    """An error of ours as a failed check: what it is, and its next step."""
+    """A failed check from an error of ours, with its next step."""
     detail, _, step = error.message.rpartition("; ")
     return Check(
         name=name,

@@ -1,7 +1,7 @@
 """A whole fleet in one process: SQLite, an in-memory queue, one worker.
 
-The one place where cloud and worker are put together; everything else keeps them
-apart. The same parts as in production, on other transports.
+The only place where cloud and worker meet; everything else keeps them
+apart. It runs the same parts as production, on other transports.
 """
 
 import json
@@ -48,14 +48,14 @@ from workers.settings import WorkerSettings
 ORG = "local"
 BROKER_URL = "memory://"
 PLACE_EVERY_S = 1.0
-"""One machine is planned in a millisecond, so nobody waits ten seconds for it."""
+"""Planning one machine takes a millisecond, so it happens more often."""
 
 STOP_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddedFleetOptions:
-    """Where the fleet keeps its files and where it listens."""
+    """Where the fleet keeps its files and listens."""
 
     home: Path
     host: str = "127.0.0.1"
@@ -69,7 +69,7 @@ class EmbeddedFleetOptions:
 
     @property
     def url(self) -> str:
-        """Where this machine reaches the fleet."""
+        """The fleet's address on this machine."""
         is_any = self.host in ("", "0.0.0.0")  # noqa: S104  # compared, never bound
         return f"http://{'127.0.0.1' if is_any else self.host}:{self.port}"
 
@@ -88,7 +88,7 @@ class EmbeddedFleetOptions:
 
 
 class EmbeddedFleet:
-    """Web, brain, beat and one worker, as threads; engines are child processes.
+    """Web, brain, beat and one worker as threads; engines are child processes.
 
     Use it as a context manager: on leaving, every thread and child process ends.
     """
@@ -128,7 +128,7 @@ class EmbeddedFleet:
         context.install(ctx)
         self.api_key = _key(ctx, options)
         app = make_celery("genie", broker_url=BROKER_URL)
-        app.set_default()  # pool threads would otherwise see an empty app
+        app.set_default()  # otherwise pool threads would see an empty app
         _serve_web(stack, ctx, listening)
         _start_brain(stack, ctx)
         control = _start_worker(stack, ctx, app, options)
@@ -154,7 +154,7 @@ def _lock(stack: ExitStack, folder: Path) -> None:
 
 
 def _secret(file: Path) -> str:
-    """The session secret of this fleet, made once, readable by its owner only."""
+    """The session secret of this fleet: made once, readable by its owner only."""
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
         handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

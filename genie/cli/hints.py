@@ -1,4 +1,4 @@
-"""What a shell offers for a word: names the cloud knows, asked quickly or not."""
+"""Completes words in a shell with names from the cloud."""
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from genie.sdk.client import Client
 
 PATIENCE_S = 2.0
-"""Nobody waits longer for a word to be completed."""
+"""The longest a completion may take."""
 
 NEWEST = 30
 
@@ -25,7 +25,7 @@ Completer = Callable[[click.Context, click.Parameter, str], Hints]
 
 
 def of(read: ReadCompletions) -> Completer:
-    """Completes from what ``read`` finds; nothing when that fails or takes too long."""
+    """Completes from what ``read`` finds; from nothing when that fails or is slow."""
 
     def complete(ctx: click.Context, _param: click.Parameter, typed: str) -> Hints:
         # no command runs here, so there is a session only where a test brought one
@@ -40,7 +40,7 @@ def of(read: ReadCompletions) -> Completer:
 
 
 def shipped(_ctx: click.Context, _param: click.Parameter, typed: str) -> Hints:
-    """Models of the shipped catalog; the cloud is not asked."""
+    """Models of the shipped catalog, without asking the cloud."""
     from genie import catalog
 
     found = catalog.load(catalog.SHIPPED).models

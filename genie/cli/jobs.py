@@ -1,4 +1,4 @@
-"""``genie jobs``: list, show, wait, follow, retry, cancel; how long texts are kept."""
+"""``genie jobs``: list, show, wait, follow, retry, cancel, retention."""
 
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Unpack
@@ -42,7 +42,7 @@ UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 class SinceParam(click.ParamType[float]):
-    """A moment: how long ago (30m, 2h, 7d) or a date and time in ISO form."""
+    """A time: how long ago (30m, 2h, 7d), or an ISO date and time."""
 
     name = "when"
 
@@ -60,7 +60,7 @@ class SinceParam(click.ParamType[float]):
 
 
 def since(text: str, now: datetime) -> float:
-    """``text`` in seconds since 1970; raises ValueError for what is no moment.
+    """``text`` in seconds since 1970; raises ValueError if it is no time.
 
     >>> since("2h", datetime.fromtimestamp(10_000, UTC))
     2800.0
@@ -75,7 +75,7 @@ def since(text: str, now: datetime) -> float:
 def jobs() -> None:
     """List, show, follow, retry and cancel jobs; without a verb, list them.
 
-    The options of `list` need no verb either: `genie jobs --state failed`.
+    The options of `list` work without the verb: `genie jobs --state failed`.
     """
 
 
@@ -117,7 +117,7 @@ def list_jobs(
 @as_json
 @click.pass_obj
 def show(session: CommandSession, job_id: str, timeline: bool, as_json: bool) -> None:
-    """Show one job: where it went and why, and its answer or error."""
+    """Show a job: where it went and why, and its answer or error."""
     client = session.connect()
     job = client.job(job_id)
     events = client.job_timeline(job_id) if timeline else ()
@@ -144,7 +144,7 @@ def wait(
 ) -> None:
     """Wait for a job and print its answer.
 
-    Ends with 1 when there is none. Ctrl-C stops the waiting, not the job.
+    The exit code is 1 without an answer. Ctrl-C stops the waiting, not the job.
     """
     job = session.connect().job(job_id)
     with detaching(f"job {job.id}", f"genie jobs wait {job.id}"):
@@ -158,7 +158,7 @@ def wait(
 @as_json
 @click.pass_obj
 def cancel(session: CommandSession, job_ids: tuple[str, ...], as_json: bool) -> None:
-    """Cancel jobs; one that has ended stays as it is."""
+    """Cancel jobs; ended jobs stay as they are."""
     client = session.connect()
     for job_id in job_ids:
         job = client.job(job_id).cancel()
@@ -170,7 +170,7 @@ def cancel(session: CommandSession, job_ids: tuple[str, ...], as_json: bool) -> 
 @as_json
 @click.pass_obj
 def events(session: CommandSession, job_id: str, as_json: bool) -> None:
-    """Follow what happens to a job until it has ended.
+    """Follow a job's events until it has ended.
 
     Ctrl-C stops the following, not the job.
     """
@@ -211,9 +211,9 @@ def retry(
     as_json: bool,
     **filters: Unpack["RetryFilters"],
 ) -> None:
-    """Submit jobs that did not complete again, as new jobs.
+    """Submit unsuccessful jobs again, as new jobs.
 
-    Prints the old and the new id of each. With --all every job that failed or timed
+    Prints the old and the new id of each. With --all, every job that failed or timed
     out and matches the options.
     """
     if bool(job_ids) == is_all:
@@ -231,10 +231,10 @@ def retry(
 @as_json
 @click.pass_obj
 def retention(session: CommandSession, hours: str | None, as_json: bool) -> None:
-    """Show or set for how many HOURS texts are kept.
+    """Show or set how many HOURS texts are kept.
 
-    They count from a job's end. 0 keeps nothing past its delivery; `default` keeps
-    them as the cloud does. Needs an admin key.
+    They count from a job's end. 0 keeps nothing after delivery; `default` uses
+    the cloud's setting. Needs an admin key.
     """
     if hours is not None and hours != "default" and not hours.isdecimal():
         raise click.UsageError("hours is a whole number, or default")
@@ -259,7 +259,7 @@ def _retry_all(
 
 
 def _aligned(row: tuple[object, ...]) -> tuple[object, ...]:
-    """An event for a person: one line at a time, so columns have their width before."""
+    """An event for a person: lines come one by one, so column widths are fixed."""
     at, after, event, attempt, *told = row
     nth = f"#{attempt}" if attempt else ""
     return (at, f"{cell(after):>7}", f"{cell(event):<11}", f"{nth:<2}", *told)

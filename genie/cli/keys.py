@@ -65,7 +65,7 @@ def create(
     models: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Create a key; it is shown this once."""
+    """Create a key; it is shown only now."""
     made = session.connect().create_key(name, admin=admin, models=models)
     if as_json:
         show_json(made)
@@ -79,6 +79,6 @@ def create(
 @as_json
 @click.pass_obj
 def revoke(session: CommandSession, key: str, as_json: bool) -> None:
-    """Revoke a key, by its id or prefix; it stops working at once."""
+    """Revoke a key by its id or prefix; it stops working at once."""
     session.connect().revoke_key(key)
     show_done(session, as_json, {"key": key, "revoked": True}, (key, "revoked"))

@@ -1,4 +1,4 @@
-"""``genie models`` and ``genie personas``: what can be asked, what lies on the disk."""
+"""``genie models`` and ``genie personas``: the catalog, and models on this disk."""
 
 import sys
 from typing import TYPE_CHECKING
@@ -36,7 +36,7 @@ COLUMNS = ("model", "ready on", "parameters", "context", "license", "personas")
 @as_json
 @click.pass_context
 def models(ctx: click.Context, as_json: bool) -> None:
-    """List the catalog's models and where they are ready; look after this disk."""
+    """List the catalog's models and where they are ready; manage this disk."""
     if ctx.invoked_subcommand is not None:
         return
     session: CommandSession = ctx.obj
@@ -66,9 +66,9 @@ def models(ctx: click.Context, as_json: bool) -> None:
 def pull(
     session: CommandSession, model: str, catalog: str | None, as_json: bool
 ) -> None:
-    """Fetch a model's files onto this machine, verified.
+    """Download and verify a model's files.
 
-    A worker does this by itself when it is told to load a model; pulling before
+    A worker does this by itself when it must load a model; pulling earlier
     saves that wait.
     """
     from genie.errors import JobFailed
@@ -81,7 +81,7 @@ def pull(
             done = ModelStore(folder()).ensure(
                 spec,
                 lambda share: bar.update(int(share * 100) - bar.pos),
-                # Below the bar, which has begun its line.
+                # Below the progress bar, which has begun its line.
                 lambda: note(f"\n{spec.id} is being pulled already; waiting for it"),
             )
         except PullFailed as error:
@@ -134,10 +134,10 @@ def fit(
     fleet: bool,
     as_json: bool,
 ) -> None:
-    """Show how many requests at once fit where.
+    """Show how many concurrent requests of a model fit where.
 
     Memory is weights + KV cache + overhead. A slot is room for one request; its
-    context is prompt and answer together.
+    context holds prompt and answer.
     """
     from genie import memory
 
@@ -178,7 +178,7 @@ def fit(
 def rm(session: CommandSession, models: tuple[str, ...], as_json: bool) -> None:
     """Delete models from this machine's disk.
 
-    A worker that needs one pulls it anew.
+    A worker that needs one downloads it again.
     """
     from genie.errors import NotFound
     from workers.files.files import ModelStore
@@ -198,7 +198,7 @@ def rm(session: CommandSession, models: tuple[str, ...], as_json: bool) -> None:
 @as_json
 @click.pass_obj
 def personas(session: CommandSession, as_json: bool) -> None:
-    """List the kinds of work and their ladders of models, smallest first."""
+    """List the personas and their ladders of models, smallest first."""
     found = session.connect().personas()
     if as_json:
         show_json(found)
@@ -209,7 +209,7 @@ def personas(session: CommandSession, as_json: bool) -> None:
 
 
 def spec_of(model: str, catalog: str | None) -> "ModelSpec":
-    """The model of this id in a catalog file; raises `UnknownModel`."""
+    """The model with this id in a catalog file; raises `UnknownModel`."""
     from pathlib import Path
 
     from genie import catalog as catalogs
@@ -228,7 +228,7 @@ def spec_of(model: str, catalog: str | None) -> "ModelSpec":
 
 
 def places_here() -> "list[MemoryPool]":
-    """This machine's GPUs, or its memory, less the reserve a worker keeps."""
+    """This machine's GPUs or memory, without the reserve a worker keeps."""
     from genie import env
     from workers.hardware import GpuReader, host_status
     from workers.models import memory
@@ -240,7 +240,7 @@ def places_here() -> "list[MemoryPool]":
 
 
 def workers_of(session: CommandSession) -> "list[MemoryPool]":
-    """The free memory of the fleet's workers, as they last reported."""
+    """The free memory of the fleet's workers, as last reported."""
     places = []
     for worker in session.connect().workers():
         for gpu in worker.gpus:
@@ -253,7 +253,7 @@ def workers_of(session: CommandSession) -> "list[MemoryPool]":
 
 
 def place(name: str, free_bytes: int) -> "MemoryPool":
-    """A place by its name, which ends with the device's."""
+    """A memory pool with its name, which ends with the device's."""
     from genie.memory import MemoryPool
 
     kind = name.rpartition(" ")[2].partition(":")[0]
@@ -261,7 +261,7 @@ def place(name: str, free_bytes: int) -> "MemoryPool":
 
 
 def fit_json(found: "FitEstimate") -> dict[str, object]:
-    """One way to load a model, as data; all sizes in bytes."""
+    """One way to load a model, as data; sizes are in bytes."""
     return {
         "place": found.place.name,
         "quant": found.quant,
@@ -276,14 +276,14 @@ def fit_json(found: "FitEstimate") -> dict[str, object]:
 
 
 def folder() -> "Path":
-    """Where pulled models live; the same as for this user's workers."""
+    """The folder of pulled models; the same as for this user's workers."""
     from genie import env
 
     return env.models()
 
 
 def holders(workers: int) -> str:
-    """On how many workers a model is ready.
+    """The number of workers on which a model is ready, in words.
 
     >>> holders(1), holders(3), holders(0)
     ('1 worker', '3 workers', '-')
@@ -294,7 +294,7 @@ def holders(workers: int) -> str:
 
 
 def count(number: int | None) -> str:
-    """Parameters as people say them.
+    """A number of parameters as people write it.
 
     >>> count(134_515_008), count(14_768_307_200), count(None)
     ('135M', '14.8B', '')

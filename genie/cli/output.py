@@ -1,4 +1,4 @@
-"""Groups of commands: one that lists when no verb is given."""
+"""Output of commands: tables, JSON, notes; and groups that list without a verb."""
 
 import sys
 import textwrap
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 class ListGroup(click.Group):
-    """A group whose command ``list`` runs when no verb is given.
+    """A group that runs its command ``list`` when no verb is given.
 
     `genie jobs --state failed` is `genie jobs list --state failed`.
     """
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
-        """What follows the name in the usage: here the verb is optional."""
+        """The usage after the name: the verb is optional."""
         return ["[OPTIONS]", "[COMMAND]", "[ARGS]..."]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -59,34 +59,34 @@ def _names_no_verb(args: list[str]) -> bool:
 F = TypeVar("F", bound=Callable[..., object])
 
 CLI_RETRY_S = 2.0
-"""A person at a terminal wants to hear soon that nobody is there."""
+"""At a terminal an unreachable cloud should be reported soon."""
 
 NARROWEST_VALUE = 20
-"""Characters beside a name under which its value is better not wrapped."""
+"""With fewer characters beside a name, its value is not wrapped."""
 
 
 def connect() -> "Client":
-    """A client by the settings of this process."""
+    """A client made from this process's settings."""
     from genie.sdk.client import Client
 
     return Client(retry_s=CLI_RETRY_S)
 
 
 def is_terminal() -> bool:
-    """True when a person looks at what we print."""
+    """True when our output goes to a terminal."""
     return sys.stdout.isatty()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandSession:
-    """One run of the command; tests bring a client and a terminal of their own."""
+    """One run of the command; tests bring their own client and terminal."""
 
     connect: Callable[[], "Client"] = connect
     is_terminal: Callable[[], bool] = field(default=is_terminal)
 
 
 def as_json(command: F) -> F:
-    """Give a command that prints something the option ``--json``."""
+    """Give a command the option ``--json``."""
     option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     return option(command)
 
@@ -105,10 +105,10 @@ def show_table(
     spare: Sequence[str] = (),
     none: str = "",
 ) -> None:
-    """A table with headings on a terminal, else tab-separated lines without.
+    """A table with headings on a terminal, otherwise tab-separated lines without.
 
-    A person sees no empty columns, on a narrow terminal none of ``spare`` either, and
-    reads ``none`` when there is nothing; a script gets every column, always.
+    People see no empty columns, on a narrow terminal none of ``spare`` either, and
+    ``none`` when there is nothing; scripts always get every column.
     """
     found = list(rows)
     if not session.is_terminal():
@@ -121,7 +121,7 @@ def show_table(
 
 
 def show_card(session: CommandSession, pairs: Sequence[tuple[str, object]]) -> None:
-    """Names and values, one a line; names without a value are left out."""
+    """Names and values, one per line; names without a value are left out."""
     kept = [(name, value) for name, value in pairs if cell(value)]
     if not session.is_terminal():
         for name, value in kept:
@@ -136,7 +136,7 @@ def show_card(session: CommandSession, pairs: Sequence[tuple[str, object]]) -> N
 def show_done(
     session: CommandSession, as_json: bool, answer: object, cells: Sequence[object]
 ) -> None:
-    """One thing of many that was done or happened, in one line as soon as it did."""
+    """Print one of many results in one line, as soon as it is there."""
     if as_json:
         click.echo(msgspec.json.encode(answer).decode())
     elif session.is_terminal():
@@ -147,7 +147,7 @@ def show_done(
 
 @contextmanager
 def detaching(what: str, follow: str) -> Iterator[None]:
-    """Ctrl-C, and too long a wait, leave ``what`` alone and say how to follow it."""
+    """On Ctrl-C or a timeout, leave ``what`` alone and say how to follow it."""
     try:
         yield
     except KeyboardInterrupt:
@@ -163,19 +163,19 @@ def detaching(what: str, follow: str) -> Iterator[None]:
 
 
 def quiet() -> None:
-    """Keep the logs of worker and cloud code out of a command's output."""
+    """Keep logs of worker and cloud code out of a command's output."""
     from genie import logs
 
     logs.configure(level="ERROR")
 
 
 def note(message: str) -> None:
-    """Something worth knowing that is not the answer: on stderr."""
+    """Print a message on stderr."""
     click.echo(wrapped(message), err=True)
 
 
 def wrapped(message: str) -> str:
-    """A message broken between words on a terminal, never inside a command."""
+    """A message wrapped between words on a terminal, never inside a command."""
     if not sys.stderr.isatty():
         return message
     return "\n".join(
@@ -185,7 +185,7 @@ def wrapped(message: str) -> str:
 
 
 def _wrap(line: str, width: int) -> list[str]:
-    # what stands between backquotes is to be copied, so it stays in one line
+    # text between backquotes is to be copied, so it stays in one line
     parts = line.split("`")
     parts[1::2] = [part.replace(" ", "\0") for part in parts[1::2]]
     found = textwrap.wrap(
@@ -195,7 +195,7 @@ def _wrap(line: str, width: int) -> list[str]:
 
 
 def _beside(name: str, value: object, indent: int) -> Iterator[str]:
-    """A name and its value as lines; further lines start under the value."""
+    """A name and its value as lines; further lines are indented to the value."""
     items = value if isinstance(value, (tuple, list)) else (value,)
     room = tables.terminal_width() - indent
     for item in items:

@@ -1,4 +1,4 @@
-"""The ``genie`` command: which commands there are, and how each way of failing ends.
+"""The ``genie`` command: its commands, and the exit code of each failure.
 
 Exit codes
     0  done
@@ -55,7 +55,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "doctor": ("genie.cli.doctor:doctor", "Check this machine and the cloud."),
 }
-"""Each command's place and its one line of help, so that help imports none of them."""
+"""Each command's module and line of help, so that help imports no command."""
 
 EXIT_CODES: tuple[tuple[type[GenieError], int], ...] = (
     (errors.Unauthorized, 4),
@@ -67,13 +67,13 @@ EXIT_CODES: tuple[tuple[type[GenieError], int], ...] = (
     (errors.SettingsError, 2),
     (errors.CatalogError, 2),
 )
-"""First match wins; any other error of ours is 1."""
+"""The first match wins; any other error of ours is 1."""
 
 READER_GONE = 141
-"""What a shell reports of a program that a closed pipe ended."""
+"""What a shell reports for a program that a closed pipe ended."""
 
 LONGEST_USAGE = 200
-"""Characters of what click says of wrong usage, which may repeat all arguments."""
+"""The longest message about wrong usage: click may repeat all arguments."""
 
 EPILOG = (
     "Exit codes: 0 done, 1 the work failed, 2 wrong usage or settings, 3 the cloud "
@@ -83,7 +83,7 @@ EPILOG = (
 
 
 class LazyGroup(click.Group):
-    """A group that imports a command when it runs, and ends with our exit codes."""
+    """A group that imports a command when it runs, and uses our exit codes."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names in the order of ``COMMANDS``."""
@@ -107,7 +107,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command of ``args``; a name that does not exist gets a suggestion."""
+        """The command of ``args``; an unknown name gets a suggestion."""
         is_name = bool(args) and not args[0].startswith("-")
         if is_name and args[0] not in COMMANDS and not ctx.resilient_parsing:
             ctx.fail(f"there is no command {args[0]!r}{_suggestion(args[0])}")
@@ -116,13 +116,13 @@ class LazyGroup(click.Group):
     def shell_complete(
         self, ctx: click.Context, incomplete: str
     ) -> list[CompletionItem]:
-        """Commands and options that begin so, importing none of the commands."""
+        """Commands and options that begin like this, without importing commands."""
         listed = [
             CompletionItem(name, help=text)
             for name, (_, text) in COMMANDS.items()
             if name.startswith(incomplete)
         ]
-        # a group's own would import every command to look at it
+        # click's own version would import every command
         return [*listed, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def make_context(
@@ -132,12 +132,12 @@ class LazyGroup(click.Group):
         parent: click.Context | None = None,
         **extra: Any,  # what click's own signature says
     ) -> click.Context:
-        """The context of a run; prints the help, if that was asked for."""
+        """The context of a run; prints the help if requested."""
         with _ending_with_its_reader():
             return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run the command, all of its output included."""
+        """Run the command and flush its output."""
         with _ending_with_its_reader():
             result: object = super().invoke(ctx)
             sys.stdout.flush()
@@ -172,7 +172,7 @@ class LazyGroup(click.Group):
 
 
 def exit_code(error: GenieError) -> int:
-    """The exit code an error ends the command with.
+    """The exit code of an error.
 
     >>> exit_code(errors.UnknownModel("no model x")), exit_code(errors.JobFailed("no"))
     (5, 1)
@@ -181,7 +181,7 @@ def exit_code(error: GenieError) -> int:
 
 
 def sentence(error: GenieError) -> str:
-    """The one line an error is shown as, with the id to ask the cloud's logs for."""
+    """An error as one line, with the request id for the cloud's logs."""
     if error.request_id is None:
         return error.message
     return f"{error.message} (request {error.request_id})"
@@ -191,9 +191,9 @@ def sentence(error: GenieError) -> str:
 @click.version_option(__version__, prog_name="genie")
 @click.pass_context
 def genie(ctx: click.Context) -> None:
-    """Put a fleet of machines with open-weights models to work.
+    """Use a fleet of machines with open-weights models.
 
-    The cloud's address and key come from GENIE_URL and GENIE_API_KEY, else from what
+    The cloud's address and key come from GENIE_URL and GENIE_API_KEY, or from what
     `genie up` saved on this machine.
     """
     if ctx.obj is None:
@@ -202,7 +202,7 @@ def genie(ctx: click.Context) -> None:
 
 @contextmanager
 def _ending_with_its_reader() -> Iterator[None]:
-    """End as other programs do when whoever read their output went away."""
+    """End as other programs do when the reader of their output went away."""
     try:
         yield
     except BrokenPipeError:
@@ -211,7 +211,7 @@ def _ending_with_its_reader() -> Iterator[None]:
 
 
 def _drop_output() -> None:
-    """Let go of what cannot be written; Python would complain of it at exit."""
+    """Drop output that cannot be written; Python would complain at exit."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -221,7 +221,7 @@ def _drop_output() -> None:
 def _failed(
     error: click.ClickException | click.Abort | GenieError | ImportError,
 ) -> int:
-    """Say in one line what went wrong; the exit code it ends with."""
+    """Print an error in one line; returns the exit code."""
     if isinstance(error, click.Abort):
         return 130
     if isinstance(error, GenieError):
@@ -243,7 +243,7 @@ def _failed(
 def _missing(error: ModuleNotFoundError) -> str:
     package = (error.name or "").partition(".")[0]
     if package in ("", "genie", "workers", "cloud_app", "migrations"):
-        raise error  # a mistake of ours, not of the installation
+        raise error  # a bug of ours, not a missing package
     return (
         f"this command needs {package}, which is not installed; run "
         "`pip install 'genie-fleet[worker,cloud]'`"

@@ -31,7 +31,7 @@ CATCH_UP = click.Choice(["none", "last", "all"])
 
 @click.group(cls=ListGroup)
 def schedule() -> None:
-    """Ask questions again and again; without a verb, list schedules."""
+    """Ask questions at the times of a cron line; without a verb, list schedules."""
 
 
 @schedule.command()
@@ -54,11 +54,11 @@ def add(
     as_json: bool,
     **options: Unpack["ScheduleOptions"],
 ) -> None:
-    """Ask PROMPT at the times of CRON, under NAME.
+    """Ask PROMPT at the times of CRON; the schedule is called NAME.
 
     genie schedule add news '30 7 * * 1-5' 'News of {{date}}?' -p chat
 
-    Texts may hold {{date}} {{time}} {{weekday}} {{week}} {{month}} {{year}}
+    Texts may contain {{date}} {{time}} {{weekday}} {{week}} {{month}} {{year}}
     {{yesterday}} {{tomorrow}} {{fire_at}} {{now}} {{schedule}}.
     """
     kept = {key: value for key, value in options.items() if value not in (None, ())}
@@ -86,7 +86,7 @@ def list_schedules(session: CommandSession, as_json: bool) -> None:
 @as_json
 @click.pass_obj
 def show(session: CommandSession, name: str, as_json: bool) -> None:
-    """Show when a schedule runs, in words, and what came of it."""
+    """Show when a schedule runs, in words, and its newest runs."""
     _show(session, session.connect().find_schedule(name), as_json)
 
 
@@ -105,7 +105,7 @@ def run(session: CommandSession, name: str, as_json: bool) -> None:
 @as_json
 @click.pass_obj
 def pause(session: CommandSession, name: str, as_json: bool) -> None:
-    """Start nothing until it is resumed."""
+    """Start no runs until it is resumed."""
     details = session.connect().change_schedule(name, "pause")
     show_done(session, as_json, details, (name, "paused"))
 
@@ -115,7 +115,7 @@ def pause(session: CommandSession, name: str, as_json: bool) -> None:
 @as_json
 @click.pass_obj
 def resume(session: CommandSession, name: str, as_json: bool) -> None:
-    """Go on with the next run from now."""
+    """Continue with the next run from now."""
     details = session.connect().change_schedule(name, "resume")
     show_done(session, as_json, details, (name, _first(details.next_runs)))
 

@@ -1,4 +1,4 @@
-"""Tables that fit the terminal they are shown on, and never cut a word."""
+"""Tables that fit their terminal and never cut a word."""
 
 import shutil
 import sys
@@ -10,7 +10,7 @@ from genie.cli.values import cell, is_number
 
 GAP = 2
 UNBROKEN = 14
-"""A text of so many characters is kept in one line even where it has spaces."""
+"""A text up to this length stays in one line even if it has spaces."""
 
 TONES = {
     "completed": "green",
@@ -31,7 +31,7 @@ TONES = {
     "quarantined": "red",
     "fail": "red",
 }
-"""Words of state that stand out, by their colour."""
+"""Words of state and their colours."""
 
 
 def draw(
@@ -39,8 +39,8 @@ def draw(
 ) -> None:
     """Print a table without its empty columns.
 
-    Where it is too wide, columns of ``spare`` are left out, the first first; where
-    that is not enough, each row becomes lines of its own.
+    If it is too wide, columns of ``spare`` are left out one by one; if
+    that is not enough, each row becomes several lines.
     """
     cells = [[cell(value) for value in row] for row in rows]
     shown = [n for n in range(len(columns)) if any(line[n] for line in cells)]
@@ -59,7 +59,7 @@ def fit(
     spare: Sequence[str],
     available: int,
 ) -> dict[int, int] | None:
-    """The columns that fit, each with its width; None when even they do not."""
+    """The columns that fit, with their widths; None when none do."""
     for left_out in range(len(spare) + 1):
         kept = [n for n in shown if columns[n] not in spare[:left_out]]
         texts = [[columns[n], *(line[n] for line in cells)] for n in kept]
@@ -70,7 +70,7 @@ def fit(
 
 
 def widths(texts: Sequence[Sequence[str]], available: int) -> list[int] | None:
-    """How wide each column is, given its texts; None when words would be cut.
+    """The width of each column for its texts; None when words would be cut.
 
     >>> widths([["id", "01a"], ["why", "because it is the smallest"]], 40)
     [3, 26]
@@ -94,7 +94,7 @@ def widths(texts: Sequence[Sequence[str]], available: int) -> list[int] | None:
 
 
 def terminal_width(elsewhere: int = 80) -> int:
-    """Columns of the terminal; COLUMNS overrides what it says."""
+    """Columns of the terminal; COLUMNS overrides it."""
     return shutil.get_terminal_size((elsewhere, 24)).columns
 
 

@@ -1,4 +1,4 @@
-"""Values as people read them on a terminal and as scripts read them in a pipe."""
+"""Formats values for people on a terminal and for scripts in a pipe."""
 
 import time
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ MINUTE_S, HOUR_S, DAY_S = 60.0, 3600.0, 86_400.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DisplayValue:
-    """One value, for a person and for a script."""
+    """One value: its text for people and its text for scripts."""
 
     person: str
     script: str
@@ -24,7 +24,7 @@ def when(seconds: float | None) -> DisplayValue | None:
 
 
 def age(seconds: float | None, now: float | None = None) -> DisplayValue | None:
-    """How long ago a moment was for people, the moment itself for scripts.
+    """For people how long ago a moment was, for scripts the moment itself.
 
     >>> age(1_700_000_000.0, now=1_700_000_090.0)
     DisplayValue(person='90 s', script='2023-11-14T22:13:20Z', is_number=True)
@@ -38,7 +38,7 @@ def age(seconds: float | None, now: float | None = None) -> DisplayValue | None:
 
 
 def took(seconds: float | None) -> DisplayValue | None:
-    """A duration: with its unit for people, bare seconds for scripts.
+    """A duration: with a unit for people, in seconds for scripts.
 
     >>> [took(seconds).person for seconds in (0.0131, 2.5, 42.0, 150.0, 9000.0)]
     ['13 ms', '2.5 s', '42 s', '2.5 min', '2.5 h']
@@ -59,7 +59,7 @@ def took(seconds: float | None) -> DisplayValue | None:
 
 
 def span(seconds: float) -> str:
-    """A length of time in its coarsest sensible unit.
+    """A duration in its coarsest sensible unit.
 
     >>> [span(s) for s in (4.2, 119, 120, 7200, 200_000)]
     ['4 s', '119 s', '2 min', '2 h', '2 d']
@@ -74,7 +74,7 @@ def span(seconds: float) -> str:
 
 
 def short(seconds: float) -> DisplayValue:
-    """A length of time, on the right in a table: `span` for people, seconds else."""
+    """A duration, right-aligned in tables: `span` for people, seconds for scripts."""
     script = f"{round(seconds, 3):g}"
     return DisplayValue(person=span(seconds), script=script, is_number=True)
 
@@ -91,7 +91,7 @@ def iso(seconds: float) -> str:
 
 
 def figure(text: str) -> DisplayValue | None:
-    """A number with its unit, on the right in a table; nothing for no text."""
+    """A number with its unit, right-aligned in tables; nothing for no text."""
     return DisplayValue(person=text, script=text, is_number=True) if text else None
 
 
@@ -130,7 +130,7 @@ def plain(value: object) -> str:
 
 
 def is_number(value: object) -> bool:
-    """True for what people compare by its digits, and so want on the right."""
+    """True for numbers, which are right-aligned in tables."""
     if isinstance(value, DisplayValue):
         return value.is_number
     return isinstance(value, (int, float)) and not isinstance(value, bool)

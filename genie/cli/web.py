@@ -1,4 +1,4 @@
-"""``genie web``: the process of production that answers HTTP."""
+"""``genie web``: serves HTTP in production."""
 
 import signal
 import socket
@@ -32,7 +32,7 @@ FIRST_PASSED = 3
     "--host", default="127.0.0.1", show_default=True, help="Address to listen on."
 )
 def web(port: int, host: str) -> None:
-    """Serve the API and the pages: one of the processes of production.
+    """Serve the API and the pages in production.
 
     Settings come from GENIE_* variables. Sockets that systemd passes (LISTEN_FDS) are
     served instead of --host and --port; several processes may serve the same ones, so
@@ -68,7 +68,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def passed() -> list[socket.socket]:
-    """The listening sockets that systemd, or whoever started us, has passed."""
+    """The listening sockets that systemd, or another parent, has passed."""
     numbers = range(FIRST_PASSED, FIRST_PASSED + env.passed_sockets())
     return [socket.socket(fileno=number) for number in numbers]
 

@@ -1,4 +1,4 @@
-"""``genie worker``: add this machine to a fleet."""
+"""``genie worker``: adds this machine to a fleet."""
 
 import click
 
@@ -8,7 +8,7 @@ from genie.cli.values import moment
 
 
 class CloudAddress(click.ParamType[str]):
-    """The address of a cloud, with its scheme."""
+    """A cloud's address, with its scheme."""
 
     name = "url"
 
@@ -46,8 +46,8 @@ def join(
 ) -> None:
     """Join the fleet of the cloud at URL.
 
-    Needs a token, which `genie worker token` makes where an admin key is. The
-    credentials are saved for this user, readable by nobody else.
+    Needs a join token; `genie worker token` makes one with an admin key. The
+    credentials are saved in a file that only this user can read.
     """
     from workers.join import join as join_fleet
 
@@ -61,7 +61,7 @@ def join(
 
 @worker.command()
 def start() -> None:
-    """Serve this machine's share of the fleet's work, until stopped.
+    """Serve the fleet's requests on this machine until stopped.
 
     GENIE_URL names the cloud; the other GENIE_ variables of a worker are optional.
     """
@@ -75,7 +75,7 @@ def start() -> None:
 @as_json
 @click.pass_obj
 def token(session: CommandSession, queues: tuple[str, ...], as_json: bool) -> None:
-    """Make a token for one machine to join with; needs an admin key."""
+    """Make a token with which one machine can join; needs an admin key."""
     made = session.connect().join_token(queues)
     if as_json:
         show_json(made)

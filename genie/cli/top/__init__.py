@@ -1,1 +1,1 @@
-"""``genie top``: the fleet as it works, on one screen."""
+"""``genie top``: the fleet at work, live on one screen."""

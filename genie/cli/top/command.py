@@ -1,4 +1,4 @@
-"""``genie top``: the fleet as it works, on one screen."""
+"""``genie top``: the fleet at work, live on one screen."""
 
 import sys
 from typing import TYPE_CHECKING
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from genie.api_types import FleetAnswer
 
 PLAIN_WIDTH = 120
-"""Columns of a frame in a pipe."""
+"""The width of a frame in a pipe."""
 
 EVERY_S = click.FloatRange(0.5, 60)
 JOBS = 40
-"""Jobs asked for: as many as the tallest terminals show."""
+"""Jobs to read: as many as the tallest terminals show."""
 
 
 @click.command()
@@ -34,7 +34,7 @@ JOBS = 40
 def top(session: CommandSession, once: bool, every_s: float, as_json: bool) -> None:
     """Watch the fleet work: machines, models, queues, jobs and where work goes.
 
-    q or Ctrl-C leaves. In a pipe, and with --once, one frame is printed whole; --json
+    q or Ctrl-C quits. In a pipe, and with --once, one whole frame is printed; --json
     prints the snapshot behind it. Needs an admin key.
     """
     client = session.connect()

@@ -1,4 +1,4 @@
-"""One frame of ``genie top``: the parts laid out for a size of terminal."""
+"""Lays out a frame of ``genie top`` for a size of terminal."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -15,15 +15,15 @@ from genie.cli.top.tables import NOTHING, TablePart
 from genie.cli.values import cell, is_number, took
 
 WIDE = 150
-"""Columns from which queues and routes stand beside the rest."""
+"""From this width on, queues and routes stand beside the rest."""
 
 SIDE, MAIN, BETWEEN = 62, 103, 3
-"""Columns of the right at least, of the left at most, and between the two."""
+"""The least width of the right side, the most of the left, and the gap."""
 
 NARROWEST = 6
 HEAD_ROWS = 2
 FEWEST_ROWS = 2
-"""Rows every part keeps while another still has more."""
+"""Rows that every part keeps while another has more."""
 
 ALL = (tables.workers, tables.models, tables.queues, tables.jobs, tables.routes)
 LEFT = (tables.workers, tables.models, tables.jobs)
@@ -41,7 +41,7 @@ def frame(
 ) -> RenderableType:
     """The fleet in ``width`` columns; all of it without a ``height``.
 
-    ``trouble`` takes the place of the figures, which are old then.
+    ``trouble`` replaces the figures, which are old then.
     """
     worry = Text(trouble, style="red", no_wrap=True, overflow="ellipsis")
     head = (_title(fleet, url, width, hint), worry if trouble else _figures(fleet))
@@ -53,9 +53,9 @@ def frame(
 
 
 def shares(heights: Sequence[int], room: int) -> list[int]:
-    """How many rows each part gets of ``room``, given what each would like.
+    """How many of ``room`` rows each part gets, given what each wants.
 
-    What is left goes to the parts in turn, so that none is starved by a long one.
+    The rest is shared in turn, so that a long part starves no other.
 
     >>> shares([3, 10, 2], 9)
     [3, 4, 2]
@@ -149,7 +149,7 @@ def _kept(
 
 
 def _shorten(found: dict[int, int], part: TablePart, width: int, least: int) -> int:
-    """Shorten the elastic column so that all fit; the characters still too many."""
+    """Shorten the elastic column so that all fit; returns the excess left."""
     over = max(0, sum(found.values()) + GAP * (len(found) - 1) - width)
     elastic = part.columns.index(part.elastic)
     less = min(over, max(0, found.get(elastic, 0) - least))

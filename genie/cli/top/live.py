@@ -1,4 +1,4 @@
-"""The live screen of ``genie top``: looks again and again until a person leaves."""
+"""The live screen of ``genie top``: refreshes until the person quits."""
 
 import os
 import select
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from genie.sdk.client import Client
 
 TICK_S = 0.1
-"""How soon a key or a changed size of the terminal is noticed."""
+"""How soon a key or a resized terminal is noticed."""
 
 LEAVE = frozenset("qQ\x03\x04")
 """q, Ctrl-C and Ctrl-D."""
 
 
 class FleetWatcher:
-    """Looks at the fleet in a thread of its own, so that keys never wait for it."""
+    """Reads the fleet in a thread of its own, so that keys never wait for it."""
 
     def __init__(self, client: "Client", *, jobs: int, every_s: float) -> None:
         self.fleet: FleetAnswer | None = None
@@ -43,13 +43,13 @@ class FleetWatcher:
         self._stop = threading.Event()
 
     def start(self, first: FleetAnswer) -> None:
-        """Go on from a first look."""
+        """Start from a first snapshot."""
         self.fleet = first
-        # a daemon: leaving must not wait for an answer that hangs
+        # a daemon: quitting must not wait for an answer that hangs
         threading.Thread(target=self._run, name="genie-top", daemon=True).start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop reading."""
         self._stop.set()
 
     def _run(self) -> None:
@@ -59,7 +59,7 @@ class FleetWatcher:
     def _look(self) -> None:
         try:
             self.fleet = self._client.fleet(jobs=self._jobs)
-        except Unavailable as error:  # it may come back; the last look stays
+        except Unavailable as error:  # it may come back; the last snapshot stays
             self.away = error
         except GenieError as error:
             self.fatal = error
@@ -68,7 +68,7 @@ class FleetWatcher:
 
 
 class AlternateScreen:
-    """The alternate screen of a terminal; the terminal is as before when it ends."""
+    """The alternate screen of a terminal; restores the terminal at its end."""
 
     def __init__(self, client: "Client", *, jobs: int, every_s: float) -> None:
         self._url = client.url
@@ -76,16 +76,16 @@ class AlternateScreen:
         self._console = Console(file=sys.stdout, highlight=False)
 
     def run(self, first: FleetAnswer) -> None:
-        """Draw until a person leaves; raises what the cloud refuses for good."""
+        """Draw until the person quits; raises the cloud's final refusals."""
         self._watch.start(first)
-        # told to end, it still gives the terminal back as it was
+        # the terminal is restored when we are told to end, too
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         live = Live(console=self._console, screen=True, auto_refresh=False)
         try:
             with keys() as pressed, live:
                 self._draw_until(pressed, live)
         except KeyboardInterrupt:
-            pass  # how people leave such a screen
+            pass  # how people quit such a screen
         finally:
             self._watch.stop()
         if self._watch.fatal is not None:
@@ -122,14 +122,14 @@ class AlternateScreen:
 
 
 class KeyboardInput:
-    """What is typed, without Enter; nothing where there is no keyboard."""
+    """Reads keys without Enter; none where there is no keyboard."""
 
     def __init__(self, descriptor: int | None) -> None:
         self._descriptor = descriptor
         self.hint = "Ctrl-C leaves" if descriptor is None else "q leaves"
 
     def wait(self, seconds: float) -> str:
-        """What was typed within ``seconds``; waits no longer once something was."""
+        """The keys typed within ``seconds``; returns as soon as there is one."""
         if self._descriptor is None:
             time.sleep(seconds)
             return ""
@@ -142,7 +142,7 @@ class KeyboardInput:
 
 @contextmanager
 def keys() -> Iterator[KeyboardInput]:
-    """The keyboard, key by key; as it was before at the end."""
+    """The keyboard, key by key; restored at the end."""
     if not sys.stdin or not sys.stdin.isatty():
         yield KeyboardInput(None)
         return

@@ -1,4 +1,4 @@
-"""The parts of ``genie top``: what each table says of a snapshot of the fleet."""
+"""The tables of ``genie top``, from a snapshot of the fleet."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -27,20 +27,20 @@ WORST_FIRST = ("lost", "offline", "quarantined", "late", "draining", "online")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TablePart:
-    """One table of the frame. ``elastic`` is the column that may be shortened."""
+    """A table of the frame. ``elastic`` is the column that may be shortened."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[object, ...], ...]
     elastic: str
     least: int = 6
-    """Characters of the elastic column under which it says nothing."""
+    """A shorter elastic column would be useless."""
 
     spare: tuple[str, ...] = ()
     none: str = ""
 
     @property
     def height(self) -> int:
-        """Lines of the whole part, its heading included."""
+        """The lines of the whole table, heading included."""
         return 1 + max(1, len(self.rows))
 
 
@@ -101,7 +101,7 @@ def jobs(fleet: FleetAnswer) -> TablePart:
 
 
 def routes(fleet: FleetAnswer) -> TablePart:
-    """Where each persona's work goes."""
+    """Where the work of each persona goes."""
     return TablePart(
         columns=("persona", "goes to", "share", "TTFT p95", "because"),
         rows=tuple(_route(found) for found in fleet.routes),
@@ -118,14 +118,14 @@ def percent(share: float) -> DisplayValue:
 
 
 def bar(share: float, width: int = BAR) -> Text:
-    """How full something is, as a bar whose colour warns."""
+    """A bar that shows how full something is; its colour warns."""
     full = round(min(1.0, max(0.0, share)) * width)
     tone = "red" if share >= ALMOST_FULL else "yellow" if share >= BUSY else "green"
     return Text.assemble(("█" * full, tone), ("░" * (width - full), "dim"))
 
 
 def _busy(fleet: FleetAnswer, worker: WorkerAnswer, model: WorkerModel) -> int:
-    """Requests in hand: the last heartbeat is up to 30 s old, the jobs are of now."""
+    """Requests in flight: the heartbeat may be 30 s old, the jobs are current."""
     counted = sum(
         job.status is JobState.RUNNING
         and (job.worker, job.model) == (worker.name, model.model)
@@ -135,7 +135,7 @@ def _busy(fleet: FleetAnswer, worker: WorkerAnswer, model: WorkerModel) -> int:
 
 
 def _worker(fleet: FleetAnswer, worker: WorkerAnswer) -> Iterable[tuple[object, ...]]:
-    """A line for each GPU, or for the host; only the first has the worker's name."""
+    """A line per GPU, or for the host; only the first has the worker's name."""
     devices: list[GpuAnswer | HostAnswer | None] = [*worker.gpus] or [worker.host]
     running = sum(_busy(fleet, worker, model) for model in worker.models)
     heard = worker.last_heartbeat_s
