@@ -1,7 +1,7 @@
-"""Model files on this machine: pulled once, verified, then never changed.
+"""Stores model files on this machine: pulled once, verified, never changed.
 
-A served file is immutable (cutting one short kills the process that maps it), so
-everything is written beside and renamed into place.
+A served file is immutable (truncating it kills the process that maps it), so
+files are written beside and renamed into place.
 """
 
 import shutil
@@ -18,7 +18,7 @@ from workers.files import manifest, sources
 from workers.files.manifest import Manifest, PullFailed, pull_failed, verify
 
 HEADROOM_BYTES = 1024**3
-"""Left free on the disk after a pull."""
+"""Bytes left free on the disk after a pull."""
 
 OnPullProgress = Callable[[float], None]
 
@@ -46,7 +46,7 @@ class StoredModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskUsage:
-    """Where models live: bytes they take, bytes still free."""
+    """Bytes that models take, and bytes still free."""
 
     path: Path
     used_bytes: int
@@ -65,7 +65,7 @@ class ModelStore:
         on_progress: OnPullProgress | None = None,
         on_wait: Callable[[], None] | None = None,
     ) -> LocalModel:
-        """The model's files, pulled if they are not there yet.
+        """The model's files; pulls them if they are missing.
 
         Blocks while another process pulls the same model, after ``on_wait``. Raises
         PullFailed with code ``corrupt``, ``disk_full``, ``offline``, ``bad_source``,
@@ -87,9 +87,9 @@ class ModelStore:
         return tuple(self._stored(at.parent) for at in folders)
 
     def rm(self, model_id: str) -> int:
-        """Delete a model's files; how many bytes that freed, 0 if it was not there.
+        """Delete a model's files; returns the bytes freed, 0 if there were none.
 
-        A `path:` model loses its record here, never its own folder.
+        A `path:` model loses only its record here, never its folder.
         """
         with self._lock(model_id):
             folder = self._folder(model_id)
@@ -99,7 +99,7 @@ class ModelStore:
         return freed
 
     def disk(self) -> DiskUsage:
-        """How much the models take and how much is free."""
+        """The disk space that models take, and the free space."""
         used = sum(_size(at.parent) for at in self.root.glob(f"*/{manifest.NAME}"))
         return DiskUsage(path=self.root, used_bytes=used, free_bytes=self._free())
 
@@ -156,7 +156,7 @@ class ModelStore:
         return record
 
     def _put(self, ready: Path, folder: Path) -> None:
-        # An older copy may be mapped by a running engine: its files live on, without
+        # A running engine may have mapped an older copy: its files live on, without
         # a name, until that engine ends.
         shutil.rmtree(folder, ignore_errors=True)
         ready.rename(folder)

@@ -1,6 +1,6 @@
-"""Files from the Hugging Face hub, each going on where an earlier try stopped.
+"""Downloads files from the Hugging Face hub; each continues where it stopped.
 
-The hub's own client starts a file anew after a crash, so only its listing, its
+The hub's own client starts a file over after a crash, so only its listing, its
 addresses and its connection are used here.
 """
 
@@ -16,7 +16,7 @@ from workers.files.manifest import SERVED, PullFailed, pull_failed
 PIECE_BYTES = 1024 * 1024
 PARTIAL_CONTENT = 206
 TRIES = 4
-"""How often a broken connection is taken up again before the pull fails."""
+"""How often a broken connection is resumed before the pull fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +39,12 @@ class HubRepository:
 
     @property
     def size_bytes(self) -> int:
-        """All files together."""
+        """The size of all files."""
         return sum(one.size_bytes for one in self.files)
 
 
 def read_revision(name: str, revision: str) -> HubRepository:
-    """What a revision holds now; raises PullFailed."""
+    """The files of a revision; raises PullFailed."""
     # Imported here, as below: the hub's client is slow to import and rarely needed.
     from huggingface_hub import HfApi
 
@@ -66,9 +66,9 @@ def read_revision(name: str, revision: str) -> HubRepository:
 def fetch(
     repository: HubRepository, folder: Path, on_progress: Callable[[float], None]
 ) -> None:
-    """Bring every file into ``folder``; raises PullFailed.
+    """Download every file into ``folder``; raises PullFailed.
 
-    ``on_progress`` gets the share of all bytes that are here.
+    ``on_progress`` gets the share of bytes that have arrived.
     """
     folder.mkdir(parents=True, exist_ok=True)
     before = 0
@@ -101,7 +101,7 @@ def _bring(
     folder: Path,
     arrived: Callable[[int], None],
 ) -> None:
-    # By its content's name: a part of another version is never continued.
+    # Named by its content: a part of another version is never continued.
     part = folder / f".{remote.name}.{(remote.sha256 or remote.blob)[:16]}.part"
     for left in reversed(range(TRIES)):
         try:
@@ -132,7 +132,7 @@ def _continue(
     if have >= remote.size_bytes > 0:
         return
     url = hf_hub_url(repository.name, remote.name, revision=repository.commit)
-    # Sizes and ranges are of the file itself, so nothing may be packed on the way.
+    # Sizes and ranges are of the file itself, so nothing may be compressed on the way.
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
@@ -148,7 +148,7 @@ def _continue(
 
 @contextmanager
 def _translated(name: str, revision: str) -> Iterator[None]:
-    """What the hub's client raises, as `PullFailed` with the next step."""
+    """An error of the hub's client as `PullFailed`, with the next step."""
     import httpx2
     from huggingface_hub import errors
 

