@@ -33,8 +33,8 @@ SETTINGS_HEAD = """\
 
 <!-- Made by scripts/reference.py from the code; change it there. -->
 
-Every process reads its settings once, from environment variables, when it starts. If
-any is wrong or missing the process does not start and names all of them at once.
+Each process reads its settings from environment variables once, when it starts. If any
+is wrong or missing, the process does not start and names all of them at once.
 """
 
 CLI_HEAD = """\
@@ -42,16 +42,16 @@ CLI_HEAD = """\
 
 <!-- Made by scripts/reference.py from the code; change it there. -->
 
-On a terminal lists are tables that fit it, with ages ("3 min"); in a pipe they are
-tab-separated lines without headings, with every column and moments in ISO 8601. What
-prints something takes `--json`: one JSON value, or one a line from commands that act on
+On a terminal, lists are tables that fit it, with ages ("3 min"). In a pipe they are
+tab-separated lines without headings, with all columns and ISO 8601 times. Commands that
+print something take `--json`: one JSON value, or one per line from commands that act on
 several things or follow one (`jobs cancel`, `jobs events`, `batch results` …).
 
-Text on standard input joins the prompt of `ask`, `submit`, `route` and `schedule add`;
-in a script that has a standard input of its own, give `< /dev/null`. Ctrl-C stops a
-waiting command and not the job, and says which command follows it; only `genie ask` and
-its job are one. Messages go to stderr; an error is one sentence that ends with the next
-step. Colours follow `NO_COLOR`, widths `COLUMNS`.
+Standard input is added to the prompt of `ask`, `submit`, `route` and `schedule add`; in
+a script whose standard input is something else, use `< /dev/null`. Ctrl-C stops a
+waiting command, not the job, and says which command follows it; only `genie ask`
+cancels its job. Messages go to stderr. An error is one sentence that ends with the next step. Colours
+follow `NO_COLOR`, widths `COLUMNS`.
 """
 
 SDK_HEAD = """\
@@ -59,16 +59,16 @@ SDK_HEAD = """\
 
 <!-- Made by scripts/reference.py from the code; change it there. -->
 
-`pip install genie-fleet`, then `import genie`. The functions of the package use one
-client by the settings of now: `GENIE_URL` and `GENIE_API_KEY`, else what `genie up`
-saved on this machine. `Client` is one cloud and key of your choice, `AsyncClient` the
-same to await: its methods are those of `Client`, by the same names. Every example on
-this page runs as it stands in a test, on a fleet that answers with the words it was
-asked; `client` is `genie.Client()`.
+Install the wheel ([how](../../README.md#add-a-machine)), then `import genie`. The
+functions of the package use a client made from the current settings: `GENIE_URL` and
+`GENIE_API_KEY`, or what `genie up` saved on this machine. `Client` is a client of any
+cloud and key; `AsyncClient` has the same methods for async programs. A test runs every
+example on this page against a fleet that answers with the words of the question;
+`client` is `genie.Client()`.
 
-Errors are classes of `genie.errors`; each message ends with the next step, and
-`request_id` is what the cloud's logs know it by. The package is typed: `ask` and
-`submit` with a `schema` give a result whose `parsed` is of that type.
+Errors are classes of `genie.errors`; each message ends with the next step, and the
+cloud's logs contain its `request_id`. The package is typed: with a `schema`, `ask` and
+`submit` return a result whose `parsed` has that type.
 """
 
 SDK_SAME = """\
@@ -90,7 +90,7 @@ SDK_CLASSES: tuple[tuple[str, type], ...] = (
     ("AsyncJob", sdk.AsyncJob),
     ("AsyncStream", sdk.AsyncStream),
 )
-"""`AsyncClient` and its kin follow the others, so their methods are not said again."""
+"""The methods of the async classes follow the others and are not repeated."""
 
 SDK_OPTIONS: tuple[tuple[str, type], ...] = (
     ("a question", AskOptions),

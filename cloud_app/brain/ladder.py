@@ -113,7 +113,7 @@ def _chosen(
 _CANNOT = {
     Capability.CHAT: "cannot chat",
     Capability.TOOLS: "cannot call tools",
-    Capability.JSON: "cannot keep to a JSON schema",
+    Capability.JSON: "cannot follow a JSON schema",
     Capability.EMBED: "cannot embed",
     Capability.VISION: "cannot see",
 }

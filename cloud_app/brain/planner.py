@@ -69,7 +69,7 @@ def plan(
 ) -> PlacementPlan:
     """The desired placements of every worker. New ones begin at ``now``."""
     if liveness.is_mass_silence(fleet):
-        why = "more than half of the fleet is silent at once: the fault is ours"
+        why = "mass silence: more than half of the fleet fell silent at once"
         return PlacementPlan(
             desired={w.id: w.placements for w in _sorted(fleet)}, held=why
         )

@@ -61,6 +61,6 @@ def fill_all(value: object, due: datetime, now: datetime, name: str) -> object:
 def _unknown(name: str) -> BadRequest:
     return BadRequest(
         f"there is no variable {name[:40]!r}; there are: {' '.join(VARIABLES)}. "
-        r"Write \{{ for braces that mean themselves",
+        r"Write \{{ for literal braces",
         param="request",
     )

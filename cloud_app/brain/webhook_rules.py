@@ -83,7 +83,7 @@ def parse_webhook_url(url: str) -> WebhookUrl:
     if not parts.hostname:
         raise ValueError("names no host")
     if parts.username is not None or parts.password is not None:
-        raise ValueError("must not hold a user or password; the secret signs")
+        raise ValueError("must not contain a user or password; the secret signs")
     is_tls = parts.scheme == "https"
     path = parts.path or "/"
     return WebhookUrl(

@@ -164,12 +164,12 @@ def _decide(
 def _behind(run: RunRecord, queued: int, going_on: tuple[str, ...]) -> RunRecord:
     if queued < MOST_QUEUED:
         return replace(run, state=RunState.QUEUED, reason=_busy(going_on))
-    reason = f"{MOST_QUEUED} runs wait already"
+    reason = f"{MOST_QUEUED} runs are already waiting"
     return replace(run, state=RunState.SKIPPED, reason=reason)
 
 
 def _busy(going_on: tuple[str, ...]) -> str:
-    return f"job {going_on[0]} was still going on" if going_on else "others wait"
+    return f"job {going_on[0]} was still running" if going_on else "others wait"
 
 
 def _begin(
@@ -212,7 +212,7 @@ def _key(ctx: Context, schedule: ScheduleRecord) -> KeyRecord:
         key = store.keys.by_id(session, schedule.key_id)
     if key is None or key.revoked_at is not None:
         raise Unauthorized(
-            "the key this schedule was made with was revoked; make it again with "
+            "the key this schedule was made with was revoked; create it again with "
             "another key"
         )
     return key

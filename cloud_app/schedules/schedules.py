@@ -59,7 +59,7 @@ def create(
     cron = calendar.parse(new.cron, new.timezone)
     next_at = next_run_after(cron, now)
     if next_at is None:
-        raise BadRequest("cron: this never comes; mend day and month", param="cron")
+        raise BadRequest("cron: this date never comes; fix day and month", param="cron")
     schedule = ScheduleRecord(
         id=store.ids.new_id(now),
         org=key.org,
@@ -191,8 +191,8 @@ def _insert(ctx: Context, schedule: ScheduleRecord) -> ScheduleRecord:
         if store.schedules.insert(session, schedule):
             return schedule
     raise Conflict(
-        f"there is a schedule {schedule.name!r} already; `genie schedule rm` it, or "
-        "choose another name",
+        f"there is already a schedule {schedule.name!r}; remove it with "
+        "`genie schedule rm`, or choose another name",
         param="name",
         code="schedule_exists",
     )

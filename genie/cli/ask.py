@@ -34,9 +34,7 @@ NO_CAPACITY = 3
 @click.option(
     "-p", "--persona", shell_complete=hints.persona, help="Kind of work, e.g. review."
 )
-@click.option(
-    "-m", "--model", shell_complete=hints.model, help="This very model, or a tier."
-)
+@click.option("-m", "--model", shell_complete=hints.model, help="A model, or a tier.")
 @as_json
 @click.pass_context
 def route(
@@ -85,7 +83,7 @@ OPTIONS = (
         help="Kind of work, e.g. review.",
     ),
     click.option(
-        "-m", "--model", shell_complete=hints.model, help="This very model, or a tier."
+        "-m", "--model", shell_complete=hints.model, help="A model, or a tier."
     ),
     click.option("-s", "--system", help="System message."),
     click.option("--max-tokens", type=click.IntRange(min=1), help="Longest answer."),
@@ -115,14 +113,14 @@ class SchemaFile(click.Path):
         try:
             return msgspec.json.decode(Path(path).read_bytes(), type=dict[str, object])
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            self.fail(f"{path} is no JSON schema: {error}", param, ctx)
+            self.fail(f"{path} is not a JSON schema: {error}", param, ctx)
 
 
 schema = click.option(
     "--schema",
     type=SchemaFile(),
     metavar="FILE",
-    help="A JSON schema the answer is held to.",
+    help="A JSON schema that the answer follows.",
 )
 
 
@@ -163,7 +161,7 @@ def ask(
             return
         _sum_up(session, _streamed(client, question, schema, given(options)))
     except KeyboardInterrupt:
-        note("\ngenie: stopped, and so is its job; `genie submit` goes on without you")
+        note("\ngenie: stopped, and its job is cancelled; jobs of `genie submit` go on")
         raise click.Abort from None
 
 

@@ -46,11 +46,16 @@ def batch() -> None:
     "-m",
     "--model",
     shell_complete=hints.model,
-    help="This very model, or a tier, for the prompts.",
+    help="A model, or a tier, for the prompts.",
 )
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Longest answer.")
-@click.option("--window", default="24h", show_default=True, help="24h or less: 30m.")
-@click.option("--endpoint", help="What the lines are for; chat completions if not set.")
+@click.option(
+    "--window",
+    default="24h",
+    show_default=True,
+    help="Time to complete: up to 24h, such as 30m.",
+)
+@click.option("--endpoint", help="Endpoint of the lines; chat completions by default.")
 @as_json
 @click.pass_obj
 def submit(
@@ -78,13 +83,17 @@ def submit(
 
 @batch.command("list")
 @click.option(
-    "--limit", type=PAGE, default=20, show_default=True, help="So many at most."
+    "--limit",
+    type=PAGE,
+    default=20,
+    show_default=True,
+    help="How many to list, at most.",
 )
 @click.option(
     "--after",
     metavar="BATCH",
     shell_complete=hints.batch,
-    help="Go on after this batch.",
+    help="List batches after this one.",
 )
 @as_json
 @click.pass_obj
@@ -115,7 +124,7 @@ def show(session: CommandSession, batch_id: str, as_json: bool) -> None:
 
 @batch.command()
 @click.argument("batch_id", metavar="BATCH", shell_complete=hints.batch)
-@click.option("--timeout", type=click.FloatRange(min=0), help="Seconds, at most.")
+@click.option("--timeout", type=click.FloatRange(min=0), help="Time limit in seconds.")
 @as_json
 @click.pass_obj
 def wait(

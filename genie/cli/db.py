@@ -88,7 +88,7 @@ def bootstrap(org: str, as_json: bool) -> None:
 
 @db.command()
 @click.argument("revision")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @as_json
 def downgrade(revision: str, yes: bool, as_json: bool) -> None:
     """Downgrade the schema to REVISION (`base` drops every table)."""

@@ -55,7 +55,7 @@ def list_letters(session: CommandSession, as_json: bool) -> None:
 
 @dead_letters.command()
 @click.argument("letter_id", metavar="LETTER", shell_complete=hints.letter)
-@click.option("--text", is_flag=True, help="With its prompt; that is written down.")
+@click.option("--text", is_flag=True, help="Show its prompt too; this is audited.")
 @as_json
 @click.pass_obj
 def show(session: CommandSession, letter_id: str, text: bool, as_json: bool) -> None:

@@ -280,7 +280,7 @@ def _state(worker: "WorkerAnswer") -> str:
     if not worker.models:
         placed = ", ".join(p.model for p in worker.placements)
         plan = f"; the planner wants [bold]{placed}[/] there" if placed else ""
-        return f"worker [bold]{worker.name}[/] joined, it holds no model{plan}"
+        return f"worker [bold]{worker.name}[/] joined; it holds no model yet{plan}"
     return "; ".join(_model_state(worker, index) for index in range(len(worker.models)))
 
 
@@ -295,6 +295,7 @@ def _model_state(worker: "WorkerAnswer", index: int) -> str:
 
 def _farewell(console: Console, fleet: "EmbeddedFleet") -> None:
     snippets = (
+        ("shell", f"export GENIE_URL={fleet.url} GENIE_API_KEY={fleet.api_key}"),
         ("Python", _python()),
         ("openai", _openai(fleet.url, fleet.api_key)),
         ("curl", _curl(fleet.url, fleet.api_key)),

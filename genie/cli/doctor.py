@@ -125,7 +125,7 @@ def cloud(session: CommandSession) -> Iterator[Check]:
             name=f"cloud {name}",
             verdict=Verdict.OK if is_ok else Verdict.FAIL,
             detail=state,
-            next_step="" if is_ok else "mend this where the cloud runs",
+            next_step="" if is_ok else "fix this where the cloud runs",
         )
     yield key(client)
 
@@ -161,7 +161,7 @@ def broker(url: str) -> Check:
             name="broker",
             verdict=Verdict.FAIL,
             detail=str(error),
-            next_step="start RabbitMQ, or mend GENIE_BROKER_URL",
+            next_step="start RabbitMQ, or fix GENIE_BROKER_URL",
         )
     return Check(name="broker", verdict=Verdict.OK, detail=where)
 
@@ -276,6 +276,6 @@ def _absent(name: str, package: str, extra: str) -> Check:
     return Check(
         name=name,
         verdict=Verdict.WARN,
-        detail=f"not looked at: {package} is not installed",
-        next_step=f"pip install 'genie-fleet[{extra}]'",
+        detail=f"not checked: {package} is not installed",
+        next_step=f"install Genie Fleet with its extra [{extra}]",
     )

@@ -36,7 +36,7 @@ NONE = 'no jobs; `genie submit "…"` makes one'
 STATES = click.Choice([state.value for state in JobState])
 RETRIED = click.Choice(["failed", "timeout", "cancelled"])
 PAGE = click.IntRange(1, 200)
-MOST = "So many at most."
+MOST = "How many to list, at most."
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -56,7 +56,7 @@ class SinceParam(click.ParamType[float]):
         try:
             return since(str(value), datetime.now(UTC))
         except ValueError:
-            self.fail(f"{value!r} is no moment; use 30m, 2h, 7d or 2030-12-31", param)
+            self.fail(f"{value!r} is not a time; use 30m, 2h, 7d or 2030-12-31", param)
 
 
 def since(text: str, now: datetime) -> float:
@@ -92,10 +92,12 @@ def jobs() -> None:
     shell_complete=hints.worker,
     help="Only this worker, by name or id.",
 )
-@click.option("--since", type=SinceParam(), help="Only newer: 30m, 2h, 7d or a date.")
+@click.option(
+    "--since", type=SinceParam(), help="Only after this: 30m, 2h, 7d or a date."
+)
 @click.option("--limit", type=PAGE, default=20, show_default=True, help=MOST)
 @click.option(
-    "--after", metavar="JOB", shell_complete=hints.job, help="Go on after this job."
+    "--after", metavar="JOB", shell_complete=hints.job, help="List jobs after this one."
 )
 @as_json
 @click.pass_obj
@@ -113,7 +115,7 @@ def list_jobs(
 
 @jobs.command()
 @click.argument("job_id", metavar="JOB", shell_complete=hints.job)
-@click.option("--timeline", is_flag=True, help="Also what happened when.")
+@click.option("--timeline", is_flag=True, help="Show its timeline too.")
 @as_json
 @click.pass_obj
 def show(session: CommandSession, job_id: str, timeline: bool, as_json: bool) -> None:
@@ -136,7 +138,7 @@ def show(session: CommandSession, job_id: str, timeline: bool, as_json: bool) ->
 
 @jobs.command()
 @click.argument("job_id", metavar="JOB", shell_complete=hints.job)
-@click.option("--timeout", type=click.FloatRange(min=0), help="Seconds, at most.")
+@click.option("--timeout", type=click.FloatRange(min=0), help="Time limit in seconds.")
 @as_json
 @click.pass_obj
 def wait(
@@ -185,9 +187,11 @@ def events(session: CommandSession, job_id: str, as_json: bool) -> None:
 
 @jobs.command()
 @click.argument("job_ids", metavar="[JOB...]", shell_complete=hints.job, nargs=-1)
-@click.option("--all", "is_all", is_flag=True, help="All that match the options.")
 @click.option(
-    "--state", type=RETRIED, help="With --all: failed and timeout if not set."
+    "--all", "is_all", is_flag=True, help="Retry all jobs that match the options."
+)
+@click.option(
+    "--state", type=RETRIED, help="With --all: failed and timeout by default."
 )
 @click.option(
     "-p", "--persona", shell_complete=hints.persona, help="Only this kind of work."
@@ -200,7 +204,9 @@ def events(session: CommandSession, job_id: str, as_json: bool) -> None:
     shell_complete=hints.worker,
     help="Only this worker, by name or id.",
 )
-@click.option("--since", type=SinceParam(), help="Only newer: 30m, 2h, 7d or a date.")
+@click.option(
+    "--since", type=SinceParam(), help="Only after this: 30m, 2h, 7d or a date."
+)
 @click.option("--limit", type=PAGE, default=100, show_default=True, help=MOST)
 @as_json
 @click.pass_obj
@@ -217,7 +223,7 @@ def retry(
     out and matches the options.
     """
     if bool(job_ids) == is_all:
-        raise click.UsageError("name the jobs, or give --all and what they match")
+        raise click.UsageError("name the jobs, or give --all and filters")
     client = session.connect()
     for job_id in job_ids:
         job = client.retry_job(job_id)
@@ -237,7 +243,7 @@ def retention(session: CommandSession, hours: str | None, as_json: bool) -> None
     the cloud's setting. Needs an admin key.
     """
     if hours is not None and hours != "default" and not hours.isdecimal():
-        raise click.UsageError("hours is a whole number, or default")
+        raise click.UsageError("hours must be a whole number, or default")
     client = session.connect()
     if hours is None:
         found = client.retention()
@@ -253,7 +259,7 @@ def _retry_all(
     for job in made:
         show_done(session, as_json, job.details, (job.details.retry_of, job.id))
     for one in skipped:
-        note(f"genie: {one.id} was left: {one.why}")
+        note(f"genie: {one.id} was skipped: {one.why}")
     if not made and not skipped:
         note("genie: no job matches; `genie jobs --state failed` lists what failed")
 

@@ -188,7 +188,7 @@ def rm(session: CommandSession, models: tuple[str, ...], as_json: bool) -> None:
         freed = store.rm(model)
         if not freed:
             raise NotFound(
-                f"{model} is not on this machine; `genie models ls` lists what is"
+                f"{model} is not on this machine; `genie models ls` lists what is here"
             )
         done = {"id": model, "freed_bytes": freed}
         show_done(session, as_json, done, (model, f"{size(freed)} freed"))

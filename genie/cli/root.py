@@ -35,20 +35,20 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "submit": ("genie.cli.ask:submit", "Submit a question as a job."),
     "jobs": ("genie.cli.jobs:jobs", "List, show, follow, retry and cancel jobs."),
     "batch": ("genie.cli.batch:batch", "Run many requests from one file."),
-    "schedule": ("genie.cli.schedule:schedule", "Ask questions again and again."),
+    "schedule": ("genie.cli.schedule:schedule", "Ask questions on a schedule."),
     "models": ("genie.cli.models:models", "List the catalog's models."),
-    "personas": ("genie.cli.models:personas", "List the kinds of work."),
+    "personas": ("genie.cli.models:personas", "List the personas and their models."),
     "route": ("genie.cli.ask:route", "Show where a question would go, and why."),
     "workers": ("genie.cli.fleet:workers", "List the fleet's workers."),
     "queues": ("genie.cli.fleet:queues", "List the queues and their depth."),
     "dead-letters": (
         "genie.cli.dead_letters:dead_letters",
-        "Look at what no worker could serve.",
+        "List, replay and discard dead letters.",
     ),
     "worker": ("genie.cli.worker:worker", "Add this machine to a fleet."),
     "keys": ("genie.cli.keys:keys", "List, create and revoke API keys."),
     "web": ("genie.cli.web:web", "Serve the API and the pages, in production."),
-    "db": ("genie.cli.db:db", "Look after the cloud's database schema."),
+    "db": ("genie.cli.db:db", "Manage the cloud's database schema."),
     "completion": (
         "genie.cli.completion:completion",
         "Let your shell complete commands, models and ids.",
@@ -165,7 +165,7 @@ class LazyGroup(click.Group):
         except OSError as error:
             what = f": {error.filename}" if error.filename else ""
             _drop_output()
-            _say(f"{error.strerror or error}{what}; mend that and try again")
+            _say(f"{error.strerror or error}{what}; fix that and try again")
             sys.exit(1)
         # without its standalone mode click returns what a command gave to ctx.exit()
         sys.exit(status if isinstance(status, int) else 0)
@@ -245,8 +245,8 @@ def _missing(error: ModuleNotFoundError) -> str:
     if package in ("", "genie", "workers", "cloud_app", "migrations"):
         raise error  # a bug of ours, not a missing package
     return (
-        f"this command needs {package}, which is not installed; run "
-        "`pip install 'genie-fleet[worker,cloud]'`"
+        f"this command needs {package}, which is not installed; install Genie Fleet "
+        "with its extra [cloud] or [worker]"
     )
 
 

@@ -38,11 +38,17 @@ def schedule() -> None:
 @click.argument("called", metavar="NAME")
 @click.argument("cron")
 @asking
-@click.option("--timezone", help="Like Europe/Berlin; UTC if not set.")
-@click.option("--overlap", type=OVERLAP, help="While the run before goes on: skip.")
-@click.option("--catch-up", type=CATCH_UP, help="Missed runs made up for: last.")
-@click.option("--jitter", "jitter_s", type=float, help="Start up to so many s later.")
-@click.option("--webhook", help="A URL that is told of each job's end.")
+@click.option("--timezone", help="Such as Europe/Berlin; UTC by default.")
+@click.option(
+    "--overlap", type=OVERLAP, help="While the previous run goes on; skip by default."
+)
+@click.option(
+    "--catch-up", type=CATCH_UP, help="Missed runs to make up for; last by default."
+)
+@click.option(
+    "--jitter", "jitter_s", type=float, help="Start up to this many seconds later."
+)
+@click.option("--webhook", help="A URL that is called when a job ends.")
 @click.option("--webhook-secret", envvar="GENIE_WEBHOOK_SECRET", help="Signs it.")
 @as_json
 @click.pass_obj

@@ -1,5 +1,7 @@
 """``genie worker``: adds this machine to a fleet."""
 
+import shlex
+
 import click
 
 from genie import env
@@ -22,7 +24,9 @@ class CloudAddress(click.ParamType[str]):
         try:
             address: str = env.url("http", "https")(str(value))
         except ValueError as error:
-            self.fail(f"{error}; give it like https://genie.example.com", param, ctx)
+            self.fail(
+                f"{error}; use an address like https://genie.example.com", param, ctx
+            )
         return address.rstrip("/")
 
 
@@ -33,8 +37,8 @@ def worker() -> None:
 
 @worker.command()
 @click.argument("url", type=CloudAddress())
-@click.option("--token", help="The join token, gj-…; asked for when not given.")
-@click.option("--name", help="This worker's name; the host's unless given.")
+@click.option("--token", help="The join token, gj-…; prompted for if missing.")
+@click.option("--name", help="This worker's name; the host's by default.")
 @as_json
 @click.pass_obj
 def join(
@@ -56,7 +60,9 @@ def join(
     registered = join_fleet(url, secret, name=name)
     joined = {"id": registered.worker_id, "name": registered.name}
     show_done(session, as_json, joined, tuple(joined.values()))
-    note(f"genie: joined; `GENIE_URL={url} genie worker start` serves")
+    named = f"GENIE_WORKER_NAME={shlex.quote(name)} " if name else ""
+    command = f"GENIE_URL={url} {named}genie worker start"
+    note(f"genie: joined as {registered.name}; to start serving, run `{command}`")
 
 
 @worker.command()
@@ -83,4 +89,4 @@ def token(session: CommandSession, queues: tuple[str, ...], as_json: bool) -> No
     click.echo(made.token)
     until = f" until {moment(made.expires_at)}" if made.expires_at else ""
     command = made.command or f"genie worker join URL --token {made.token}"
-    note(f"genie: good once{until}; on the new machine run `{command}`")
+    note(f"genie: works once{until}; on the new machine run `{command}`")

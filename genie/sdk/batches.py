@@ -359,7 +359,9 @@ def _uploading(
 ) -> Steps[FileAnswer]:
     if isinstance(requests, str | os.PathLike):
         if schema is not None:
-            raise TypeError("a file says the schema of its lines itself")
+            raise TypeError(
+                "schema is for prompts; a file sets response_format in each line"
+            )
         return (yield from uploading(requests))
     with tempfile.TemporaryDirectory(prefix="genie-") as folder:
         path = Path(folder) / "requests.jsonl"

@@ -90,7 +90,7 @@ def check(given: Mapping[str, object], kind: type) -> None:
     known = sorted(kind.__annotations__)
     for name in given:
         if name not in known:
-            raise TypeError(f"there is no {name!r}; there are: {', '.join(known)}")
+            raise TypeError(f"no option {name!r}; the options are: {', '.join(known)}")
 
 
 def conversation_messages(

@@ -52,7 +52,7 @@ class PendingJobs(Generic[J]):
     def _outlasted(self) -> JobTimeout:
         left, first = len(self.left), next(iter(self.left))
         return JobTimeout(
-            f"{left} jobs still go on after {self._timeout or 0:g} s, such as "
+            f"{left} jobs have not ended after {self._timeout or 0:g} s, such as "
             f"{first}; wait again, or stop them with cancel()",
             code="wait_timeout",
         )
@@ -87,7 +87,7 @@ class JobWindow(Generic[J]):
 def refuse_key(options: AskOptions) -> None:
     """Refuse an idempotency key: many jobs cannot share it."""
     if options.get("idempotency_key"):
-        raise TypeError("an idempotency_key is one job's; map makes its own")
+        raise TypeError("an idempotency_key names one job; map makes its own")
 
 
 def as_completed(

@@ -29,10 +29,10 @@ BY_STATUS: Mapping[int, type[GenieError]] = {
 NEXT_STEPS: tuple[tuple[type[GenieError], str], ...] = (
     (errors.Unauthorized, "set GENIE_API_KEY to a valid key (`genie keys create`)"),
     (errors.Forbidden, "use a key with the admin flag (`genie keys create --admin`)"),
-    (errors.UnknownModel, "`genie models` lists what there is"),
-    (errors.UnknownJob, "`genie jobs list` lists the jobs of your org"),
+    (errors.UnknownModel, "list the models with `genie models`"),
+    (errors.UnknownJob, "list your org's jobs with `genie jobs`"),
     (errors.Conflict, "send another Idempotency-Key"),
-    (errors.NoCapacity, "`genie worker join` adds a machine"),
+    (errors.NoCapacity, "add a machine with `genie worker join`"),
     (errors.Unavailable, "try again soon; `genie doctor` says what is wrong"),
 )
 """Next steps, first match wins; used when the cloud's message names none."""

@@ -61,8 +61,8 @@ def parse(schema: Schema, text: str) -> object:
         return _reader(schema)(text)
     except ValueError as error:  # both libraries' errors are ValueErrors
         raise AnswerMismatch(
-            "the answer does not match its schema, most likely since it was cut; allow "
-            "a larger max_tokens",
+            "the answer does not match its schema, most likely because it was cut off; "
+            "allow a larger max_tokens",
             text=text,
         ) from error
 

@@ -197,7 +197,7 @@ def test_each_fault_is_one_line_with_its_exit_code(
 def test_a_full_disk_is_one_line(environ: Environ) -> None:
     done = shell(environ, "python -m genie personas > /dev/full")
     assert done.returncode == 1
-    assert done.stderr == "genie: No space left on device; mend that and try again\n"
+    assert done.stderr == "genie: No space left on device; fix that and try again\n"
 
 
 def test_a_narrow_terminal_shows_whole_ids(environ: Environ) -> None:

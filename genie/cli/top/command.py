@@ -20,14 +20,14 @@ JOBS = 40
 
 
 @click.command()
-@click.option("--once", is_flag=True, help="Print one frame and end.")
+@click.option("--once", is_flag=True, help="Print one frame and exit.")
 @click.option(
     "--every",
     "every_s",
     type=EVERY_S,
     default=2.0,
     show_default=True,
-    help="Seconds between two looks.",
+    help="Seconds between refreshes.",
 )
 @as_json
 @click.pass_obj

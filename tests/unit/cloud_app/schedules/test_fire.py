@@ -131,7 +131,7 @@ def test_skip_leaves_a_run_out_while_the_one_before_goes_on(rig: Rig) -> None:
     rig.pass_s(HOUR)
     rig.pass_s(HOUR)
     assert rig.states() == ["started", "skipped"]
-    assert (rig.runs()[1].reason or "").endswith("was still going on")
+    assert (rig.runs()[1].reason or "").endswith("was still running")
     rig.end(rig.bus.published[0])
     rig.pass_s(HOUR)
     assert rig.states() == ["started", "skipped", "started"]

@@ -107,7 +107,7 @@ class TestJson:
     def test_a_model_that_cannot_is_refused(self, client: FlaskClient) -> None:
         body = ask(response_format={"type": "json_object"}, model="echo:large")
         assert (
-            "cannot keep to a JSON schema"
+            "cannot follow a JSON schema"
             in error(client.post(CHAT, json=body))["message"]
         )
 

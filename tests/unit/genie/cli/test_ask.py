@@ -160,7 +160,7 @@ def test_a_schema_that_is_none_is_wrong_usage(
     schema.write_text(text)
     done = run("submit", "hi", "--schema", str(schema))
     assert done.exit_code == 2
-    assert "city.json is no JSON schema" in done.stderr
+    assert "city.json is not a JSON schema" in done.stderr
     assert run("ask", "hi", "--schema", "/nowhere").exit_code == 2
 
 

@@ -46,7 +46,7 @@ def test_a_sick_cloud_fails_with_the_part_that_is_sick(
     cloud.replies = {"GET /health": reply, "GET /v1/models": READY}
     done = run("doctor")
     assert done.exit_code == 1
-    assert "fail\tcloud database\tcannot be reached\tmend this" in done.stdout
+    assert "fail\tcloud database\tcannot be reached\tfix this" in done.stdout
 
 
 def test_a_cloud_that_is_away_fails_with_the_next_step(

@@ -127,7 +127,7 @@ def test_ctrl_c_ends_with_130_and_says_that_the_question_is_dropped(
     cloud.replies[CHAT] = KeyboardInterrupt()
     done = run("ask", "hi")
     assert done.exit_code == 130
-    assert "its job; `genie submit` goes on without you" in done.stderr
+    assert "its job is cancelled; jobs of `genie submit` go on" in done.stderr
 
 
 def test_every_command_that_prints_takes_json() -> None:
@@ -213,7 +213,7 @@ def test_a_file_that_cannot_be_written_ends_with_1(run: Run, cloud: TwinCloud) -
     cloud.replies[CHAT] = PermissionError(13, "Permission denied", "/x/y")
     done = run("ask", "hi")
     assert done.exit_code == 1
-    assert done.stderr == "genie: Permission denied: /x/y; mend that and try again\n"
+    assert done.stderr == "genie: Permission denied: /x/y; fix that and try again\n"
 
 
 def test_a_missing_extra_is_named_with_its_install_line(
@@ -223,7 +223,7 @@ def test_a_missing_extra_is_named_with_its_install_line(
     done = run("ask", "hi")
     assert done.exit_code == 2
     assert "needs celery" in done.stderr
-    assert "pip install 'genie-fleet[worker,cloud]'" in done.stderr
+    assert "with its extra [cloud] or [worker]" in done.stderr
 
 
 def test_every_error_class_has_an_exit_code_that_help_explains() -> None:

@@ -91,7 +91,7 @@ def test_jobs_are_retried_by_id_or_all_that_match(run: Run, cloud: TwinCloud) ->
     done = run("jobs", "retry", "--all", "--state", "failed", "-m", "echo:small")
     assert cloud.sent == {"state": "failed", "model": "echo:small", "limit": 100}
     assert done.stdout == "01a\t02b\n"
-    assert "01c was left: its prompt is not kept" in done.stderr
+    assert "01c was skipped: its prompt is not kept" in done.stderr
     assert run("jobs", "retry").exit_code == 2
     assert run("jobs", "retry", "01a", "--all").exit_code == 2
 

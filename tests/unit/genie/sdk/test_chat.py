@@ -90,5 +90,7 @@ def test_a_question_without_text_is_refused(options: AskOptions) -> None:
 
 def test_a_misspelt_option_is_named() -> None:
     wrong = cast(AskOptions, {"temprature": 1.0})
-    with pytest.raises(TypeError, match=r"no 'temprature'; there are: .*temperature"):
+    with pytest.raises(
+        TypeError, match=r"no option 'temprature'; the options are: .*temperature"
+    ):
         chat_body("hi", wrong, mode="sync")

@@ -75,7 +75,7 @@ def test_gathering_waits_for_all_and_then_raises() -> None:
 
 def test_what_outlasts_the_timeout_goes_on() -> None:
     cloud = TwinCloud()
-    with pytest.raises(errors.JobTimeout, match="1 jobs still go on") as caught:
+    with pytest.raises(errors.JobTimeout, match="1 jobs have not ended") as caught:
         many.gather([cloud.job(1), cloud.job(99)], timeout=5)
     assert caught.value.error_code == "wait_timeout"
 

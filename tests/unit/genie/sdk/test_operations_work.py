@@ -53,7 +53,7 @@ def test_a_schedule_is_a_question_with_a_cron_line() -> None:
 
 
 def test_an_option_that_does_not_exist_is_named() -> None:
-    with pytest.raises(TypeError, match="no 'often'"):
+    with pytest.raises(TypeError, match="no option 'often'"):
         twin_of({}).client().schedule("x", cron="@daily", often=1)  # type: ignore[call-arg]  # the mistake under test
 
 
