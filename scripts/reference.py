@@ -50,8 +50,8 @@ several things or follow one (`jobs cancel`, `jobs events`, `batch results` …)
 Standard input is added to the prompt of `ask`, `submit`, `route` and `schedule add`; in
 a script whose standard input is something else, use `< /dev/null`. Ctrl-C stops a
 waiting command, not the job, and says which command follows it; only `genie ask`
-cancels its job. Messages go to stderr. An error is one sentence that ends with the next step. Colours
-follow `NO_COLOR`, widths `COLUMNS`.
+cancels its job. Messages go to stderr. An error is one sentence that ends with the next
+step. Colours follow `NO_COLOR`, widths `COLUMNS`.
 """
 
 SDK_HEAD = """\
