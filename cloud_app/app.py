@@ -18,7 +18,6 @@ from cloud_app.store import reports
 from cloud_app.web import (
     batches,
     dead_letters,
-    embeddings,
     files,
     fleet,
     inference,
@@ -29,7 +28,6 @@ from cloud_app.web import (
     request,
     schedules,
     webhooks,
-    workers,
 )
 from cloud_app.web.metrics import Metrics
 from cloud_app.web.openapi import OpenApiDocument
@@ -77,8 +75,8 @@ def create_app(ctx: Context | None = None) -> Flask:
     errors.install(app)
     sessions.install(app, ctx.settings)
     ops.install(app, ctx)
-    asked = (inference.api, embeddings.api, files.api, batches.api)
-    fleets = (workers.api, fleet.api, orgs.api, dead_letters.api)
+    asked = (inference.api, inference.embeddings_api, files.api, batches.api)
+    fleets = (fleet.fleet_api, fleet.api, orgs.api, dead_letters.api)
     work = (jobs.api, schedules.api, webhooks.api)
     for api in (*asked, *work, models.api, *fleets, ops.api):
         app.register_api(api)

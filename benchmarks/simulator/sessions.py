@@ -1,8 +1,8 @@
 """Conversations that come back: what an engine still holds of them, and who is asked.
 
-An engine's freed slot keeps its tokens (`workers.engine.child.slots`), so a next turn
-is read faster where the last one was. A client may carry the name of that worker as
-a hint.
+An engine's freed slot keeps its tokens (`workers.engine.child.scheduler`), so a next
+turn is read faster where the last one was. A client may carry the name of that worker
+as a hint.
 """
 
 import random

@@ -1,20 +1,349 @@
-"""Drives batches: each is leased to one brain and taken one step per second."""
+"""Drives batches: checked whole, fed, collected and closed, a step at a time.
 
+Each batch is leased to one brain, which takes it a step further once a second.
+"""
+
+import hashlib
 import random
 import time
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from threading import Lock
+from typing import Any
 
 from cloud_app import store
-from cloud_app.batches import check, close, collect, feed
+from cloud_app.batches import collect, feed, lines
+from cloud_app.batches.collect import ERRORS, OUTPUT, folder
 from cloud_app.batches.feed import BatchInput
+from cloud_app.batches.lines import BadBatchLine, BatchLine, LineRequest
 from cloud_app.context import Context
+from cloud_app.files import files
+from cloud_app.jobs import admission
 from cloud_app.store.records import BatchRecord, ChunkRecord, FileRecord
 from genie import logs
 from genie.contracts.batch import BatchState
-from genie.errors import NotFound, Unavailable
+from genie.contracts.inference import JobState
+from genie.errors import BrokerDown, GenieError, NotFound, Unavailable
+
+EMPTY = 0
+FIRST_PLACES = 1024
+
+
+class DigestSet:
+    """A set of names as 64-bit digests in one array: at most 32 bytes a name.
+
+    A Python set of numbers takes about a hundred. A million names collide by chance
+    once in 40 million batches.
+    """
+
+    def __init__(self) -> None:
+        self._places = _empty(FIRST_PLACES)
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, name: str) -> bool:
+        """Add a name; False when it was in the set before."""
+        digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+        number = int.from_bytes(digest) or 1  # 0 marks an empty place
+        if self._count * 2 >= len(self._places):
+            self._grow()
+        at = _find(self._places, number)
+        if self._places[at] == number:
+            return False
+        self._places[at] = number
+        self._count += 1
+        return True
+
+    def _grow(self) -> None:
+        larger = _empty(len(self._places) * 2)
+        for number in self._places:
+            if number != EMPTY:
+                larger[_find(larger, number)] = number
+        self._places = larger
+
+
+def _empty(places: int) -> "array[int]":
+    return array("Q", [EMPTY]) * places
+
+
+def _find(places: "array[int]", number: int) -> int:
+    """The place of a number: from its own place on, the first that fits."""
+    mask = len(places) - 1
+    at = number & mask
+    while places[at] not in (EMPTY, number):
+        at = (at + 1) & mask
+    return at
+
+
+MOST_ERRORS = 100
+"""The most mistakes that are listed."""
+
+EVERY = 500
+"""Lines between two calls of ``keep``."""
+
+_one_at_a_time = Lock()
+"""One check at a time: a large input takes a minute of a brain's threads."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputSummary:
+    """The contents of an input: its requests, and the mistakes that end the batch."""
+
+    total: int
+    model: str | None
+    errors: tuple[dict[str, Any], ...]
+
+
+def check(
+    ctx: Context, batch: BatchRecord, file: FileRecord, keep: Callable[[], None]
+) -> InputSummary | None:
+    """Read every line; None while this process checks another batch.
+
+    Memory holds one line and at most 32 bytes of each custom_id, never the file.
+    ``keep`` is called every few hundred lines.
+    """
+    if not _one_at_a_time.acquire(blocking=False):
+        return None
+    try:
+        return _InputCheck(ctx, batch).read(file, keep)
+    finally:
+        _one_at_a_time.release()
+
+
+class _InputCheck:
+    """One pass over one input."""
+
+    def __init__(self, ctx: Context, batch: BatchRecord) -> None:
+        self._ctx, self._batch = ctx, batch
+        self._seen = DigestSet()
+        self._targets: set[tuple[str | None, str | None]] = set()
+        self._errors: list[dict[str, Any]] = []
+        self._model: str | None = None
+        self._total = 0
+
+    def read(self, file: FileRecord, keep: Callable[[], None]) -> InputSummary:
+        most_bytes = self._ctx.settings.max_body_bytes
+        with files.of(self._ctx).reading(file.path) as source:
+            for line in lines.split_lines(
+                source, offset=0, after_line=0, most_bytes=most_bytes
+            ):
+                self._total += 1
+                if self._total % EVERY == 0:
+                    keep()
+                self._note(line, most_bytes)
+                if self._is_enough():
+                    break
+        if not self._total:
+            self._add(BadBatchLine("the file has no requests", code="empty_file"), None)
+        return InputSummary(
+            total=self._total, model=self._model, errors=tuple(self._errors)
+        )
+
+    def _note(self, line: BatchLine, most_bytes: int) -> None:
+        try:
+            request = lines.parse(line, self._batch.endpoint, most_bytes=most_bytes)
+            self._see(request)
+        except GenieError as error:
+            self._add(error, line.number)
+
+    def _see(self, request: LineRequest) -> None:
+        if not self._seen.add(request.custom_id):
+            raise BadBatchLine(
+                f"custom_id {request.custom_id[:64]!r} was used before; each must be "
+                "unique",
+                code="duplicate_custom_id",
+                param="custom_id",
+            )
+        body: Any = request.body  # every shape names a model, a persona or both
+        target = (body.model, body.persona)
+        if target not in self._targets:
+            admission.resolve(self._ctx.catalog, *target)
+            self._targets.add(target)
+            self._model = self._model or body.model or body.persona
+
+    def _is_enough(self) -> bool:
+        most_lines = self._ctx.settings.batch_max_lines
+        if self._total > most_lines:
+            error = BadBatchLine(
+                f"the file has more than {most_lines} requests; split it",
+                code="too_many_requests",
+            )
+            self._add(error, None)
+            return True
+        return len(self._errors) >= MOST_ERRORS
+
+    def _add(self, error: GenieError, line: int | None) -> None:
+        self._errors.append(
+            {
+                "code": error.error_code,
+                "message": error.message,
+                "param": error.param,
+                "line": line,
+            }
+        )
+
 
 log = logs.logger("batching")
+
+OUTPUT_PURPOSE = "batch_output"
+OPEN = (BatchState.VALIDATING, BatchState.IN_PROGRESS)
+ENDING = (BatchState.FINALIZING, BatchState.CANCELLING)
+
+
+def expire(ctx: Context, batch: BatchRecord) -> None:
+    """Stop a running batch whose window is over."""
+    now = ctx.now()
+    with ctx.db.session() as session:
+        store.batches.move(
+            session,
+            batch.id,
+            OPEN,
+            state=BatchState.FINALIZING.value,
+            closing=BatchState.EXPIRED.value,
+            finalizing_at=now,
+        )
+
+
+def fail(ctx: Context, batch: BatchRecord, errors: Sequence[dict[str, Any]]) -> None:
+    """End a batch whose input cannot run."""
+    with ctx.db.session() as session:
+        store.batches.move(
+            session,
+            batch.id,
+            [state for state in BatchState if not state.is_terminal],
+            state=BatchState.FAILED.value,
+            errors=list(errors),
+            failed_at=ctx.now(),
+        )
+
+
+def stop(ctx: Context, batch: BatchRecord, chunks: Sequence[ChunkRecord]) -> None:
+    """End the jobs of a batch that closes early; running ones are cancelled."""
+    is_expired = batch.closing is BatchState.EXPIRED
+    state = JobState.TIMEOUT if is_expired else JobState.CANCELLED
+    fault = collect.EXPIRED if is_expired else collect.CANCELLED
+    for chunk in chunks:
+        span = range(chunk.first_line, chunk.first_line + chunk.lines)
+        ids = [feed.job_id(batch, line, collect.run_of(chunk, line)) for line in span]
+        with ctx.db.session() as session:
+            closed = store.transitions.close(
+                session, ids, state, ctx.now(), fault=fault, keeps_task=False
+            )
+        for job in closed:
+            if job.worker_id is not None:
+                _tell(ctx, job.worker_id, job.job_id)
+
+
+def finish(ctx: Context, source: BatchInput) -> None:
+    """Join the results and end the batch."""
+    batch = source.batch
+    if batch.state is BatchState.IN_PROGRESS:
+        with ctx.db.session() as session:
+            store.batches.move(
+                session,
+                batch.id,
+                [BatchState.IN_PROGRESS],
+                state=BatchState.FINALIZING.value,
+                finalizing_at=ctx.now(),
+            )
+    with ctx.db.reading() as session:
+        chunks = store.batches.written_chunks(session, batch.id)
+    output = _assemble(ctx, batch, chunks, OUTPUT)
+    errors = _assemble(ctx, batch, chunks, ERRORS)
+    end(ctx, batch, output, errors)
+
+
+def end(
+    ctx: Context,
+    batch: BatchRecord,
+    output: FileRecord | None = None,
+    errors: FileRecord | None = None,
+) -> None:
+    """Write the batch's last state and its files in one transaction."""
+    last = batch.closing or BatchState.COMPLETED
+    with ctx.db.session() as session:
+        is_first = store.batches.move(
+            session,
+            batch.id,
+            ENDING,
+            state=last.value,
+            output_file_id=output and output.id,
+            error_file_id=errors and errors.id,
+            **_at(last, ctx.now()),
+        )
+        for file in (output, errors):
+            if is_first and file is not None:
+                store.files.insert(session, file)
+    log.info("batch_ended", batch=batch.id, state=last.value)
+
+
+def remove_leftovers(ctx: Context, batch: BatchRecord) -> None:
+    """Remove the files that an ended batch no longer needs."""
+    kept = {
+        result_path(batch, file_id)
+        for file_id in (batch.output_file_id, batch.error_file_id)
+        if file_id is not None
+    }
+    storage = files.of(ctx)
+    for path in storage.names(folder(batch)):
+        if path not in kept:
+            storage.remove(path)
+    with ctx.db.session() as session:
+        store.batches.drop_chunks(session, batch.id)
+        store.batches.move(session, batch.id, [batch.state], tidied_at=ctx.now())
+
+
+def result_path(batch: BatchRecord, file_id: str) -> str:
+    """The path of a batch's result."""
+    return f"{folder(batch)}/result-{file_id}.jsonl"
+
+
+def _tell(ctx: Context, worker_id: str, job_id: str) -> None:
+    """Best effort: the record has ended, so a late answer is dropped."""
+    try:
+        ctx.bus.cancel(worker_id, job_id)
+    except BrokerDown as error:
+        log.warning("cancel_not_sent", job_id=job_id, error=str(error))
+
+
+def _assemble(
+    ctx: Context, batch: BatchRecord, chunks: Sequence[ChunkRecord], kind: str
+) -> FileRecord | None:
+    """All parts of a kind as one file, in input order; None without parts."""
+    parts = [
+        collect.part_path(batch, chunk, kind)
+        for chunk in chunks
+        if (chunk.has_output if kind == OUTPUT else chunk.has_errors)
+    ]
+    if not parts:
+        return None
+    file_id = store.ids.new_id(ctx.now())
+    path = result_path(batch, file_id)
+    stored = files.of(ctx).write(path, _joined(ctx, parts))
+    return files.record(
+        ctx,
+        stored,
+        file_id=file_id,
+        org_id=batch.org_id,
+        key_id=batch.key_id,
+        purpose=OUTPUT_PURPOSE,
+        filename=f"batch_{batch.id}_{kind}.jsonl",
+        path=path,
+    )
+
+
+def _joined(ctx: Context, parts: Sequence[str]) -> Iterator[bytes]:
+    for part in parts:
+        yield from files.of(ctx).pieces(part)
+
+
+def _at(state: BatchState, now: datetime) -> dict[str, datetime]:
+    return {f"{state.value}_at": now}
+
 
 LEASE = timedelta(seconds=6)
 """How long the batch of a killed brain waits for another brain.
@@ -104,20 +433,20 @@ class _BatchStep:
     def advance(self, batch: BatchRecord) -> int:
         """Do what can be done now; returns how many chunks were written."""
         if batch.state.is_terminal:
-            close.remove_leftovers(self._ctx, batch)
+            remove_leftovers(self._ctx, batch)
             return 0
         try:
             source = self._source(batch)
             return self._drive(source)
         except NotFound as error:
             mistake = {"code": error.error_code, "message": error.message}
-            close.fail(self._ctx, batch, [{**mistake, "param": None, "line": None}])
+            fail(self._ctx, batch, [{**mistake, "param": None, "line": None}])
             return 0
 
     def _drive(self, source: BatchInput) -> int:
         ctx, batch = self._ctx, source.batch
         if ctx.now() >= batch.expires_at and batch.closing is None:
-            close.expire(ctx, batch)
+            expire(ctx, batch)
             batch = self._again(batch)
         if batch.state is BatchState.VALIDATING:
             batch = self._check(source)
@@ -129,15 +458,15 @@ class _BatchStep:
     def _end_early(self, batch: BatchRecord) -> None:
         """End a batch that was stopped before any line ran."""
         if batch.closing is not None:
-            close.end(self._ctx, batch)
+            end(self._ctx, batch)
 
     def _check(self, source: BatchInput) -> BatchRecord:
         batch = source.batch
-        found = check.check(self._ctx, batch, source.file, self._lease.keep)
+        found = check(self._ctx, batch, source.file, self._lease.keep)
         if found is None:
             return batch
         if found.errors:
-            close.fail(self._ctx, batch, found.errors)
+            fail(self._ctx, batch, found.errors)
             return self._again(batch)
         with self._ctx.db.session() as session:
             store.batches.move(
@@ -155,11 +484,11 @@ class _BatchStep:
         ctx, batch = self._ctx, source.batch
         chunks = self._open(batch)
         if batch.closing is not None:
-            close.stop(ctx, batch, chunks)
+            stop(ctx, batch, chunks)
         written, running = self._collect(source, chunks)
         source = self._feed(source, running)
         if not self._open(batch) and feed.is_at_end(ctx, source):
-            close.finish(ctx, source)
+            finish(ctx, source)
         return written
 
     def _collect(

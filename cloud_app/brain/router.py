@@ -1,13 +1,15 @@
 """Decides which model on which logical queue serves a request, with reasons."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+
+import msgspec
 
 from cloud_app.brain import ladder as rungs
 from cloud_app.brain.ladder import LadderChoice, LadderCriteria, SkippedCandidate
 from cloud_app.brain.views import FleetView, Liveness, WorkerView
 from genie.catalog import Catalog, Persona
-from genie.contracts.inference import Locality, WorkClass
+from genie.contracts.inference import Locality, Message, Sampling, WorkClass
 from genie.contracts.model import Capability, ModelSpec
 from genie.topology import SHARED
 
@@ -223,11 +225,33 @@ _STEPS = {
     rungs.TOO_LONG: "send a shorter text or a smaller max_tokens",
 }
 
+
+def sampling(given: Mapping[str, object], persona: Persona | None) -> Sampling:
+    """Sampling as ``given``, with the persona's defaults for the rest."""
+    defaults: dict[str, object] = {}
+    if persona is not None:
+        defaults = {
+            "max_tokens": persona.max_tokens,
+            "temperature": persona.temperature,
+        }
+    return msgspec.convert({**defaults, **given}, Sampling)
+
+
+def messages(
+    given: tuple[Message, ...], persona: Persona | None
+) -> tuple[Message, ...]:
+    """The messages; the persona's system message comes first if they have none."""
+    has_system = any(message.role == "system" for message in given)
+    if not given or persona is None or not persona.system_prompt or has_system:
+        return given
+    return (Message(role="system", content=persona.system_prompt), *given)
+
+
 __all__ = [
-    "Refusal",
-    "RoutingRequest",
-    "Route",
     "LadderChoice",
+    "Refusal",
+    "Route",
+    "RoutingRequest",
     "SkippedCandidate",
     "route",
     "rung",

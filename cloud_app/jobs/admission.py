@@ -9,7 +9,7 @@ from datetime import timedelta
 from msgspec import structs
 
 from cloud_app.api.orders import Mode, Order
-from cloud_app.brain import capacity, defaults, router
+from cloud_app.brain import capacity, router
 from cloud_app.context import Context
 from cloud_app.fleet import registry
 from cloud_app.jobs import failures
@@ -132,7 +132,7 @@ def _task(
     limit_s = settings.sync_timeout_s if is_watched else settings.async_timeout_s
     now = ctx.now()
     asked = structs.replace(
-        order.input, messages=defaults.messages(order.input.messages, persona)
+        order.input, messages=router.messages(order.input.messages, persona)
     )
     return InferenceTask(
         job_id=ids.new_id(now),
@@ -142,7 +142,7 @@ def _task(
         work_class=route.work_class,
         created_at=now,
         deadline_at=now + timedelta(seconds=min(order.deadline_s or limit_s, limit_s)),
-        sampling=defaults.sampling(order.sampling, persona),
+        sampling=router.sampling(order.sampling, persona),
         persona=persona.name if persona else None,
         locality=route.locality,
         reply_to=ctx.replies.name if is_watched else None,

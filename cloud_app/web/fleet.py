@@ -1,8 +1,10 @@
-"""The fleet for its admins: workers, queues, and all of it at one moment."""
+"""The fleet over HTTP: what workers call, and workers, queues and decisions for admins."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Annotated
 
+from flask import Response, request
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 from msgspec import structs
@@ -16,12 +18,14 @@ from cloud_app.context import Context
 from cloud_app.fleet import placement, registry
 from cloud_app.jobs import admission, failures
 from cloud_app.jobs.job_json import route_answer, unix
+from cloud_app.orgs import auth
 from cloud_app.store import reports
 from cloud_app.store.records import KeyRecord, WorkerRecord
 from cloud_app.store.reports import JobTimes
 from cloud_app.web import figures
 from cloud_app.web.figures import WorkShare
-from cloud_app.web.request import context, key, require_admin
+from cloud_app.web.openapi import BodySpec, ResponseSpec
+from cloud_app.web.request import bearer, context, key, require_admin
 from genie import topology
 from genie.api_types import (
     FiguresAnswer,
@@ -37,6 +41,13 @@ from genie.api_types import (
     WorkerList,
     WorkerModel,
     from_contract,
+)
+from genie.contracts import codec
+from genie.contracts.fleet import (
+    Heartbeat,
+    HeartbeatReply,
+    Registration,
+    RegistrationReply,
 )
 from genie.contracts.inference import JobState, WorkClass
 
@@ -243,3 +254,37 @@ def _merged(found: Iterable[ReasonAnswer]) -> Iterator[ReasonAnswer]:
     for group in groups.values():
         personas = tuple(name for reason in group for name in reason.personas)
         yield structs.replace(group[0], personas=personas)
+
+
+fleet_api = APIBlueprint(
+    "fleet",
+    __name__,
+    url_prefix="/fleet/v1",
+    abp_tags=[Tag(name="fleet", description="What workers call")],
+    abp_responses=errors.RESPONSES,
+)
+
+
+@fleet_api.post("/register")
+def register() -> Annotated[
+    Response, BodySpec(Registration), ResponseSpec(RegistrationReply)
+]:
+    """Join the fleet with a join token, or come back with the worker's own secret."""
+    token = bearer()
+    auth.check_joiner(context(), token)
+    registration = codec.decode(Registration, request.get_data())
+    return _contract(registry.register(context(), registration, token))
+
+
+@fleet_api.post("/heartbeat")
+def heartbeat() -> Annotated[
+    Response, BodySpec(Heartbeat), ResponseSpec(HeartbeatReply)
+]:
+    """Report status; the answer always holds the full set of desired models."""
+    worker = auth.authenticate_worker(context(), bearer())
+    beat = codec.decode(Heartbeat, request.get_data())
+    return _contract(registry.heartbeat(context(), worker, beat))
+
+
+def _contract(value: RegistrationReply | HeartbeatReply) -> Response:
+    return Response(codec.encode(value), mimetype="application/json")

@@ -9,8 +9,7 @@
 """
 
 from genie.sdk.aio.batches import AsyncBatch
-from genie.sdk.aio.client import AsyncClient, AsyncSchedule
+from genie.sdk.aio.client import AsyncClient, AsyncSchedule, AsyncStream
 from genie.sdk.aio.jobs import AsyncJob
-from genie.sdk.aio.streams import AsyncStream
 
 __all__ = ["AsyncBatch", "AsyncClient", "AsyncJob", "AsyncSchedule", "AsyncStream"]

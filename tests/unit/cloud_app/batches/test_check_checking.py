@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from cloud_app.batches import check as checks
-from cloud_app.batches.check import InputSummary
+from cloud_app.batches import driver as checks
+from cloud_app.batches.driver import InputSummary
 from cloud_app.files import files
 from fixtures.batches import Desk, desk, jsonl, line
 from fixtures.clouds import Cloud

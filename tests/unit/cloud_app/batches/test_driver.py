@@ -8,7 +8,7 @@ from msgspec.structs import replace as changed
 from sqlalchemy import update
 
 from cloud_app import store
-from cloud_app.batches import batches, close, collect, driver, feed, lines
+from cloud_app.batches import batches, collect, driver, feed, lines
 from cloud_app.context import Context
 from cloud_app.files import files
 from cloud_app.jobs import lifecycle
@@ -287,9 +287,9 @@ POINTS = (
     (store.files, "insert"),
     (store.batches, "written_chunks"),
     (collect, "collect"),
-    (close, "finish"),
-    (close, "end"),
-    (close, "remove_leftovers"),
+    (driver, "finish"),
+    (driver, "end"),
+    (driver, "remove_leftovers"),
 )
 
 
@@ -331,21 +331,21 @@ def test_a_brain_killed_anywhere_loses_and_doubles_no_line(
     assert office.names(batch) == [f"line-{n}" for n in range(8)]
     assert (batch.completed, batch.failed) == (8, 0)
     left = files.of(office.cloud.ctx).names(collect.folder(batch))
-    assert left == (close.result_path(batch, batch.output_file_id or ""),)
+    assert left == (driver.result_path(batch, batch.output_file_id or ""),)
 
 
 def test_of_two_brains_that_end_a_batch_only_one_records_its_files(
     office: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finish = close.finish
+    finish = driver.finish
 
     def twice(ctx: Context, source: feed.BatchInput) -> None:
         finish(ctx, source)
         finish(ctx, source)  # by a brain whose lease ran out while it stalled
 
-    monkeypatch.setattr(close, "finish", twice)
+    monkeypatch.setattr(driver, "finish", twice)
     batch = office.run(office.submit([line(1)]))
-    found = files.find(office.cloud.ctx, office.key, purpose=close.OUTPUT_PURPOSE)
+    found = files.find(office.cloud.ctx, office.key, purpose=driver.OUTPUT_PURPOSE)
     assert [file.id for file in found] == [batch.output_file_id]
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from genie.contracts.inference import Fault
 from genie.contracts.model import ModelFile, ModelSpec
-from workers.files import files, hub, manifest
+from workers.files import files, manifest, sources
 from workers.files.files import ModelStore, PullFailed
 
 WEIGHTS = b"weights " * 1000
@@ -268,8 +268,8 @@ def test_a_disk_too_full_is_said_before_anything_is_fetched(
 def test_a_hub_without_safetensors_is_refused(
     models: ModelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    empty = hub.HubRepository("org/tiny", "c" * 40, ())
-    monkeypatch.setattr(hub, "read_revision", lambda name, revision: empty)
+    empty = sources.HubRepository("org/tiny", "c" * 40, ())
+    monkeypatch.setattr(sources, "read_revision", lambda name, revision: empty)
     fault = fault_of(lambda: models.ensure(spec("hf:org/tiny@main")))
     assert fault.code == "not_found"
     assert "safetensors" in fault.message

@@ -23,7 +23,7 @@ from genie.api_types import (
     WorkerModel,
 )
 from genie.cli.top import frames
-from genie.cli.top.live import FleetWatcher
+from genie.cli.top.command import FleetWatcher
 from genie.contracts.fleet import ModelState
 from genie.contracts.inference import JobState
 from genie.errors import Unauthorized

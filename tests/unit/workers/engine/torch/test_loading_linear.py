@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from workers.engine.torch.linear import BlockedLinear, block_weights, can_pack
+from workers.engine.torch.loading import BlockedLinear, block_weights, can_pack
 
 Make = Callable[..., Any]
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genie.contracts.inference import WorkClass
-from workers.engine.child.slots import (
+from workers.engine.child.scheduler import (
     LEAST,
     Sequence,
     Slots,

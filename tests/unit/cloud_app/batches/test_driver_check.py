@@ -5,7 +5,7 @@ import tracemalloc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud_app.batches.check import DigestSet
+from cloud_app.batches.driver import DigestSet
 
 
 @given(st.lists(st.text(max_size=3), max_size=40))

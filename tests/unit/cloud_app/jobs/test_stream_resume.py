@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud_app.jobs.resume import AnswerResumer, BrokenAnswer
+from cloud_app.jobs.stream import AnswerResumer, BrokenAnswer
 from genie.contracts.inference import Chunk, FinishReason, PartialAnswer, SampledToken
 
 
