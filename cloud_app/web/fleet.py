@@ -1,4 +1,4 @@
-"""The fleet over HTTP: what workers call, and workers, queues and decisions for admins."""
+"""The fleet over HTTP: what workers call, and what its admins see of it."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta

@@ -1,4 +1,6 @@
-"""Downloads files from the Hugging Face hub; each continues where it stopped.
+"""Where models come from: a folder, a Python wheel, or the Hugging Face hub.
+
+A download from the hub continues where it stopped.
 
 The hub's own client starts a file over after a crash, so only its listing, its
 addresses and its connection are used here.
