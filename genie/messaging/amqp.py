@@ -62,10 +62,9 @@ class AmqpBroker:
         events: LinkEvents | None = None,
         *,
         vhost: str | None = None,
-        heartbeat_s: int | None = None,
     ) -> Link:
         """A connection to a virtual host (the URL's unless told); `start` opens it."""
-        found = parameters(self._url, name, heartbeat_s or HEARTBEAT_S)
+        found = parameters(self._url, name, HEARTBEAT_S)
         if vhost is not None:
             found.virtual_host = vhost
         return AmqpLink(found, name, events or LinkEvents())

@@ -166,6 +166,5 @@ class Broker(Protocol):
         events: LinkEvents | None = None,
         *,
         vhost: str | None = None,
-        heartbeat_s: int | None = None,
     ) -> Link:
         """A connection to a virtual host (the URL's unless told); `start` opens it."""

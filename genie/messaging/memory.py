@@ -146,7 +146,6 @@ class MemoryBroker:
         events: LinkEvents | None = None,
         *,
         vhost: str | None = None,
-        heartbeat_s: int | None = None,
     ) -> Link:
         """A way in. There are no virtual hosts, so ``vhost`` says nothing here."""
         return MemoryLink(self, events or LinkEvents())

@@ -121,8 +121,7 @@ class Publisher:
         return not (self._under_way or any(waiting))
 
     def _is_sent(self, letter: Letter) -> bool:
-        if letter.queue is not None and letter.queue.key not in self._declared:
-            self._declare(letter.queue)
+        if letter.queue is not None and not self._is_declared(letter.queue):
             return False
         if not letter.confirmed:
             is_sent = self._link.send(letter.publication)
@@ -134,6 +133,11 @@ class Publisher:
         if not is_sent:
             self._under_way -= 1
         return is_sent
+
+    def _is_declared(self, queue: QueueSpec) -> bool:
+        if queue.key not in self._declared:
+            self._declare(queue)
+        return queue.key in self._declared
 
     def _declare(self, queue: QueueSpec) -> None:
         if queue.key not in self._declaring and self._link.is_up:
@@ -193,10 +197,16 @@ class Publisher:
             again, self._again = self._again, []
             self._confirmed.extendleft(reversed(again))
             for waiting in (self._confirmed, self._plain):
-                while waiting and self._is_sent(waiting[0]):
-                    waiting.popleft()
+                self._send_all(waiting)
             if self._is_done():
                 self._empty.notify_all()
+
+    def _send_all(self, waiting: deque[Letter]) -> None:
+        # One whose queue the broker refuses holds up no other.
+        for _ in range(len(waiting) if self._link.is_up else 0):
+            letter = waiting.popleft()
+            if not self._is_sent(letter):
+                waiting.append(letter)
 
     def _keep(self, letter: Letter) -> None:
         if self._is_memory:

@@ -10,13 +10,14 @@ import pytest
 
 from cloud_app.bus import Bus, PublishUnconfirmed, ReplyRouter
 from fixtures.fleet import wait_until
+from fixtures.links import counted
 from fixtures.nodes import RabbitNode
 from fixtures.proxy import Proxy
 from genie.contracts.inference import (
     WorkClass,
 )
 from genie.errors import BrokerDown
-from genie.messaging import envelope
+from genie.messaging import broker, envelope
 from genie.messaging.link import Publication
 from genie.messaging.publisher import Letter, Publisher
 from genie.messaging.queues import QueueSpec
@@ -168,3 +169,20 @@ def test_publishing_and_consuming_go_on_after_the_broker_restarted(
     assert jobs <= {before.job_id, after.job_id}
     taker.link.close()
     bus.close()
+
+
+def test_a_link_may_go_to_another_virtual_host_than_the_address_names(
+    rabbitmq: RabbitNode, rabbitmq_url: str
+) -> None:
+    other = rabbitmq.vhost("of-an-org").rpartition("/")[2]
+    spec = QueueSpec(name="only-there")
+    link = broker.connect(rabbitmq_url).link("test", vhost=other)
+    assert link.wait_up(WAIT_S)
+    counted(link, spec)
+    link.close()
+    listed = rabbitmq.ctl("list_queues", "--vhost", other, "name")
+    here = rabbitmq.ctl(
+        "list_queues", "--vhost", rabbitmq_url.rpartition("/")[2], "name"
+    )
+    assert "only-there" in listed
+    assert "only-there" not in here

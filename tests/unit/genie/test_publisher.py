@@ -128,3 +128,16 @@ def test_a_queue_is_declared_before_its_first_letter_and_when_it_was_gone(
     desk.link.events.refused()
     desk.publisher.send(letter)
     assert desk.link.declared == ["q", "q", "q"]
+
+
+def test_a_letter_whose_queue_is_refused_holds_up_no_other(desk: Desk) -> None:
+    desk.link.refused.add("bad")
+    for name in ("bad", "good"):
+        queue = QueueSpec(name=name)
+        body = name.encode()
+        desk.publisher.send(Letter(to=name, body=body, confirmed=True, queue=queue))
+    desk.link.later.pop()()
+    assert desk.said == "good"
+    desk.link.refused.clear()
+    desk.link.later.pop()()
+    assert desk.said == "good bad"
