@@ -23,7 +23,7 @@ from genie.contracts.inference import AttemptStarted, Chunk, JobState, WorkClass
 from genie.errors import BrokerDown
 from integration.test_worker_dataplane import task
 from integration.worker_rig import MODEL, Asker, Rig
-from workers.bidding import watchdog
+from workers.bidding import credits as bidding
 
 SILENT_S = 4.0
 HALF_OPEN_S = 30.0
@@ -142,7 +142,7 @@ def test_a_slow_network_changes_no_answer(
 def test_a_worker_that_is_connected_and_hears_nothing_starts_anew(
     rabbitmq_url: str, asker: Asker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watchdog, "WATCH_S", 0.5)
+    monkeypatch.setattr(bidding, "WATCH_S", 0.5)
     with Rig(rabbitmq_url, "ann") as rig:
         asker.outcome(asker.ask())
         deaf = threading.Event()

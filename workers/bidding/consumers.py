@@ -21,12 +21,13 @@ from workers.bidding.credits import (
     Credit,
     CreditChange,
     CreditStatus,
+    CreditWatchdog,
     ModelLoad,
     OpenCredit,
+    QueueObservation,
     RenewCredit,
     decide,
 )
-from workers.bidding.watchdog import CreditWatchdog, QueueObservation
 from workers.serving.attempt import BrokerDelivery
 from workers.serving.serving import Serving
 

@@ -1,8 +1,7 @@
 """When a worker that hears nothing should doubt its consumers."""
 
 from genie.contracts.inference import WorkClass
-from workers.bidding.credits import Credit
-from workers.bidding.watchdog import WATCH_S, CreditWatchdog, QueueObservation
+from workers.bidding.credits import WATCH_S, Credit, CreditWatchdog, QueueObservation
 
 CREDIT = Credit(queue="genie", model="m", work_class=WorkClass.INTERACTIVE)
 
