@@ -286,7 +286,7 @@ def test_a_slow_disk_stops_nobody(
         return (await upload).id, turns
 
     (tmp_path / "work.jsonl").write_bytes(b"one")
-    monkeypatch.setattr("genie.files.pieces", slowly)
+    monkeypatch.setattr("genie.sdk.files.pieces", slowly)
     cloud.script["/v1/files"] = [lambda r: r.say(200, {"id": "file-1"})]
     file_id, turns = run(cloud, main)
     assert file_id == "file-1"
