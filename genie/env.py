@@ -132,7 +132,7 @@ def read(settings: type[S], environ: Mapping[str, str] | None = None) -> S:
         _read_one(item, source, values, problems)
     if problems:
         listing = "\n  ".join(problems)
-        raise SettingsError(f"wrong settings, fix these and restart:\n  {listing}")
+        raise SettingsError(f"invalid settings; fix these and restart:\n  {listing}")
     return settings(**values)
 
 
