@@ -1,4 +1,4 @@
-"""When the cloud's own tasks run."""
+"""Beat's schedule: when the cloud's own tasks run."""
 
 from typing import TypedDict
 
@@ -26,8 +26,8 @@ class BeatEntry(TypedDict):
 def entries(settings: CloudSettings) -> dict[str, BeatEntry]:
     """Beat's schedule: every task by name and seconds.
 
-    A message expires when the next one is due: a brain that was away does not replay
-    what it missed, since every run looks at everything anyway.
+    A message expires when the next one is due: a brain that was away need not catch up
+    on missed runs, since every run looks at everything.
     """
     every = {
         topology.TASK_GATHER: GATHER_S,

@@ -8,9 +8,9 @@
     for piece in genie.stream("Tell a short story."):   # text as it is written
         print(piece, end="", flush=True)
 
-The cloud's address and key come from ``GENIE_URL`` and ``GENIE_API_KEY``, else from
-what `genie up` saved on this machine. Names load on first use: ``import genie`` itself
-imports nothing but the standard library.
+The cloud's address and key come from ``GENIE_URL`` and ``GENIE_API_KEY``, or from
+what `genie up` saved on this machine. Names load on first use: ``import genie``
+imports only the standard library.
 """
 
 from importlib import import_module
@@ -75,7 +75,7 @@ _HOMES = {
     "submit": "genie.sdk.shortcuts",
     "workers": "genie.sdk.shortcuts",
 }
-"""Where each public name lives."""
+"""The module of each public name."""
 
 __all__ = [
     "Alternative",

@@ -1,6 +1,6 @@
-"""Settings from ``GENIE_*`` variables: a frozen dataclass per process, read once.
+"""Reads settings from ``GENIE_*`` variables, once, into a frozen dataclass.
 
-The only module that reads the environment. Every wrong or missing variable is named
+Only this module reads the environment. It names all wrong or missing variables
 at once, so that nobody restarts a process five times to find five mistakes.
 """
 
@@ -102,7 +102,7 @@ def url(*schemes: str) -> Parse:
 
 
 def _check_address(address: str) -> None:
-    """Raise ValueError for what no HTTP client could dial."""
+    """Raise ValueError for an address that no HTTP client could use."""
     try:
         found = urlsplit(address)
         is_whole = bool(found.hostname) and found.port != 0
@@ -132,7 +132,7 @@ def read(settings: type[S], environ: Mapping[str, str] | None = None) -> S:
         _read_one(item, source, values, problems)
     if problems:
         listing = "\n  ".join(problems)
-        raise SettingsError(f"wrong settings, fix these and restart:\n  {listing}")
+        raise SettingsError(f"invalid settings; fix these and restart:\n  {listing}")
     return settings(**values)
 
 
@@ -155,16 +155,16 @@ def _read_one(
 
 
 def home() -> Path:
-    """Where models, databases and credentials of this user live."""
+    """The folder of this user's models, databases and credentials."""
     given = os.environ.get("GENIE_HOME")
     base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
     return Path(given or f"{base}/genie-fleet").expanduser()
 
 
 def passed_sockets() -> int:
-    """How many listening sockets whoever started this process has passed to it.
+    """The number of listening sockets that the parent has passed to this process.
 
-    What ``LISTEN_FDS`` says counts for the process that ``LISTEN_PID`` names alone.
+    ``LISTEN_FDS`` counts only in the process that ``LISTEN_PID`` names.
     """
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return 0
@@ -173,18 +173,18 @@ def passed_sockets() -> int:
 
 
 def notify_address() -> str | None:
-    """The socket on which systemd waits to hear that this process is ready."""
+    """The socket on which systemd waits until this process is ready."""
     return os.environ.get("NOTIFY_SOCKET") or None
 
 
 def models(base: Path | None = None) -> Path:
-    """Where pulled models live: ``GENIE_MODELS_DIR``, else a folder of the home."""
+    """The folder of pulled models: ``GENIE_MODELS_DIR``, or a folder of the home."""
     given = os.environ.get("GENIE_MODELS_DIR")
     return Path(given).expanduser() if given else (base or home()) / "models"
 
 
 def visible_gpus() -> tuple[str, ...] | None:
-    """What ``CUDA_VISIBLE_DEVICES`` names: none if it is empty; None: all, not set."""
+    """The GPUs of ``CUDA_VISIBLE_DEVICES``: none if empty; None if not set: all."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     return None if given is None else words(given)
 

@@ -25,7 +25,7 @@
         ├── JobCancelled  409  job_cancelled
         └── JobTimeout    504  job_timeout
 
-Each class knows its ``code``, ``http_status`` and whether trying again can help.
+Each class knows its ``code``, its ``http_status`` and whether a retry can help.
 
 >>> try:
 ...     genie.ask("Hello", model="no-such-model")
@@ -101,21 +101,21 @@ class TooLarge(BadRequest):
 
 
 class Unauthorized(GenieError):
-    """No key, a wrong key or a revoked one."""
+    """The key is missing, wrong or revoked."""
 
     code = "invalid_api_key"
     http_status = 401
 
 
 class Forbidden(GenieError):
-    """The key is good but may not do this."""
+    """The key is valid but may not do this."""
 
     code = "permission_denied"
     http_status = 403
 
 
 class NotFound(GenieError):
-    """There is no such thing, or it is another org's."""
+    """It does not exist, or it belongs to another org."""
 
     code = "not_found"
     http_status = 404
@@ -149,7 +149,7 @@ class RateLimited(GenieError):
 
 
 class Unavailable(GenieError):
-    """Not now; ``retry_after_s`` says when to try again."""
+    """Temporarily unavailable; ``retry_after_s`` says when to try again."""
 
     code = "unavailable"
     http_status = 503
@@ -193,7 +193,7 @@ class JobFailed(JobError):
 
 
 class AnswerMismatch(JobFailed):
-    """The answer is not of the schema that was asked for; ``text`` is the answer."""
+    """The answer does not match the requested schema; ``text`` is the answer."""
 
     code = "answer_mismatch"
 

@@ -16,7 +16,7 @@ def fingerprint(
     """Digest of file digests, quant, dtype, chat template and engine.
 
     ``engine`` is ``name/major.minor``. Raises ValueError when a file has no digest
-    yet: an identity is measured, never guessed.
+    yet: a fingerprint is measured, never guessed.
 
     >>> quant = Quant(name="f32", dtype="float32", weight_bytes=1)
     >>> file = ModelFile(name="model.safetensors", sha256="ab" * 32)

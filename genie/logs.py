@@ -19,7 +19,7 @@ SECRET_FIELDS = frozenset(
         "token",
     }
 )
-"""Fields dropped wherever they come from: logs hold no user text and no secrets."""
+"""Fields that are always masked: logs contain no user text and no secrets."""
 
 
 def drop_secrets(
@@ -32,7 +32,7 @@ def drop_secrets(
 
 
 def configure(*, level: str = "INFO", as_json: bool | None = None) -> None:
-    """Set up logging of this process; JSON lines when stderr is not a terminal."""
+    """Set up this process's logging: JSON lines unless stderr is a terminal."""
     import structlog
 
     machine = not sys.stderr.isatty() if as_json is None else as_json

@@ -1,7 +1,7 @@
-"""How models write the calls of tools, and how they are read back out of an answer.
+"""Reads tool calls out of the text that a model writes.
 
-Pure: text goes in, in whatever pieces it comes; text and calls come out, the same
-whatever the pieces were.
+Pure: text goes in, in pieces of any size; text and calls come out, the same
+for any pieces.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ FORMATS = (HERMES, LLAMA3, MISTRAL)
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 MISTRAL_MARK = "[TOOL_CALLS]"
 ID_LENGTH = 9
-"""Letters and digits of a call's id: all that Mistral's templates accept."""
+"""The length of a call's id in letters and digits, as Mistral's templates want it."""
 
 _DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _decoder = json.JSONDecoder()
@@ -46,7 +46,7 @@ def call_id(seed: str) -> str:
 class ToolCallParser:
     """Reads one answer in pieces; ``seed`` makes the ids of its calls.
 
-    Of more than ``most`` calls the first ones are told; None tells all.
+    It returns the first ``most`` calls; None: all.
 
     >>> reader = reader_of("hermes", "job-1")
     >>> reader.feed('Let me see.<tool_call>{"name": "now", "argu')
@@ -64,7 +64,7 @@ class ToolCallParser:
     _is_begun: bool = False
 
     def feed(self, text: str) -> list[AnswerPart]:
-        """What can be told now; the start of a possible call is held back."""
+        """The parts that are complete; the start of a possible call is held back."""
         self._held += text
         return self._told(is_last=False)
 
@@ -95,7 +95,7 @@ class ToolCallParser:
             yield ToolCall(id=identity, name=name, arguments=arguments)
 
     def _text(self, text: str) -> Iterator[str]:
-        """Text without the white space around calls, which belongs to neither."""
+        """Text without the white space around calls."""
         whole = self._space + text
         shown = whole.rstrip()
         self._space = whole[len(shown) :]
@@ -243,6 +243,6 @@ def _is_object(text: str) -> bool:
 
 
 def _overlap(text: str, mark: str) -> int:
-    """Length of the longest end of ``text`` that ``mark`` begins with."""
+    """The length of the longest end of ``text`` with which ``mark`` begins."""
     lengths = range(min(len(text), len(mark) - 1), 0, -1)
     return next((n for n in lengths if text.endswith(mark[:n])), 0)

@@ -15,7 +15,7 @@ BEAT = ("celery", "-A", "cloud_app", "beat", "--pidfile=")
 WORKER = ("celery", "-A", "workers", "worker")
 CLOUD = (WEB, BRAIN, BEAT)
 EXIT = {WEB: 2, BRAIN: 1, BEAT: 1}
-"""`genie` says of wrong settings what it says of wrong usage."""
+"""`genie` says of invalid settings what it says of wrong usage."""
 
 SETTINGS = {
     "GENIE_BROKER_URL": "memory://",

@@ -51,26 +51,6 @@ LIGHT_IMPORTS = {
 SHARED_CLASS_NAMES: dict[str, str] = {}
 """Class names that two modules may share, each with its reason; at most ten."""
 
-CLASS_NAMES_TO_MERGE = {
-    "Batch": "the API's JSON has one description soon",
-    "Embeddings": "the API's JSON has one description soon",
-    "Fault": "the API's JSON has one description soon",
-    "Job": "the API's JSON has one description soon",
-    "JobLine": "the API's JSON has one description soon",
-    "Message": "the API's JSON has one description soon",
-    "Route": "the API's JSON has one description soon",
-    "Schedule": "the API's JSON has one description soon",
-    "SkippedModel": "the API's JSON has one description soon",
-    "Timing": "the API's JSON has one description soon",
-    "TokenLogprob": "the API's JSON has one description soon",
-    "Usage": "the API's JSON has one description soon",
-    "Channel": "pika replaces the patched AMQP layer",
-    "Connection": "pika replaces the patched AMQP layer",
-    "Letter": "pika replaces the patched AMQP layer",
-    "Transport": "pika replaces the patched AMQP layer",
-}
-"""Twins that work under way removes; this list is empty once that work has landed."""
-
 NOUNS_IN_ING = {
     *("messaging", "serving", "bidding", "packing", "batching", "sizing", "routing"),
     *("billing", "pricing", "streaming", "loading", "embedding", "rendering"),
@@ -84,8 +64,7 @@ OTHER_MODULE_NAMES = {
     "embedded": "the embedded fleet is a noun of the product",
     "packed": "a packed batch is a noun of the field",
     "fused": "a fused kernel is a noun of the field",
-    "pending": "holds pending requests; to be named after them",
-    "closing": "goes with the patched AMQP layer",
+    "pending": "pending requests, of which the engine's parent holds the callbacks",
 }
 """Modules whose name looks like a gerund or a participle and may stay, and why."""
 
@@ -148,19 +127,15 @@ def test_a_class_name_means_one_thing_in_the_product() -> None:
             if isinstance(node, ast.ClassDef):
                 places[node.name].add(name_of(path))
     shared = {name: sorted(where) for name, where in places.items() if len(where) > 1}
-    allowed = SHARED_CLASS_NAMES.keys() | CLASS_NAMES_TO_MERGE.keys()
-    assert not {name: where for name, where in shared.items() if name not in allowed}
+    assert shared.keys() == SHARED_CLASS_NAMES.keys(), shared
     assert len(SHARED_CLASS_NAMES) <= 10
 
 
 def test_no_module_is_named_by_a_gerund_or_a_participle() -> None:
-    allowed = NOUNS_IN_ING | OTHER_MODULE_NAMES.keys()
     named = {
-        name_of(path)
-        for path in sources()
-        if path.stem.endswith(("ing", "ed")) and path.stem not in allowed
-    }
-    assert not named
+        path.stem for path in sources() if path.stem.endswith(("ing", "ed"))
+    } - NOUNS_IN_ING
+    assert named == OTHER_MODULE_NAMES.keys()
 
 
 def test_every_folder_with_code_is_a_package_that_a_wheel_holds() -> None:
