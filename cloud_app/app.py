@@ -27,7 +27,6 @@ from cloud_app.web import (
     orgs,
     request,
     schedules,
-    webhooks,
 )
 from cloud_app.web.metrics import Metrics
 from cloud_app.web.openapi import OpenApiDocument
@@ -77,7 +76,7 @@ def create_app(ctx: Context | None = None) -> Flask:
     ops.install(app, ctx)
     asked = (inference.api, inference.embeddings_api, files.api, batches.api)
     fleets = (fleet.fleet_api, fleet.api, orgs.api, dead_letters.api)
-    work = (jobs.api, schedules.api, webhooks.api)
+    work = (jobs.api, schedules.api, jobs.deliveries_api)
     for api in (*asked, *work, models.api, *fleets, ops.api):
         app.register_api(api)
     app.register_blueprint(admin.pages)

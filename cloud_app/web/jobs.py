@@ -14,9 +14,9 @@ from cloud_app.api import errors, responses
 from cloud_app.api.requests import NulFreeText, RequestModel
 from cloud_app.jobs import lifecycle, retry, timeline
 from cloud_app.jobs.follow import JobListener
-from cloud_app.jobs.job_json import entry_json, job_details, job_json
+from cloud_app.jobs.job_json import entry_json, job_details, job_json, unix
 from cloud_app.jobs.timeline import TimelineEntry
-from cloud_app.store.records import JobFilter, JobRecord
+from cloud_app.store.records import DeliveryRecord, JobFilter, JobRecord
 from cloud_app.web import streaming
 from cloud_app.web.openapi import EVENTS, HeaderSpec, ResponseSpec
 from cloud_app.web.request import (
@@ -28,8 +28,11 @@ from cloud_app.web.request import (
     tell,
 )
 from cloud_app.web.stream_limit import StreamPermit
+from cloud_app.webhooks import webhooks
 from genie.api_types import (
     ChatChunk,
+    DeliveryAnswer,
+    DeliveryList,
     ErrorBody,
     JobAnswer,
     JobDetails,
@@ -264,3 +267,62 @@ class JobEventsBody:
     def close(self) -> None:
         """Stop."""
         self._permit.release()
+
+
+deliveries_api = APIBlueprint(
+    "webhooks",
+    __name__,
+    url_prefix="/v1/webhook-deliveries",
+    abp_tags=[Tag(name="webhooks", description="What receivers were told")],
+    abp_security=[{"key": []}],
+    abp_responses=errors.RESPONSES,
+)
+deliveries_api.before_request(require_key)
+
+
+class DeliveryPath(BaseModel):
+    """Which delivery: what its X-Genie-Delivery said."""
+
+    delivery_id: str = Field(max_length=64)
+
+
+class DeliveriesQuery(BaseModel):
+    """Which deliveries; newest first."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    job: str | None = Field(None, max_length=64, description="Only of this job.")
+    limit: int = Field(20, ge=1, le=200)
+
+
+@deliveries_api.get("")
+def list_deliveries(query: DeliveriesQuery) -> DeliveryList:
+    """This org's webhook deliveries of the last week, newest first."""
+    org, limit = key().org, query.limit
+    found = webhooks.find(context(), org, job_id=query.job, limit=limit)
+    data = tuple(map(delivery_answer, found))
+    return DeliveryList(data=data, has_more=len(data) == limit)
+
+
+@deliveries_api.post("/<delivery_id>/redeliver")
+def redeliver(path: DeliveryPath) -> tuple[DeliveryAnswer, Literal[202]]:
+    """Send one that was delivered or given up again, now."""
+    again = webhooks.redeliver(context(), key().org, path.delivery_id)
+    return delivery_answer(again), 202
+
+
+def delivery_answer(delivery: DeliveryRecord) -> DeliveryAnswer:
+    """A delivery as the API shows it, without its secret."""
+    return DeliveryAnswer(
+        id=delivery.id,
+        event=delivery.event,
+        job_id=delivery.job_id,
+        url=delivery.url,
+        status=delivery.state.value,
+        attempts=delivery.attempts,
+        next_at=unix(delivery.next_at),
+        response_status=delivery.status,
+        error=delivery.error,
+        created_at=unix(delivery.created_at),
+        ended_at=unix(delivery.ended_at),
+    )

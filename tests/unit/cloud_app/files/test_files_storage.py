@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cloud_app.files import storage
-from cloud_app.files.storage import FileStore
+from cloud_app.files import files
+from cloud_app.files.files import FileStore
 from genie.errors import NotFound, SettingsError, Unavailable
 
 
@@ -65,4 +65,4 @@ def test_a_storage_nobody_knows_says_what_to_set() -> None:
 
 
 def test_one_process_opens_a_storage_once(tmp_path: Path) -> None:
-    assert storage.at(str(tmp_path)) is storage.at(str(tmp_path))
+    assert files.at(str(tmp_path)) is files.at(str(tmp_path))

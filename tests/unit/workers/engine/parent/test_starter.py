@@ -26,12 +26,12 @@ from genie.contracts.inference import Fault, FinishReason, Sampling
 from genie.contracts.model import Quant
 from workers.engine.errors import EngineBusy, EngineGone, LoadFailed
 from workers.engine.parent import starter as engines
-from workers.engine.parent.process import ChildTimeouts, EngineProcess
 from workers.engine.parent.spawn import (
     ChildEnvironment,
     ChildProcess,
     child_environment,
 )
+from workers.engine.parent.starter import ChildTimeouts, EngineProcess
 from workers.engine.pipe import Pipe
 from workers.engine.protocol import EngineHooks, Load, LoadedEngine, Piece
 
