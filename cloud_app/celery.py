@@ -51,7 +51,7 @@ def _settled(read: ReadSettings) -> dict[str, object]:
 
 
 class Brain(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
-    """What a brain process holds besides tasks: its context and the outcomes' consumer.
+    """The state of a brain process: its context and the consumer of outcomes.
 
     It waits for a database that is away, and refuses one with another schema.
     """

@@ -1,4 +1,4 @@
-"""What a cloud process works with: settings, database, catalog, broker, clock."""
+"""The parts of a cloud process: settings, database, catalog, broker, clock."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

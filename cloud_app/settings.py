@@ -17,7 +17,7 @@ def _files() -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloudSettings:
-    """Everything web, brain and beat need to know; the same for all three."""
+    """The settings of web, brain and beat; the same for all three."""
 
     database_url: str = env.variable(
         "GENIE_DATABASE_URL",

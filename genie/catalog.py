@@ -37,7 +37,7 @@ class CatalogEntry(
 
 
 class Sla(CatalogEntry, frozen=True, kw_only=True):
-    """What a persona's users wait at most, 95 times of 100."""
+    """The wait that 95 of 100 interactive requests of a persona stay below."""
 
     queue_wait_p95_s: Seconds = 30.0
 

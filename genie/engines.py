@@ -1,4 +1,4 @@
-"""What is known of an engine before a worker says more of it (pure)."""
+"""Facts about engines that the catalog needs before a worker reports (pure)."""
 
 from collections.abc import Iterable
 

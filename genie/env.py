@@ -191,7 +191,7 @@ def visible_gpus() -> tuple[str, ...] | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientSettings:
-    """How the SDK and the CLI reach the cloud."""
+    """The settings of the SDK and the command line."""
 
     url: str | None = variable(
         "GENIE_URL", url("http", "https"), "the cloud's address", default=None

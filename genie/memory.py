@@ -1,4 +1,4 @@
-"""How much memory a model takes and how fast it can be: arithmetic from facts."""
+"""Computes how much memory a model takes and how fast it can be."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

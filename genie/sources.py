@@ -1,4 +1,4 @@
-"""What a catalog source says beyond where files come from (pure)."""
+"""Parses the options of a catalog source (pure)."""
 
 import math
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ def options_of(source: str) -> dict[str, str]:
 
 
 def slots_of(source: str) -> int | None:
-    """How many requests at once a source allows; None when it does not say.
+    """The concurrent requests that a source allows; None when it does not say.
 
     Raises CatalogError for anything but a whole number from 1 to `SLOTS_MAX`.
 
@@ -51,7 +51,7 @@ def slots_of(source: str) -> int | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EchoOptions:
-    """What ``echo:?ms_per_token=10&slots=8`` can say.
+    """The options of a source such as ``echo:?ms_per_token=10&slots=8``.
 
     ``slots`` is how many requests are answered at once; ``load_s`` is how long loading
     takes; ``fail`` makes loading fail with that reason; a prompt that contains

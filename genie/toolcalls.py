@@ -110,7 +110,7 @@ _ParsedPart = str | tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class TextPosition:
-    """Where in an answer a text stands: at its end, after other text."""
+    """The position of a text in an answer: at its end, after other text."""
 
     is_last: bool
     is_prose: bool

@@ -35,7 +35,7 @@ MOVED = 75
 
 
 class WorkerProcess:
-    """What one process keeps between Celery's hooks."""
+    """The state of a worker process between Celery's hooks."""
 
     def __init__(self) -> None:
         self.host: WorkerHost | None = None

@@ -42,7 +42,7 @@ log = logs.logger("host")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostParts:
-    """What a host is built from besides its settings; tests bring twins."""
+    """The parts of a host besides its settings; tests bring twins."""
 
     cloud: CloudClient
     fetch: FetchModel
@@ -265,5 +265,5 @@ class WorkerHost:
 def data_plane_identity(
     registered: RegistrationReply,
 ) -> tuple[str, str, tuple[str, ...]]:
-    """What a running data plane depends on: identity, broker and queues."""
+    """The identity, broker and queues that a running data plane depends on."""
     return registered.worker_id, registered.broker_url, registered.queues

@@ -89,7 +89,7 @@ def release() -> str:
 
 
 def describe(settings: WorkerSettings, boot_id: str) -> Registration:
-    """What this worker says of itself: the machine and its engines as they are now."""
+    """This worker's registration: its machine and its engines as they are now."""
     engines = registry.facts()
     return Registration(
         hostname=os.uname().nodename,

@@ -40,7 +40,7 @@ def default_threads() -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
-    """Where the cloud is, who this worker is and how much of the machine it may use.
+    """The settings of a worker: the cloud's address, its name, its share of the host.
 
     ``join_token`` is needed once; afterwards the saved credentials serve.
     ``slots_max`` caps concurrent requests of one model, whatever the cloud wishes.
@@ -122,12 +122,12 @@ class WorkerSettings:
 
     @property
     def state_folder(self) -> Path:
-        """Where this worker keeps its credentials."""
+        """The folder of this worker's credentials."""
         return self.state_dir or self.home / "workers" / self.name
 
     @property
     def models_folder(self) -> Path:
-        """Where pulled models live; workers of one user share it."""
+        """The folder of pulled models; workers of one user share it."""
         return self.models_dir or self.home / "models"
 
 

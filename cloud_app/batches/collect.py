@@ -61,14 +61,14 @@ def part_path(batch: BatchRecord, chunk: ChunkRecord, kind: str) -> str:
 
 
 def unfinished(ctx: Context, batch: BatchRecord, chunk: ChunkRecord) -> int:
-    """How many jobs of a chunk have not ended."""
+    """The number of jobs of a chunk that have not ended."""
     ids = [feed.job_id(batch, line, run_of(chunk, line)) for line in _span(chunk)]
     with ctx.db.reading() as session:
         return len(store.jobs.still_open(session, ids))
 
 
 def run_of(chunk: ChunkRecord, line: int) -> int:
-    """Which run of a line counts."""
+    """The run of a line that counts."""
     return chunk.tries.get(str(line), 1)
 
 

@@ -366,7 +366,7 @@ class LeaseLost(Unavailable):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriveReport:
-    """What one round of the driver did."""
+    """The counts of one round of the driver."""
 
     driven: int
     written: int

@@ -141,7 +141,7 @@ def gigabytes(size: int) -> str:
 
 
 def _unsuited(spec: ModelSpec, worker: WorkerView, min_context: int) -> NoFit | None:
-    """Why no amount of memory would help, None when it would."""
+    """Why no amount of memory would help; None when it would."""
     engine = worker.engine(spec.engine)
     if engine is None:
         return NoFit(reasons=(f"{worker.name} has no {spec.engine} engine",))

@@ -42,7 +42,7 @@ class Demands:
         return model in self._standing
 
     def arrivals_per_min(self, model: str) -> float:
-        """How often the model is requested, on all queues."""
+        """The arrival rate of requests for the model, on all queues."""
         return self._arrivals.get(model, 0.0)
 
 
@@ -221,7 +221,7 @@ class WorkerPacking:
         return gone
 
     def _distance(self, spec: ModelSpec) -> int:
-        """How far the model is from ready here: in memory, on disk, elsewhere."""
+        """The distance of the model from ready here: in memory, on disk, elsewhere."""
         seen = self.worker.reported(spec.id)
         if seen is None:
             return 2

@@ -87,7 +87,7 @@ class WorkerView:
         return heard and not self.draining and not self.quarantined
 
     def engine(self, name: str) -> EngineFacts | None:
-        """What the worker says of its engine of that name, None when it has none."""
+        """The worker's report of its engine with that name; None when it has none."""
         return next((one for one in self.engines if one.name == name), None)
 
     def reported(self, model: str) -> ModelView | None:

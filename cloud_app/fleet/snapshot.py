@@ -85,7 +85,7 @@ def worker_view(
 def kept_placements(
     worker: WorkerRecord, beat: Heartbeat, now: datetime
 ) -> tuple[PlacementRecord, ...]:
-    """What a returned worker goes on holding until the next plan.
+    """The placements a returned worker keeps until the next plan.
 
     Its placements were released; unloading now to load again soon would be waste.
     """
@@ -136,7 +136,7 @@ def _gpu_bytes(gpu: GpuStatus) -> int:
 def _resident_bytes(
     model: ModelStatus, catalog: Catalog, facts: dict[str, EngineFacts]
 ) -> int:
-    """What a model holds now, measured or by arithmetic; a part while loading."""
+    """Bytes a model holds now, measured or computed; a part of them while loading."""
     if model.state is ModelState.LOADING:
         whole = _full_bytes(model, catalog, facts)
         return int(whole * min(1.0, model.progress or 0.0))

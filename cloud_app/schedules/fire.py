@@ -43,7 +43,7 @@ PreparedRun = NewJob | str
 
 @dataclass(slots=True, kw_only=True)
 class _FiringResult:
-    """What one transaction decided; acted on after its commit."""
+    """The decisions of one transaction, acted on after its commit."""
 
     started: list[NewJob] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)

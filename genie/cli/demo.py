@@ -59,7 +59,7 @@ class DemoAnswer:
 
 @dataclass(slots=True, kw_only=True)
 class DemoReport:
-    """What happened, collected for ``--json``."""
+    """A report of the demo, for ``--json``."""
 
     url: str = ""
     answers: list[DemoAnswer] = field(default_factory=list)

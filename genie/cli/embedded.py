@@ -55,7 +55,7 @@ STOP_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddedFleetOptions:
-    """Where the fleet keeps its files and listens."""
+    """The fleet's folder, address and catalog."""
 
     home: Path
     host: str = "127.0.0.1"

@@ -67,7 +67,7 @@ def queues(session: CommandSession, as_json: bool) -> None:
 
 
 def memory(worker: "WorkerAnswer") -> str:
-    """What the worker serves from: its GPUs, or the host's memory."""
+    """The memory that the worker serves from: its GPUs or the host."""
     if worker.gpus:
         return ", ".join(
             f"{gpu.name} {size(gpu.memory_total_bytes)}" for gpu in worker.gpus

@@ -19,6 +19,7 @@ from pika.exceptions import ChannelClosedByBroker
 from genie import logs
 from genie.messaging import frames, iothread
 from genie.messaging.broker import HEARTBEAT_S, parameters
+from genie.messaging.declaration import Declaration
 from genie.messaging.frames import METHOD, Coming, encoded
 from genie.messaging.link import (
     BrokerBlocked,
@@ -34,7 +35,7 @@ from genie.messaging.link import (
     Refused,
     Unroutable,
 )
-from genie.messaging.queues import Declaration, QueueSpec
+from genie.messaging.queues import QueueSpec
 from genie.messaging.wire import Services, Wire
 
 RECONNECT_FIRST_S, RECONNECT_MOST_S = 0.1, 5.0

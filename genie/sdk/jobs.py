@@ -35,7 +35,7 @@ class Cloud(Protocol):
     """Runs steps: what jobs, batches and files need of a client."""
 
     def run(self, steps: Steps[T]) -> T:
-        """What the steps come to."""
+        """The result of the steps."""
 
     def lines(self, call: Call) -> Generator[str]:
         """The lines of an answer's body as they arrive."""
@@ -120,7 +120,7 @@ class Job(JobSteps[P]):
 
     @property
     def cloud(self) -> Cloud:
-        """Where it was submitted."""
+        """The client that submitted it."""
         return self._cloud
 
     def refresh(self) -> "Job[P]":

@@ -155,7 +155,7 @@ class OpenResponse(Protocol):
 
 
 class Reconnect(Protocol):
-    """How to reconnect to an answer whose connection broke."""
+    """Reconnects to an answer whose connection broke."""
 
     def again(self) -> OpenResponse:
         """A connection that repeats the answer from its start; raises like any call."""
@@ -336,7 +336,7 @@ def chunk_of(event: str) -> AnyChunk:
 
 
 def merge_chunk(known: ChatCompletion, chunk: AnyChunk) -> ChatCompletion:
-    """What is known of an answer, with what ``chunk`` adds."""
+    """An answer's details, updated by ``chunk``."""
     return ChatCompletion(
         id=chunk.id or known.id,
         model=chunk.model or known.model,
@@ -354,7 +354,7 @@ class SseParser:
         self._data: list[str] = []
 
     def feed(self, line: str) -> str | Waiting | None:
-        """What a line completes: an event's data, or a comment's place in the queue.
+        """The event that a line completes: its data, or a comment's place in the queue.
 
         >>> events = SseParser()
         >>> events.feed(": queued position=2 eta_s=1.5")

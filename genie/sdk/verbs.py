@@ -289,7 +289,7 @@ RETENTION = "/v1/retention"
 
 
 class JobListFilters(TypedDict, total=False):
-    """Which jobs to list; each is optional."""
+    """Filters of a list of jobs; each is optional."""
 
     state: str | None
     persona: str | None
@@ -306,7 +306,7 @@ class JobListFilters(TypedDict, total=False):
 
 
 class RetryFilters(TypedDict, total=False):
-    """Which jobs to retry; each is optional."""
+    """Filters of a retry; each is optional."""
 
     state: str | None
     """``failed``, ``timeout`` or ``cancelled``; the first two by default."""

@@ -1,4 +1,4 @@
-"""Where models come from: a folder, a Python wheel, or the Hugging Face hub.
+"""Fetches models from a folder, a Python wheel or the Hugging Face hub.
 
 A download from the hub continues where it stopped.
 

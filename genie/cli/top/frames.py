@@ -80,7 +80,7 @@ def models(fleet: FleetAnswer) -> TablePart:
 
 
 def queues(fleet: FleetAnswer) -> TablePart:
-    """What waits for each model by class of work, the deepest first."""
+    """The queues by model and class, the deepest first."""
     groups: dict[tuple[str, str], list[QueueAnswer]] = {}
     for queue in fleet.queues:
         groups.setdefault((queue.queue, queue.model or ""), []).append(queue)
@@ -95,7 +95,7 @@ def queues(fleet: FleetAnswer) -> TablePart:
 
 
 def jobs(fleet: FleetAnswer) -> TablePart:
-    """What runs, then the newest."""
+    """Running jobs first, then the newest."""
     return TablePart(
         columns=("job", "status", "persona", "model", "worker", "age", "took"),
         rows=tuple(_job(job, fleet.now) for job in fleet.jobs),

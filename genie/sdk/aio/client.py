@@ -262,7 +262,7 @@ class AsyncJobOperations:
     job_timeline = awaited(verbs.timeline)
 
     def follow_job(self, job_id: str) -> AsyncIterator[JobEvent]:
-        """What happens to a job, as it happens, until it has ended.
+        """Yields a job's events as they happen until it has ended.
 
         See `Client.follow_job`.
         """

@@ -27,7 +27,7 @@ class AsyncCloud(Protocol):
     """Runs steps by awaiting them: what jobs, batches and files need of a client."""
 
     async def run(self, steps: Steps[T]) -> T:
-        """What the steps come to."""
+        """The result of the steps."""
 
     def lines(self, call: Call) -> AsyncGenerator[str]:
         """The lines of an answer's body as they arrive."""
@@ -55,7 +55,7 @@ class AsyncJob(JobSteps[P]):
 
     @property
     def cloud(self) -> AsyncCloud:
-        """Where it was submitted."""
+        """The client that submitted it."""
         return self._cloud
 
     async def refresh(self) -> "AsyncJob[P]":
@@ -78,7 +78,7 @@ class AsyncJob(JobSteps[P]):
         return AsyncJob(self._cloud, made, self._schema)
 
     def events(self) -> AsyncIterator[JobEvent]:
-        """What happens to the job until it has ended; see `Job.events`."""
+        """Yields the job's events until it has ended; see `Job.events`."""
         return follow(self._cloud, self.id)
 
     def stream(self) -> AsyncIterator[str]:
@@ -111,7 +111,7 @@ class AsyncJob(JobSteps[P]):
 
 
 def follow(cloud: AsyncCloud, job_id: str) -> AsyncIterator[JobEvent]:
-    """What happens to a job, as it happens, until it has ended."""
+    """Yields a job's events as they happen until it has ended."""
     return through(cloud, JobFollower(job_id, cloud.now))
 
 
