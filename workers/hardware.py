@@ -8,7 +8,7 @@ from typing import Protocol
 from genie import logs
 from genie.contracts.fleet import GpuStatus, HostStatus
 
-log = logs.logger("gpu")
+log = logs.logger("hardware")
 
 MIB = 1024**2
 

@@ -1,4 +1,4 @@
-"""What all request bodies have in common: strict types, and how a mistake is said."""
+"""The bodies of requests: what people may send, and how a mistake is named."""
 
 import json
 from typing import Annotated, Any, Literal

@@ -187,7 +187,7 @@ class _InputCheck:
         )
 
 
-log = logs.logger("batching")
+log = logs.logger("batches")
 
 OUTPUT_PURPOSE = "batch_output"
 OPEN = (BatchState.VALIDATING, BatchState.IN_PROGRESS)

@@ -26,7 +26,7 @@ from genie.contracts import codec
 from genie.contracts.inference import Fault, InferenceTask
 from genie.errors import GenieError, NoCapacity, TooLarge, Unavailable
 
-log = logs.logger("batching")
+log = logs.logger("batches")
 
 PUBLISHERS = 4
 """Parallel publishes; each waits for the broker's confirm."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from cloud_app.brain import ladder as rungs
+from cloud_app.brain import ladder as ladders
 from cloud_app.brain.ladder import LadderChoice, LadderCriteria, SkippedCandidate
 from cloud_app.brain.views import FleetView, Liveness, WorkerView
 from genie.catalog import Catalog, Persona
@@ -84,7 +84,7 @@ def route(
 def _now(
     request: RoutingRequest, fleet: FleetView, catalog: Catalog
 ) -> Route | Refusal:
-    queues = [queue for queue in request.queues if rungs.serving(fleet, queue)]
+    queues = [queue for queue in request.queues if ladders.serving(fleet, queue)]
     if not queues:
         return _nobody(request)
     tried = {queue: _choose(request, queue, fleet, catalog) for queue in queues}
@@ -115,7 +115,7 @@ def rung(
         min_context=min_context,
     )
     ladder, floor = persona.ladder, persona.floor
-    return rungs.choose(ladder, floor, queue, fleet, catalog, criteria)
+    return ladders.choose(ladder, floor, queue, fleet, catalog, criteria)
 
 
 def _choose(
@@ -137,7 +137,7 @@ def _choose(
         min_context=request.min_context,
     )
     ladder = (request.model,) if request.model is not None else ()
-    return rungs.choose(ladder, None, queue, fleet, catalog, criteria)
+    return ladders.choose(ladder, None, queue, fleet, catalog, criteria)
 
 
 def _route(
@@ -162,7 +162,7 @@ def _later(
 ) -> Route | None:
     """The route it waits on for workers to return; None when that would not help."""
     away = [worker for worker in fleet.workers if not worker.is_open]
-    if refusal.code != rungs.NO_CAPACITY or not away:
+    if refusal.code != ladders.NO_CAPACITY or not away:
         return None
     back = replace(fleet, workers=tuple(map(_back, fleet.workers)))
     found = _now(request, back, catalog)
@@ -212,17 +212,17 @@ def _refusal(request: RoutingRequest, tried: dict[str, LadderChoice]) -> Refusal
 
 def _code(codes: set[str]) -> str:
     """The reason all rungs share; a text that is too long always counts."""
-    if rungs.TOO_LONG in codes:
-        return rungs.TOO_LONG
-    return codes.pop() if len(codes) == 1 else rungs.NO_CAPACITY
+    if ladders.TOO_LONG in codes:
+        return ladders.TOO_LONG
+    return codes.pop() if len(codes) == 1 else ladders.NO_CAPACITY
 
 
 _STEPS = {
-    rungs.NO_CAPACITY: "add a machine that fits with `genie worker join`",
-    rungs.NOT_ALLOWED: "ask an admin of your org for a key that allows it",
-    rungs.NO_SUCH_MODEL: "list what there is with `genie models`",
-    rungs.NOT_CAPABLE: "choose a model that can with `genie models`",
-    rungs.TOO_LONG: "send a shorter text or a smaller max_tokens",
+    ladders.NO_CAPACITY: "add a machine that fits with `genie worker join`",
+    ladders.NOT_ALLOWED: "ask an admin of your org for a key that allows it",
+    ladders.NO_SUCH_MODEL: "list what there is with `genie models`",
+    ladders.NOT_CAPABLE: "choose a model that can with `genie models`",
+    ladders.TOO_LONG: "send a shorter text or a smaller max_tokens",
 }
 
 

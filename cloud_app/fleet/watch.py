@@ -12,7 +12,7 @@ from cloud_app.fleet import registry, snapshot
 from cloud_app.store.records import WorkerRecord
 from genie import logs
 
-log = logs.logger("silence")
+log = logs.logger("watch")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

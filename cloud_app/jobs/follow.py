@@ -13,7 +13,7 @@ from genie import logs
 from genie.contracts.inference import Chunk, JobState, Outcome
 from genie.errors import JobFailed, Unavailable
 
-log = logs.logger("listening")
+log = logs.logger("follow")
 
 LOOK_S = 0.4
 """How often a listener asks for what is new."""

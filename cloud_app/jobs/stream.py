@@ -146,7 +146,7 @@ class AnswerResumer:
         return self._strands[index]
 
 
-log = logs.logger("asking")
+log = logs.logger("stream")
 
 TOO_SLOW = Fault(
     code="client_too_slow",

@@ -26,7 +26,7 @@ from genie.errors import (
     Unavailable,
 )
 
-log = logs.logger("inference")
+log = logs.logger("submit")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

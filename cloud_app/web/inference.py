@@ -1,4 +1,4 @@
-"""Chat and plain completions: waited for, streamed, or accepted for later."""
+"""Chats, completions and embeddings: answered, streamed, or accepted for later."""
 
 import base64
 from typing import Annotated

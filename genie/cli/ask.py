@@ -92,7 +92,9 @@ OPTIONS = (
     click.option("--stop", multiple=True, help="End before this text; repeatable."),
     click.option("--seed", type=int, help="The same seed gives the same answer."),
     click.option("--label", help="A name to list jobs by, at most 200 characters."),
-    click.option("--timeout", type=click.FloatRange(min=0.1), help="Seconds, at most."),
+    click.option(
+        "--timeout", type=click.FloatRange(min=0.1), help="Time limit in seconds."
+    ),
 )
 
 

@@ -45,8 +45,8 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes) -> GenieError
     otherwise the status; ``request_id`` and ``retry_after_s`` come from the headers.
     """
     trouble = trouble_in(body) or ApiError(
-        message=f"the cloud answered with HTTP {status} and not in its own words; "
-        "does GENIE_URL point to a Genie cloud, and to nothing before it?"
+        message=f"the answer was HTTP {status} without an error of ours; "
+        "does GENIE_URL point to a Genie cloud, not to a proxy's page?"
     )
     fallback = BY_STATUS.get(status, GenieError)
     if status == 504 and trouble.code:  # ours; a proxy's names no code

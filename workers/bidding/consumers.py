@@ -31,7 +31,7 @@ from workers.bidding.credits import (
 from workers.serving.attempt import BrokerDelivery
 from workers.serving.serving import Serving
 
-log = logs.logger("dataplane")
+log = logs.logger("bidding")
 
 SETTLE_S = 0.02
 """An interactive credit unanswered for this long: nothing waits for it."""
