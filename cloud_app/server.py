@@ -1,9 +1,8 @@
 """The web server: waitress, and the bounds it lacks.
 
 Waitress reads a request in its own loop and takes a thread only when the request is
-complete, so no number of slow or silent clients holds a thread. Names of waitress that
-its manual does not promise are used in this module alone, and
-`tests/unit/cloud_app/test_server.py` has a test for each.
+complete, so slow clients hold none. Names that its manual does not promise are used in
+this module alone; `tests/unit/cloud_app/test_server.py` has a test for each.
 """
 
 import resource
@@ -58,8 +57,7 @@ KEPT_S = 2.0
 """A server that ends serves kept connections for so long, each once more."""
 
 LINGER_S = 5.0
-"""A client whose body was refused may go on sending for so long, unread; a connection
-closed at once would be reset, and the answer lost with it (RFC 9112, 9.6)."""
+"""A refused client may go on sending so long: a reset loses the answer (RFC 9112, 9.6)."""
 
 CANCEL_S = 3.0  # requests that are cut at the end cancel their jobs meanwhile
 
@@ -312,13 +310,15 @@ class KeyCheck:
     def service(self) -> None:
         """Let the body be read on, or answer now: what serves us refuses the key."""
         kind, _, key = self.request.headers.get("AUTHORIZATION", "").partition(" ")
-        is_bearer = kind.lower() == "bearer"
-        if is_bearer and self.connection.web.is_key_known(key.strip()):
-            self.request.is_key_known = True
-        else:
-            self.connection.answer_now(self.request)
-        del self.connection.readable
-        self.connection.server.pull_trigger()
+        is_good, is_bearer = False, kind.lower() == "bearer"
+        try:
+            is_good = is_bearer and self.connection.web.is_key_known(key.strip())
+            self.request.is_key_known = is_good
+        finally:  # whatever happened, the connection must go on
+            if not is_good:
+                self.connection.answer_now(self.request)
+            del self.connection.readable
+            self.connection.server.pull_trigger()
 
     def cancel(self) -> None:
         """Nothing was begun."""

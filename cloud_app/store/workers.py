@@ -11,8 +11,12 @@ from cloud_app.store import orgs
 from cloud_app.store.records import OrgRecord, WorkerRecord
 from cloud_app.store.statements import changed, insert_new
 from cloud_app.store.tables import ModelFactRow, OrgRow, PlacementRow, WorkerRow
+from genie import logs
 from genie.contracts import codec
 from genie.contracts.fleet import EngineFacts, Heartbeat, ModelStatus, Registration
+from genie.errors import CodecError
+
+log = logs.logger("store.workers")
 
 
 def _record(row: WorkerRow, org: OrgRecord) -> WorkerRecord:
@@ -38,7 +42,18 @@ def _record(row: WorkerRow, org: OrgRecord) -> WorkerRecord:
 
 
 def _facts(documents: list[dict[str, Any]] | None) -> tuple[EngineFacts, ...]:
-    return tuple(codec.convert(EngineFacts, one) for one in documents or ())
+    found = (_readable(one) for one in documents or ())
+    return tuple(facts for facts in found if facts is not None)
+
+
+def _readable(document: dict[str, Any]) -> EngineFacts | None:
+    # A worker of a later release may say what this one has no word for: its engine is
+    # then known by its name alone, and the rest of the fleet is planned on.
+    try:
+        return codec.convert(EngineFacts, document)
+    except CodecError as error:
+        log.warning("engine_facts_unreadable", error=str(error))
+        return None
 
 
 def insert(

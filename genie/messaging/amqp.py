@@ -14,7 +14,7 @@ from typing import Any
 import pika
 from pika import frame, spec
 from pika.channel import Channel
-from pika.exceptions import ChannelClosedByBroker
+from pika.exceptions import AMQPError, ChannelClosedByBroker
 
 from genie import logs
 from genie.messaging import frames, iothread
@@ -130,7 +130,7 @@ class AmqpLink:
         """True while something was sent that has not left for the broker."""
         session = self._session
         is_open = session is not None and session.is_open
-        return is_open and bool(session and session.wire.get_write_buffer_size())
+        return is_open and bool(session and session.wire.is_behind)
 
     def wait_up(self, timeout_s: float) -> bool:
         """Connect now if need be; False when that fails or takes longer."""
@@ -360,7 +360,11 @@ class _Session:
 
     def declare(self, queue: QueueSpec, done: Counted) -> None:
         """On a channel of its own, which alone ends if the broker refuses."""
-        Declaration(self._connection, queue, done)
+        try:
+            Declaration(self._connection, queue, done)
+        except AMQPError as error:  # it is closing, or has no channel left
+            name = type(error).__name__
+            done(LinkLost(f"no channel can be opened now ({name})"))
 
     def consume(
         self,
@@ -426,6 +430,8 @@ class _Session:
             self._coming[number] = Coming(payload)
         elif payload[:4] in (frames.ACK, frames.NACK):
             self._confirmed(payload)
+        elif payload[:4] == frames.CANCEL:
+            self._cancelled(frames.text(payload, 4)[0])
         elif payload[:4] != frames.QOS_OK:
             self._answered(frames.text(payload, 4)[0], payload[:4] == frames.CANCEL_OK)
 
@@ -456,6 +462,14 @@ class _Session:
         done = consuming.gone if is_gone else consuming.ready
         if done is not None:
             self._thread.guard(done)
+
+    def _cancelled(self, tag: str) -> None:
+        # By the broker: its queue was deleted or moved. Only a new connection declares
+        # it again, and a consumer that is gone would be missed by nobody.
+        if tag in self._consuming:
+            log.error("consumer_cancelled", tag=tag)
+            self._thread.guard(self._owner.events.refused)
+            self.abort()
 
     def abort(self) -> None:
         """End it now, whatever the broker says."""
@@ -547,8 +561,7 @@ class _Session:
     def _end(self, error: BaseException) -> None:
         was_open, self.is_open = self.is_open, False
         self._services.drop()
-        self._consuming.clear()
-        self._channels.clear()
+        self._consuming.clear()  # channels stay: another thread may be sending
         self._owner.ended(was_open, error)
         for closed in self._closed:
             closed()

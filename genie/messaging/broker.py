@@ -5,7 +5,7 @@
 
 import ssl
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pika
 from pika.exceptions import (
@@ -58,6 +58,9 @@ def parameters(url: str, name: str, heartbeat_s: int) -> pika.ConnectionParamete
     found.stack_timeout = ANSWER_S
     found.blocked_connection_timeout = None  # an alarm may last; links say so at once
     parts = urlsplit(url)
+    if parts.path.startswith("//"):
+        # As Celery reads it, whose URLs end so for the virtual host "/".
+        found.virtual_host = unquote(parts.path[1:])
     if parts.scheme == "amqps":
         found.ssl_options = pika.SSLOptions(_checked(), parts.hostname)
     return found

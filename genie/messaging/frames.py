@@ -30,11 +30,12 @@ _sig = struct.Struct(">I")
 TAG = struct.Struct(">QB")
 _size = struct.Struct(">Q")
 
-DELIVER, CONSUME_OK, CANCEL_OK, QOS_OK, ACK, NACK = OURS = tuple(
+DELIVER, CONSUME_OK, CANCEL, CANCEL_OK, QOS_OK, ACK, NACK = OURS = tuple(
     _sig.pack(method.INDEX)
     for method in (
         spec.Basic.Deliver,
         spec.Basic.ConsumeOk,
+        spec.Basic.Cancel,
         spec.Basic.CancelOk,
         spec.Basic.QosOk,
         spec.Basic.Ack,

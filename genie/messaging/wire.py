@@ -111,6 +111,12 @@ class Wire(AbstractStreamTransport):  # type: ignore[misc]  # pika's are untyped
         """What reads it."""
         return self._transport.get_protocol()
 
+    @property
+    def is_behind(self) -> bool:
+        """True while bytes wait that no cork holds back."""
+        held = bool(self._corks) or not self._waiting
+        return not held or bool(self._transport.get_write_buffer_size())
+
     def get_write_buffer_size(self) -> int:
         """Bytes that wait."""
         waiting = sum(map(len, self._waiting))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
+import kombu
 import pytest
 from msgspec.structs import replace
 
@@ -355,6 +356,21 @@ def test_an_outcome_waits_while_the_database_is_away(url: str) -> None:
     body = codec.encode(outcome("job-3"))
     publisher.send(Letter(to=topology.OUTCOMES, body=body, confirmed=True))
     assert seen.get(timeout=WAIT_S).job_id == "job-3"
+    publisher.stop()
+    consumer.stop()
+
+
+def test_a_consumer_whose_queue_is_deleted_declares_it_and_goes_on(url: str) -> None:
+    if not url.startswith("amqp"):
+        return  # in memory nobody deletes a queue
+    consumer, seen = _outcomes(url, lambda event: True)
+    with kombu.Connection(url) as other:
+        other.channel().queue_delete(topology.OUTCOMES)
+    publisher = Publisher(url, name="worker", queues=(queues.outcomes_queue(),))
+    publisher.start()
+    body = codec.encode(outcome("job-6"))
+    publisher.send(Letter(to=topology.OUTCOMES, body=body, confirmed=True))
+    assert seen.get(timeout=WAIT_S).job_id == "job-6"
     publisher.stop()
     consumer.stop()
 

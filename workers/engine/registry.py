@@ -116,7 +116,9 @@ def _read(point: EntryPoint) -> RegisteredEngine | None:
     # worker's other engines away.
     try:
         engine = point.load()
-    except Exception as error:  # noqa: BLE001
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001  # one that exits at import too
         log.error("engine_unreadable", engine=point.name, reason=str(error)[:200])
         return None
     if isinstance(engine, RegisteredEngine) and engine.facts.name == point.name:

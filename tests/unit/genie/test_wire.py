@@ -155,3 +155,13 @@ def test_a_publication_is_encoded_as_pika_does(
         piece = publication.body[at : at + BODY_BYTES]
         expected += frame.Body(3, piece).marshal()
     assert encoded(3, publication, FRAME_MAX) == expected
+
+
+def test_what_a_cork_holds_back_does_not_count_as_behind() -> None:
+    site = Site()
+    with site.wire.corked():
+        site.wire.write(b"a")
+        assert not site.wire.is_behind
+    site.socket.room = 0
+    site.wire.write(b"b")
+    assert site.wire.is_behind
