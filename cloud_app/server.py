@@ -57,7 +57,7 @@ KEPT_S = 2.0
 """A server that ends serves kept connections for so long, each once more."""
 
 LINGER_S = 5.0
-"""A refused client may go on sending so long: a reset loses the answer (RFC 9112, 9.6)."""
+"""A refused client may send on so long: a reset loses the answer (RFC 9112, 9.6)."""
 
 CANCEL_S = 3.0  # requests that are cut at the end cancel their jobs meanwhile
 
