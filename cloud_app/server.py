@@ -1,18 +1,17 @@
 """The web server: waitress, and the bounds it lacks.
 
 Waitress reads a request in its own loop and takes a thread only when the request is
-complete, so slow clients hold none. Names that its manual does not promise are used in
-this module alone; `tests/unit/cloud_app/test_server.py` has a test for each.
+complete, so slow clients hold none. Names its manual does not promise have tests.
 """
 
 import resource
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from http import HTTPStatus
-from queue import Empty, SimpleQueue
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -62,8 +61,7 @@ LINGER_S = 5.0
 CANCEL_S = 3.0  # requests that are cut at the end cancel their jobs meanwhile
 
 STARTS = 3
-"""Requests that begin at once: one computes, one waits for the database, one for the
-broker. Of sixty all at once, all would be published at the end."""
+"""Requests that begin: one computes, one waits for the database, one for the broker."""
 
 START_S = 0.1
 """Whoever works longer, or reads a large body, loses its start to the next one."""
@@ -123,34 +121,36 @@ class ByteBudget:
 
 
 class Starts:
-    """Lets few requests at once begin; a start ends when its request only waits."""
+    """Lets few requests begin at once, in order; an overdue one loses its start."""
 
     def __init__(self) -> None:
-        self._free: SimpleQueue[None] = SimpleQueue()  # a semaphore costs ten times it
+        self._lock, self._free = Lock(), STARTS
+        self._waiting: deque[Lock] = deque()
         self._began: dict[object, float] = {}
-        for _ in range(STARTS):
-            self._free.put(None)
 
     def begin(self, who: object) -> None:
         """Wait for a start."""
-        while True:
-            try:
-                self._free.get(timeout=START_S)
-                break
-            except Empty:
-                if self._take_over():
-                    break
+        turn = Lock()
+        turn.acquire()
+        self._give(0, turn)
+        while not turn.acquire(timeout=START_S):
+            overdue = time.monotonic() - START_S
+            began = self._began.copy().items()
+            self.end(next((one for one, at in began if at <= overdue), None))
         self._began[who] = time.monotonic()
 
     def end(self, who: object) -> None:
         """The next one's start, unless it was taken over."""
         if self._began.pop(who, None) is not None:
-            self._free.put(None)
+            self._give(1)
 
-    def _take_over(self) -> bool:
-        overdue = time.monotonic() - START_S
-        late = [who for who, began in self._began.copy().items() if began <= overdue]
-        return any(self._began.pop(who, None) for who in late)
+    def _give(self, more: int, *turns: Lock) -> None:
+        with self._lock:
+            self._free += more
+            self._waiting.extend(turns)
+            while self._free and self._waiting:
+                self._free -= 1
+                self._waiting.popleft().release()
 
 
 class ServerBusy(Error):  # type: ignore[misc]  # waitress has no types
