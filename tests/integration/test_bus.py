@@ -130,6 +130,7 @@ def test_a_broker_that_is_down_refuses_within_a_second(
     with pytest.raises(BrokerDown, match="nothing was accepted"):
         bus.publish(task("m"))
     assert (datetime.now(UTC) - started).total_seconds() < 2
+    bus.close()
 
 
 def test_a_connection_that_died_refuses_nothing(

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from genie import logs
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("cloud_app", "workers", "genie/cli", "genie/messaging", "benchmarks")
 
@@ -21,6 +23,12 @@ def modules() -> list[str]:
         ".".join(page.relative_to(ROOT).with_suffix("").parts) for page in with_one
     )
     return sorted(name.removesuffix(".__init__") for name in names)
+
+
+@pytest.fixture(autouse=True)
+def _logs_elsewhere() -> None:
+    """What an example prints is compared: nothing beside it may print."""
+    logs.configure(level="CRITICAL")
 
 
 @pytest.mark.parametrize("name", modules())
