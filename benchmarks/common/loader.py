@@ -259,7 +259,8 @@ class Head:
         """True when the whole body is there."""
         if self.is_chunked:
             # No body here has a bare CR, so nothing else looks like the last chunk.
-            return data.endswith(LAST_CHUNK)
+            # The head may end like it: a header whose value ends with 0.
+            return data.endswith(LAST_CHUNK, self.end)
         return self.length is not None and len(data) >= self.end + self.length
 
 

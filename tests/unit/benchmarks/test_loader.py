@@ -95,6 +95,14 @@ def test_a_chunked_answer_ends_with_its_last_chunk_however_it_is_cut() -> None:
     assert found.asked_at <= found.first_at <= found.ended_at
 
 
+def test_a_head_that_ends_like_a_last_chunk_is_not_the_end() -> None:
+    data = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-Id: a0\r\n\r\n"
+    head = Head.read(data)
+    assert head is not None
+    assert not head.is_whole(data)
+    assert head.is_whole(data + b"2\r\nok\r\n0\r\n\r\n")
+
+
 def test_an_answer_without_a_length_ends_with_its_connection() -> None:
     found, _ = told(b"HTTP/1.1 200 OK\r\n\r\non", b"e", None)
     assert (found.status, found.body) == (200, b"one")
