@@ -336,10 +336,6 @@ def _large() -> Any:  # SQLModel types its own Field so
     return Field(default=0, sa_column=Column(BigInteger, nullable=False))
 
 
-def _at(*, null: bool = True) -> Any:
-    return Field(default=None, sa_column=Column(UtcDateTime(), nullable=null))
-
-
 def _reference(*, null: bool = True) -> Any:
     return Field(default=None, sa_column=Column(String(ID_LENGTH), nullable=null))
 
@@ -358,8 +354,8 @@ class FileRow(Table, table=True):
     size_bytes: int = _large()
     sha256: str = Field(sa_column=Column(String(64), nullable=False))
     path: str
-    created_at: datetime = _at(null=False)
-    expires_at: datetime = _at(null=False)
+    created_at: datetime = _moment(null=False)
+    expires_at: datetime = _moment(null=False)
 
 
 _BATCH_STATES = ", ".join(f"'{state.value}'" for state in BatchState)
@@ -403,17 +399,17 @@ class BatchRow(Table, table=True):
     read_line: int = _large()
     chunks: int = 0
     lease: str | None = _reference()
-    lease_until: datetime | None = _at()
-    created_at: datetime = _at(null=False)
-    expires_at: datetime = _at(null=False)
-    in_progress_at: datetime | None = _at()
-    finalizing_at: datetime | None = _at()
-    completed_at: datetime | None = _at()
-    failed_at: datetime | None = _at()
-    expired_at: datetime | None = _at()
-    cancelling_at: datetime | None = _at()
-    cancelled_at: datetime | None = _at()
-    tidied_at: datetime | None = _at()
+    lease_until: datetime | None = _moment()
+    created_at: datetime = _moment(null=False)
+    expires_at: datetime = _moment(null=False)
+    in_progress_at: datetime | None = _moment()
+    finalizing_at: datetime | None = _moment()
+    completed_at: datetime | None = _moment()
+    failed_at: datetime | None = _moment()
+    expired_at: datetime | None = _moment()
+    cancelling_at: datetime | None = _moment()
+    cancelled_at: datetime | None = _moment()
+    tidied_at: datetime | None = _moment()
     idempotency_key: str | None = None
     body_sha256: str
 
@@ -466,10 +462,10 @@ class ScheduleRow(Table, table=True):
     overlap: str
     catch_up: str
     jitter_s: float
-    created_at: datetime = _at(null=False)
-    next_at: datetime | None = _at()
-    due_at: datetime | None = _at()
-    paused_at: datetime | None = _at()
+    created_at: datetime = _moment(null=False)
+    next_at: datetime | None = _moment()
+    due_at: datetime | None = _moment()
+    paused_at: datetime | None = _moment()
     trouble: str | None = _text()
 
 
@@ -489,12 +485,12 @@ class ScheduleRunRow(Table, table=True):
     schedule_id: str = Field(
         sa_column=Column(String(ID_LENGTH), ForeignKey("schedule.id"), nullable=False)
     )
-    fire_at: datetime = _at(null=False)
+    fire_at: datetime = _moment(null=False)
     trigger: str
     state: str = Field(sa_column=Column(String(16), nullable=False))
     reason: str | None = _text()
     job_id: str | None = _reference()
-    decided_at: datetime = _at(null=False)
+    decided_at: datetime = _moment(null=False)
 
 
 class WebhookDeliveryRow(Table, table=True):
@@ -519,9 +515,9 @@ class WebhookDeliveryRow(Table, table=True):
     body: str | None = _text()
     state: str = Field(sa_column=Column(String(16), nullable=False))
     attempts: int = 0
-    next_at: datetime | None = _at()
-    created_at: datetime = _at(null=False)
-    ended_at: datetime | None = _at()
+    next_at: datetime | None = _moment()
+    created_at: datetime = _moment(null=False)
+    ended_at: datetime | None = _moment()
     status: int | None = None
     error: str | None = _text()
 
@@ -538,5 +534,5 @@ class JobAttemptRow(Table, table=True):
     attempt_id: str = Field(primary_key=True)
     worker_id: str
     worker: str
-    started_at: datetime = _at(null=False)
-    lost_at: datetime | None = _at()
+    started_at: datetime = _moment(null=False)
+    lost_at: datetime | None = _moment()

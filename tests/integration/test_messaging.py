@@ -360,13 +360,15 @@ def test_an_outcome_waits_while_the_database_is_away(url: str) -> None:
     consumer.stop()
 
 
-def test_a_consumer_whose_queue_is_deleted_declares_it_and_goes_on(url: str) -> None:
-    if not url.startswith("amqp"):
-        return  # in memory nobody deletes a queue
-    consumer, seen = _outcomes(url, lambda event: True)
-    with kombu.Connection(url) as other:
+def test_a_consumer_whose_queue_is_deleted_declares_it_and_goes_on(
+    rabbitmq_url: str,
+) -> None:
+    consumer, seen = _outcomes(rabbitmq_url, lambda event: True)
+    with kombu.Connection(rabbitmq_url) as other:
         other.channel().queue_delete(topology.OUTCOMES)
-    publisher = Publisher(url, name="worker", queues=(queues.outcomes_queue(),))
+    publisher = Publisher(
+        rabbitmq_url, name="worker", queues=(queues.outcomes_queue(),)
+    )
     publisher.start()
     body = codec.encode(outcome("job-6"))
     publisher.send(Letter(to=topology.OUTCOMES, body=body, confirmed=True))

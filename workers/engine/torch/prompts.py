@@ -21,9 +21,6 @@ from workers.engine.protocol import EngineRequest
 from workers.engine.torch import rendering
 from workers.engine.torch import tools as toolbox
 
-PythonFunction = Callable[..., Any]
-"""What transformers takes for a tool besides its JSON."""
-
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 """Templates paste the role between control tokens, so it cannot be free text."""
 
