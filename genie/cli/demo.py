@@ -235,13 +235,13 @@ class DemoRun:
 def tasks() -> tuple[DemoTask, ...]:
     """Real text for each persona, from this project's own files."""
     package = resources.files("genie")
-    sizing = _lines(package.joinpath("sizing.py").read_text(encoding="utf-8"), 24, 14)
+    memory = _lines(package.joinpath("memory.py").read_text(encoding="utf-8"), 24, 14)
     topology = _lines(package.joinpath("errors.py").read_text("utf-8"), 0, 12)
     return (
         DemoTask(
             persona="review",
             title="genie/memory.py",
-            prompt=f"Review this Python code:\n\n{sizing}",
+            prompt=f"Review this Python code:\n\n{memory}",
             max_tokens=64,
         ),
         DemoTask(
