@@ -31,6 +31,9 @@ from genie.sdk.schemas import Schema
 P = TypeVar("P", covariant=True, default=object)
 """The type an answer was parsed into."""
 
+V = TypeVar("V", default=object)
+"""The same in a function's signature: object without a ``schema`` that is a type."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alternative:

@@ -26,7 +26,7 @@ from genie.errors import (
     Unavailable,
     UnknownJob,
 )
-from genie.sdk.requests import Call, Steps
+from genie.sdk.requests import Call, Items, ReadLines
 from genie.sdk.responses import error_from_body, trouble_in
 from genie.sdk.results import Result, result_from_completion
 from genie.sdk.retries import ConnectionBroken, PollBackoff
@@ -245,36 +245,21 @@ class Stream(AnswerReader):
         self._check()
 
 
-class JobTextReader:
-    """Reads a job's text over as many connections as it takes, each from the start."""
+def follow_text(call: Call, now: Callable[[], float]) -> Items[str]:
+    """A job's text, over as many connections as it takes, each from the start."""
+    reader, wait = AnswerReader(), PollBackoff(now)
 
-    def __init__(self, call: Call, now: Callable[[], float]) -> None:
-        self._call, self._wait = call, PollBackoff(now)
-        self._reading = AnswerReader()
+    def take(line: str) -> str | None:
+        wait.heard()
+        return reader._take(line) or None
 
-    @property
-    def is_over(self) -> bool:
-        """True once the whole answer was read."""
-        return self._reading._is_read
-
-    def call(self) -> Call:
-        """The next connection, which repeats the text from its start."""
-        self._reading._begin_again()
-        return self._call
-
-    def take(self, line: str) -> str:
-        """The new text of a line. Raises the error it carries."""
-        new = self._reading._take(line)
-        self._wait.heard()
-        return new
-
-    def check(self) -> None:
-        """Raise `CloudUnreachable` when the lines ended before the answer did."""
-        self._reading._check()
-
-    def resuming(self, error: Unavailable) -> Steps[None]:
-        """Pause before the next connection."""
-        return self._wait.again(error)
+    while not reader._is_read:
+        reader._begin_again()
+        try:
+            yield ReadLines(call=call, take=take)
+            reader._check()
+        except Unavailable as error:
+            yield from wait.again(error)
 
 
 class ChunkAssembler:

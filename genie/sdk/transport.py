@@ -12,7 +12,7 @@ from genie import __version__
 from genie.errors import CloudUnreachable, GenieError
 from genie.sdk import requests
 from genie.sdk.credentials import Credentials
-from genie.sdk.requests import Call, Pause, Probe, Step, Steps
+from genie.sdk.requests import Call, Items, Pause, Probe, Step, Steps
 from genie.sdk.responses import error_of
 from genie.sdk.retries import Clock, ConnectionBroken, RequestNotSent, RetryBudget
 
@@ -50,12 +50,12 @@ class Transport:
         """The result of the steps."""
         return requests.run(steps, self._take)
 
-    def call(self, call: Call) -> bytes:
-        """The body of the response; raises the error that the cloud named."""
-        return self.send(call).content
+    def each(self, items: Items[T]) -> Iterator[T]:
+        """The items as they are found."""
+        return requests.each(items, self._take, self._lines)
 
     def send(self, call: Call, *, stream: bool = False) -> httpx2.Response:
-        """The response, with ``stream`` its body not read yet; raises like `call`."""
+        """The response, with ``stream`` its body not read yet; raises its error."""
         tries = RetryBudget(call, self._retry_s, self._clock)
         while True:
             tries.begin()
@@ -68,11 +68,6 @@ class Transport:
     def open(self, call: Call) -> "ResponseBody":
         """The response's body, to read line by line and close."""
         return ResponseBody(self.url, call, self.send(call, stream=True))
-
-    def lines(self, call: Call) -> Generator[str]:
-        """The lines of the body as they arrive."""
-        with closing(self.open(call)) as body:
-            yield from body.lines()
 
     def probe(self, path: str) -> httpx2.Response:
         """The response of one GET, whatever its status, without a retry."""
@@ -88,7 +83,7 @@ class Transport:
 
     def _take(self, step: Step) -> bytes:
         if isinstance(step, Call):
-            return self.call(step)
+            return self.send(step).content
         if isinstance(step, Probe):
             return self.probe(step.path).content
         if isinstance(step, Pause):
@@ -96,6 +91,10 @@ class Transport:
         else:
             step.do()
         return b""
+
+    def _lines(self, call: Call) -> Generator[str]:
+        with closing(self.open(call)) as body:
+            yield from body.lines()
 
     def _once(self, call: Call, stream: bool) -> httpx2.Response:
         request = self._http.build_request(

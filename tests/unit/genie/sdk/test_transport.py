@@ -48,32 +48,32 @@ class Scripted:
 
 def test_the_key_is_sent_as_a_bearer() -> None:
     scripted = Scripted(OK)
-    assert scripted.transport.call(READ) == b"ok"
+    assert scripted.transport.send(READ).content == b"ok"
     assert scripted.requests[0].headers["authorization"] == "Bearer sk-genie-a-1"
 
 
 def test_a_read_that_breaks_off_is_tried_again() -> None:
     scripted = Scripted(REFUSED, BROKEN, SLOW, OK)
-    assert scripted.transport.call(READ) == b"ok"
+    assert scripted.transport.send(READ).content == b"ok"
     assert scripted.waits == [0.1, 0.2, 0.4]
 
 
 def test_a_busy_cloud_is_asked_again_when_it_said_so() -> None:
     scripted = Scripted(BUSY, OK)
-    assert scripted.transport.call(ONCE) == b"ok"
+    assert scripted.transport.send(ONCE).content == b"ok"
     assert scripted.waits == [2.0]
 
 
 def test_what_must_not_happen_twice_is_not_sent_twice() -> None:
     scripted = Scripted(BROKEN, OK)
     with pytest.raises(CloudUnreachable, match="broke"):
-        scripted.transport.call(ONCE)
+        scripted.transport.send(ONCE)
     assert len(scripted.requests) == 1
 
 
 def test_what_was_never_sent_may_be_sent_again() -> None:
     scripted = Scripted(REFUSED, OK)
-    assert scripted.transport.call(ONCE) == b"ok"
+    assert scripted.transport.send(ONCE).content == b"ok"
 
 
 def test_waiting_ends_with_the_budget() -> None:
@@ -81,14 +81,14 @@ def test_waiting_ends_with_the_budget() -> None:
     with pytest.raises(
         RequestNotSent, match=r"cannot reach the cloud at http://127\.0\.0\.1:1"
     ):
-        scripted.transport.call(READ)
+        scripted.transport.send(READ)
     assert sum(scripted.waits) <= 3.0
 
 
 def test_a_wait_longer_than_the_budget_is_not_begun() -> None:
     scripted = Scripted(httpx2.Response(503, headers={"retry-after": "60"}))
     with pytest.raises(Unavailable) as caught:
-        scripted.transport.call(READ)
+        scripted.transport.send(READ)
     assert caught.value.retry_after_s == 60.0
     assert scripted.waits == []
 
@@ -96,7 +96,7 @@ def test_a_wait_longer_than_the_budget_is_not_begun() -> None:
 def test_an_error_that_trying_cannot_help_is_raised_at_once() -> None:
     scripted = Scripted(httpx2.Response(401))
     with pytest.raises(Unauthorized):
-        scripted.transport.call(READ)
+        scripted.transport.send(READ)
     assert scripted.waits == []
 
 
