@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from genie import errors
     from genie.sdk.aio import AsyncClient, AsyncJob, AsyncStream
     from genie.sdk.batches import Batch, BatchResult
-    from genie.sdk.client import Client
+    from genie.sdk.client import Client, Stream
     from genie.sdk.jobs import Job
     from genie.sdk.many import as_completed, gather
     from genie.sdk.results import Alternative, Result
@@ -41,19 +41,19 @@ if TYPE_CHECKING:
         submit,
         workers,
     )
-    from genie.sdk.streams import Stream, Waiting
+    from genie.sdk.streams import Waiting
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "aio": ("AsyncClient", "AsyncJob", "AsyncStream"),
     "batches": ("Batch", "BatchResult"),
-    "client": ("Client",),
+    "client": ("Client", "Stream"),
     "jobs": ("Job",),
     "many": ("as_completed", "gather"),
     "results": ("Alternative", "Result"),
     "schedules": ("Schedule",),
-    "streams": ("Stream", "Waiting"),
+    "streams": ("Waiting",),
 }
 """The modules of `genie.sdk` with public names; the other names are shortcuts."""
 

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar, Unpack
+from typing import TypeVar, Unpack
 
 import anyio
 import anyio.to_thread
@@ -24,10 +24,10 @@ import httpx2
 from genie.errors import CloudUnreachable, GenieError, JobCancelled, UnknownJob
 from genie.sdk.batches import BatchesVerbs, BatchVerbs
 from genie.sdk.chat import AskOptions, Question, ask, submit
-from genie.sdk.client import settle
+from genie.sdk.client import job_id_of, settle
 from genie.sdk.credentials import Credentials
 from genie.sdk.files import FilesVerbs
-from genie.sdk.jobs import JobVerbs, cancel, stream_text
+from genie.sdk.jobs import JobVerbs, cancel
 from genie.sdk.many import ended_jobs
 from genie.sdk.methods import AsyncCloud
 from genie.sdk.requests import (
@@ -35,31 +35,26 @@ from genie.sdk.requests import (
     Item,
     Items,
     Pause,
-    Probe,
     ReadLines,
     Step,
     Steps,
     Walk,
 )
 from genie.sdk.responses import error_of
-from genie.sdk.results import P, Result, V, strip_job_id_prefix
+from genie.sdk.results import P, Result, V
 from genie.sdk.retries import (
     Clock,
     ConnectionBroken,
     RetryBudget,
-    pause_step,
-    poll_intervals,
 )
 from genie.sdk.schedules import ScheduleVerbs
 from genie.sdk.schemas import Schema
 from genie.sdk.streams import AnswerReader, OnWait
 from genie.sdk.transport import (
-    CONNECT_S,
-    address,
+    CloudHttp,
     headers,
     is_loopback,
-    limits,
-    unreachable,
+    network_errors,
 )
 from genie.sdk.verbs import ClientVerbs
 
@@ -70,7 +65,7 @@ CANCEL_S = 5.0
 """How long a cancelled task may take to tell the cloud."""
 
 
-class AsyncTransport:
+class AsyncTransport(CloudHttp[httpx2.AsyncClient]):
     """Sends calls to one cloud; pauses and local work block no other task."""
 
     def __init__(
@@ -81,19 +76,12 @@ class AsyncTransport:
         clock: Clock,
         inner: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
-        self.url = credentials.url
-        self._retry_s = retry_s
-        self._clock = clock
-        self._http = httpx2.AsyncClient(
-            base_url=credentials.url,
+        http = httpx2.AsyncClient(
             headers=headers(credentials),
             transport=inner,
             trust_env=not is_loopback(credentials.url),
         )
-
-    def now(self) -> float:
-        """Seconds of a clock that never goes back."""
-        return self._clock.now()
+        super().__init__(http, credentials.url, retry_s, clock)
 
     async def run(self, steps: Steps[T]) -> T:
         """The result of the steps."""
@@ -111,8 +99,9 @@ class AsyncTransport:
                 if isinstance(step, Item):
                     yield step.value
                 elif isinstance(step, ReadLines):
-                    async with aclosing(await self.open(step.call)) as body:
-                        async for line in body.lines():
+                    response = await self.send(step.call, stream=True)
+                    async with aclosing(response):
+                        async for line in self.lines(step.call, response):
                             if (found := step.take(line)) is not None:
                                 yield found
                 else:
@@ -129,9 +118,11 @@ class AsyncTransport:
                 pause = tries.pause_after(error)
             await anyio.sleep(pause)
 
-    async def open(self, call: Call) -> "AsyncResponseBody":
-        """The response's body, to read line by line and close."""
-        return AsyncResponseBody(self.url, call, await self.send(call, stream=True))
+    async def lines(self, call: Call, response: httpx2.Response) -> AsyncIterator[str]:
+        """The lines of the body as they arrive; raises `CloudUnreachable`."""
+        with network_errors(self.url, call):
+            async for line in response.aiter_lines():
+                yield line
 
     async def close(self) -> None:
         """Close all connections."""
@@ -140,65 +131,20 @@ class AsyncTransport:
     async def _take(self, step: Step) -> bytes:
         if isinstance(step, Call):
             return (await self.send(step)).content
-        if isinstance(step, Probe):
-            return await self._probe(step.path)
         if isinstance(step, Pause):
             await anyio.sleep(step.seconds)
         else:
             await anyio.to_thread.run_sync(step.do)
         return b""
 
-    async def _probe(self, path: str) -> bytes:
-        try:
-            return (await self._http.get(path, timeout=CONNECT_S)).content
-        except httpx2.TransportError as error:
-            call = Call(method="GET", path=path)
-            raise unreachable(self.url, call, error) from error
-
     async def _once(self, call: Call, stream: bool) -> httpx2.Response:
-        request = self._http.build_request(
-            call.method,
-            address(self.url, call.path),
-            content=call.body if call.stream is None else pieces(call.stream()),
-            params=dict(call.params) or None,
-            headers=dict(call.headers),
-            timeout=limits(call),
-        )
-        try:
-            response = await self._http.send(request, stream=stream)
-            if response.status_code < 400:
+        body = call.body if call.stream is None else pieces(call.stream())
+        with network_errors(self.url, call):
+            response = await self._http.send(self._request(call, body), stream=stream)
+            if response.status_code < 400 or call.is_probe:
                 return response
-            body = await response.aread()
-        except httpx2.TransportError as error:
-            raise unreachable(self.url, call, error) from error
-        await response.aclose()
-        raise error_of(response.status_code, response.headers, body)
-
-
-class AsyncResponseBody:
-    """The body of an open response, line by line."""
-
-    def __init__(self, url: str, call: Call, response: httpx2.Response) -> None:
-        self._url = url
-        self._call = call
-        self._response = response
-
-    @property
-    def headers(self) -> httpx2.Headers:
-        """The response's headers."""
-        return self._response.headers
-
-    async def lines(self) -> AsyncIterator[str]:
-        """The lines; raises `CloudUnreachable` when the connection breaks."""
-        try:
-            async for line in self._response.aiter_lines():
-                yield line
-        except httpx2.TransportError as error:
-            raise unreachable(self._url, self._call, error) from error
-
-    async def aclose(self) -> None:
-        """Close the connection."""
-        await self._response.aclose()
+            said = await response.aread()
+        raise error_of(response.status_code, response.headers, said)
 
 
 async def pieces(source: Iterable[bytes]) -> AsyncIterator[bytes]:
@@ -206,26 +152,6 @@ async def pieces(source: Iterable[bytes]) -> AsyncIterator[bytes]:
     taking = partial(next, iter(source), b"")
     while piece := await anyio.to_thread.run_sync(taking):
         yield piece
-
-
-class AsyncOpenResponse(Protocol):
-    """An open HTTP response: its lines, and how to close it."""
-
-    def lines(self) -> AsyncIterator[str]:
-        """The lines of the body; raises `CloudUnreachable` when they break off."""
-
-    async def aclose(self) -> None:
-        """Close the connection; the cloud then stops the work."""
-
-
-class AsyncReconnect(Protocol):
-    """How to reconnect to an answer; see `genie.sdk.streams.Reconnect`."""
-
-    async def again(self) -> AsyncOpenResponse:
-        """A connection that repeats the answer from its start; raises like any call."""
-
-    async def cancel(self) -> None:
-        """Stop the work: closing such a connection does not."""
 
 
 class AsyncStream(AnswerReader):
@@ -241,15 +167,15 @@ class AsyncStream(AnswerReader):
 
     def __init__(
         self,
-        source: AsyncOpenResponse,
+        transport: AsyncTransport,
+        call: Call,
+        response: httpx2.Response,
         *,
-        way: AsyncReconnect | None = None,
-        job_id: str | None = None,
         on_wait: OnWait | None = None,
         schema: Schema | None = None,
     ) -> None:
-        super().__init__(job_id=job_id, on_wait=on_wait, schema=schema)
-        self._source, self._way = source, way
+        super().__init__(job_id=job_id_of(response), on_wait=on_wait, schema=schema)
+        self._transport, self._call, self._response = transport, call, response
         self._pieces = self._read()
 
     def __aiter__(self) -> AsyncIterator[str]:
@@ -267,23 +193,24 @@ class AsyncStream(AnswerReader):
     async def close(self) -> None:
         """End the stream; see `Stream.close`."""
         is_left, self._is_closed = not self._is_closed, True
-        await self._source.aclose()
-        if is_left and self._way is not None and self._must_cancel:
-            await self._way.cancel()
+        await self._response.aclose()
+        if is_left and self._must_cancel and self.job_id:
+            await self._transport.run(cancel(self.job_id))
 
     async def _read(self) -> AsyncIterator[str]:
         try:
             while self._is_going_on:
                 try:
-                    async for line in self._source.lines():
+                    async for line in self._transport.lines(self._call, self._response):
                         if piece := self._take(line):
                             yield piece
                         if self._is_read:
                             return
                     self._check()
                 except ConnectionBroken as cut:
-                    await self._source.aclose()
-                    self._source = await self._once_more(cut, self._way).again()
+                    await self._response.aclose()
+                    self._call = await self._transport.run(self._reconnect(cut))
+                    self._response = await self._transport.send(self._call, stream=True)
         except (CloudUnreachable, JobCancelled, UnknownJob) as error:
             if self._cut is None:
                 raise
@@ -294,7 +221,7 @@ class AsyncStream(AnswerReader):
             raise
         finally:
             self._is_closed = True
-            await self._source.aclose()
+            await self._response.aclose()
 
 
 class AsyncJob(JobVerbs[AsyncCloud, P]):
@@ -468,25 +395,11 @@ class AsyncClient(ClientVerbs[AsyncCloud, AsyncJob, AsyncSchedule, AsyncBatch]):
     ) -> AsyncStream:
         """The answer in pieces, as it is written; see `Client.stream`."""
         question = Question(prompt=prompt, options=options, schema=schema)
-        body = await self._transport.open(question.watched("stream", self.timeout))
-        job_id = strip_job_id_prefix(body.headers.get("x-genie-job-id", "")) or None
-        way = _AsyncStreamReconnect(self._transport, job_id) if job_id else None
-        return AsyncStream(body, way=way, job_id=job_id, on_wait=on_wait, schema=schema)
-
-
-class _AsyncStreamReconnect:
-    """Reconnects to an answer whose connection broke."""
-
-    def __init__(self, transport: AsyncTransport, job_id: str) -> None:
-        self._transport, self._job_id = transport, job_id
-        self._pauses = poll_intervals()
-
-    async def again(self) -> AsyncResponseBody:
-        await self._transport.run(pause_step(next(self._pauses)))
-        return await self._transport.open(stream_text(self._job_id))
-
-    async def cancel(self) -> None:
-        await self._transport.run(cancel(self._job_id))
+        call = question.watched("stream", self.timeout)
+        response = await self._transport.send(call, stream=True)
+        return AsyncStream(
+            self._transport, call, response, on_wait=on_wait, schema=schema
+        )
 
 
 __all__ = ["AsyncBatch", "AsyncClient", "AsyncJob", "AsyncSchedule", "AsyncStream"]

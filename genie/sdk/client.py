@@ -2,29 +2,112 @@
 
 import atexit
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Unpack
+from typing import Unpack
+
+import httpx2
 
 from genie import env
+from genie.errors import CloudUnreachable, JobCancelled, UnknownJob
 from genie.sdk.batches import Batch, Batches
 from genie.sdk.chat import AskOptions, Question, ask, submit
 from genie.sdk.credentials import Credentials, resolve
 from genie.sdk.files import Files
-from genie.sdk.jobs import Job, cancel, stream_text
+from genie.sdk.jobs import Job, cancel
 from genie.sdk.many import as_completed, gather
 from genie.sdk.methods import Cloud
-from genie.sdk.results import Result, V, strip_job_id_prefix
-from genie.sdk.retries import Clock, pause_step, poll_intervals
+from genie.sdk.requests import Call, strip_job_id_prefix
+from genie.sdk.results import Result, V
+from genie.sdk.retries import Clock, ConnectionBroken
 from genie.sdk.schedules import Schedule
 from genie.sdk.schemas import Schema
-from genie.sdk.streams import OnWait, Stream
-from genie.sdk.transport import ResponseBody, Transport
+from genie.sdk.streams import AnswerReader, OnWait
+from genie.sdk.transport import Transport
 from genie.sdk.verbs import ClientVerbs
 
-if TYPE_CHECKING:
-    from httpx2 import BaseTransport
+
+class Stream(AnswerReader):
+    """The pieces of one answer, as text; iterate it once.
+
+    ``result`` holds the whole answer once the last piece was read. Leaving early
+    with `close` (or a ``with`` block) cancels the job. The stream reconnects and
+    continues when a connection breaks; `CloudUnreachable` if the cloud took that for
+    your leaving, `JobFailed` if another worker began a different answer meanwhile.
+
+    >>> story = client.stream("Tell a short story.")
+    >>> "".join(story)
+    'Tell a short story.'
+    >>> story.result.finish_reason
+    'stop'
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        call: Call,
+        response: httpx2.Response,
+        *,
+        on_wait: OnWait | None = None,
+        schema: Schema | None = None,
+    ) -> None:
+        super().__init__(job_id=job_id_of(response), on_wait=on_wait, schema=schema)
+        self._transport, self._call, self._response = transport, call, response
+        self._pieces = self._read()
+
+    def __iter__(self) -> Iterator[str]:
+        return self._pieces
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def __enter__(self) -> "Stream":
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the stream; before its end this cancels the job.
+
+        >>> story = client.stream("Tell a long story. " * 100)
+        >>> next(story)[:4]
+        'Tell'
+        >>> story.close()
+        """
+        is_left, self._is_closed = not self._is_closed, True
+        self._response.close()
+        if is_left and self._must_cancel and self.job_id:
+            self._transport.run(cancel(self.job_id))
+
+    def _read(self) -> Iterator[str]:
+        try:
+            while self._is_going_on:
+                try:
+                    yield from self._read_connection()
+                except ConnectionBroken as cut:
+                    self._response.close()
+                    self._call = self._transport.run(self._reconnect(cut))
+                    self._response = self._transport.send(self._call, stream=True)
+        except (CloudUnreachable, JobCancelled, UnknownJob) as error:
+            if self._cut is None:
+                raise
+            raise self._cut from error  # away, or it took the cut for our leaving
+        except (GeneratorExit, KeyboardInterrupt):
+            self.close()
+            raise
+        finally:
+            self._is_closed = True
+            self._response.close()
+
+    def _read_connection(self) -> Iterator[str]:
+        for line in self._transport.lines(self._call, self._response):
+            if piece := self._take(line):
+                yield piece
+            if self._is_read:
+                return
+        self._check()
 
 
 class Client(ClientVerbs[Cloud, Job, Schedule, Batch]):
@@ -52,7 +135,7 @@ class Client(ClientVerbs[Cloud, Job, Schedule, Batch]):
         *,
         timeout: float | None = None,
         retry_s: float = 10.0,
-        transport: "BaseTransport | None" = None,
+        transport: httpx2.BaseTransport | None = None,
         clock: Clock | None = None,
     ) -> None:
         credentials, self.timeout = settle(url, api_key, timeout)
@@ -142,25 +225,14 @@ class Client(ClientVerbs[Cloud, Job, Schedule, Batch]):
         Tell a short story.
         """
         question = Question(prompt=prompt, options=options, schema=schema)
-        body = self._transport.open(question.watched("stream", self.timeout))
-        job_id = strip_job_id_prefix(body.headers.get("x-genie-job-id", "")) or None
-        way = _StreamReconnect(self._transport, job_id) if job_id else None
-        return Stream(body, way=way, job_id=job_id, on_wait=on_wait, schema=schema)
+        call = question.watched("stream", self.timeout)
+        response = self._transport.send(call, stream=True)
+        return Stream(self._transport, call, response, on_wait=on_wait, schema=schema)
 
 
-class _StreamReconnect:
-    """Reconnects to an answer whose connection broke."""
-
-    def __init__(self, transport: Transport, job_id: str) -> None:
-        self._transport, self._job_id = transport, job_id
-        self._pauses = poll_intervals()
-
-    def again(self) -> ResponseBody:
-        self._transport.run(pause_step(next(self._pauses)))
-        return self._transport.open(stream_text(self._job_id))
-
-    def cancel(self) -> None:
-        self._transport.run(cancel(self._job_id))
+def job_id_of(response: httpx2.Response) -> str | None:
+    """The id of the job whose answer is streamed."""
+    return strip_job_id_prefix(response.headers.get("x-genie-job-id", "")) or None
 
 
 def settle(

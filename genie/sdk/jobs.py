@@ -10,13 +10,19 @@ from genie.api_types import JobAnswer, JobEvent, read
 from genie.contracts.inference import JobState
 from genie.errors import CloudUnreachable, JobTimeout, Unavailable
 from genie.sdk.methods import C, Cloud, OnCloud, items_verb, self_verb, verb
-from genie.sdk.requests import Call, Items, ReadLines, Steps, get, item_path, post
-from genie.sdk.results import P, Result, result_of, strip_job_id_prefix
+from genie.sdk.requests import (
+    Items,
+    ReadLines,
+    Steps,
+    get,
+    job_path,
+    post,
+    strip_job_id_prefix,
+)
+from genie.sdk.results import P, Result, result_of
 from genie.sdk.retries import PollBackoff
 from genie.sdk.schemas import Schema
-from genie.sdk.streams import follow_text
-
-PATH = "/v1/jobs"
+from genie.sdk.streams import follow_text, stream_text
 
 ENDS = ("completed", "failed", "cancelled", "timeout")
 """The last event of a job."""
@@ -236,16 +242,6 @@ def cancel(job_id: str) -> Steps[JobAnswer]:
 def retry(job_id: str) -> Steps[JobAnswer]:
     """Submit a failed job again; returns the new job."""
     return read(JobAnswer, (yield post(job_path(job_id, "/retry"), safe=True)))
-
-
-def stream_text(job_id: str) -> Call:
-    """The text of a job from its start, as it is written."""
-    return get(job_path(job_id, "/stream"))
-
-
-def job_path(job_id: str, part: str = "") -> str:
-    """The path of a job, or of a part of it; the id may have OpenAI's prefix."""
-    return item_path(PATH, strip_job_id_prefix(job_id)) + part
 
 
 __all__ = ["Job", "JobVerbs", "Result", "strip_job_id_prefix"]

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 from genie.api_types import JobAnswer, read_list
 from genie.errors import JobTimeout
-from genie.sdk.jobs import PATH, Job, JobVerbs
+from genie.sdk.jobs import Job, JobVerbs
 from genie.sdk.progress import bar
-from genie.sdk.requests import Item, Items, Steps, get
+from genie.sdk.requests import JOBS, Item, Items, Steps, get
 from genie.sdk.results import Result
 from genie.sdk.retries import PollBackoff
 
@@ -113,7 +113,7 @@ def _refresh(jobs: Mapping[str, AnyJob]) -> Steps[bool]:
 
 def _fetch_all(job_ids: list[str]) -> Steps[tuple[JobAnswer, ...]]:
     params = {"ids": ",".join(job_ids), "limit": str(len(job_ids))}
-    return read_list(JobAnswer, (yield get(PATH, params)))
+    return read_list(JobAnswer, (yield get(JOBS, params)))
 
 
 def _outlasted(left: Mapping[str, AnyJob], timeout: float) -> JobTimeout:

@@ -25,6 +25,7 @@ Y = TypeVar("Y")
 READ_S = 30.0
 """How many seconds a call may take that waits for no model."""
 
+JOBS = "/v1/jobs"
 JSON = {"content-type": "application/json"}
 
 
@@ -33,7 +34,8 @@ class Call:
     """One HTTP request.
 
     ``is_repeatable``: sending it twice has the same effect as once. True for reads,
-    deletes, and everything sent with an ``Idempotency-Key``.
+    deletes, and everything sent with an ``Idempotency-Key``. ``is_probe``: send it
+    once, and take the answer whatever its status.
     """
 
     method: str
@@ -45,13 +47,7 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)
     timeout_s: float = READ_S
     is_repeatable: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Probe:
-    """A read of ``path`` that returns the body, whatever the status."""
-
-    path: str
+    is_probe: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +79,7 @@ class Item(Generic[R]):
     value: R
 
 
-Step = Call | Probe | Pause | LocalWork
+Step = Call | Pause | LocalWork
 Steps = TypeAliasType("Steps", Generator[Step, bytes, T], type_params=(T,))
 Items = TypeAliasType(
     "Items", Generator[Step | ReadLines[R] | Item[R], bytes, None], type_params=(R,)
@@ -221,3 +217,17 @@ def item_path(path: str, name: str) -> str:
     '/v1/jobs/..%2Fkeys'
     """
     return f"{path}/{quote(name, safe='')}"
+
+
+def strip_job_id_prefix(job_id: str) -> str:
+    """A job id without the prefix for OpenAI's clients.
+
+    >>> strip_job_id_prefix("chatcmpl-01hx3k"), strip_job_id_prefix("01hx3k")
+    ('01hx3k', '01hx3k')
+    """
+    return job_id.removeprefix("chatcmpl-").removeprefix("cmpl-")
+
+
+def job_path(job_id: str, part: str = "") -> str:
+    """The path of a job, or of a part of it; the id may have OpenAI's prefix."""
+    return item_path(JOBS, strip_job_id_prefix(job_id)) + part

@@ -25,6 +25,7 @@ from genie.api_types import (
 from genie.contracts.inference import JobState, Locality, Timing, ToolCall, Usage
 from genie.errors import CodecError, GenieError, JobCancelled, JobFailed, JobTimeout
 from genie.sdk import schemas
+from genie.sdk.requests import strip_job_id_prefix
 from genie.sdk.responses import error_from_body
 from genie.sdk.schemas import Schema
 
@@ -89,15 +90,6 @@ class Result(Generic[P]):
 
     def __str__(self) -> str:
         return self.text
-
-
-def strip_job_id_prefix(job_id: str) -> str:
-    """A job id without the prefix for OpenAI's clients.
-
-    >>> strip_job_id_prefix("chatcmpl-01hx3k"), strip_job_id_prefix("01hx3k")
-    ('01hx3k', '01hx3k')
-    """
-    return job_id.removeprefix("chatcmpl-").removeprefix("cmpl-")
 
 
 def result_of(details: JobAnswer, schema: Schema | None = None) -> Result:

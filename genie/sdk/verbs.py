@@ -36,29 +36,32 @@ from genie.api_types import (
 from genie.sdk import batches, schedules
 from genie.sdk.batches import BatchOptions, BatchRequests
 from genie.sdk.chat import DEFAULT_PERSONA, GRACE_S, AskOptions, Question, check, submit
-from genie.sdk.jobs import PATH, JobVerbs, fetch, follow, job_path, retry
+from genie.sdk.jobs import JobVerbs, fetch, follow, retry
 from genie.sdk.many import AT_ONCE, answers
 from genie.sdk.methods import C, OnCloud, items_verb, verb
 from genie.sdk.requests import (
+    JOBS,
+    Call,
     Items,
-    Probe,
     Steps,
     delete,
     get,
     idempotent_post,
     item_path,
+    job_path,
     post,
+    strip_job_id_prefix,
 )
 from genie.sdk.results import (
     Embeddings,
     Result,
     embeddings,
-    strip_job_id_prefix,
 )
 from genie.sdk.schedules import ScheduleOptions
 from genie.sdk.schemas import Schema
 
 EMBED_PERSONA = "embed"
+PROBE_S = 5.0
 
 LETTERS = "/v1/dead-letters"
 KEYS = "/v1/keys"
@@ -66,10 +69,11 @@ DELIVERIES = "/v1/webhook-deliveries"
 RETENTION = "/v1/retention"
 
 
-class JobListFilters(TypedDict, total=False):
-    """Filters of a list of jobs; each is optional."""
+class RetryFilters(TypedDict, total=False):
+    """Filters of a retry; each is optional."""
 
     state: str | None
+    """Of a retry ``failed``, ``timeout`` or ``cancelled``; the first two by default."""
     persona: str | None
     model: str | None
     label: str | None
@@ -78,22 +82,14 @@ class JobListFilters(TypedDict, total=False):
     since: float | None
     """Only jobs after this; seconds since 1970."""
     limit: int
-    """How many; 20 by default, at most 200."""
+    """How many; of a list 20 by default, at most 200."""
+
+
+class JobListFilters(RetryFilters, total=False):
+    """Filters of a list of jobs; each is optional."""
+
     after: str | None
     """The id of the previous page's last job."""
-
-
-class RetryFilters(TypedDict, total=False):
-    """Filters of a retry; each is optional."""
-
-    state: str | None
-    """``failed``, ``timeout`` or ``cancelled``; the first two by default."""
-    persona: str | None
-    model: str | None
-    label: str | None
-    worker: str | None
-    since: float | None
-    limit: int
 
 
 JobT = TypeVar("JobT", bound=JobVerbs[Any, Any])
@@ -239,7 +235,7 @@ class ClientVerbs(OnCloud[C], Generic[C, JobT, ScheduleT, BatchT]):
         """
         check(filters, JobListFilters)
         params = {name: str(v) for name, v in filters.items() if v is not None}
-        found = read_list(JobAnswer, (yield get(PATH, params)))
+        found = read_list(JobAnswer, (yield get(JOBS, params)))
         return tuple(self._job(self._cloud, details) for details in found)
 
     @verb
@@ -286,7 +282,7 @@ class ClientVerbs(OnCloud[C], Generic[C, JobT, ScheduleT, BatchT]):
         """
         check(filters, RetryFilters)
         wanted = {name: value for name, value in filters.items() if value is not None}
-        call = post(f"{PATH}/retry", wanted, safe=True)
+        call = post(f"{JOBS}/retry", wanted, safe=True)
         found = read(RetryAnswer, (yield call))
         made = tuple(self._job(self._cloud, details) for details in found.data)
         return made, found.skipped
@@ -560,4 +556,5 @@ class ClientVerbs(OnCloud[C], Generic[C, JobT, ScheduleT, BatchT]):
         >>> client.health().status
         'ok'
         """
-        return read(HealthAnswer, (yield Probe(path="/health")))
+        call = Call(method="GET", path="/health", timeout_s=PROBE_S, is_probe=True)
+        return read(HealthAnswer, (yield call))

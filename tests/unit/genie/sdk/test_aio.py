@@ -7,7 +7,7 @@ from typing import get_overloads
 
 import pytest
 
-from genie.sdk import aio, batches, client, files, jobs, schedules, streams
+from genie.sdk import aio, batches, client, files, jobs, schedules
 
 PAIRS = [
     (client.Client, aio.AsyncClient),
@@ -16,7 +16,7 @@ PAIRS = [
     (batches.Batches, aio.AsyncBatches),
     (files.Files, aio.AsyncFiles),
     (schedules.Schedule, aio.AsyncSchedule),
-    (streams.Stream, aio.AsyncStream),
+    (client.Stream, aio.AsyncStream),
 ]
 
 

@@ -20,6 +20,7 @@ BROKEN = httpx2.ReadError("connection reset")
 SLOW = httpx2.ReadTimeout("timed out")
 
 READ = Call(method="GET", path="/v1/models", is_repeatable=True)
+PROBE = Call(method="GET", path="/health", is_probe=True)
 ONCE = Call(method="POST", path="/v1/keys", body=b"{}")
 
 
@@ -101,9 +102,9 @@ def test_an_error_that_trying_cannot_help_is_raised_at_once() -> None:
 
 
 def test_a_probe_shows_any_status_and_tries_once() -> None:
-    assert Scripted(BUSY).transport.probe("/health").status_code == 503
+    assert Scripted(BUSY).transport.send(PROBE).status_code == 503
     with pytest.raises(CloudUnreachable):
-        Scripted(REFUSED).transport.probe("/health")
+        Scripted(REFUSED).transport.send(PROBE)
 
 
 @given(
