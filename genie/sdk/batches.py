@@ -34,7 +34,6 @@ from genie.sdk.requests import (
     ReadLines,
     Steps,
     get,
-    idempotent_post,
     item_path,
     page,
     post,
@@ -88,13 +87,14 @@ def lines(
     >>> [line["custom_id"] for line in lines(["a", "b"], {})]
     ['1', '2']
     """
-    named = requests.items() if isinstance(requests, Mapping) else _numbered(requests)
     asked = {name: one for name, one in options.items() if name not in OF_THE_WHOLE}
-    for custom_id, prompt in named:
+    head = {"method": "POST", "url": CHAT_PATH}
+    named = requests.items() if isinstance(requests, Mapping) else None
+    for name, prompt in named or enumerate(requests, 1):
         body = chat_body(prompt, cast(AskOptions, asked), mode="sync")
         if schema is not None:
             body["response_format"] = response_format(schema)
-        yield {"custom_id": custom_id, "method": "POST", "url": CHAT_PATH, "body": body}
+        yield {"custom_id": str(name), **head, "body": body}
 
 
 def result_of(line: str, schema: Schema | None = None) -> BatchResult:
@@ -116,10 +116,6 @@ def result_of(line: str, schema: Schema | None = None) -> BatchResult:
     except AnswerMismatch as error:
         return BatchResult(custom_id=row.custom_id, error=error)
     return BatchResult(custom_id=row.custom_id, result=answer)
-
-
-def _numbered(prompts: Iterable[str]) -> Iterator[tuple[str, str]]:
-    return ((str(number), prompt) for number, prompt in enumerate(prompts, 1))
 
 
 LONGEST_PAUSE_S = 5.0
@@ -338,7 +334,7 @@ def submit(
     if (metadata := options.get("metadata")) is not None:
         body["metadata"] = dict(metadata)
     key = options.get("idempotency_key") or str(uuid.uuid4())
-    return read(BatchAnswer, (yield idempotent_post(PATH, body, key)))
+    return read(BatchAnswer, (yield post(PATH, body, key=key)))
 
 
 def fetch(batch_id: str) -> Steps[BatchAnswer]:

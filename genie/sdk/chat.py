@@ -9,7 +9,7 @@ from genie.api_types import AcceptedJob, ChatCompletion, JobAnswer, read
 from genie.contracts.inference import Message
 from genie.errors import BadRequest
 from genie.sdk.jobs import fetch
-from genie.sdk.requests import READ_S, Call, Steps, idempotent_post
+from genie.sdk.requests import READ_S, Call, Steps, post
 from genie.sdk.results import Result, result_from_completion
 from genie.sdk.schemas import Schema, response_format
 
@@ -89,8 +89,6 @@ def chat_body(
         chat["metadata"] = dict(metadata)
     if tools := options.get("tools"):
         chat["tools"] = [dict(tool) for tool in tools]
-    if (choice := options.get("tool_choice")) is not None:
-        chat["tool_choice"] = choice
     if mode == "stream":
         chat["stream_options"] = {"include_usage": True}
     if (stop := options.get("stop")) is not None:
@@ -100,10 +98,11 @@ def chat_body(
 
 def check(given: Mapping[str, object], kind: type) -> None:
     """Raise TypeError naming the first keyword that the TypedDict ``kind`` lacks."""
-    known = sorted(kind.__annotations__)
+    known = kind.__annotations__
     for name in given:
         if name not in known:
-            raise TypeError(f"no option {name!r}; the options are: {', '.join(known)}")
+            options = ", ".join(sorted(known))
+            raise TypeError(f"no option {name!r}; the options are: {options}")
 
 
 def conversation_messages(
@@ -132,7 +131,7 @@ def _turn(message: Message | Mapping[str, object]) -> dict[str, object]:
 
 
 PLAIN = (
-    *("max_tokens", "min_tokens", "ignore_eos", "n", "seed", "label"),
+    *("max_tokens", "min_tokens", "ignore_eos", "n", "seed", "label", "tool_choice"),
     *("temperature", "top_p", "top_k", "min_p"),
     *("presence_penalty", "frequency_penalty", "repetition_penalty"),
 )
@@ -176,7 +175,7 @@ class Question:
         if deadline_s is not None:
             chat["deadline_s"] = deadline_s
         key = self.options.get("idempotency_key") or str(uuid.uuid4())
-        return idempotent_post(CHAT_PATH, chat, key, timeout_s=listen_s)
+        return post(CHAT_PATH, chat, key=key, timeout_s=listen_s)
 
     def watched(self, mode: str, patience_s: float) -> Call:
         """The same for a caller who waits: the job ends when the wait does."""

@@ -3,6 +3,7 @@
 import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from genie.api_types import FileAnswer, read, read_list
@@ -143,7 +144,7 @@ def _upload(name: str, size: int, source: Callable[[], Iterable[bytes]]) -> Call
     return Call(
         method="POST",
         path=PATH,
-        stream=lambda: _around(head, source(), tail),
+        stream=lambda: chain((head,), source(), (tail,)),
         headers={
             "content-type": f"multipart/form-data; boundary={boundary}",
             "content-length": str(len(head) + size + len(tail)),
@@ -164,12 +165,6 @@ def _form(boundary: str, name: str) -> tuple[bytes, bytes]:
         "Content-Type: application/jsonl\r\n\r\n"
     )
     return head.encode(), f"\r\n--{boundary}--\r\n".encode()
-
-
-def _around(head: bytes, middle: Iterable[bytes], tail: bytes) -> Iterator[bytes]:
-    yield head
-    yield from middle
-    yield tail
 
 
 def _path(file_id: str) -> str:

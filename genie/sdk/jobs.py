@@ -191,39 +191,28 @@ class Job(JobVerbs[Cloud, P]):
         thread.start()
 
 
-class EventReader:
-    """Reads a job's events from lines; ``last`` is the id of the last one."""
+def follow(job_id: str, now: Callable[[], float]) -> Items[JobEvent]:
+    """A job's events until it has ended, over as many connections as it takes."""
+    last, event_id, wait = "", "", PollBackoff(now)
 
-    def __init__(self) -> None:
-        self.last: str | None = None
-        self._id = ""
-
-    def take(self, line: str) -> JobEvent | None:
-        """The event that a line brings, if any."""
+    def take(line: str) -> JobEvent | None:
+        nonlocal last, event_id
+        wait.heard()
         field, _, value = line.partition(": ")
         if field == "id":
-            self._id = value
+            event_id = value
         if field != "data":
             return None
         event = read(JobEvent, value)
-        self.last = self._id or event.event
+        last = event_id or event.event
         return event
 
-
-def follow(job_id: str, now: Callable[[], float]) -> Items[JobEvent]:
-    """A job's events until it has ended, over as many connections as it takes."""
-    reader, wait = EventReader(), PollBackoff(now)
-
-    def take(line: str) -> JobEvent | None:
-        wait.heard()
-        return reader.take(line)
-
-    while reader.last not in ENDS:
-        given = {"last-event-id": reader.last} if reader.last else {}
+    while last not in ENDS:
+        given = {"last-event-id": last} if last else {}
         call = replace(get(job_path(job_id, "/events")), headers=given)
         try:
             yield ReadLines(call=call, take=take)
-            if reader.last not in ENDS:
+            if last not in ENDS:
                 raise CloudUnreachable("the connection ended before the job did")
         except Unavailable as error:
             yield from wait.again(error)

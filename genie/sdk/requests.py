@@ -148,7 +148,7 @@ def each(
     items: Items[R],
     take: Callable[[Step], bytes],
     lines: Callable[[Call], Generator[str]],
-) -> Iterator[R]:
+) -> Generator[R]:
     """The items among the steps; ``lines`` are those of an answer as they arrive."""
     walk = Walk(items)
     for step in walk:
@@ -180,28 +180,18 @@ def post(
     *,
     method: str = "POST",
     safe: bool = False,
+    key: str | None = None,
+    timeout_s: float = READ_S,
 ) -> Call:
-    """A POST of JSON; ``safe``: sending it twice has the same effect as once."""
+    """A POST of JSON; sending it twice has the same effect as once if it is ``safe`` or
+    has an idempotency ``key``."""
     return Call(
         method=method,
         path=path,
         body=msgspec.json.encode(data or {}),
-        headers=JSON,
-        is_repeatable=safe,
-    )
-
-
-def idempotent_post(
-    path: str, data: Mapping[str, object], key: str, *, timeout_s: float = READ_S
-) -> Call:
-    """A POST of JSON with an idempotency key, so that it may be sent again."""
-    return Call(
-        method="POST",
-        path=path,
-        body=msgspec.json.encode(data),
-        headers=JSON | {"idempotency-key": key},
+        headers=JSON | {"idempotency-key": key} if key else JSON,
         timeout_s=timeout_s,
-        is_repeatable=True,
+        is_repeatable=safe or key is not None,
     )
 
 

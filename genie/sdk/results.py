@@ -99,8 +99,7 @@ def result_of(details: JobAnswer, schema: Schema | None = None) -> Result:
     if details.result is None:
         raise JobFailed(
             f"job {strip_job_id_prefix(details.id)} completed but its answer is no "
-            "longer kept; "
-            "answers are deleted a day after the end: submit it again",
+            "longer kept; answers are deleted a day after the end: submit it again",
             code="result_expired",
         )
     if isinstance(details.result, EmbeddingsAnswer):

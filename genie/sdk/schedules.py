@@ -2,7 +2,7 @@
 
 from typing import Literal, Self, cast
 
-from genie.api_types import RunAnswer, ScheduleAnswer, read, read_list
+from genie.api_types import RunAnswer, ScheduleAnswer, read
 from genie.sdk.chat import AskOptions, chat_body, check
 from genie.sdk.methods import C, Cloud, OnCloud, self_verb, verb
 from genie.sdk.requests import Steps, delete, get, item_path, post
@@ -45,6 +45,7 @@ def body(prompt: str | None, cron: str, options: ScheduleOptions) -> dict[str, o
     >>> made["name"], made["request"]["messages"][0]["content"]
     ('news', 'News of {{date}}')
     """
+    check(options, ScheduleOptions)
     asked = {name: value for name, value in options.items() if name not in OWN}
     request = chat_body(prompt, cast(AskOptions, asked), mode="async")
     del request["mode"]
@@ -60,19 +61,6 @@ def body(prompt: str | None, cron: str, options: ScheduleOptions) -> dict[str, o
         secret = options.get("webhook_secret") or ""
         wanted["webhook"] = {"url": url, "secret": secret}
     return wanted
-
-
-def create(
-    prompt: str | None, cron: str, options: ScheduleOptions
-) -> Steps[ScheduleAnswer]:
-    """Ask this at the times of a cron line."""
-    check(options, ScheduleOptions)
-    return read(ScheduleAnswer, (yield post(PATH, body(prompt, cron, options))))
-
-
-def list_all() -> Steps[tuple[ScheduleAnswer, ...]]:
-    """All schedules of the org."""
-    return read_list(ScheduleAnswer, (yield get(PATH)))
 
 
 def find(name_or_id: str) -> Steps[ScheduleAnswer]:

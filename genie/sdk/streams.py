@@ -80,12 +80,10 @@ class AnswerReader:
 
     @property
     def _is_read(self) -> bool:
-        """True once the whole answer was read."""
         return self._result is not None
 
     @property
     def _is_going_on(self) -> bool:
-        """True while there is more to read and nobody closed it."""
         return not self._is_read and not self._is_closed
 
     @property

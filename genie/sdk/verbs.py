@@ -46,7 +46,6 @@ from genie.sdk.requests import (
     Steps,
     delete,
     get,
-    idempotent_post,
     item_path,
     job_path,
     post,
@@ -161,9 +160,7 @@ class ClientVerbs(OnCloud[C], Generic[C, JobT, ScheduleT, BatchT]):
         if persona or not model:
             wanted["persona"] = persona or EMBED_PERSONA
         key = str(uuid.uuid4())
-        call = idempotent_post(
-            "/v1/embeddings", wanted, key, timeout_s=wait_s + GRACE_S
-        )
+        call = post("/v1/embeddings", wanted, key=key, timeout_s=wait_s + GRACE_S)
         return embeddings(read(EmbeddingsAnswer, (yield call)))
 
     @verb
@@ -331,7 +328,8 @@ class ClientVerbs(OnCloud[C], Generic[C, JobT, ScheduleT, BatchT]):
         'At 07:30 on Monday through Friday (Europe/Berlin)'
         >>> news.remove()
         """
-        made = yield from schedules.create(prompt, cron, options)
+        body = schedules.body(prompt, cron, options)
+        made = read(ScheduleAnswer, (yield post(schedules.PATH, body)))
         return self._schedule(self._cloud, made)
 
     @verb
@@ -341,7 +339,7 @@ class ClientVerbs(OnCloud[C], Generic[C, JobT, ScheduleT, BatchT]):
         >>> client.schedules()
         ()
         """
-        found = yield from schedules.list_all()
+        found = read_list(ScheduleAnswer, (yield get(schedules.PATH)))
         return tuple(self._schedule(self._cloud, details) for details in found)
 
     @verb
