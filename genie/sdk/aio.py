@@ -24,7 +24,7 @@ import httpx2
 from genie.errors import CloudUnreachable, GenieError, JobCancelled, UnknownJob
 from genie.sdk.batches import BatchesVerbs, BatchVerbs
 from genie.sdk.chat import AskOptions, Question, ask, submit
-from genie.sdk.client import job_id_of, settle
+from genie.sdk.client import settle
 from genie.sdk.credentials import Credentials
 from genie.sdk.files import FilesVerbs
 from genie.sdk.jobs import JobVerbs, cancel
@@ -174,7 +174,7 @@ class AsyncStream(AnswerReader):
         on_wait: OnWait | None = None,
         schema: Schema | None = None,
     ) -> None:
-        super().__init__(job_id=job_id_of(response), on_wait=on_wait, schema=schema)
+        super().__init__(response.headers, on_wait, schema)
         self._transport, self._call, self._response = transport, call, response
         self._pieces = self._read()
 
@@ -400,6 +400,3 @@ class AsyncClient(ClientVerbs[AsyncCloud, AsyncJob, AsyncSchedule, AsyncBatch]):
         return AsyncStream(
             self._transport, call, response, on_wait=on_wait, schema=schema
         )
-
-
-__all__ = ["AsyncBatch", "AsyncClient", "AsyncJob", "AsyncSchedule", "AsyncStream"]

@@ -372,6 +372,3 @@ def _why(details: BatchAnswer) -> str:
     )
     more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
     return f"the input of {details.id} cannot be run: {shown or 'unknown'}{more}"
-
-
-__all__ = ["Batch", "BatchOptions", "BatchRequests", "BatchResult", "Batches"]

@@ -18,7 +18,7 @@ from genie.sdk.files import Files
 from genie.sdk.jobs import Job, cancel
 from genie.sdk.many import as_completed, gather
 from genie.sdk.methods import Cloud
-from genie.sdk.requests import Call, strip_job_id_prefix
+from genie.sdk.requests import Call
 from genie.sdk.results import Result, V
 from genie.sdk.retries import Clock, ConnectionBroken
 from genie.sdk.schedules import Schedule
@@ -52,7 +52,7 @@ class Stream(AnswerReader):
         on_wait: OnWait | None = None,
         schema: Schema | None = None,
     ) -> None:
-        super().__init__(job_id=job_id_of(response), on_wait=on_wait, schema=schema)
+        super().__init__(response.headers, on_wait, schema)
         self._transport, self._call, self._response = transport, call, response
         self._pieces = self._read()
 
@@ -85,7 +85,12 @@ class Stream(AnswerReader):
         try:
             while self._is_going_on:
                 try:
-                    yield from self._read_connection()
+                    for line in self._transport.lines(self._call, self._response):
+                        if piece := self._take(line):
+                            yield piece
+                        if self._is_read:
+                            return
+                    self._check()
                 except ConnectionBroken as cut:
                     self._response.close()
                     self._call = self._transport.run(self._reconnect(cut))
@@ -100,14 +105,6 @@ class Stream(AnswerReader):
         finally:
             self._is_closed = True
             self._response.close()
-
-    def _read_connection(self) -> Iterator[str]:
-        for line in self._transport.lines(self._call, self._response):
-            if piece := self._take(line):
-                yield piece
-            if self._is_read:
-                return
-        self._check()
 
 
 class Client(ClientVerbs[Cloud, Job, Schedule, Batch]):
@@ -228,11 +225,6 @@ class Client(ClientVerbs[Cloud, Job, Schedule, Batch]):
         call = question.watched("stream", self.timeout)
         response = self._transport.send(call, stream=True)
         return Stream(self._transport, call, response, on_wait=on_wait, schema=schema)
-
-
-def job_id_of(response: httpx2.Response) -> str | None:
-    """The id of the job whose answer is streamed."""
-    return strip_job_id_prefix(response.headers.get("x-genie-job-id", "")) or None
 
 
 def settle(

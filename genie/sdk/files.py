@@ -116,14 +116,7 @@ class Files(FilesVerbs[Cloud]):
 
 def upload(source: str | os.PathLike[str] | bytes) -> Steps[FileAnswer]:
     """Upload a file by its path or as bytes."""
-    if isinstance(source, bytes):
-        call = _upload("requests.jsonl", len(source), lambda: [source])
-        return read(FileAnswer, (yield call))
-    path = Path(source)
-    if not path.is_file():
-        raise BadRequest(f"there is no file {path}; check its path", param="file")
-    call = _upload(path.name, path.stat().st_size, lambda: pieces(path))
-    return read(FileAnswer, (yield call))
+    return read(FileAnswer, (yield _upload_call(source)))
 
 
 def content(file_id: str) -> Call:
@@ -138,7 +131,16 @@ def pieces(path: Path) -> Iterator[bytes]:
             yield piece
 
 
-def _upload(name: str, size: int, source: Callable[[], Iterable[bytes]]) -> Call:
+def _upload_call(source: str | os.PathLike[str] | bytes) -> Call:
+    if isinstance(source, bytes):
+        return _form_call("requests.jsonl", len(source), lambda: [source])
+    path = Path(source)
+    if not path.is_file():
+        raise BadRequest(f"there is no file {path}; check its path", param="file")
+    return _form_call(path.name, path.stat().st_size, lambda: pieces(path))
+
+
+def _form_call(name: str, size: int, source: Callable[[], Iterable[bytes]]) -> Call:
     boundary = uuid.uuid4().hex
     head, tail = _form(boundary, name)
     return Call(

@@ -106,14 +106,11 @@ def _refresh(jobs: Mapping[str, AnyJob]) -> Steps[bool]:
     """Ask for all open jobs; True when any has ended."""
     asked = [one for one, job in jobs.items() if not job.status.is_terminal]
     for first in range(0, len(asked), PAGE):
-        for details in (yield from _fetch_all(asked[first : first + PAGE])):
+        ids = asked[first : first + PAGE]
+        params = {"ids": ",".join(ids), "limit": str(len(ids))}
+        for details in read_list(JobAnswer, (yield get(JOBS, params))):
             jobs[details.id].details = details
     return any(job.status.is_terminal for job in jobs.values())
-
-
-def _fetch_all(job_ids: list[str]) -> Steps[tuple[JobAnswer, ...]]:
-    params = {"ids": ",".join(job_ids), "limit": str(len(job_ids))}
-    return read_list(JobAnswer, (yield get(JOBS, params)))
 
 
 def _outlasted(left: Mapping[str, AnyJob], timeout: float) -> JobTimeout:

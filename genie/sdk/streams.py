@@ -1,6 +1,6 @@
 """Reads an answer while it is written, from server-sent events."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 import msgspec
@@ -23,7 +23,16 @@ from genie.errors import (
     JobFailed,
     Unavailable,
 )
-from genie.sdk.requests import Call, Items, Pause, ReadLines, Steps, get, job_path
+from genie.sdk.requests import (
+    Call,
+    Items,
+    Pause,
+    ReadLines,
+    Steps,
+    get,
+    job_path,
+    strip_job_id_prefix,
+)
 from genie.sdk.responses import error_from_body, trouble_in
 from genie.sdk.results import Result, result_from_completion
 from genie.sdk.retries import ConnectionBroken, PollBackoff, poll_intervals
@@ -54,12 +63,11 @@ class AnswerReader:
 
     def __init__(
         self,
-        *,
-        job_id: str | None = None,
+        headers: Mapping[str, str],
         on_wait: OnWait | None = None,
         schema: Schema | None = None,
     ) -> None:
-        self.job_id = job_id
+        self.job_id = strip_job_id_prefix(headers.get("x-genie-job-id", "")) or None
         self._on_wait, self._schema = on_wait, schema
         self._events, self._answer = SseParser(), ChunkAssembler()
         self._given, self._again = "", 0
@@ -146,7 +154,7 @@ def stream_text(job_id: str) -> Call:
 
 def follow_text(call: Call, now: Callable[[], float]) -> Items[str]:
     """A job's text, over as many connections as it takes, each from the start."""
-    reader, wait = AnswerReader(), PollBackoff(now)
+    reader, wait = AnswerReader({}), PollBackoff(now)
 
     def take(line: str) -> str | None:
         wait.heard()

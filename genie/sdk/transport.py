@@ -166,6 +166,3 @@ def headers(credentials: Credentials) -> dict[str, str]:
     if credentials.api_key:
         carried["authorization"] = f"Bearer {credentials.api_key}"
     return carried
-
-
-__all__ = ["Clock", "Transport", "is_loopback", "unreachable"]

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from genie.errors import CloudUnreachable, Unauthorized, Unavailable
 from genie.sdk.credentials import Credentials
 from genie.sdk.requests import Call
-from genie.sdk.retries import RequestNotSent, pause_before
-from genie.sdk.transport import Clock, Transport
+from genie.sdk.retries import Clock, RequestNotSent, pause_before
+from genie.sdk.transport import Transport
 
 Reply = httpx2.Response | httpx2.TransportError
 
