@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from genie import errors
     from genie.sdk.aio import AsyncClient, AsyncJob, AsyncStream
     from genie.sdk.batches import Batch, BatchResult
-    from genie.sdk.client import Client
+    from genie.sdk.client import Client, Stream
     from genie.sdk.jobs import Job
     from genie.sdk.many import as_completed, gather
     from genie.sdk.results import Alternative, Result
@@ -41,41 +41,21 @@ if TYPE_CHECKING:
         submit,
         workers,
     )
-    from genie.sdk.streams import Stream, Waiting
+    from genie.sdk.streams import Waiting
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AsyncClient": "genie.sdk.aio",
-    "AsyncJob": "genie.sdk.aio",
-    "AsyncStream": "genie.sdk.aio",
-    "Batch": "genie.sdk.batches",
-    "BatchResult": "genie.sdk.batches",
-    "Client": "genie.sdk.client",
-    "Job": "genie.sdk.jobs",
-    "Alternative": "genie.sdk.results",
-    "Result": "genie.sdk.results",
-    "Schedule": "genie.sdk.schedules",
-    "Stream": "genie.sdk.streams",
-    "Waiting": "genie.sdk.streams",
-    "as_completed": "genie.sdk.many",
-    "ask": "genie.sdk.shortcuts",
-    "batch": "genie.sdk.shortcuts",
-    "embed": "genie.sdk.shortcuts",
-    "gather": "genie.sdk.many",
-    "job": "genie.sdk.shortcuts",
-    "map": "genie.sdk.shortcuts",
-    "models": "genie.sdk.shortcuts",
-    "personas": "genie.sdk.shortcuts",
-    "queues": "genie.sdk.shortcuts",
-    "route": "genie.sdk.shortcuts",
-    "schedule": "genie.sdk.shortcuts",
-    "schedules": "genie.sdk.shortcuts",
-    "stream": "genie.sdk.shortcuts",
-    "submit": "genie.sdk.shortcuts",
-    "workers": "genie.sdk.shortcuts",
+    "aio": ("AsyncClient", "AsyncJob", "AsyncStream"),
+    "batches": ("Batch", "BatchResult"),
+    "client": ("Client", "Stream"),
+    "jobs": ("Job",),
+    "many": ("as_completed", "gather"),
+    "results": ("Alternative", "Result"),
+    "schedules": ("Schedule",),
+    "streams": ("Waiting",),
 }
-"""The module of each public name."""
+"""The modules of `genie.sdk` with public names; the other names are shortcuts."""
 
 __all__ = [
     "Alternative",
@@ -112,11 +92,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'genie' has no attribute {name!r}")
     if name == "errors":
         return import_module("genie.errors")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'genie' has no attribute {name!r}")
-    value: object = getattr(import_module(_HOMES[name]), name)
+    homes = (home for home, names in _HOMES.items() if name in names)
+    home = import_module(f"genie.sdk.{next(homes, 'shortcuts')}")
+    value: object = getattr(home, name)
     globals()[name] = value
     return value
 

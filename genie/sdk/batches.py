@@ -3,11 +3,11 @@
 import os
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Unpack, cast
+from typing import Any, Generic, Self, TypeVar, Unpack, cast
 
 import msgspec
 
@@ -24,15 +24,16 @@ from genie.api_types import (
 )
 from genie.contracts.batch import BatchState
 from genie.errors import AnswerMismatch, GenieError, JobCancelled, JobFailed, JobTimeout
-from genie.sdk.chat import AskOptions, chat_body, check
-from genie.sdk.files import content, uploading
-from genie.sdk.jobs import Cloud
-from genie.sdk.progress import ProgressBar, bar
+from genie.sdk.chat import CHAT_PATH, AskOptions, chat_body, check
+from genie.sdk.files import content, upload
+from genie.sdk.methods import C, Cloud, OnCloud, items_verb, self_verb, verb
+from genie.sdk.progress import bar
 from genie.sdk.requests import (
+    Items,
     LocalWork,
+    ReadLines,
     Steps,
     get,
-    idempotent_post,
     item_path,
     page,
     post,
@@ -41,8 +42,6 @@ from genie.sdk.responses import error_from_body, error_of
 from genie.sdk.results import Result, result_from_completion
 from genie.sdk.retries import PollBackoff
 from genie.sdk.schemas import Schema, response_format
-
-CHAT = "/v1/chat/completions"
 
 OF_THE_WHOLE = ("endpoint", "idempotency_key", "metadata", "timeout", "window")
 """Options of the batch, not of its lines."""
@@ -88,13 +87,14 @@ def lines(
     >>> [line["custom_id"] for line in lines(["a", "b"], {})]
     ['1', '2']
     """
-    named = requests.items() if isinstance(requests, Mapping) else _numbered(requests)
     asked = {name: one for name, one in options.items() if name not in OF_THE_WHOLE}
-    for custom_id, prompt in named:
+    head = {"method": "POST", "url": CHAT_PATH}
+    named = requests.items() if isinstance(requests, Mapping) else None
+    for name, prompt in named or enumerate(requests, 1):
         body = chat_body(prompt, cast(AskOptions, asked), mode="sync")
         if schema is not None:
             body["response_format"] = response_format(schema)
-        yield {"custom_id": custom_id, "method": "POST", "url": CHAT, "body": body}
+        yield {"custom_id": str(name), **head, "body": body}
 
 
 def result_of(line: str, schema: Schema | None = None) -> BatchResult:
@@ -118,10 +118,6 @@ def result_of(line: str, schema: Schema | None = None) -> BatchResult:
     return BatchResult(custom_id=row.custom_id, result=answer)
 
 
-def _numbered(prompts: Iterable[str]) -> Iterator[tuple[str, str]]:
-    return ((str(number), prompt) for number, prompt in enumerate(prompts, 1))
-
-
 LONGEST_PAUSE_S = 5.0
 PATH = "/v1/batches"
 
@@ -129,18 +125,16 @@ BatchRequests = str | os.PathLike[str] | Mapping[str, str] | Iterable[str]
 """The path of a file, prompts by custom_id, or prompts."""
 
 
-class BatchSteps:
-    """The verbs of a batch as steps. ``status`` is the last known state."""
+class BatchVerbs(OnCloud[C]):
+    """The verbs of a batch; see `Batch`."""
 
     def __init__(
-        self,
-        details: BatchAnswer,
-        now: Callable[[], float],
-        schema: Schema | None = None,
+        self, cloud: C, details: BatchAnswer, schema: Schema | None = None
     ) -> None:
+        super().__init__(cloud)
         self.id = details.id
         self.details = details
-        self._now, self._schema = now, schema
+        self._schema = schema
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(id={self.id!r}, status={self.status.value!r})"
@@ -155,32 +149,84 @@ class BatchSteps:
         """The number of requests and how they ended, as last known."""
         return self.details.request_counts
 
-    def _refreshing(self) -> Steps[None]:
-        """Ask for the state."""
-        self.details = yield from finding(self.id)
+    @self_verb
+    def refresh(self) -> Steps[Self]:
+        """Ask the cloud for the batch's current state; returns this batch.
 
-    def _knowing(self) -> Steps[bool]:
-        """Whether it has ended; asks the cloud unless that is known."""
+        >>> client.batch(["Say hello."]).wait().refresh().status.value
+        'completed'
+        """
+        self.details = yield from fetch(self.id)
+        return self
+
+    @verb
+    def done(self) -> Steps[bool]:
+        """True when the batch has ended; asks the cloud unless that is known.
+
+        >>> client.batch(["Say hello."]).wait().done()
+        True
+        """
+        return (yield from self._has_ended())
+
+    @self_verb
+    def cancel(self) -> Steps[Self]:
+        """Stop the batch; existing answers are kept. Returns this batch.
+
+        >>> batch = client.batch(["Hello " * 500] * 200).cancel()
+        >>> batch.wait().status.value
+        'cancelled'
+        """
+        call = post(f"{item_path(PATH, self.id)}/cancel", safe=True)
+        self.details = read(BatchAnswer, (yield call))
+        return self
+
+    @self_verb
+    def wait(
+        self, timeout: float | None = None, *, progress: bool | None = None
+    ) -> Steps[Self]:
+        """Wait until the batch has ended, at most ``timeout`` seconds.
+
+        Raises `JobTimeout` (code ``wait_timeout``) when it takes longer; the batch
+        goes on. On a terminal a bar shows the progress unless ``progress`` is
+        False.
+
+        >>> client.batch(["Say hello."]).wait().counts.completed
+        1
+        """
+        yield from self._end(timeout, progress)
+        return self
+
+    @items_verb
+    def results(self, *, progress: bool | None = None) -> Items[BatchResult]:
+        """Yields every request with its answer or error.
+
+        Waits until the batch has ended. Raises `JobFailed` when the input was wrong.
+
+        >>> batch = client.batch({"greeting": "Say hello."})
+        >>> [(line.custom_id, line.text) for line in batch.results()]
+        [('greeting', 'Say hello.')]
+        """
+        yield from self._end(None, progress)
+        take = partial(result_of, schema=self._schema)
+        for file_id in self._files():
+            yield ReadLines(call=content(file_id), take=take)
+
+    def _has_ended(self) -> Steps[bool]:
         if not self.status.is_terminal:
-            yield from self._refreshing()
+            self.details = yield from fetch(self.id)
         return self.status.is_terminal
 
-    def _cancelling(self) -> Steps[None]:
-        """Tell the cloud to stop it."""
-        self.details = yield from cancelling(self.id)
-
-    def _waiting(self, timeout: float | None, shown: ProgressBar) -> Steps[None]:
-        """Poll until it has ended."""
-
+    def _end(self, timeout: float | None, progress: bool | None) -> Steps[None]:
         def look() -> Steps[bool]:
-            has_ended = yield from self._knowing()
+            has_ended = yield from self._has_ended()
             counts = self.counts
             shown.at(counts.completed + counts.failed, counts.total or None)
             return has_ended
 
-        wait = PollBackoff(self._now, timeout, LONGEST_PAUSE_S)
+        wait = PollBackoff(self._cloud.now, timeout, LONGEST_PAUSE_S)
         late = partial(self._outlasted, timeout or 0.0)
-        yield from wait.until(look, late)
+        with bar("requests", None, progress) as shown:
+            yield from wait.until(look, late)
 
     def _files(self) -> tuple[str, ...]:
         """The ids of its result files; raises `JobFailed` when the input was wrong."""
@@ -197,7 +243,7 @@ class BatchSteps:
         )
 
 
-class Batch(BatchSteps):
+class Batch(BatchVerbs[Cloud]):
     """A submitted batch. ``status`` is the last known state; `refresh` asks again.
 
     >>> batch = client.batch(["Say hello.", "Say goodbye."], window="1h")
@@ -205,92 +251,30 @@ class Batch(BatchSteps):
     RequestCounts(total=2, completed=2, failed=0)
     """
 
-    def __init__(
-        self, cloud: Cloud, details: BatchAnswer, schema: Schema | None = None
-    ) -> None:
-        super().__init__(details, cloud.now, schema)
-        self._cloud = cloud
 
-    def refresh(self) -> "Batch":
-        """Ask the cloud for the batch's current state; returns this batch.
-
-        >>> client.batch(["Say hello."]).wait().refresh().status.value
-        'completed'
-        """
-        self._cloud.run(self._refreshing())
-        return self
-
-    def done(self) -> bool:
-        """True when the batch has ended; asks the cloud unless that is known.
-
-        >>> client.batch(["Say hello."]).wait().done()
-        True
-        """
-        return self._cloud.run(self._knowing())
-
-    def cancel(self) -> "Batch":
-        """Stop the batch; existing answers are kept. Returns this batch.
-
-        >>> batch = client.batch(["Hello " * 500] * 200).cancel()
-        >>> batch.wait().status.value
-        'cancelled'
-        """
-        self._cloud.run(self._cancelling())
-        return self
-
-    def wait(
-        self, timeout: float | None = None, *, progress: bool | None = None
-    ) -> "Batch":
-        """Wait until the batch has ended, at most ``timeout`` seconds.
-
-        Raises `JobTimeout` (code ``wait_timeout``) when it takes longer; the batch
-        goes on. On a terminal a bar shows the progress unless ``progress`` is
-        False.
-
-        >>> client.batch(["Say hello."]).wait().counts.completed
-        1
-        """
-        with bar("requests", None, progress) as shown:
-            self._cloud.run(self._waiting(timeout, shown))
-        return self
-
-    def results(self, *, progress: bool | None = None) -> Iterator[BatchResult]:
-        """Yields every request with its answer or error.
-
-        Waits until the batch has ended. Raises `JobFailed` when the input was wrong.
-
-        >>> batch = client.batch({"greeting": "Say hello."})
-        >>> [(line.custom_id, line.text) for line in batch.results()]
-        [('greeting', 'Say hello.')]
-        """
-        for file_id in self.wait(progress=progress)._files():
-            for line in self._cloud.lines(content(file_id)):
-                yield result_of(line, self._schema)
+BatchT = TypeVar("BatchT", bound=BatchVerbs[Any])
 
 
-class Batches:
-    """The batches of your org, as ``client.batches``.
+class BatchesVerbs(OnCloud[C], Generic[C, BatchT]):
+    """The verbs of the batches of an org; see `Batches`."""
 
-    >>> made = client.batches.submit(["Say hello."])
-    >>> [batch.id == made.id for batch in client.batches.list(limit=1)]
-    [True]
-    """
+    _batch: type[BatchT]
 
-    def __init__(self, cloud: Cloud) -> None:
-        self._cloud = cloud
-
+    @verb
     def submit(
         self,
         requests: BatchRequests,
         *,
         schema: Schema | None = None,
         **options: Unpack[BatchOptions],
-    ) -> Batch:
+    ) -> Steps[BatchT]:
         """Run many requests at low priority, on spare capacity.
 
         ``requests`` are prompts, prompts by custom_id, or the path of a file with lines
         ``{custom_id, method, url, body}``. Persona, model and the other options of a
-        question, and ``schema``, apply to prompts; a file sets them line by line.
+        question, and ``schema``, apply to prompts; a file sets them line by line. With
+        a ``schema`` each answer is parsed; one that does not match is the error of its
+        line.
 
         >>> batch = client.batches.submit(["Say hello.", "Say goodbye."])
         >>> for line in batch.results():
@@ -298,63 +282,67 @@ class Batches:
         1 Say hello.
         2 Say goodbye.
         """
-        made = self._cloud.run(submitting(requests, options, schema))
-        return Batch(self._cloud, made, schema)
+        made = yield from submit(requests, options, schema)
+        return self._batch(self._cloud, made, schema)
 
-    def get(self, batch_id: str) -> Batch:
+    @verb
+    def get(self, batch_id: str) -> Steps[BatchT]:
         """The batch with this id; raises `NotFound`.
 
         >>> made = client.batches.submit(["Say hello."])
         >>> client.batches.get(made.id).wait().counts.total
         1
         """
-        return Batch(self._cloud, self._cloud.run(finding(batch_id)))
+        return self._batch(self._cloud, (yield from fetch(batch_id)))
 
-    def list(self, *, limit: int = 20, after: str | None = None) -> tuple[Batch, ...]:
+    @verb
+    def list(
+        self, *, limit: int = 20, after: str | None = None
+    ) -> Steps[tuple[BatchT, ...]]:
         """One page of your org's batches, newest first.
 
         >>> made = client.batches.submit(["Say hello."])
         >>> client.batches.list(limit=1)[0].id == made.id
         True
         """
-        found = self._cloud.run(listing(limit, after))
-        return tuple(Batch(self._cloud, details) for details in found)
+        found = read_list(BatchAnswer, (yield get(PATH, page(limit, after))))
+        return tuple(self._batch(self._cloud, details) for details in found)
 
 
-def submitting(
+class Batches(BatchesVerbs[Cloud, Batch]):
+    """The batches of your org, as ``client.batches``.
+
+    >>> made = client.batches.submit(["Say hello."])
+    >>> [batch.id == made.id for batch in client.batches.list(limit=1)]
+    [True]
+    """
+
+    _batch = Batch
+
+
+def submit(
     requests: BatchRequests, options: BatchOptions, schema: Schema | None = None
 ) -> Steps[BatchAnswer]:
     """Upload the requests and run them."""
     check(options, BatchOptions)
-    uploaded = yield from _uploading(requests, options, schema)
+    uploaded = yield from _upload(requests, options, schema)
     body: dict[str, object] = {
         "input_file_id": uploaded.id,
-        "endpoint": options.get("endpoint") or CHAT,
+        "endpoint": options.get("endpoint") or CHAT_PATH,
         "completion_window": options.get("window") or "24h",
     }
     if (metadata := options.get("metadata")) is not None:
         body["metadata"] = dict(metadata)
     key = options.get("idempotency_key") or str(uuid.uuid4())
-    return read(BatchAnswer, (yield idempotent_post(PATH, body, key)))
+    return read(BatchAnswer, (yield post(PATH, body, key=key)))
 
 
-def finding(batch_id: str) -> Steps[BatchAnswer]:
+def fetch(batch_id: str) -> Steps[BatchAnswer]:
     """A batch's current state."""
     return read(BatchAnswer, (yield get(item_path(PATH, batch_id))))
 
 
-def cancelling(batch_id: str) -> Steps[BatchAnswer]:
-    """Stop a batch; returns its state."""
-    call = post(f"{item_path(PATH, batch_id)}/cancel", safe=True)
-    return read(BatchAnswer, (yield call))
-
-
-def listing(limit: int, after: str | None) -> Steps[tuple[BatchAnswer, ...]]:
-    """One page of batches."""
-    return read_list(BatchAnswer, (yield get(PATH, page(limit, after))))
-
-
-def _uploading(
+def _upload(
     requests: BatchRequests, options: BatchOptions, schema: Schema | None
 ) -> Steps[FileAnswer]:
     if isinstance(requests, str | os.PathLike):
@@ -362,12 +350,12 @@ def _uploading(
             raise TypeError(
                 "schema is for prompts; a file sets response_format in each line"
             )
-        return (yield from uploading(requests))
+        return (yield from upload(requests))
     with tempfile.TemporaryDirectory(prefix="genie-") as folder:
         path = Path(folder) / "requests.jsonl"
         made = lines(requests, options, schema)
         yield LocalWork(do=lambda: _write(path, made))
-        return (yield from uploading(path))
+        return (yield from upload(path))
 
 
 def _write(path: Path, made: Iterable[dict[str, object]]) -> None:
@@ -384,6 +372,3 @@ def _why(details: BatchAnswer) -> str:
     )
     more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
     return f"the input of {details.id} cannot be run: {shown or 'unknown'}{more}"
-
-
-__all__ = ["Batch", "BatchOptions", "BatchRequests", "BatchResult", "Batches"]

@@ -1,13 +1,26 @@
-"""Builds the JSON of a chat request from a question and its options."""
+"""A question: its options, the JSON of its request, and the ways to ask it."""
 
+import uuid
 from collections.abc import Mapping, Sequence
-from typing import TypedDict
+from dataclasses import dataclass
+from typing import Any, TypedDict
 
+from genie.api_types import AcceptedJob, ChatCompletion, JobAnswer, read
 from genie.contracts.inference import Message
 from genie.errors import BadRequest
+from genie.sdk.jobs import fetch
+from genie.sdk.requests import READ_S, Call, Steps, post
+from genie.sdk.results import Result, result_from_completion
+from genie.sdk.schemas import Schema, response_format
 
 DEFAULT_PERSONA = "chat"
 """The persona of a question that names neither a persona nor a model."""
+
+
+CHAT_PATH = "/v1/chat/completions"
+
+GRACE_S = 10.0
+"""How much longer than the job's deadline we listen, to hear why it did not end."""
 
 
 class AskOptions(TypedDict, total=False):
@@ -76,8 +89,6 @@ def chat_body(
         chat["metadata"] = dict(metadata)
     if tools := options.get("tools"):
         chat["tools"] = [dict(tool) for tool in tools]
-    if (choice := options.get("tool_choice")) is not None:
-        chat["tool_choice"] = choice
     if mode == "stream":
         chat["stream_options"] = {"include_usage": True}
     if (stop := options.get("stop")) is not None:
@@ -87,10 +98,11 @@ def chat_body(
 
 def check(given: Mapping[str, object], kind: type) -> None:
     """Raise TypeError naming the first keyword that the TypedDict ``kind`` lacks."""
-    known = sorted(kind.__annotations__)
+    known = kind.__annotations__
     for name in given:
         if name not in known:
-            raise TypeError(f"no option {name!r}; the options are: {', '.join(known)}")
+            options = ", ".join(sorted(known))
+            raise TypeError(f"no option {name!r}; the options are: {options}")
 
 
 def conversation_messages(
@@ -119,7 +131,7 @@ def _turn(message: Message | Mapping[str, object]) -> dict[str, object]:
 
 
 PLAIN = (
-    *("max_tokens", "min_tokens", "ignore_eos", "n", "seed", "label"),
+    *("max_tokens", "min_tokens", "ignore_eos", "n", "seed", "label", "tool_choice"),
     *("temperature", "top_p", "top_k", "min_p"),
     *("presence_penalty", "frequency_penalty", "repetition_penalty"),
 )
@@ -145,3 +157,47 @@ def _target(options: AskOptions) -> dict[str, str]:
     if model is None:
         return {"persona": persona or DEFAULT_PERSONA}
     return {"model": model, "persona": persona} if persona else {"model": model}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A prompt, its options and the schema of its answer."""
+
+    prompt: str | None
+    options: AskOptions
+    schema: Schema | None = None
+
+    def call(self, mode: str, deadline_s: float | None, listen_s: float) -> Call:
+        """The HTTP request that asks it."""
+        chat = chat_body(self.prompt, self.options, mode=mode)
+        if self.schema is not None:
+            chat["response_format"] = response_format(self.schema)
+        if deadline_s is not None:
+            chat["deadline_s"] = deadline_s
+        key = self.options.get("idempotency_key") or str(uuid.uuid4())
+        return post(CHAT_PATH, chat, key=key, timeout_s=listen_s)
+
+    def watched(self, mode: str, patience_s: float) -> Call:
+        """The same for a caller who waits: the job ends when the wait does."""
+        timeout = self.options.get("timeout") or patience_s
+        return self.call(mode, timeout, timeout + GRACE_S)
+
+
+def ask(question: Question, patience_s: float) -> Steps[Result[Any]]:
+    """Wait for the answer."""
+    said = yield question.watched("sync", patience_s)
+    return result_from_completion(read(ChatCompletion, said), schema=question.schema)
+
+
+def submit(question: Question) -> Steps[JobAnswer]:
+    """The question as a job."""
+    accepted = read(AcceptedJob, (yield question.call("async", None, READ_S)))
+    if accepted.status.is_terminal:  # an idempotency key met the job of before
+        return (yield from fetch(accepted.id))
+    return JobAnswer(
+        id=accepted.id,
+        status=accepted.status,
+        model=accepted.model,
+        model_substituted=accepted.model_substituted,
+        created_at=accepted.created or None,
+    )

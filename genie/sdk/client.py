@@ -1,231 +1,113 @@
-"""The cloud's HTTP API as Python objects, for programs and the command line."""
+"""The client for programs that wait, and the one behind `genie.ask`."""
 
 import atexit
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import lru_cache, wraps
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
+from functools import lru_cache
+from typing import Unpack
+
+import httpx2
 
 from genie import env
-from genie.api_types import (
-    JobAnswer,
-    JobEvent,
-    RunAnswer,
-    ScheduleAnswer,
-    SkippedJob,
-)
-from genie.sdk import batches, jobs, verbs
-from genie.sdk import schedules as scheduling
-from genie.sdk.batches import Batch, Batches, BatchOptions, BatchRequests
-from genie.sdk.chat import AskOptions
+from genie.errors import CloudUnreachable, JobCancelled, UnknownJob
+from genie.sdk.batches import Batch, Batches
+from genie.sdk.chat import AskOptions, Question, ask, submit
 from genie.sdk.credentials import Credentials, resolve
 from genie.sdk.files import Files
-from genie.sdk.jobs import Cloud, Job, Result, cancel, stream_text
-from genie.sdk.many import AT_ONCE, JobWindow, as_completed, gather, refuse_key
-from genie.sdk.progress import bar
-from genie.sdk.requests import Steps
-from genie.sdk.results import Embeddings, strip_job_id_prefix
-from genie.sdk.retries import pause_step, poll_intervals
-from genie.sdk.schedules import Schedule, ScheduleOptions
+from genie.sdk.jobs import Job, cancel
+from genie.sdk.many import as_completed, gather
+from genie.sdk.methods import Cloud
+from genie.sdk.requests import Call
+from genie.sdk.results import Result, V
+from genie.sdk.retries import Clock, ConnectionBroken
+from genie.sdk.schedules import Schedule
 from genie.sdk.schemas import Schema
-from genie.sdk.streams import OnWait, Stream
-from genie.sdk.transport import Clock, ResponseBody, Transport
-from genie.sdk.verbs import JobListFilters, Question, RetryFilters
-
-if TYPE_CHECKING:
-    from httpx2 import BaseTransport
-
-A = ParamSpec("A")
-T = TypeVar("T")
+from genie.sdk.streams import AnswerReader, OnWait
+from genie.sdk.transport import Transport
+from genie.sdk.verbs import ClientVerbs
 
 
-def called(verb: Callable[A, Steps[T]]) -> Callable[Concatenate[Any, A], T]:
-    """A verb of the API as a method of a client that waits for its answer."""
+class Stream(AnswerReader):
+    """The pieces of one answer, as text; iterate it once.
 
-    @wraps(verb)
-    def method(client: Any, /, *args: A.args, **options: A.kwargs) -> T:
-        cloud: Cloud = client._cloud
-        return cloud.run(verb(*args, **options))
+    ``result`` holds the whole answer once the last piece was read. Leaving early
+    with `close` (or a ``with`` block) cancels the job. The stream reconnects and
+    continues when a connection breaks; `CloudUnreachable` if the cloud took that for
+    your leaving, `JobFailed` if another worker began a different answer meanwhile.
 
-    return method
-
-
-class Administration:
-    """The verbs for a cloud's owner; `genie.Client` has them.
-
-    All but `health` need an admin key.
+    >>> story = client.stream("Tell a short story.")
+    >>> "".join(story)
+    'Tell a short story.'
+    >>> story.result.finish_reason
+    'stop'
     """
 
-    _cloud: Cloud
-
-    workers = called(verbs.workers)
-    queues = called(verbs.queues)
-    fleet = called(verbs.fleet)
-    dead_letters = called(verbs.dead_letters)
-    dead_letter = called(verbs.dead_letter)
-    replay_dead_letter = called(verbs.replay_dead_letter)
-    discard_dead_letter = called(verbs.discard_dead_letter)
-    join_token = called(verbs.join_token)
-    keys = called(verbs.keys)
-    create_key = called(verbs.create_key)
-    revoke_key = called(verbs.revoke_key)
-    health = called(verbs.health)
-
-
-class JobOperations:
-    """The verbs for jobs and schedules; `genie.Client` has them."""
-
-    _cloud: Cloud
-
-    def jobs(self, **filters: Unpack[JobListFilters]) -> tuple[Job, ...]:
-        """One page of your org's jobs, newest first.
-
-        Raises TypeError for an unknown filter.
-
-        >>> job = client.submit("Hello", persona="review").wait()
-        >>> [found.id == job.id for found in client.jobs(persona="review", limit=1)]
-        [True]
-        """
-        found = self._cloud.run(verbs.jobs(filters))
-        return tuple(Job(self._cloud, details) for details in found)
-
-    def job(self, job_id: str) -> Job:
-        """The job with this id, with or without the ``chatcmpl-`` prefix.
-
-        >>> job = client.submit("Hello")
-        >>> client.job(job.id).result().text
-        'Hello'
-        """
-        return Job(self._cloud, self.fetch_job(job_id))
-
-    def fetch_job(self, job_id: str) -> JobAnswer:
-        """A job's current state, as data.
-
-        >>> job = client.submit("Hello").wait()
-        >>> client.fetch_job(job.id).status.value
-        'completed'
-        """
-        return self._cloud.run(jobs.fetch(job_id))
-
-    def retry_job(self, job_id: str) -> JobAnswer:
-        """Submit a failed job again; returns the new job, as data.
-
-        >>> job = client.submit("Hello " * 500).cancel()
-        >>> client.retry_job(job.id).retry_of == job.id
-        True
-        """
-        return self._cloud.run(jobs.retry(job_id))
-
-    def retry_jobs(
-        self, **filters: Unpack[RetryFilters]
-    ) -> tuple[tuple[Job, ...], tuple[SkippedJob, ...]]:
-        """Retry the newest matching jobs that did not complete.
-
-        Returns the new jobs, and the jobs that could not be retried, with reasons.
-
-        >>> made, skipped = client.retry_jobs(state="failed", persona="review")
-        >>> len(made), len(skipped)
-        (0, 0)
-        """
-        found = self._cloud.run(verbs.retry_jobs(filters))
-        made = tuple(Job(self._cloud, one) for one in found.data)
-        return made, found.skipped
-
-    job_timeline = called(verbs.timeline)
-
-    def follow_job(self, job_id: str) -> Iterator[JobEvent]:
-        """Yields a job's events as they happen until it has ended; see `Job.events`.
-
-        >>> job = client.submit("Hello")
-        >>> [event.event for event in client.follow_job(job.id)][-1]
-        'completed'
-        """
-        return jobs.follow(self._cloud, job_id)
-
-    def schedule(
+    def __init__(
         self,
-        prompt: str | None = None,
+        transport: Transport,
+        call: Call,
+        response: httpx2.Response,
         *,
-        cron: str,
-        **options: Unpack[ScheduleOptions],
-    ) -> Schedule:
-        """Ask this at the times of a cron line until the schedule is removed.
+        on_wait: OnWait | None = None,
+        schema: Schema | None = None,
+    ) -> None:
+        super().__init__(response.headers, on_wait, schema)
+        self._transport, self._call, self._response = transport, call, response
+        self._pieces = self._read()
 
-        Texts may contain ``{{date}}``, ``{{yesterday}}``, ``{{weekday}}`` and more.
-        Raises `BadRequest` for a wrong cron line and `Conflict` for a taken name.
+    def __iter__(self) -> Iterator[str]:
+        return self._pieces
 
-        >>> news = client.schedule(
-        ...     "News of {{date}}?",
-        ...     cron="30 7 * * 1-5",
-        ...     name="news",
-        ...     timezone="Europe/Berlin",
-        ... )
-        >>> news.details.in_words
-        'At 07:30 on Monday through Friday (Europe/Berlin)'
-        >>> news.remove()
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def __enter__(self) -> "Stream":
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the stream; before its end this cancels the job.
+
+        >>> story = client.stream("Tell a long story. " * 100)
+        >>> next(story)[:4]
+        'Tell'
+        >>> story.close()
         """
-        made = self._cloud.run(scheduling.create(prompt, cron, options))
-        return Schedule(self._cloud, made)
+        is_left, self._is_closed = not self._is_closed, True
+        self._response.close()
+        if is_left and self._must_cancel and self.job_id:
+            self._transport.run(cancel(self.job_id))
 
-    def schedules(self) -> tuple[Schedule, ...]:
-        """All schedules of your org, by name.
-
-        >>> client.schedules()
-        ()
-        """
-        found = self._cloud.run(scheduling.list_all())
-        return tuple(Schedule(self._cloud, one) for one in found)
-
-    def find_schedule(self, name_or_id: str) -> Schedule:
-        """The schedule with this name or id; raises `NotFound`.
-
-        >>> made = client.schedule("News?", cron="@daily", name="daily news")
-        >>> client.find_schedule("daily news").details.cron
-        '0 0 * * *'
-        >>> made.remove()
-        """
-        return Schedule(self._cloud, self._cloud.run(scheduling.find(name_or_id)))
-
-    def change_schedule(self, name_or_id: str, verb: str) -> ScheduleAnswer:
-        """A schedule after ``pause`` or ``resume``, as data.
-
-        >>> made = client.schedule("News?", cron="@daily", name="changed")
-        >>> client.change_schedule("changed", "pause").paused
-        True
-        >>> client.remove_schedule("changed")
-        """
-        path = scheduling.path_of(name_or_id)
-        return self._cloud.run(scheduling.change(path, verb))
-
-    def run_schedule(self, name_or_id: str) -> RunAnswer:
-        """Start a run of a schedule at once.
-
-        >>> made = client.schedule("News?", cron="@daily", name="run now")
-        >>> client.run_schedule("run now").status
-        'started'
-        >>> client.remove_schedule("run now")
-        """
-        return self._cloud.run(scheduling.start_run(scheduling.path_of(name_or_id)))
-
-    def remove_schedule(self, name_or_id: str) -> None:
-        """Delete a schedule; its jobs stay.
-
-        >>> made = client.schedule("News?", cron="@daily", name="removed")
-        >>> client.remove_schedule("removed")
-        """
-        self._cloud.run(scheduling.remove(scheduling.path_of(name_or_id)))
-
-    deliveries = called(verbs.deliveries)
-    redeliver = called(verbs.redeliver)
-    retention = called(verbs.retention)
-    set_retention = called(verbs.set_retention)
+    def _read(self) -> Iterator[str]:
+        try:
+            while self._is_going_on:
+                try:
+                    for line in self._transport.lines(self._call, self._response):
+                        if piece := self._take(line):
+                            yield piece
+                        if self._is_read:
+                            return
+                    self._check()
+                except ConnectionBroken as cut:
+                    self._response.close()
+                    self._call = self._transport.run(self._reconnect(cut))
+                    self._response = self._transport.send(self._call, stream=True)
+        except (CloudUnreachable, JobCancelled, UnknownJob) as error:
+            if self._cut is None:
+                raise
+            raise self._cut from error  # away, or it took the cut for our leaving
+        except (GeneratorExit, KeyboardInterrupt):
+            self.close()
+            raise
+        finally:
+            self._is_closed = True
+            self._response.close()
 
 
-P = TypeVar("P")
-
-
-class Client(JobOperations, Administration):
+class Client(ClientVerbs[Cloud, Job, Schedule, Batch]):
     """A client of one cloud with one API key; safe to share between threads.
 
     ``url`` and ``api_key`` default to ``GENIE_URL`` and ``GENIE_API_KEY``, or to what
@@ -239,6 +121,7 @@ class Client(JobOperations, Administration):
     Say hello in one word.
     """
 
+    _job, _schedule, _batch = Job, Schedule, Batch
     gather = staticmethod(gather)
     as_completed = staticmethod(as_completed)
 
@@ -249,14 +132,15 @@ class Client(JobOperations, Administration):
         *,
         timeout: float | None = None,
         retry_s: float = 10.0,
-        transport: "BaseTransport | None" = None,
+        transport: httpx2.BaseTransport | None = None,
         clock: Clock | None = None,
     ) -> None:
         credentials, self.timeout = settle(url, api_key, timeout)
         self.url = credentials.url
-        self._cloud = self._transport = Transport(
+        self._transport = Transport(
             credentials, retry_s=retry_s, clock=clock or Clock(), inner=transport
         )
+        super().__init__(self._transport)
         self.batches = Batches(self._cloud)
         self.files = Files(self._cloud)
 
@@ -273,31 +157,13 @@ class Client(JobOperations, Administration):
         """
         self._transport.close()
 
-    @overload
     def ask(
         self,
         prompt: str | None = None,
         *,
-        schema: type[P],
+        schema: type[V] | Mapping[str, object] | None = None,
         **options: Unpack[AskOptions],
-    ) -> Result[P]: ...
-
-    @overload
-    def ask(
-        self,
-        prompt: str | None = None,
-        *,
-        schema: Mapping[str, object] | None = None,
-        **options: Unpack[AskOptions],
-    ) -> Result: ...
-
-    def ask(
-        self,
-        prompt: str | None = None,
-        *,
-        schema: Schema | None = None,
-        **options: Unpack[AskOptions],
-    ) -> Result[Any]:
+    ) -> Result[V]:
         """Wait for the answer to ``prompt``.
 
         Without ``persona`` and ``model`` the persona ``chat`` answers. ``schema`` is a
@@ -307,35 +173,26 @@ class Client(JobOperations, Administration):
 
         >>> client.ask("Say hello in one word.", max_tokens=2).text
         'Say hello'
+
+        With a ``schema`` the answer is parsed:
+
+        >>> from dataclasses import dataclass
+        >>> @dataclass
+        ... class City:
+        ...     name: str
+        >>> client.ask('{"name": "Berlin"}', schema=City).parsed
+        City(name='Berlin')
         """
         question = Question(prompt=prompt, options=options, schema=schema)
-        return self._cloud.run(verbs.ask(question, self.timeout))
-
-    @overload
-    def submit(
-        self,
-        prompt: str | None = None,
-        *,
-        schema: type[P],
-        **options: Unpack[AskOptions],
-    ) -> Job[P]: ...
-
-    @overload
-    def submit(
-        self,
-        prompt: str | None = None,
-        *,
-        schema: Mapping[str, object] | None = None,
-        **options: Unpack[AskOptions],
-    ) -> Job: ...
+        return self._cloud.run(ask(question, self.timeout))
 
     def submit(
         self,
         prompt: str | None = None,
         *,
-        schema: Schema | None = None,
+        schema: type[V] | Mapping[str, object] | None = None,
         **options: Unpack[AskOptions],
-    ) -> Job[Any]:
+    ) -> Job[V]:
         """Submit the question as a job; see `Job.result`.
 
         >>> job = client.submit("Summarise this.", persona="rollup")
@@ -343,7 +200,7 @@ class Client(JobOperations, Administration):
         'Summarise this.'
         """
         question = Question(prompt=prompt, options=options, schema=schema)
-        return Job(self._cloud, self._cloud.run(verbs.submit(question)), schema)
+        return Job(self._cloud, self._cloud.run(submit(question)), schema)
 
     def stream(
         self,
@@ -365,99 +222,9 @@ class Client(JobOperations, Administration):
         Tell a short story.
         """
         question = Question(prompt=prompt, options=options, schema=schema)
-        body = self._transport.open(question.watched("stream", self.timeout))
-        job_id = strip_job_id_prefix(body.headers.get("x-genie-job-id", "")) or None
-        way = _StreamReconnect(self._transport, job_id) if job_id else None
-        return Stream(body, way=way, job_id=job_id, on_wait=on_wait, schema=schema)
-
-    def map(
-        self,
-        prompts: Iterable[str],
-        *,
-        schema: Schema | None = None,
-        at_once: int = AT_ONCE,
-        progress: bool | None = None,
-        **options: Unpack[AskOptions],
-    ) -> Iterator[Result]:
-        """The answer to each prompt, in order, as jobs.
-
-        At most ``at_once`` are open at a time. Raises the error of a failed job
-        when its turn comes; TypeError for ``idempotency_key`` (it names one job). On a
-        terminal a bar shows the progress unless ``progress`` is False.
-
-        >>> [result.text for result in client.map(["Say one.", "Say two."])]
-        ['Say one.', 'Say two.']
-        """
-        refuse_key(options)
-
-        def submitting(prompt: str) -> Steps[Job]:
-            question = Question(prompt=prompt, options=options, schema=schema)
-            return Job(self._cloud, (yield from verbs.submit(question)), schema)
-
-        return self._answers(JobWindow(submitting, prompts, at_once), progress)
-
-    def _answers(self, row: JobWindow[Job], progress: bool | None) -> Iterator[Result]:
-        with bar("answers", row.total, progress) as shown:
-            while (answer := self._cloud.run(row.answering())) is not None:
-                shown.advance()
-                yield answer
-
-    def embed(
-        self,
-        texts: str | Sequence[str],
-        *,
-        persona: str | None = None,
-        model: str | None = None,
-        timeout: float | None = None,
-    ) -> Embeddings:
-        """A vector of length 1 for each text, in order; at most 256 texts at once.
-
-        Without ``persona`` and ``model`` the persona ``embed`` does it. Raises a
-        `genie.errors` class, `ContextTooLong` for a text over the model's window.
-
-        >>> [len(vector) for vector in client.embed(["a cat", "a dog"]).vectors]
-        [16, 16]
-        """
-        wait_s = self.timeout if timeout is None else timeout
-        return self._cloud.run(verbs.embed(texts, persona, model, wait_s))
-
-    def batch(
-        self,
-        requests: BatchRequests,
-        *,
-        schema: Schema | None = None,
-        **options: Unpack[BatchOptions],
-    ) -> Batch:
-        """Submit many requests as a batch, at low priority; see `Batches`.
-
-        With a ``schema`` each answer is parsed; one that does not match is the
-        error of its line.
-
-        >>> batch = client.batch(["Say hello.", "Say goodbye."])
-        >>> [line.text for line in batch.results()]
-        ['Say hello.', 'Say goodbye.']
-        """
-        made = self._cloud.run(batches.submitting(requests, options, schema))
-        return Batch(self._cloud, made, schema)
-
-    route = called(verbs.route)
-    models = called(verbs.models)
-    personas = called(verbs.personas)
-
-
-class _StreamReconnect:
-    """Reconnects to an answer whose connection broke."""
-
-    def __init__(self, transport: Transport, job_id: str) -> None:
-        self._transport, self._job_id = transport, job_id
-        self._pauses = poll_intervals()
-
-    def again(self) -> ResponseBody:
-        self._transport.run(pause_step(next(self._pauses)))
-        return self._transport.open(stream_text(self._job_id))
-
-    def cancel(self) -> None:
-        self._transport.run(cancel(self._job_id))
+        call = question.watched("stream", self.timeout)
+        response = self._transport.send(call, stream=True)
+        return Stream(self._transport, call, response, on_wait=on_wait, schema=schema)
 
 
 def settle(

@@ -35,7 +35,7 @@ def resolve(settings: ClientSettings) -> Credentials:
             "started here; run `genie up`, or set GENIE_URL and GENIE_API_KEY"
         )
     key = settings.api_key
-    if key is None and saved and _same(saved.url, url):
+    if key is None and saved and saved.url.rstrip("/") == url.rstrip("/"):
         key = saved.api_key
     _check(url, key)
     return Credentials(url=url.rstrip("/"), api_key=key)
@@ -79,7 +79,3 @@ def save(home: Path, credentials: Credentials) -> Path:
         out.write(msgspec.json.encode(credentials))
     draft.replace(file)
     return file
-
-
-def _same(left: str, right: str) -> bool:
-    return left.rstrip("/") == right.rstrip("/")

@@ -3,12 +3,23 @@
 import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from genie.api_types import FileAnswer, read, read_list
 from genie.errors import BadRequest
-from genie.sdk.jobs import Cloud
-from genie.sdk.requests import READ_S, Call, Steps, delete, get, item_path, page
+from genie.sdk.methods import C, Cloud, OnCloud, items_verb, verb
+from genie.sdk.requests import (
+    READ_S,
+    Call,
+    Items,
+    ReadLines,
+    Steps,
+    delete,
+    get,
+    item_path,
+    page,
+)
 
 PIECE_BYTES = 1024 * 1024
 SLOWEST_BYTES_PER_S = 100_000
@@ -18,55 +29,11 @@ PATH = "/v1/files"
 PREFIX = "file-"
 
 
-def uploading(source: str | os.PathLike[str] | bytes) -> Steps[FileAnswer]:
-    """Upload a file for a batch, by its path or as bytes, a piece at a time."""
-    if isinstance(source, bytes):
-        call = _upload("requests.jsonl", len(source), lambda: [source])
-        return read(FileAnswer, (yield call))
-    path = Path(source)
-    if not path.is_file():
-        raise BadRequest(f"there is no file {path}; check its path", param="file")
-    call = _upload(path.name, path.stat().st_size, lambda: pieces(path))
-    return read(FileAnswer, (yield call))
+class FilesVerbs(OnCloud[C]):
+    """The verbs of the files of an org; see `Files`."""
 
-
-def listing(limit: int, after: str | None) -> Steps[tuple[FileAnswer, ...]]:
-    """One page of files."""
-    return read_list(FileAnswer, (yield get(PATH, page(limit, after))))
-
-
-def finding(file_id: str) -> Steps[FileAnswer]:
-    """One file."""
-    return read(FileAnswer, (yield get(_path(file_id))))
-
-
-def content(file_id: str) -> Call:
-    """Read a whole file."""
-    return get(f"{_path(file_id)}/content")
-
-
-def fetching(file_id: str) -> Steps[bytes]:
-    """All bytes of a file."""
-    return (yield content(file_id))
-
-
-def deleting(file_id: str) -> Steps[None]:
-    """Delete a file."""
-    yield delete(_path(file_id))
-
-
-class Files:
-    """The files of your org, as ``client.files``.
-
-    >>> file = client.files.upload(b'{"custom_id": "a"}')
-    >>> file.filename, file.bytes, file.purpose
-    ('requests.jsonl', 18, 'batch')
-    """
-
-    def __init__(self, cloud: Cloud) -> None:
-        self._cloud = cloud
-
-    def upload(self, source: str | os.PathLike[str] | bytes) -> FileAnswer:
+    @verb
+    def upload(self, source: str | os.PathLike[str] | bytes) -> Steps[FileAnswer]:
         """Upload a file for a batch, by its path or as bytes, a piece at a time.
 
         Raises `BadRequest` when there is no such file, `TooLarge`, `CloudUnreachable`.
@@ -76,42 +43,63 @@ class Files:
         >>> client.files.upload("work.jsonl").filename
         'work.jsonl'
         """
-        return self._cloud.run(uploading(source))
+        return upload(source)
 
+    @verb
     def list(
         self, *, limit: int = 100, after: str | None = None
-    ) -> tuple[FileAnswer, ...]:
+    ) -> Steps[tuple[FileAnswer, ...]]:
         """One page of your org's files, newest first.
 
         >>> made = client.files.upload(b"{}")
         >>> client.files.list(limit=1)[0].id == made.id
         True
         """
-        return self._cloud.run(listing(limit, after))
+        return read_list(FileAnswer, (yield get(PATH, page(limit, after))))
 
-    def get(self, file_id: str) -> FileAnswer:
+    @verb
+    def get(self, file_id: str) -> Steps[FileAnswer]:
         """One file: its name, size and digest; raises `NotFound`.
 
         >>> client.files.get(client.files.upload(b"{}").id).sha256[:8]
         '44136fa3'
         """
-        return self._cloud.run(finding(file_id))
+        return read(FileAnswer, (yield get(_path(file_id))))
 
-    def content(self, file_id: str) -> bytes:
+    @verb
+    def content(self, file_id: str) -> Steps[bytes]:
         """All bytes of a file.
 
         >>> client.files.content(client.files.upload(b"{}").id)
         b'{}'
         """
-        return self._cloud.run(fetching(file_id))
+        return (yield content(file_id))
 
-    def lines(self, file_id: str) -> Iterator[str]:
+    @items_verb
+    def lines(self, file_id: str) -> Items[str]:
         """Yields the lines of a file; large files are never held in memory.
 
         >>> list(client.files.lines(client.files.upload(b"one\\ntwo").id))
         ['one', 'two']
         """
-        return self._cloud.lines(content(file_id))
+        yield ReadLines(call=content(file_id), take=str)
+
+    @verb
+    def delete(self, file_id: str) -> Steps[None]:
+        """Delete a file; raises `Conflict` while a batch reads it.
+
+        >>> client.files.delete(client.files.upload(b"{}").id)
+        """
+        yield delete(_path(file_id))
+
+
+class Files(FilesVerbs[Cloud]):
+    """The files of your org, as ``client.files``.
+
+    >>> file = client.files.upload(b'{"custom_id": "a"}')
+    >>> file.filename, file.bytes, file.purpose
+    ('requests.jsonl', 18, 'batch')
+    """
 
     def save(self, file_id: str, path: str | os.PathLike[str]) -> Path:
         """Write a file to ``path``; returns it.
@@ -125,12 +113,15 @@ class Files:
                 out.write(f"{line}\n")
         return target
 
-    def delete(self, file_id: str) -> None:
-        """Delete a file; raises `Conflict` while a batch reads it.
 
-        >>> client.files.delete(client.files.upload(b"{}").id)
-        """
-        self._cloud.run(deleting(file_id))
+def upload(source: str | os.PathLike[str] | bytes) -> Steps[FileAnswer]:
+    """Upload a file by its path or as bytes."""
+    return read(FileAnswer, (yield _upload_call(source)))
+
+
+def content(file_id: str) -> Call:
+    """Read a whole file."""
+    return get(f"{_path(file_id)}/content")
 
 
 def pieces(path: Path) -> Iterator[bytes]:
@@ -140,13 +131,22 @@ def pieces(path: Path) -> Iterator[bytes]:
             yield piece
 
 
-def _upload(name: str, size: int, source: Callable[[], Iterable[bytes]]) -> Call:
+def _upload_call(source: str | os.PathLike[str] | bytes) -> Call:
+    if isinstance(source, bytes):
+        return _form_call("requests.jsonl", len(source), lambda: [source])
+    path = Path(source)
+    if not path.is_file():
+        raise BadRequest(f"there is no file {path}; check its path", param="file")
+    return _form_call(path.name, path.stat().st_size, lambda: pieces(path))
+
+
+def _form_call(name: str, size: int, source: Callable[[], Iterable[bytes]]) -> Call:
     boundary = uuid.uuid4().hex
     head, tail = _form(boundary, name)
     return Call(
         method="POST",
         path=PATH,
-        stream=lambda: _around(head, source(), tail),
+        stream=lambda: chain((head,), source(), (tail,)),
         headers={
             "content-type": f"multipart/form-data; boundary={boundary}",
             "content-length": str(len(head) + size + len(tail)),
@@ -167,12 +167,6 @@ def _form(boundary: str, name: str) -> tuple[bytes, bytes]:
         "Content-Type: application/jsonl\r\n\r\n"
     )
     return head.encode(), f"\r\n--{boundary}--\r\n".encode()
-
-
-def _around(head: bytes, middle: Iterable[bytes], tail: bytes) -> Iterator[bytes]:
-    yield head
-    yield from middle
-    yield tail
 
 
 def _path(file_id: str) -> str:

@@ -1,19 +1,21 @@
 """Many jobs at once: as they end, in order, or one question per prompt."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sized
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from functools import partial
+from itertools import islice
+from typing import Any, TypeVar
 
-from genie import api_types
-from genie.api_types import JobAnswer
+from genie.api_types import JobAnswer, read_list
 from genie.errors import JobTimeout
-from genie.sdk.chat import AskOptions
-from genie.sdk.jobs import PATH, Job, JobSteps, Result
+from genie.sdk.jobs import Job, JobVerbs
 from genie.sdk.progress import bar
-from genie.sdk.requests import Steps, get
+from genie.sdk.requests import JOBS, Item, Items, Steps, get
+from genie.sdk.results import Result
 from genie.sdk.retries import PollBackoff
 
-J = TypeVar("J", bound=JobSteps[object])
+AnyJob = JobVerbs[Any, Any]
+J = TypeVar("J", bound=AnyJob)
 P = TypeVar("P")
 
 AT_ONCE = 64
@@ -21,73 +23,6 @@ AT_ONCE = 64
 
 PAGE = 100
 """Jobs read in one call."""
-
-
-class PendingJobs(Generic[J]):
-    """Jobs that have not ended; `looking` finds those that have ended since."""
-
-    def __init__(
-        self, jobs: Iterable[J], timeout: float | None, now: Callable[[], float]
-    ) -> None:
-        self.left = {job.id: job for job in jobs}
-        self._timeout = timeout
-        self._wait = PollBackoff(now, timeout)
-
-    def looking(self) -> Steps[tuple[J, ...]]:
-        """Wait until at least one has ended; raises `JobTimeout`."""
-        yield from self._wait.until(self._look, self._outlasted)
-        ended = tuple(job for job in self.left.values() if job.status.is_terminal)
-        for job in ended:
-            del self.left[job.id]
-        return ended
-
-    def _look(self) -> Steps[bool]:
-        """Ask for all open jobs; True when any has ended."""
-        asked = [one for one, job in self.left.items() if not job.status.is_terminal]
-        for first in range(0, len(asked), PAGE):
-            for details in (yield from fetch_all(asked[first : first + PAGE])):
-                self.left[details.id].details = details
-        return any(job.status.is_terminal for job in self.left.values())
-
-    def _outlasted(self) -> JobTimeout:
-        left, first = len(self.left), next(iter(self.left))
-        return JobTimeout(
-            f"{left} jobs have not ended after {self._timeout or 0:g} s, such as "
-            f"{first}; wait again, or stop them with cancel()",
-            code="wait_timeout",
-        )
-
-
-class JobWindow(Generic[J]):
-    """A job for each prompt, a bounded number at once; answers in order."""
-
-    def __init__(
-        self,
-        submitting: Callable[[str], Steps[J]],
-        prompts: Iterable[str],
-        at_once: int = AT_ONCE,
-    ) -> None:
-        self.total = len(prompts) if isinstance(prompts, Sized) else None
-        self._submitting, self._prompts = submitting, iter(prompts)
-        self._at_once = max(1, at_once)
-        self._open: deque[J] = deque()
-
-    def answering(self) -> Steps[Result | None]:
-        """The answer to the next prompt; None after the last."""
-        while len(self._open) < self._at_once:
-            prompt = next(self._prompts, None)
-            if prompt is None:
-                break
-            self._open.append((yield from self._submitting(prompt)))
-        if not self._open:
-            return None
-        return (yield from self._open.popleft()._answering(None))
-
-
-def refuse_key(options: AskOptions) -> None:
-    """Refuse an idempotency key: many jobs cannot share it."""
-    if options.get("idempotency_key"):
-        raise TypeError("an idempotency_key names one job; map makes its own")
 
 
 def as_completed(
@@ -106,16 +41,8 @@ def as_completed(
     >>> sorted(job.result().text for job in genie.as_completed(jobs))
     ['Say one.', 'Say two.']
     """
-    listed = list(jobs)
-    if not listed:
-        return
-    cloud = listed[0].cloud
-    watch = PendingJobs(listed, timeout, cloud.now)
-    with bar("jobs", len(watch.left), progress) as shown:
-        while watch.left:
-            for job in cloud.run(watch.looking()):
-                shown.advance()
-                yield job
+    if listed := list(jobs):
+        yield from listed[0].cloud.each(ended_jobs(listed, timeout, progress))
 
 
 def gather(
@@ -139,7 +66,56 @@ def gather(
     return [job.result() for job in listed]
 
 
-def fetch_all(job_ids: list[str]) -> Steps[tuple[JobAnswer, ...]]:
-    """The current states of up to 200 jobs; unknown ids are left out."""
-    params = {"ids": ",".join(job_ids), "limit": str(max(1, len(job_ids)))}
-    return api_types.read_list(JobAnswer, (yield get(PATH, params)))
+def ended_jobs(
+    jobs: Sequence[J], timeout: float | None, progress: bool | None
+) -> Items[J]:
+    """Each job as it ends; raises `JobTimeout`."""
+    left = {job.id: job for job in jobs}
+    wait = PollBackoff(jobs[0].cloud.now, timeout)
+    look, late = partial(_refresh, left), partial(_outlasted, left, timeout or 0.0)
+    with bar("jobs", len(left), progress) as shown:
+        while left:
+            yield from wait.until(look, late)
+            for job in [one for one in left.values() if one.status.is_terminal]:
+                del left[job.id]
+                shown.advance()
+                yield Item(job)
+
+
+def answers(
+    submit: Callable[[str], Steps[AnyJob]],
+    prompts: Iterable[str],
+    at_once: int,
+    progress: bool | None,
+) -> Items[Result]:
+    """The answer to each prompt, in order; at most ``at_once`` jobs are open."""
+    rest, opened = iter(prompts), deque[AnyJob]()
+    total = len(prompts) if isinstance(prompts, Sized) else None
+    with bar("answers", total, progress) as shown:
+        while True:
+            for prompt in islice(rest, max(1, at_once) - len(opened)):
+                opened.append((yield from submit(prompt)))
+            if not opened:
+                return
+            answer = yield from opened.popleft()._answer()
+            shown.advance()
+            yield Item(answer)
+
+
+def _refresh(jobs: Mapping[str, AnyJob]) -> Steps[bool]:
+    """Ask for all open jobs; True when any has ended."""
+    asked = [one for one, job in jobs.items() if not job.status.is_terminal]
+    for first in range(0, len(asked), PAGE):
+        ids = asked[first : first + PAGE]
+        params = {"ids": ",".join(ids), "limit": str(len(ids))}
+        for details in read_list(JobAnswer, (yield get(JOBS, params))):
+            jobs[details.id].details = details
+    return any(job.status.is_terminal for job in jobs.values())
+
+
+def _outlasted(left: Mapping[str, AnyJob], timeout: float) -> JobTimeout:
+    return JobTimeout(
+        f"{len(left)} jobs have not ended after {timeout:g} s, such as "
+        f"{next(iter(left))}; wait again, or stop them with cancel()",
+        code="wait_timeout",
+    )

@@ -25,11 +25,15 @@ from genie.api_types import (
 from genie.contracts.inference import JobState, Locality, Timing, ToolCall, Usage
 from genie.errors import CodecError, GenieError, JobCancelled, JobFailed, JobTimeout
 from genie.sdk import schemas
+from genie.sdk.requests import strip_job_id_prefix
 from genie.sdk.responses import error_from_body
 from genie.sdk.schemas import Schema
 
 P = TypeVar("P", covariant=True, default=object)
 """The type an answer was parsed into."""
+
+V = TypeVar("V", default=object)
+"""The same in a function's signature: object without a ``schema`` that is a type."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,15 +92,6 @@ class Result(Generic[P]):
         return self.text
 
 
-def strip_job_id_prefix(job_id: str) -> str:
-    """A job id without the prefix for OpenAI's clients.
-
-    >>> strip_job_id_prefix("chatcmpl-01hx3k"), strip_job_id_prefix("01hx3k")
-    ('01hx3k', '01hx3k')
-    """
-    return job_id.removeprefix("chatcmpl-").removeprefix("cmpl-")
-
-
 def result_of(details: JobAnswer, schema: Schema | None = None) -> Result:
     """The result of an ended job; raises its error if there is none."""
     if details.status is not JobState.COMPLETED:
@@ -104,8 +99,7 @@ def result_of(details: JobAnswer, schema: Schema | None = None) -> Result:
     if details.result is None:
         raise JobFailed(
             f"job {strip_job_id_prefix(details.id)} completed but its answer is no "
-            "longer kept; "
-            "answers are deleted a day after the end: submit it again",
+            "longer kept; answers are deleted a day after the end: submit it again",
             code="result_expired",
         )
     if isinstance(details.result, EmbeddingsAnswer):

@@ -62,6 +62,8 @@ class RetryBudget:
         return pause
 
     def _helps(self, error: GenieError) -> bool:
+        if self._call.is_probe:
+            return False
         if isinstance(error, CloudUnreachable) and not isinstance(
             error, RequestNotSent
         ):
@@ -119,11 +121,6 @@ class PollBackoff:
             if pause is None:
                 raise late()
             yield Pause(seconds=pause)
-
-
-def pause_step(seconds: float) -> Steps[None]:
-    """A single pause."""
-    yield Pause(seconds=seconds)
 
 
 def poll_intervals(longest_s: float = LONGEST_PAUSE_S) -> Iterator[float]:

@@ -1,10 +1,10 @@
 """Schedules: questions asked at the times of a cron line."""
 
-from typing import Literal, cast
+from typing import Literal, Self, cast
 
-from genie.api_types import RunAnswer, ScheduleAnswer, read, read_list
+from genie.api_types import RunAnswer, ScheduleAnswer, read
 from genie.sdk.chat import AskOptions, chat_body, check
-from genie.sdk.jobs import Cloud
+from genie.sdk.methods import C, Cloud, OnCloud, self_verb, verb
 from genie.sdk.requests import Steps, delete, get, item_path, post
 
 Overlap = Literal["skip", "queue", "replace"]
@@ -45,6 +45,7 @@ def body(prompt: str | None, cron: str, options: ScheduleOptions) -> dict[str, o
     >>> made["name"], made["request"]["messages"][0]["content"]
     ('news', 'News of {{date}}')
     """
+    check(options, ScheduleOptions)
     asked = {name: value for name, value in options.items() if name not in OWN}
     request = chat_body(prompt, cast(AskOptions, asked), mode="async")
     del request["mode"]
@@ -62,79 +63,41 @@ def body(prompt: str | None, cron: str, options: ScheduleOptions) -> dict[str, o
     return wanted
 
 
-def create(
-    prompt: str | None, cron: str, options: ScheduleOptions
-) -> Steps[ScheduleAnswer]:
-    """Ask this at the times of a cron line."""
-    check(options, ScheduleOptions)
-    return read(ScheduleAnswer, (yield post(PATH, body(prompt, cron, options))))
-
-
-def list_all() -> Steps[tuple[ScheduleAnswer, ...]]:
-    """All schedules of the org."""
-    return read_list(ScheduleAnswer, (yield get(PATH)))
-
-
 def find(name_or_id: str) -> Steps[ScheduleAnswer]:
     """A schedule with its newest runs."""
-    return read(ScheduleAnswer, (yield get(path_of(name_or_id))))
+    return read(ScheduleAnswer, (yield get(item_path(PATH, name_or_id))))
 
 
-def start_run(path: str) -> Steps[RunAnswer]:
+def start_run(name_or_id: str) -> Steps[RunAnswer]:
     """Start a run at once."""
-    return read(RunAnswer, (yield post(f"{path}/run")))
+    return read(RunAnswer, (yield post(f"{item_path(PATH, name_or_id)}/run")))
 
 
-def change(path: str, verb: str) -> Steps[ScheduleAnswer]:
+def change(name_or_id: str, verb: str) -> Steps[ScheduleAnswer]:
     """``pause`` or ``resume``."""
-    return read(ScheduleAnswer, (yield post(f"{path}/{verb}", safe=True)))
+    call = post(f"{item_path(PATH, name_or_id)}/{verb}", safe=True)
+    return read(ScheduleAnswer, (yield call))
 
 
-def remove(path: str) -> Steps[None]:
+def remove(name_or_id: str) -> Steps[None]:
     """Delete it."""
-    yield delete(path)
+    yield delete(item_path(PATH, name_or_id))
 
 
-def path_of(name_or_id: str) -> str:
-    """The path of a schedule."""
-    return item_path(PATH, name_or_id)
+class ScheduleVerbs(OnCloud[C]):
+    """The verbs of a schedule; see `Schedule`."""
 
-
-class ScheduleSteps:
-    """The verbs of a schedule as steps."""
-
-    def __init__(self, details: ScheduleAnswer) -> None:
+    def __init__(self, cloud: C, details: ScheduleAnswer) -> None:
+        super().__init__(cloud)
         self.id, self.name = details.id, details.name
         self.details = details
-        self._path = path_of(self.id)
 
     def __repr__(self) -> str:
         kind = type(self).__name__
         return f"{kind}(name={self.name!r}, cron={self.details.cron!r})"
 
-    def _refreshing(self) -> Steps[None]:
-        """Ask for its state."""
-        self.details = yield from find(self.id)
-
-    def _changing(self, verb: str) -> Steps[None]:
-        """``pause`` or ``resume``."""
-        self.details = yield from change(self._path, verb)
-
-
-class Schedule(ScheduleSteps):
-    """A repeated question; ``details`` is its last known state.
-
-    >>> report = client.schedule("Report of {{date}}?", cron="@daily", name="report")
-    >>> report.details.timezone, len(report.details.next_runs)
-    ('UTC', 3)
-    >>> report.remove()
-    """
-
-    def __init__(self, cloud: Cloud, details: ScheduleAnswer) -> None:
-        super().__init__(details)
-        self._cloud = cloud
-
-    def refresh(self) -> "Schedule":
+    @self_verb
+    def refresh(self) -> Steps[Self]:
         """Ask the cloud for its current state; returns this schedule.
 
         >>> report = client.schedule("Report?", cron="@daily", name="refreshed")
@@ -142,10 +105,11 @@ class Schedule(ScheduleSteps):
         False
         >>> report.remove()
         """
-        self._cloud.run(self._refreshing())
+        self.details = yield from find(self.id)
         return self
 
-    def runs(self) -> tuple[RunAnswer, ...]:
+    @verb
+    def runs(self) -> Steps[tuple[RunAnswer, ...]]:
         """Its newest runs, newest first.
 
         >>> report = client.schedule("Report?", cron="@daily", name="with runs")
@@ -154,9 +118,11 @@ class Schedule(ScheduleSteps):
         ['manual']
         >>> report.remove()
         """
-        return self.refresh().details.runs
+        self.details = yield from find(self.id)
+        return self.details.runs
 
-    def run(self) -> RunAnswer:
+    @verb
+    def run(self) -> Steps[RunAnswer]:
         """Ask at once, whatever the clock says; `Client.job` finds its ``job_id``.
 
         >>> report = client.schedule("Report?", cron="@daily", name="at once")
@@ -164,9 +130,10 @@ class Schedule(ScheduleSteps):
         'Report?'
         >>> report.remove()
         """
-        return self._cloud.run(start_run(self._path))
+        return start_run(self.id)
 
-    def pause(self) -> "Schedule":
+    @self_verb
+    def pause(self) -> Steps[Self]:
         """Start no runs until it is resumed; returns this schedule.
 
         >>> report = client.schedule("Report?", cron="@daily", name="paused")
@@ -174,10 +141,11 @@ class Schedule(ScheduleSteps):
         True
         >>> report.remove()
         """
-        self._cloud.run(self._changing("pause"))
+        self.details = yield from change(self.id, "pause")
         return self
 
-    def resume(self) -> "Schedule":
+    @self_verb
+    def resume(self) -> Steps[Self]:
         """Continue with the next run from now; returns this schedule.
 
         >>> report = client.schedule("Report?", cron="@daily", name="resumed").pause()
@@ -185,12 +153,23 @@ class Schedule(ScheduleSteps):
         False
         >>> report.remove()
         """
-        self._cloud.run(self._changing("resume"))
+        self.details = yield from change(self.id, "resume")
         return self
 
-    def remove(self) -> None:
+    @verb
+    def remove(self) -> Steps[None]:
         """Delete it; its jobs stay.
 
         >>> client.schedule("Report?", cron="@daily", name="gone").remove()
         """
-        self._cloud.run(remove(self._path))
+        return remove(self.id)
+
+
+class Schedule(ScheduleVerbs[Cloud]):
+    """A repeated question; ``details`` is its last known state.
+
+    >>> report = client.schedule("Report of {{date}}?", cron="@daily", name="report")
+    >>> report.details.timezone, len(report.details.next_runs)
+    ('UTC', 3)
+    >>> report.remove()
+    """

@@ -1,8 +1,7 @@
 """Reads an answer while it is written, from server-sent events."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -19,17 +18,24 @@ from genie.api_types import (
     read_chunk,
 )
 from genie.errors import (
-    CloudUnreachable,
     CodecError,
     JobCancelled,
     JobFailed,
     Unavailable,
-    UnknownJob,
 )
-from genie.sdk.requests import Call, Steps
+from genie.sdk.requests import (
+    Call,
+    Items,
+    Pause,
+    ReadLines,
+    Steps,
+    get,
+    job_path,
+    strip_job_id_prefix,
+)
 from genie.sdk.responses import error_from_body, trouble_in
 from genie.sdk.results import Result, result_from_completion
-from genie.sdk.retries import ConnectionBroken, PollBackoff
+from genie.sdk.retries import ConnectionBroken, PollBackoff, poll_intervals
 from genie.sdk.schemas import Schema
 
 DONE = "[DONE]"
@@ -46,8 +52,6 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     eta_s: float | None = None
 
 
-W = TypeVar("W")
-
 OnWait = Callable[[Waiting], None]
 
 
@@ -59,17 +63,17 @@ class AnswerReader:
 
     def __init__(
         self,
-        *,
-        job_id: str | None = None,
+        headers: Mapping[str, str],
         on_wait: OnWait | None = None,
         schema: Schema | None = None,
     ) -> None:
-        self.job_id = job_id
+        self.job_id = strip_job_id_prefix(headers.get("x-genie-job-id", "")) or None
         self._on_wait, self._schema = on_wait, schema
         self._events, self._answer = SseParser(), ChunkAssembler()
         self._given, self._again = "", 0
         self._has_come = False
         self._cut: ConnectionBroken | None = None
+        self._pauses = poll_intervals()
         self._result: Result | None = None
         self._is_closed = False
 
@@ -84,12 +88,10 @@ class AnswerReader:
 
     @property
     def _is_read(self) -> bool:
-        """True once the whole answer was read."""
         return self._result is not None
 
     @property
     def _is_going_on(self) -> bool:
-        """True while there is more to read and nobody closed it."""
         return not self._is_read and not self._is_closed
 
     @property
@@ -97,14 +99,15 @@ class AnswerReader:
         """True when closing does not stop the work: after a reconnect."""
         return self._cut is not None and not self._is_read
 
-    def _once_more(self, cut: ConnectionBroken, way: W | None) -> W:
-        """How to reconnect; raises ``cut`` when the last connection brought nothing, or
-        was closed by us."""
-        if way is None or not self._has_come or self._is_closed:
+    def _reconnect(self, cut: ConnectionBroken) -> Steps[Call]:
+        """The next connection's call; raises ``cut`` when the last one brought nothing,
+        or was closed by us."""
+        if self.job_id is None or not self._has_come or self._is_closed:
             raise cut
         self._cut, self._has_come = cut, False
         self._begin_again()
-        return way
+        yield Pause(seconds=next(self._pauses))
+        return stream_text(self.job_id)
 
     def _begin_again(self) -> None:
         """The new connection repeats the answer from its start: skip what was given."""
@@ -144,137 +147,26 @@ class AnswerReader:
             )
 
 
-class OpenResponse(Protocol):
-    """An open HTTP response: its lines, and how to close it."""
-
-    def lines(self) -> Iterator[str]:
-        """The lines of the body; raises `CloudUnreachable` when they break off."""
-
-    def close(self) -> None:
-        """Close the connection; the cloud then stops the work."""
+def stream_text(job_id: str) -> Call:
+    """The text of a job from its start, as it is written."""
+    return get(job_path(job_id, "/stream"))
 
 
-class Reconnect(Protocol):
-    """Reconnects to an answer whose connection broke."""
+def follow_text(call: Call, now: Callable[[], float]) -> Items[str]:
+    """A job's text, over as many connections as it takes, each from the start."""
+    reader, wait = AnswerReader({}), PollBackoff(now)
 
-    def again(self) -> OpenResponse:
-        """A connection that repeats the answer from its start; raises like any call."""
+    def take(line: str) -> str | None:
+        wait.heard()
+        return reader._take(line) or None
 
-    def cancel(self) -> None:
-        """Stop the work: closing such a connection does not."""
-
-
-class Stream(AnswerReader):
-    """The pieces of one answer, as text; iterate it once.
-
-    ``result`` holds the whole answer once the last piece was read. Leaving early
-    with `close` (or a ``with`` block) cancels the job. The stream reconnects and
-    continues when a connection breaks; `CloudUnreachable` if the cloud took that for
-    your leaving, `JobFailed` if another worker began a different answer meanwhile.
-
-    >>> story = client.stream("Tell a short story.")
-    >>> "".join(story)
-    'Tell a short story.'
-    >>> story.result.finish_reason
-    'stop'
-    """
-
-    def __init__(
-        self,
-        source: OpenResponse,
-        *,
-        way: Reconnect | None = None,
-        job_id: str | None = None,
-        on_wait: OnWait | None = None,
-        schema: Schema | None = None,
-    ) -> None:
-        super().__init__(job_id=job_id, on_wait=on_wait, schema=schema)
-        self._source, self._way = source, way
-        self._pieces = self._read()
-
-    def __iter__(self) -> Iterator[str]:
-        return self._pieces
-
-    def __next__(self) -> str:
-        return next(self._pieces)
-
-    def __enter__(self) -> "Stream":
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the stream; before its end this cancels the job.
-
-        >>> story = client.stream("Tell a long story. " * 100)
-        >>> next(story)[:4]
-        'Tell'
-        >>> story.close()
-        """
-        is_left, self._is_closed = not self._is_closed, True
-        self._source.close()
-        if is_left and self._way is not None and self._must_cancel:
-            self._way.cancel()
-
-    def _read(self) -> Iterator[str]:
+    while not reader._is_read:
+        reader._begin_again()
         try:
-            while self._is_going_on:
-                try:
-                    yield from self._told()
-                except ConnectionBroken as cut:
-                    self._source.close()
-                    self._source = self._once_more(cut, self._way).again()
-        except (CloudUnreachable, JobCancelled, UnknownJob) as error:
-            if self._cut is None:
-                raise
-            raise self._cut from error  # away, or it took the cut for our leaving
-        except (GeneratorExit, KeyboardInterrupt):
-            self.close()
-            raise
-        finally:
-            self._is_closed = True
-            self._source.close()
-
-    def _told(self) -> Iterator[str]:
-        for line in self._source.lines():
-            if piece := self._take(line):
-                yield piece
-            if self._is_read:
-                return
-        self._check()
-
-
-class JobTextReader:
-    """Reads a job's text over as many connections as it takes, each from the start."""
-
-    def __init__(self, call: Call, now: Callable[[], float]) -> None:
-        self._call, self._wait = call, PollBackoff(now)
-        self._reading = AnswerReader()
-
-    @property
-    def is_over(self) -> bool:
-        """True once the whole answer was read."""
-        return self._reading._is_read
-
-    def call(self) -> Call:
-        """The next connection, which repeats the text from its start."""
-        self._reading._begin_again()
-        return self._call
-
-    def take(self, line: str) -> str:
-        """The new text of a line. Raises the error it carries."""
-        new = self._reading._take(line)
-        self._wait.heard()
-        return new
-
-    def check(self) -> None:
-        """Raise `CloudUnreachable` when the lines ended before the answer did."""
-        self._reading._check()
-
-    def resuming(self, error: Unavailable) -> Steps[None]:
-        """Pause before the next connection."""
-        return self._wait.again(error)
+            yield ReadLines(call=call, take=take)
+            reader._check()
+        except Unavailable as error:
+            yield from wait.again(error)
 
 
 class ChunkAssembler:
@@ -386,6 +278,3 @@ def parse_waiting(comment: str) -> Waiting | None:
     with suppress(ValueError, KeyError):
         eta_s = float(given["eta_s"])
     return Waiting(position=position, eta_s=eta_s)
-
-
-__all__ = ["SseParser", "OnWait", "AnswerReader", "Stream", "Waiting", "parse_waiting"]

@@ -1,9 +1,9 @@
 """Sends HTTP calls to the cloud: bounded retries, errors as classes. Imports httpx2."""
 
-from collections.abc import Generator, Iterator
-from contextlib import closing
+from collections.abc import AsyncIterable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from functools import lru_cache
-from typing import TypeVar
+from typing import Generic, TypeVar
 from urllib.parse import urlsplit
 
 import httpx2
@@ -12,16 +12,41 @@ from genie import __version__
 from genie.errors import CloudUnreachable, GenieError
 from genie.sdk import requests
 from genie.sdk.credentials import Credentials
-from genie.sdk.requests import Call, Pause, Probe, Step, Steps
+from genie.sdk.requests import Call, Items, Pause, Step, Steps
 from genie.sdk.responses import error_of
 from genie.sdk.retries import Clock, ConnectionBroken, RequestNotSent, RetryBudget
 
+H = TypeVar("H", bound=httpx2.Client | httpx2.AsyncClient)
 T = TypeVar("T")
 
 CONNECT_S = 5.0
 
 
-class Transport:
+class CloudHttp(Generic[H]):
+    """The HTTP client of one cloud, whether it waits or is awaited."""
+
+    def __init__(self, http: H, url: str, retry_s: float, clock: Clock) -> None:
+        self.url = url
+        self._http, self._retry_s, self._clock = http, retry_s, clock
+
+    def now(self) -> float:
+        """Seconds of a clock that never goes back."""
+        return self._clock.now()
+
+    def _request(
+        self, call: Call, body: bytes | Iterable[bytes] | AsyncIterable[bytes] | None
+    ) -> httpx2.Request:
+        return self._http.build_request(
+            call.method,
+            address(self.url, call.path),
+            content=body,
+            params=dict(call.params) or None,
+            headers=dict(call.headers),
+            timeout=httpx2.Timeout(call.timeout_s, connect=CONNECT_S),
+        )
+
+
+class Transport(CloudHttp[httpx2.Client]):
     """Sends calls to one cloud; safe to share between threads."""
 
     def __init__(
@@ -32,30 +57,23 @@ class Transport:
         clock: Clock,
         inner: httpx2.BaseTransport | None = None,
     ) -> None:
-        self.url = credentials.url
-        self._retry_s = retry_s
-        self._clock = clock
-        self._http = httpx2.Client(
-            base_url=credentials.url,
+        http = httpx2.Client(
             headers=headers(credentials),
             transport=inner,
             trust_env=not is_loopback(credentials.url),
         )
-
-    def now(self) -> float:
-        """Seconds of a clock that never goes back."""
-        return self._clock.now()
+        super().__init__(http, credentials.url, retry_s, clock)
 
     def run(self, steps: Steps[T]) -> T:
         """The result of the steps."""
         return requests.run(steps, self._take)
 
-    def call(self, call: Call) -> bytes:
-        """The body of the response; raises the error that the cloud named."""
-        return self.send(call).content
+    def each(self, items: Items[T]) -> Iterator[T]:
+        """The items as they are found."""
+        return requests.each(items, self._take, self._lines_of)
 
     def send(self, call: Call, *, stream: bool = False) -> httpx2.Response:
-        """The response, with ``stream`` its body not read yet; raises like `call`."""
+        """The response, with ``stream`` its body not read yet; raises its error."""
         tries = RetryBudget(call, self._retry_s, self._clock)
         while True:
             tries.begin()
@@ -65,22 +83,10 @@ class Transport:
                 pause = tries.pause_after(error)
             self._clock.sleep(pause)
 
-    def open(self, call: Call) -> "ResponseBody":
-        """The response's body, to read line by line and close."""
-        return ResponseBody(self.url, call, self.send(call, stream=True))
-
-    def lines(self, call: Call) -> Generator[str]:
-        """The lines of the body as they arrive."""
-        with closing(self.open(call)) as body:
-            yield from body.lines()
-
-    def probe(self, path: str) -> httpx2.Response:
-        """The response of one GET, whatever its status, without a retry."""
-        call = Call(method="GET", path=path)
-        try:
-            return self._http.get(path, timeout=CONNECT_S)
-        except httpx2.TransportError as error:
-            raise unreachable(self.url, call, error) from error
+    def lines(self, call: Call, response: httpx2.Response) -> Iterator[str]:
+        """The lines of the body as they arrive; raises `CloudUnreachable`."""
+        with network_errors(self.url, call):
+            yield from response.iter_lines()
 
     def close(self) -> None:
         """Close all connections."""
@@ -88,9 +94,7 @@ class Transport:
 
     def _take(self, step: Step) -> bytes:
         if isinstance(step, Call):
-            return self.call(step)
-        if isinstance(step, Probe):
-            return self.probe(step.path).content
+            return self.send(step).content
         if isinstance(step, Pause):
             self._clock.sleep(step.seconds)
         else:
@@ -98,48 +102,17 @@ class Transport:
         return b""
 
     def _once(self, call: Call, stream: bool) -> httpx2.Response:
-        request = self._http.build_request(
-            call.method,
-            address(self.url, call.path),
-            content=call.body if call.stream is None else call.stream(),
-            params=dict(call.params) or None,
-            headers=dict(call.headers),
-            timeout=limits(call),
-        )
-        try:
-            response = self._http.send(request, stream=stream)
-            if response.status_code < 400:
+        body = call.body if call.stream is None else call.stream()
+        with network_errors(self.url, call):
+            response = self._http.send(self._request(call, body), stream=stream)
+            if response.status_code < 400 or call.is_probe:
                 return response
-            body = response.read()
-        except httpx2.TransportError as error:
-            raise unreachable(self.url, call, error) from error
-        response.close()
-        raise error_of(response.status_code, response.headers, body)
+            said = response.read()
+        raise error_of(response.status_code, response.headers, said)
 
-
-class ResponseBody:
-    """The body of an open response, line by line."""
-
-    def __init__(self, url: str, call: Call, response: httpx2.Response) -> None:
-        self._url = url
-        self._call = call
-        self._response = response
-
-    @property
-    def headers(self) -> httpx2.Headers:
-        """The response's headers."""
-        return self._response.headers
-
-    def lines(self) -> Iterator[str]:
-        """The lines; raises `CloudUnreachable` when the connection breaks."""
-        try:
-            yield from self._response.iter_lines()
-        except httpx2.TransportError as error:
-            raise unreachable(self._url, self._call, error) from error
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._response.close()
+    def _lines_of(self, call: Call) -> Generator[str]:
+        with closing(self.send(call, stream=True)) as response:
+            yield from self.lines(call, response)
 
 
 @lru_cache(256)
@@ -148,9 +121,13 @@ def address(url: str, path: str) -> httpx2.URL:
     return httpx2.URL(url.rstrip("/") + path)
 
 
-def limits(call: Call) -> httpx2.Timeout:
-    """The time limits of the parts of a call."""
-    return httpx2.Timeout(call.timeout_s, connect=CONNECT_S)
+@contextmanager
+def network_errors(url: str, call: Call) -> Iterator[None]:
+    """Turns errors of the network into errors of ours."""
+    try:
+        yield
+    except httpx2.TransportError as error:
+        raise unreachable(url, call, error) from error
 
 
 def unreachable(url: str, call: Call, error: httpx2.TransportError) -> CloudUnreachable:
@@ -189,6 +166,3 @@ def headers(credentials: Credentials) -> dict[str, str]:
     if credentials.api_key:
         carried["authorization"] = f"Bearer {credentials.api_key}"
     return carried
-
-
-__all__ = ["Clock", "Transport", "is_loopback", "unreachable"]

@@ -176,7 +176,7 @@ def test_a_cloud_that_never_answers_is_given_up(
 ) -> None:
     is_over = threading.Event()
     cloud.script["/health"] = [lambda _: assert_set(is_over)]
-    monkeypatch.setattr("genie.sdk.transport.CONNECT_S", 0.2)
+    monkeypatch.setattr("genie.sdk.verbs.PROBE_S", 0.2)
     with pytest.raises(errors.CloudUnreachable, match="did not answer"):
         client.health()
     is_over.set()

@@ -7,17 +7,16 @@ from typing import get_overloads
 
 import pytest
 
-from genie.sdk import aio, batches, client, files, jobs, schedules, streams
-from genie.sdk.aio.batches import AsyncBatches, AsyncFiles
+from genie.sdk import aio, batches, client, files, jobs, schedules
 
 PAIRS = [
     (client.Client, aio.AsyncClient),
     (jobs.Job, aio.AsyncJob),
     (batches.Batch, aio.AsyncBatch),
-    (batches.Batches, AsyncBatches),
-    (files.Files, AsyncFiles),
+    (batches.Batches, aio.AsyncBatches),
+    (files.Files, aio.AsyncFiles),
     (schedules.Schedule, aio.AsyncSchedule),
-    (streams.Stream, aio.AsyncStream),
+    (client.Stream, aio.AsyncStream),
 ]
 
 

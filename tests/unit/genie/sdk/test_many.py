@@ -1,7 +1,5 @@
 """Many jobs at once: as they end, in order, one for each prompt."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from fixtures.twin_jobs import TwinJobs
@@ -94,18 +92,12 @@ def test_prompts_are_answered_in_order_a_few_at_a_time() -> None:
     cloud = TwinCloud()
     submitted: list[str] = []
 
-    def submitting(prompt: str) -> Steps[Job]:
+    def submit(prompt: str) -> Steps[Job]:
         submitted.append(prompt)
         yield Pause(seconds=0)
         return cloud.job(int(prompt))
 
-    row = many.JobWindow(submitting, ("3", "1", "2", "4"), at_once=2)
-
-    def answers() -> Iterator[str]:
-        while (answer := cloud.run(row.answering())) is not None:
-            yield answer.text
-
-    given = answers()
-    assert next(given) == "answer 3"
+    given = cloud.each(many.answers(submit, ("3", "1", "2", "4"), 2, None))
+    assert next(given).text == "answer 3"
     assert submitted == ["3", "1"]
-    assert list(given) == ["answer 1", "answer 2", "answer 4"]
+    assert [one.text for one in given] == ["answer 1", "answer 2", "answer 4"]

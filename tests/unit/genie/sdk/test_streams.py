@@ -1,14 +1,17 @@
 """Server-sent events and the stream made of them."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 
+import httpx2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fixtures.twin_cloud import CHAT, TwinBody, TwinCloud
 from genie import errors
-from genie.sdk.streams import DONE, SseParser, Stream, Waiting, parse_waiting
+from genie.sdk.client import Stream
+from genie.sdk.streams import DONE, SseParser, Waiting, parse_waiting
 
 
 def chunk(text: str = "", reason: str | None = None, **more: object) -> str:
@@ -25,60 +28,51 @@ TALLY = f"data: {json.dumps(COUNTED)}"
 END = f"data: {DONE}"
 
 
-class TwinSource:
-    """The lines of a response; with ``breaks`` the connection is cut after them."""
-
-    def __init__(self, *lines: str, breaks: bool = False) -> None:
-        self._lines = [part for line in lines for part in (line, "")]
-        self._breaks = breaks
-        self.is_closed = False
-
-    def lines(self) -> Iterator[str]:
-        yield from self._lines
-        if self._breaks:
-            raise errors.CloudUnreachable("cut")
-
-    def close(self) -> None:
-        self.is_closed = True
+def stream_of(
+    body: TwinBody, on_wait: Callable[[Waiting], None] | None = None
+) -> Stream:
+    """The stream of an answer with these lines, of a cloud that repeats none."""
+    twin = TwinCloud()
+    twin.replies[CHAT] = httpx2.Response(200, stream=body)
+    return twin.client().stream("hi", on_wait=on_wait)
 
 
 def test_the_pieces_arrive_in_order_and_make_the_result() -> None:
-    source = TwinSource(chunk(""), chunk("Hel"), chunk("lo"), LAST, TALLY, END)
-    stream = Stream(source, job_id="01a")
+    body = TwinBody(chunk(""), chunk("Hel"), chunk("lo"), LAST, TALLY, END)
+    stream = stream_of(body)
     assert list(stream) == ["Hel", "lo"]
     assert stream.result.text == "Hello"
     assert stream.result.finish_reason == "stop"
     assert stream.result.worker == "gpu-1"
     assert stream.result.usage.completion_tokens == 2
-    assert source.is_closed
+    assert body.is_closed
 
 
 def test_waiting_is_told_and_is_no_text() -> None:
     told: list[Waiting] = []
     lines = (": queued position=2 eta_s=1.5", ": keep-alive", chunk("x"), LAST, END)
-    stream = Stream(TwinSource(*lines), on_wait=told.append)
+    stream = stream_of(TwinBody(*lines), told.append)
     assert list(stream) == ["x"]
     assert told == [Waiting(position=2, eta_s=1.5)]
 
 
 def test_nobody_needs_to_listen_to_waiting() -> None:
-    assert list(Stream(TwinSource(": queued position=1", chunk("x"), LAST, END))) == [
-        "x"
-    ]
+    stream = stream_of(TwinBody(": queued position=1", chunk("x"), LAST, END))
+    assert list(stream) == ["x"]
 
 
 def test_the_result_is_there_at_the_end_only() -> None:
-    stream = Stream(TwinSource(chunk("x"), LAST, END))
+    stream = stream_of(TwinBody(chunk("x"), LAST, END))
     next(stream)
     with pytest.raises(RuntimeError, match="not at its end"):
         _ = stream.result
 
 
 def test_closing_early_lets_the_connection_go() -> None:
-    source = TwinSource(chunk("x"), chunk("y"), LAST, END)
-    with Stream(source) as stream:
+    body = TwinBody(chunk("x"), chunk("y"), LAST, END)
+    with stream_of(body) as stream:
         next(stream)
-    assert source.is_closed
+    assert body.is_closed
     with pytest.raises(errors.JobCancelled, match="closed before its end"):
         _ = stream.result
 
@@ -86,7 +80,7 @@ def test_closing_early_lets_the_connection_go() -> None:
 def test_a_fault_in_the_stream_is_raised_as_its_class() -> None:
     error = {"message": "died", "type": "server_error", "param": None, "code": "engine"}
     fault = f"data: {json.dumps({'error': error})}"
-    stream = Stream(TwinSource(chunk("x"), chunk("", "error"), fault))
+    stream = stream_of(TwinBody(chunk("x"), chunk("", "error"), fault))
     assert next(stream) == "x"
     with pytest.raises(errors.JobFailed, match="died") as caught:
         next(stream)
@@ -95,20 +89,20 @@ def test_a_fault_in_the_stream_is_raised_as_its_class() -> None:
 
 def test_an_end_by_error_without_its_reason_is_no_answer() -> None:
     with pytest.raises(errors.JobFailed, match="could not finish"):
-        list(Stream(TwinSource(chunk("x"), chunk("", "error"), END)))
+        list(stream_of(TwinBody(chunk("x"), chunk("", "error"), END)))
 
 
-@pytest.mark.parametrize("breaks", [True, False])
-def test_a_connection_that_ends_too_early_is_no_answer(breaks: bool) -> None:
-    source = TwinSource(chunk("x"), breaks=breaks)
+@pytest.mark.parametrize("cut", ["cut", ""])
+def test_a_connection_that_ends_too_early_is_no_answer(cut: str) -> None:
+    body = TwinBody(chunk("x"), cut=cut)
     with pytest.raises(errors.CloudUnreachable):
-        list(Stream(source))
-    assert source.is_closed
+        list(stream_of(body))
+    assert body.is_closed
 
 
 def test_a_chunk_that_is_no_json_is_named() -> None:
     with pytest.raises(errors.CodecError, match="answer cannot be read"):
-        list(Stream(TwinSource("data: {")))
+        list(stream_of(TwinBody("data: {")))
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from genie.errors import CloudUnreachable, Unauthorized, Unavailable
 from genie.sdk.credentials import Credentials
 from genie.sdk.requests import Call
-from genie.sdk.retries import RequestNotSent, pause_before
-from genie.sdk.transport import Clock, Transport
+from genie.sdk.retries import Clock, RequestNotSent, pause_before
+from genie.sdk.transport import Transport
 
 Reply = httpx2.Response | httpx2.TransportError
 
@@ -20,6 +20,7 @@ BROKEN = httpx2.ReadError("connection reset")
 SLOW = httpx2.ReadTimeout("timed out")
 
 READ = Call(method="GET", path="/v1/models", is_repeatable=True)
+PROBE = Call(method="GET", path="/health", is_probe=True)
 ONCE = Call(method="POST", path="/v1/keys", body=b"{}")
 
 
@@ -48,32 +49,32 @@ class Scripted:
 
 def test_the_key_is_sent_as_a_bearer() -> None:
     scripted = Scripted(OK)
-    assert scripted.transport.call(READ) == b"ok"
+    assert scripted.transport.send(READ).content == b"ok"
     assert scripted.requests[0].headers["authorization"] == "Bearer sk-genie-a-1"
 
 
 def test_a_read_that_breaks_off_is_tried_again() -> None:
     scripted = Scripted(REFUSED, BROKEN, SLOW, OK)
-    assert scripted.transport.call(READ) == b"ok"
+    assert scripted.transport.send(READ).content == b"ok"
     assert scripted.waits == [0.1, 0.2, 0.4]
 
 
 def test_a_busy_cloud_is_asked_again_when_it_said_so() -> None:
     scripted = Scripted(BUSY, OK)
-    assert scripted.transport.call(ONCE) == b"ok"
+    assert scripted.transport.send(ONCE).content == b"ok"
     assert scripted.waits == [2.0]
 
 
 def test_what_must_not_happen_twice_is_not_sent_twice() -> None:
     scripted = Scripted(BROKEN, OK)
     with pytest.raises(CloudUnreachable, match="broke"):
-        scripted.transport.call(ONCE)
+        scripted.transport.send(ONCE)
     assert len(scripted.requests) == 1
 
 
 def test_what_was_never_sent_may_be_sent_again() -> None:
     scripted = Scripted(REFUSED, OK)
-    assert scripted.transport.call(ONCE) == b"ok"
+    assert scripted.transport.send(ONCE).content == b"ok"
 
 
 def test_waiting_ends_with_the_budget() -> None:
@@ -81,14 +82,14 @@ def test_waiting_ends_with_the_budget() -> None:
     with pytest.raises(
         RequestNotSent, match=r"cannot reach the cloud at http://127\.0\.0\.1:1"
     ):
-        scripted.transport.call(READ)
+        scripted.transport.send(READ)
     assert sum(scripted.waits) <= 3.0
 
 
 def test_a_wait_longer_than_the_budget_is_not_begun() -> None:
     scripted = Scripted(httpx2.Response(503, headers={"retry-after": "60"}))
     with pytest.raises(Unavailable) as caught:
-        scripted.transport.call(READ)
+        scripted.transport.send(READ)
     assert caught.value.retry_after_s == 60.0
     assert scripted.waits == []
 
@@ -96,14 +97,14 @@ def test_a_wait_longer_than_the_budget_is_not_begun() -> None:
 def test_an_error_that_trying_cannot_help_is_raised_at_once() -> None:
     scripted = Scripted(httpx2.Response(401))
     with pytest.raises(Unauthorized):
-        scripted.transport.call(READ)
+        scripted.transport.send(READ)
     assert scripted.waits == []
 
 
 def test_a_probe_shows_any_status_and_tries_once() -> None:
-    assert Scripted(BUSY).transport.probe("/health").status_code == 503
+    assert Scripted(BUSY).transport.send(PROBE).status_code == 503
     with pytest.raises(CloudUnreachable):
-        Scripted(REFUSED).transport.probe("/health")
+        Scripted(REFUSED).transport.send(PROBE)
 
 
 @given(
