@@ -9,7 +9,7 @@ from genie.cli.values import short, size, span, took
 from genie.contracts.fleet import ModelState
 
 if TYPE_CHECKING:
-    from genie.api_types import WorkerAnswer
+    from genie.api_types import WorkerAnswer, WorkerModel
 
 WORKER_COLUMNS = ("worker", "state", "queues", "memory", "models", "heard", "id")
 QUEUE_COLUMNS = ("queue", "model", "class", "waiting", "consumers", "oldest", "SLA")
@@ -79,15 +79,20 @@ def memory(worker: "WorkerAnswer") -> str:
 
 def held(worker: "WorkerAnswer") -> str:
     """Each model on the worker, with its state unless that is ready."""
-    listed = []
-    for model in worker.models:
-        if model.state is ModelState.READY:
-            listed.append(model.model)
-            continue
-        share = f" {model.progress:.0%}" if model.progress is not None else ""
-        stage = "" if model.stage is None else f", {model.stage}"
-        listed.append(f"{model.model} ({model.state.value}{share}{stage})")
-    return ", ".join(listed)
+    return ", ".join(
+        model.model
+        if model.state is ModelState.READY
+        else f"{model.model} ({model_state(model)})"
+        for model in worker.models
+    )
+
+
+def model_state(model: "WorkerModel") -> str:
+    """A model's state, with how far it is and at which stage."""
+    is_loading = model.progress is not None and model.state is not ModelState.READY
+    share = f" {model.progress:.0%}" if is_loading else ""
+    stage = "" if model.stage is None else f", {model.stage}"
+    return f"{model.state.value}{share}{stage}"
 
 
 def ago(age_s: float | None) -> str:

@@ -115,7 +115,7 @@ def show_table(
         for line in found:
             click.echo("\t".join(map(plain, line)))
     elif found:
-        tables.draw(columns, found, spare)
+        tables.draw(tables.ListTable(columns=columns, rows=found, spare=spare))
     elif none:
         note(none)
 
