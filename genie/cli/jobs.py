@@ -10,6 +10,7 @@ from genie.cli import hints
 from genie.cli.ask import show_result
 from genie.cli.output import (
     CommandSession,
+    F,
     ListGroup,
     as_json,
     detaching,
@@ -71,6 +72,31 @@ def since(text: str, now: datetime) -> float:
     return datetime.fromisoformat(text).astimezone().timestamp()
 
 
+FILTERS = (
+    click.option(
+        "-p", "--persona", shell_complete=hints.persona, help="Only this kind of work."
+    ),
+    click.option("-m", "--model", shell_complete=hints.model, help="Only this model."),
+    click.option("--label", help="Only jobs submitted with this label."),
+    click.option(
+        "-w",
+        "--worker",
+        shell_complete=hints.worker,
+        help="Only this worker, by name or id.",
+    ),
+    click.option(
+        "--since", type=SinceParam(), help="Only after this: 30m, 2h, 7d or a date."
+    ),
+)
+
+
+def filters(command: F) -> F:
+    """Give a command the options that choose jobs."""
+    for option in reversed(FILTERS):
+        command = option(command)
+    return command
+
+
 @click.group(cls=ListGroup)
 def jobs() -> None:
     """List, show, follow, retry and cancel jobs; without a verb, list them.
@@ -81,20 +107,7 @@ def jobs() -> None:
 
 @jobs.command("list")
 @click.option("--state", type=STATES, help="Only jobs in this state.")
-@click.option(
-    "-p", "--persona", shell_complete=hints.persona, help="Only this kind of work."
-)
-@click.option("-m", "--model", shell_complete=hints.model, help="Only this model.")
-@click.option("--label", help="Only jobs submitted with this label.")
-@click.option(
-    "-w",
-    "--worker",
-    shell_complete=hints.worker,
-    help="Only this worker, by name or id.",
-)
-@click.option(
-    "--since", type=SinceParam(), help="Only after this: 30m, 2h, 7d or a date."
-)
+@filters
 @click.option("--limit", type=PAGE, default=20, show_default=True, help=MOST)
 @click.option(
     "--after", metavar="JOB", shell_complete=hints.job, help="List jobs after this one."
@@ -102,10 +115,10 @@ def jobs() -> None:
 @as_json
 @click.pass_obj
 def list_jobs(
-    session: CommandSession, as_json: bool, **filters: Unpack["JobListFilters"]
+    session: CommandSession, as_json: bool, **wanted: Unpack["JobListFilters"]
 ) -> None:
     """List your org's jobs, newest first."""
-    found = session.connect().jobs(**filters)
+    found = session.connect().jobs(**wanted)
     if as_json:
         show_json([job.details for job in found])
         return
@@ -193,20 +206,7 @@ def events(session: CommandSession, job_id: str, as_json: bool) -> None:
 @click.option(
     "--state", type=RETRIED, help="With --all: failed and timeout by default."
 )
-@click.option(
-    "-p", "--persona", shell_complete=hints.persona, help="Only this kind of work."
-)
-@click.option("-m", "--model", shell_complete=hints.model, help="Only this model.")
-@click.option("--label", help="Only jobs submitted with this label.")
-@click.option(
-    "-w",
-    "--worker",
-    shell_complete=hints.worker,
-    help="Only this worker, by name or id.",
-)
-@click.option(
-    "--since", type=SinceParam(), help="Only after this: 30m, 2h, 7d or a date."
-)
+@filters
 @click.option("--limit", type=PAGE, default=100, show_default=True, help=MOST)
 @as_json
 @click.pass_obj
@@ -215,7 +215,7 @@ def retry(
     job_ids: tuple[str, ...],
     is_all: bool,
     as_json: bool,
-    **filters: Unpack["RetryFilters"],
+    **wanted: Unpack["RetryFilters"],
 ) -> None:
     """Submit unsuccessful jobs again, as new jobs.
 
@@ -229,7 +229,7 @@ def retry(
         job = client.retry_job(job_id)
         show_done(session, as_json, job, (job_id, strip_job_id_prefix(job.id)))
     if is_all:
-        _retry_all(session, client, filters, as_json)
+        _retry_all(session, client, wanted, as_json)
 
 
 @jobs.command()
