@@ -1,18 +1,35 @@
 """``genie workers`` and ``genie queues``: the fleet at a glance."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
 
-from genie.cli.output import CommandSession, as_json, show_json, show_table
+from genie.cli.output import CommandSession, as_json, show_list
 from genie.cli.values import short, size, span, took
 from genie.contracts.fleet import ModelState
 
 if TYPE_CHECKING:
-    from genie.api_types import WorkerAnswer, WorkerModel
+    from genie.api_types import QueueAnswer, WorkerAnswer, WorkerModel
 
-WORKER_COLUMNS = ("worker", "state", "queues", "memory", "models", "heard", "id")
-QUEUE_COLUMNS = ("queue", "model", "class", "waiting", "consumers", "oldest", "SLA")
+WORKER_COLUMNS: dict[str, Callable[["WorkerAnswer"], object]] = {
+    "worker": lambda worker: worker.name,
+    "state": lambda worker: worker.state,
+    "queues": lambda worker: worker.queues,
+    "memory": lambda one: memory(one),  # noqa: PLW0108  # defined below
+    "models": lambda one: held(one),  # noqa: PLW0108  # defined below
+    "heard": lambda worker: ago(worker.last_heartbeat_s),
+    "id": lambda worker: worker.id,
+}
+QUEUE_COLUMNS: dict[str, Callable[["QueueAnswer"], object]] = {
+    "queue": lambda queue: queue.queue,
+    "model": lambda queue: queue.model,
+    "class": lambda queue: queue.work_class,
+    "waiting": lambda queue: queue.waiting,
+    "consumers": lambda queue: queue.consumers,
+    "oldest": lambda queue: took(queue.oldest_s),
+    "SLA": lambda queue: None if queue.sla_s is None else short(queue.sla_s),
+}
 NO_WORKER = "no workers; `genie worker token` makes a token for a machine to join with"
 NO_QUEUE = "no queues yet: no model has been placed or asked for"
 
@@ -23,23 +40,8 @@ NO_QUEUE = "no queues yet: no model has been placed or asked for"
 def workers(session: CommandSession, as_json: bool) -> None:
     """List the fleet's workers and the models they hold; needs an admin key."""
     found = session.connect().workers()
-    if as_json:
-        show_json(found)
-        return
-    rows = [
-        (
-            worker.name,
-            worker.state,
-            worker.queues,
-            memory(worker),
-            held(worker),
-            ago(worker.last_heartbeat_s),
-            worker.id,
-        )
-        for worker in found
-    ]
     spare = ("queues", "memory", "heard")
-    show_table(session, WORKER_COLUMNS, rows, spare=spare, none=NO_WORKER)
+    show_list(session, as_json, found, WORKER_COLUMNS, spare=spare, none=NO_WORKER)
 
 
 @click.command()
@@ -48,22 +50,7 @@ def workers(session: CommandSession, as_json: bool) -> None:
 def queues(session: CommandSession, as_json: bool) -> None:
     """List the queues, their depth and their oldest request; needs an admin key."""
     found = session.connect().queues()
-    if as_json:
-        show_json(found)
-        return
-    rows = [
-        (
-            queue.queue,
-            queue.model,
-            queue.work_class,
-            queue.waiting,
-            queue.consumers,
-            took(queue.oldest_s),
-            None if queue.sla_s is None else short(queue.sla_s),
-        )
-        for queue in found
-    ]
-    show_table(session, QUEUE_COLUMNS, rows, none=NO_QUEUE)
+    show_list(session, as_json, found, QUEUE_COLUMNS, none=NO_QUEUE)
 
 
 def memory(worker: "WorkerAnswer") -> str:

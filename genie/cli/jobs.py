@@ -1,5 +1,6 @@
 """``genie jobs``: list, show, wait, follow, retry, cancel, retention."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Unpack
 
@@ -18,6 +19,7 @@ from genie.cli.output import (
     show_card,
     show_done,
     show_json,
+    show_list,
     show_table,
 )
 from genie.cli.values import DisplayValue, age, cell, took, when
@@ -31,7 +33,15 @@ if TYPE_CHECKING:
     from genie.sdk.verbs import JobListFilters, RetryFilters
 
 EVENT_COLUMNS = ("when", "after", "event", "attempt", "where", "why")
-COLUMNS = ("job", "status", "persona", "model", "worker", "age", "took")
+COLUMNS: dict[str, Callable[["Job"], object]] = {
+    "job": lambda job: job.id,
+    "status": lambda job: job.status.value,
+    "persona": lambda job: job.details.persona,
+    "model": lambda job: job.details.model,
+    "worker": lambda job: job.details.worker,
+    "age": lambda job: age(job.details.created_at),
+    "took": lambda job: _took(job.details),
+}
 NONE = 'no jobs; `genie submit "…"` makes one'
 
 STATES = click.Choice([state.value for state in JobState])
@@ -119,11 +129,8 @@ def list_jobs(
 ) -> None:
     """List your org's jobs, newest first."""
     found = session.connect().jobs(**wanted)
-    if as_json:
-        show_json([job.details for job in found])
-        return
-    rows = [_row(job) for job in found]
-    show_table(session, COLUMNS, rows, spare=("worker", "took"), none=NONE)
+    data, spare = [job.details for job in found], ("worker", "took")
+    show_list(session, as_json, found, COLUMNS, data=data, spare=spare, none=NONE)
 
 
 @jobs.command()
@@ -280,19 +287,6 @@ def _event(event: "JobEvent", began: float) -> tuple[object, ...]:
         event.attempt or event.attempts,
         event.worker or event.model or event.queue,
         "; ".join(part for part in told if part),
-    )
-
-
-def _row(job: "Job") -> tuple[object, ...]:
-    details = job.details
-    return (
-        job.id,
-        job.status.value,
-        details.persona,
-        details.model,
-        details.worker,
-        age(details.created_at),
-        _took(details),
     )
 
 

@@ -95,7 +95,7 @@ def queues(fleet: FleetAnswer) -> ListTable:
 def jobs(fleet: FleetAnswer) -> ListTable:
     """Running jobs first, then the newest."""
     return ListTable(
-        columns=JOB_COLUMNS,
+        columns=(*JOB_COLUMNS,),
         rows=tuple(_job(job, fleet.now) for job in fleet.jobs),
         elastic="worker",
         spare=("took", "worker", "persona", "age", "model", "status"),
