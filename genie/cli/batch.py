@@ -1,5 +1,6 @@
 """``genie batch``: submit, list, show, wait, results and cancel."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -14,7 +15,7 @@ from genie.cli.output import (
     show_card,
     show_done,
     show_json,
-    show_table,
+    show_list,
 )
 from genie.cli.values import age, when
 from genie.contracts.batch import BatchState
@@ -23,7 +24,15 @@ from genie.errors import JobFailed
 if TYPE_CHECKING:
     from genie.sdk.batches import Batch, BatchOptions, BatchRequests, BatchResult
 
-COLUMNS = ("batch", "status", "done", "failed", "total", "model", "age")
+COLUMNS: dict[str, Callable[["Batch"], object]] = {
+    "batch": lambda batch: batch.id,
+    "status": lambda batch: batch.status.value,
+    "done": lambda batch: batch.counts.completed,
+    "failed": lambda batch: batch.counts.failed,
+    "total": lambda batch: batch.counts.total,
+    "model": lambda batch: batch.details.model,
+    "age": lambda batch: age(batch.details.created_at),
+}
 PAGE = click.IntRange(1, 100)
 NONE = "no batches; `genie batch submit FILE` makes one"
 
@@ -102,11 +111,8 @@ def list_batches(
 ) -> None:
     """List your org's batches, newest first."""
     found = session.connect().batches.list(limit=limit, after=after)
-    if as_json:
-        show_json([one.details for one in found])
-        return
-    rows = [_row(one) for one in found]
-    show_table(session, COLUMNS, rows, spare=("model", "age"), none=NONE)
+    data, spare = [one.details for one in found], ("model", "age")
+    show_list(session, as_json, found, COLUMNS, data=data, spare=spare, none=NONE)
 
 
 @batch.command()
@@ -192,19 +198,6 @@ def _plain(one: "BatchResult") -> dict[str, object]:
         "text": one.result.text if one.result else None,
         "error": error and {"code": error.error_code, "message": error.message},
     }
-
-
-def _row(found: "Batch") -> tuple[object, ...]:
-    details, counts = found.details, found.counts
-    return (
-        found.id,
-        found.status.value,
-        counts.completed,
-        counts.failed,
-        counts.total,
-        details.model,
-        age(details.created_at),
-    )
 
 
 def _card(found: "Batch") -> list[tuple[str, object]]:

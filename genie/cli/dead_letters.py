@@ -1,5 +1,6 @@
 """``genie dead-letters``: list, show, replay and discard dead letters."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
@@ -13,14 +14,22 @@ from genie.cli.output import (
     show_card,
     show_done,
     show_json,
-    show_table,
+    show_list,
 )
 from genie.cli.values import age, when
 
 if TYPE_CHECKING:
     from genie.api_types import DeadLetterAnswer
 
-COLUMNS = ("letter", "queue", "model", "class", "reason", "age", "bytes")
+COLUMNS: dict[str, Callable[["DeadLetterAnswer"], object]] = {
+    "letter": lambda letter: letter.id,
+    "queue": lambda letter: letter.queue,
+    "model": lambda letter: letter.model,
+    "class": lambda letter: letter.work_class,
+    "reason": lambda letter: letter.reason,
+    "age": lambda letter: age(letter.died_at),
+    "bytes": lambda letter: letter.size_bytes,
+}
 NONE = "no dead letters: every message could be served"
 
 
@@ -35,22 +44,8 @@ def dead_letters() -> None:
 def list_letters(session: CommandSession, as_json: bool) -> None:
     """List your org's dead letters, oldest first, without their text."""
     found = session.connect().dead_letters()
-    if as_json:
-        show_json(found)
-        return
-    rows = [
-        (
-            letter.id,
-            letter.queue,
-            letter.model,
-            letter.work_class,
-            letter.reason,
-            age(letter.died_at),
-            letter.size_bytes,
-        )
-        for letter in found
-    ]
-    show_table(session, COLUMNS, rows, spare=("bytes", "queue", "class"), none=NONE)
+    spare = ("bytes", "queue", "class")
+    show_list(session, as_json, found, COLUMNS, spare=spare, none=NONE)
 
 
 @dead_letters.command()

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
 from rich.text import Text
 
 from genie import catalog, env, logs
+from genie.cli import tables
+from genie.cli.fleet import model_state
 from genie.cli.up import port as port_option
 from genie.cli.up import stop_on_signals
 from genie.errors import GenieError, JobTimeout
@@ -221,15 +222,15 @@ class DemoRun:
         )
 
     def _table(self) -> None:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        names = ("persona", "model", "worker", "locality", "tokens", "tokens/s")
-        for name in names:
-            table.add_column(name, justify="right" if "tokens" in name else "left")
-        for a in self._story.answers:
-            cells = (a.persona, a.model, a.worker, a.locality, a.tokens, a.tokens_per_s)
-            table.add_row(*(str(cell) for cell in cells))
+        columns = ("persona", "model", "worker", "locality", "tokens", "tokens/s")
+        rows = [
+            (a.persona, a.model, a.worker, a.locality, a.tokens, a.tokens_per_s)
+            for a in self._story.answers
+        ]
+        table = tables.ListTable(columns=columns, rows=rows)
+        found = tables.fit(table, rows, self._console.width)
         self._console.print()
-        self._console.print(table)
+        self._console.print(tables.build(table, rows, found or {}))
 
 
 def tasks() -> tuple[DemoTask, ...]:
@@ -281,16 +282,11 @@ def _state(worker: "WorkerAnswer") -> str:
         placed = ", ".join(p.model for p in worker.placements)
         plan = f"; the planner wants [bold]{placed}[/] there" if placed else ""
         return f"worker [bold]{worker.name}[/] joined; it holds no model yet{plan}"
-    return "; ".join(_model_state(worker, index) for index in range(len(worker.models)))
-
-
-def _model_state(worker: "WorkerAnswer", index: int) -> str:
-    model = worker.models[index]
-    done = "" if model.progress is None else f" {model.progress * 100:.0f} %"
-    error = f": [red]{model.error}[/]" if model.error else ""
-    stage = "" if model.stage is None else f", {model.stage}"
-    state = f"{model.state.value}{done}{stage}"
-    return f"{worker.name}: [bold]{model.model}[/] is {state}{error}"
+    return "; ".join(
+        f"{worker.name}: [bold]{model.model}[/] is {model_state(model)}"
+        + (f": [red]{model.error}[/]" if model.error else "")
+        for model in worker.models
+    )
 
 
 def _farewell(console: Console, fleet: "EmbeddedFleet") -> None:

@@ -89,9 +89,9 @@ def checks(session: CommandSession) -> Iterator[Check]:
     yield python()
     settings, problem = _settings()
     if problem is not None:
-        yield fail("settings", problem)
+        yield fail("settings", problem.message)
     else:
-        yield Check(name="settings", verdict=Verdict.OK, detail="readable")
+        yield ok("settings", "readable")
         yield from cloud(session)
     if settings.broker_url is not None:
         yield broker(settings.broker_url)
@@ -106,7 +106,7 @@ def python() -> Check:
     """Reports the interpreter and the release."""
     found = ".".join(str(part) for part in sys.version_info[:3])
     detail = f"{found}, genie-fleet {__version__}"
-    return Check(name="python", verdict=Verdict.OK, detail=detail)
+    return ok("python", detail)
 
 
 def cloud(session: CommandSession) -> Iterator[Check]:
@@ -115,17 +115,16 @@ def cloud(session: CommandSession) -> Iterator[Check]:
         client = session.connect()
         health = client.health()
     except GenieError as error:
-        yield fail("cloud", error)
+        yield fail("cloud", error.message)
         return
     release = f", release {health.version}" if health.version else ""
-    yield Check(name="cloud", verdict=Verdict.OK, detail=f"{client.url}{release}")
+    yield ok("cloud", f"{client.url}{release}")
     for name, state in health.checks.items():
-        is_ok = state == "ok"
-        yield Check(
-            name=f"cloud {name}",
-            verdict=Verdict.OK if is_ok else Verdict.FAIL,
-            detail=state,
-            next_step="" if is_ok else "fix this where the cloud runs",
+        found = f"{state}; fix this where the cloud runs"
+        yield (
+            ok(f"cloud {name}", state)
+            if state == "ok"
+            else fail(f"cloud {name}", found)
         )
     yield key(client)
 
@@ -135,35 +134,29 @@ def key(client: "Client") -> Check:
     try:
         models = client.models()
     except GenieError as error:
-        return fail("key", error)
+        return fail("key", error.message)
     ready = [model.id for model in models if model.genie.ready]
     if ready:
         detail = f"valid; ready: {', '.join(ready)}"
-        return Check(name="key", verdict=Verdict.OK, detail=detail)
-    return Check(
-        name="key",
-        verdict=Verdict.WARN,
-        detail=f"valid; none of {len(models)} models is ready",
-        next_step="add a machine with `genie worker join`, or wait for the first load",
+        return ok("key", detail)
+    return warn(
+        "key",
+        f"valid; none of {len(models)} models is ready",
+        "add a machine with `genie worker join`, or wait for the first load",
     )
 
 
 def broker(url: str) -> Check:
     """Checks the login at the broker; never shows the password."""
     if url.startswith("memory:"):
-        return Check(name="broker", verdict=Verdict.OK, detail="in this process")
+        return ok("broker", "in this process")
     try:
         where = login(url)
     except ModuleNotFoundError:
         return _absent("broker", "pika", "cloud")
     except OSError as error:
-        return Check(
-            name="broker",
-            verdict=Verdict.FAIL,
-            detail=str(error),
-            next_step="start RabbitMQ, or fix GENIE_BROKER_URL",
-        )
-    return Check(name="broker", verdict=Verdict.OK, detail=where)
+        return fail("broker", f"{error}; start RabbitMQ, or fix GENIE_BROKER_URL")
+    return ok("broker", where)
 
 
 def login(url: str) -> str:
@@ -201,8 +194,8 @@ def database(url: str) -> Check:
             schema.check(found)
             detail = f"{found.dialect}, schema{schema.fitness(found)}"
     except GenieError as error:
-        return fail("database", error)
-    return Check(name="database", verdict=Verdict.OK, detail=detail)
+        return fail("database", error.message)
+    return ok("database", detail)
 
 
 def gpus() -> Check:
@@ -215,12 +208,11 @@ def gpus() -> Check:
         return _absent("gpus", error.name or "gpustat", "worker")
     if found:
         listed = ", ".join(f"{g.name} {size(g.memory_total_bytes)}" for g in found)
-        return Check(name="gpus", verdict=Verdict.OK, detail=listed)
-    return Check(
-        name="gpus",
-        verdict=Verdict.WARN,
-        detail="none; a worker here serves small models from CPU memory",
-        next_step="for more, install NVIDIA's driver or join a machine with a GPU",
+        return ok("gpus", listed)
+    return warn(
+        "gpus",
+        "none; a worker here serves small models from CPU memory",
+        "for more, install NVIDIA's driver or join a machine with a GPU",
     )
 
 
@@ -231,12 +223,11 @@ def disk() -> Check:
     free = shutil.disk_usage(existing).free
     detail = f"{size(free)} free under {folder}"
     if free >= ROOM_BYTES:
-        return Check(name="disk", verdict=Verdict.OK, detail=detail)
-    return Check(
-        name="disk",
-        verdict=Verdict.WARN,
-        detail=detail,
-        next_step="free some, or set GENIE_MODELS_DIR to a folder on a larger disk",
+        return ok("disk", detail)
+    return warn(
+        "disk",
+        detail,
+        "free some, or set GENIE_MODELS_DIR to a folder on a larger disk",
     )
 
 
@@ -248,18 +239,26 @@ def model_cache() -> Check:
         return _absent("models", error.name or "filelock", "worker")
     stored = ModelStore(env.models()).ls()
     detail = ", ".join(f"{one.id} {size(one.size_bytes)}" for one in stored)
-    return Check(name="models", verdict=Verdict.OK, detail=detail or "none pulled yet")
+    return ok("models", detail or "none pulled yet")
 
 
-def fail(name: str, error: GenieError) -> Check:
-    """A failed check from an error of ours, with its next step."""
-    detail, _, step = error.message.rpartition("; ")
-    return Check(
-        name=name,
-        verdict=Verdict.FAIL,
-        detail=" ".join((detail or step).split()),
-        next_step=" ".join(step.split()) if detail else "",
-    )
+def ok(name: str, detail: str) -> Check:
+    """A check that found what is needed."""
+    return Check(name=name, verdict=Verdict.OK, detail=detail)
+
+
+def warn(name: str, detail: str, step: str) -> Check:
+    """A check that found less than one may want, and the next step."""
+    return Check(name=name, verdict=Verdict.WARN, detail=detail, next_step=step)
+
+
+def fail(name: str, message: str) -> Check:
+    """A failed check; after its last semicolon the message says the next step."""
+    detail, _, step = " ".join(message.split()).rpartition("; ")
+    verdict = Verdict.FAIL
+    if not detail:
+        return Check(name=name, verdict=verdict, detail=step)
+    return Check(name=name, verdict=verdict, detail=detail, next_step=step)
 
 
 def _settings() -> tuple[DoctorSettings, SettingsError | None]:
@@ -273,9 +272,5 @@ def _settings() -> tuple[DoctorSettings, SettingsError | None]:
 
 
 def _absent(name: str, package: str, extra: str) -> Check:
-    return Check(
-        name=name,
-        verdict=Verdict.WARN,
-        detail=f"not checked: {package} is not installed",
-        next_step=f"install Genie Fleet with its extra [{extra}]",
-    )
+    step = f"install Genie Fleet with its extra [{extra}]"
+    return warn(name, f"not checked: {package} is not installed", step)

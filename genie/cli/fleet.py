@@ -1,18 +1,35 @@
 """``genie workers`` and ``genie queues``: the fleet at a glance."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
 
-from genie.cli.output import CommandSession, as_json, show_json, show_table
+from genie.cli.output import CommandSession, as_json, show_list
 from genie.cli.values import short, size, span, took
 from genie.contracts.fleet import ModelState
 
 if TYPE_CHECKING:
-    from genie.api_types import WorkerAnswer
+    from genie.api_types import QueueAnswer, WorkerAnswer, WorkerModel
 
-WORKER_COLUMNS = ("worker", "state", "queues", "memory", "models", "heard", "id")
-QUEUE_COLUMNS = ("queue", "model", "class", "waiting", "consumers", "oldest", "SLA")
+WORKER_COLUMNS: dict[str, Callable[["WorkerAnswer"], object]] = {
+    "worker": lambda worker: worker.name,
+    "state": lambda worker: worker.state,
+    "queues": lambda worker: worker.queues,
+    "memory": lambda one: memory(one),  # noqa: PLW0108  # defined below
+    "models": lambda one: held(one),  # noqa: PLW0108  # defined below
+    "heard": lambda worker: ago(worker.last_heartbeat_s),
+    "id": lambda worker: worker.id,
+}
+QUEUE_COLUMNS: dict[str, Callable[["QueueAnswer"], object]] = {
+    "queue": lambda queue: queue.queue,
+    "model": lambda queue: queue.model,
+    "class": lambda queue: queue.work_class,
+    "waiting": lambda queue: queue.waiting,
+    "consumers": lambda queue: queue.consumers,
+    "oldest": lambda queue: took(queue.oldest_s),
+    "SLA": lambda queue: None if queue.sla_s is None else short(queue.sla_s),
+}
 NO_WORKER = "no workers; `genie worker token` makes a token for a machine to join with"
 NO_QUEUE = "no queues yet: no model has been placed or asked for"
 
@@ -23,23 +40,8 @@ NO_QUEUE = "no queues yet: no model has been placed or asked for"
 def workers(session: CommandSession, as_json: bool) -> None:
     """List the fleet's workers and the models they hold; needs an admin key."""
     found = session.connect().workers()
-    if as_json:
-        show_json(found)
-        return
-    rows = [
-        (
-            worker.name,
-            worker.state,
-            worker.queues,
-            memory(worker),
-            held(worker),
-            ago(worker.last_heartbeat_s),
-            worker.id,
-        )
-        for worker in found
-    ]
     spare = ("queues", "memory", "heard")
-    show_table(session, WORKER_COLUMNS, rows, spare=spare, none=NO_WORKER)
+    show_list(session, as_json, found, WORKER_COLUMNS, spare=spare, none=NO_WORKER)
 
 
 @click.command()
@@ -48,22 +50,7 @@ def workers(session: CommandSession, as_json: bool) -> None:
 def queues(session: CommandSession, as_json: bool) -> None:
     """List the queues, their depth and their oldest request; needs an admin key."""
     found = session.connect().queues()
-    if as_json:
-        show_json(found)
-        return
-    rows = [
-        (
-            queue.queue,
-            queue.model,
-            queue.work_class,
-            queue.waiting,
-            queue.consumers,
-            took(queue.oldest_s),
-            None if queue.sla_s is None else short(queue.sla_s),
-        )
-        for queue in found
-    ]
-    show_table(session, QUEUE_COLUMNS, rows, none=NO_QUEUE)
+    show_list(session, as_json, found, QUEUE_COLUMNS, none=NO_QUEUE)
 
 
 def memory(worker: "WorkerAnswer") -> str:
@@ -79,15 +66,20 @@ def memory(worker: "WorkerAnswer") -> str:
 
 def held(worker: "WorkerAnswer") -> str:
     """Each model on the worker, with its state unless that is ready."""
-    listed = []
-    for model in worker.models:
-        if model.state is ModelState.READY:
-            listed.append(model.model)
-            continue
-        share = f" {model.progress:.0%}" if model.progress is not None else ""
-        stage = "" if model.stage is None else f", {model.stage}"
-        listed.append(f"{model.model} ({model.state.value}{share}{stage})")
-    return ", ".join(listed)
+    return ", ".join(
+        model.model
+        if model.state is ModelState.READY
+        else f"{model.model} ({model_state(model)})"
+        for model in worker.models
+    )
+
+
+def model_state(model: "WorkerModel") -> str:
+    """A model's state, with how far it is and at which stage."""
+    is_loading = model.progress is not None and model.state is not ModelState.READY
+    share = f" {model.progress:.0%}" if is_loading else ""
+    stage = "" if model.stage is None else f", {model.stage}"
+    return f"{model.state.value}{share}{stage}"
 
 
 def ago(age_s: float | None) -> str:

@@ -1,5 +1,6 @@
 """``genie jobs``: list, show, wait, follow, retry, cancel, retention."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Unpack
 
@@ -10,6 +11,7 @@ from genie.cli import hints
 from genie.cli.ask import show_result
 from genie.cli.output import (
     CommandSession,
+    F,
     ListGroup,
     as_json,
     detaching,
@@ -17,6 +19,7 @@ from genie.cli.output import (
     show_card,
     show_done,
     show_json,
+    show_list,
     show_table,
 )
 from genie.cli.values import DisplayValue, age, cell, took, when
@@ -30,7 +33,15 @@ if TYPE_CHECKING:
     from genie.sdk.verbs import JobListFilters, RetryFilters
 
 EVENT_COLUMNS = ("when", "after", "event", "attempt", "where", "why")
-COLUMNS = ("job", "status", "persona", "model", "worker", "age", "took")
+COLUMNS: dict[str, Callable[["Job"], object]] = {
+    "job": lambda job: job.id,
+    "status": lambda job: job.status.value,
+    "persona": lambda job: job.details.persona,
+    "model": lambda job: job.details.model,
+    "worker": lambda job: job.details.worker,
+    "age": lambda job: age(job.details.created_at),
+    "took": lambda job: _took(job.details),
+}
 NONE = 'no jobs; `genie submit "…"` makes one'
 
 STATES = click.Choice([state.value for state in JobState])
@@ -71,6 +82,31 @@ def since(text: str, now: datetime) -> float:
     return datetime.fromisoformat(text).astimezone().timestamp()
 
 
+FILTERS = (
+    click.option(
+        "-p", "--persona", shell_complete=hints.persona, help="Only this kind of work."
+    ),
+    click.option("-m", "--model", shell_complete=hints.model, help="Only this model."),
+    click.option("--label", help="Only jobs submitted with this label."),
+    click.option(
+        "-w",
+        "--worker",
+        shell_complete=hints.worker,
+        help="Only this worker, by name or id.",
+    ),
+    click.option(
+        "--since", type=SinceParam(), help="Only after this: 30m, 2h, 7d or a date."
+    ),
+)
+
+
+def filters(command: F) -> F:
+    """Give a command the options that choose jobs."""
+    for option in reversed(FILTERS):
+        command = option(command)
+    return command
+
+
 @click.group(cls=ListGroup)
 def jobs() -> None:
     """List, show, follow, retry and cancel jobs; without a verb, list them.
@@ -81,20 +117,7 @@ def jobs() -> None:
 
 @jobs.command("list")
 @click.option("--state", type=STATES, help="Only jobs in this state.")
-@click.option(
-    "-p", "--persona", shell_complete=hints.persona, help="Only this kind of work."
-)
-@click.option("-m", "--model", shell_complete=hints.model, help="Only this model.")
-@click.option("--label", help="Only jobs submitted with this label.")
-@click.option(
-    "-w",
-    "--worker",
-    shell_complete=hints.worker,
-    help="Only this worker, by name or id.",
-)
-@click.option(
-    "--since", type=SinceParam(), help="Only after this: 30m, 2h, 7d or a date."
-)
+@filters
 @click.option("--limit", type=PAGE, default=20, show_default=True, help=MOST)
 @click.option(
     "--after", metavar="JOB", shell_complete=hints.job, help="List jobs after this one."
@@ -102,15 +125,12 @@ def jobs() -> None:
 @as_json
 @click.pass_obj
 def list_jobs(
-    session: CommandSession, as_json: bool, **filters: Unpack["JobListFilters"]
+    session: CommandSession, as_json: bool, **wanted: Unpack["JobListFilters"]
 ) -> None:
     """List your org's jobs, newest first."""
-    found = session.connect().jobs(**filters)
-    if as_json:
-        show_json([job.details for job in found])
-        return
-    rows = [_row(job) for job in found]
-    show_table(session, COLUMNS, rows, spare=("worker", "took"), none=NONE)
+    found = session.connect().jobs(**wanted)
+    data, spare = [job.details for job in found], ("worker", "took")
+    show_list(session, as_json, found, COLUMNS, data=data, spare=spare, none=NONE)
 
 
 @jobs.command()
@@ -193,20 +213,7 @@ def events(session: CommandSession, job_id: str, as_json: bool) -> None:
 @click.option(
     "--state", type=RETRIED, help="With --all: failed and timeout by default."
 )
-@click.option(
-    "-p", "--persona", shell_complete=hints.persona, help="Only this kind of work."
-)
-@click.option("-m", "--model", shell_complete=hints.model, help="Only this model.")
-@click.option("--label", help="Only jobs submitted with this label.")
-@click.option(
-    "-w",
-    "--worker",
-    shell_complete=hints.worker,
-    help="Only this worker, by name or id.",
-)
-@click.option(
-    "--since", type=SinceParam(), help="Only after this: 30m, 2h, 7d or a date."
-)
+@filters
 @click.option("--limit", type=PAGE, default=100, show_default=True, help=MOST)
 @as_json
 @click.pass_obj
@@ -215,7 +222,7 @@ def retry(
     job_ids: tuple[str, ...],
     is_all: bool,
     as_json: bool,
-    **filters: Unpack["RetryFilters"],
+    **wanted: Unpack["RetryFilters"],
 ) -> None:
     """Submit unsuccessful jobs again, as new jobs.
 
@@ -229,7 +236,7 @@ def retry(
         job = client.retry_job(job_id)
         show_done(session, as_json, job, (job_id, strip_job_id_prefix(job.id)))
     if is_all:
-        _retry_all(session, client, filters, as_json)
+        _retry_all(session, client, wanted, as_json)
 
 
 @jobs.command()
@@ -280,19 +287,6 @@ def _event(event: "JobEvent", began: float) -> tuple[object, ...]:
         event.attempt or event.attempts,
         event.worker or event.model or event.queue,
         "; ".join(part for part in told if part),
-    )
-
-
-def _row(job: "Job") -> tuple[object, ...]:
-    details = job.details
-    return (
-        job.id,
-        job.status.value,
-        details.persona,
-        details.model,
-        details.worker,
-        age(details.created_at),
-        _took(details),
     )
 
 

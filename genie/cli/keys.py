@@ -1,7 +1,10 @@
 """``genie keys``: list, create and revoke API keys."""
 
+from collections.abc import Callable
+
 import click
 
+from genie.api_types import KeyAnswer
 from genie.cli import hints
 from genie.cli.output import (
     CommandSession,
@@ -10,11 +13,19 @@ from genie.cli.output import (
     note,
     show_done,
     show_json,
-    show_table,
+    show_list,
 )
 from genie.cli.values import age, when
 
-COLUMNS = ("key", "name", "prefix", "admin", "models", "age", "revoked")
+COLUMNS: dict[str, Callable[[KeyAnswer], object]] = {
+    "key": lambda key: key.id,
+    "name": lambda key: key.name,
+    "prefix": lambda key: key.prefix,
+    "admin": lambda key: key.is_admin,
+    "models": lambda key: "all" if key.allowed_models is None else key.allowed_models,
+    "age": lambda key: age(key.created_at),
+    "revoked": lambda key: when(key.revoked_at),
+}
 
 
 @click.group(cls=ListGroup)
@@ -28,22 +39,8 @@ def keys() -> None:
 def list_keys(session: CommandSession, as_json: bool) -> None:
     """List the keys, without their secrets."""
     found = session.connect().keys()
-    if as_json:
-        show_json(found)
-        return
-    rows = [
-        (
-            key.id,
-            key.name,
-            key.prefix,
-            key.is_admin,
-            "all" if key.allowed_models is None else key.allowed_models,
-            age(key.created_at),
-            when(key.revoked_at),
-        )
-        for key in found
-    ]
-    show_table(session, COLUMNS, rows, spare=("models", "age", "admin"), none="no keys")
+    spare = ("models", "age", "admin")
+    show_list(session, as_json, found, COLUMNS, spare=spare, none="no keys")
 
 
 @keys.command()

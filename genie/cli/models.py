@@ -1,6 +1,7 @@
 """``genie models`` and ``genie personas``: the catalog, and models on this disk."""
 
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
@@ -13,6 +14,7 @@ from genie.cli.output import (
     quiet,
     show_done,
     show_json,
+    show_list,
     show_table,
 )
 from genie.cli.values import figure, size
@@ -20,8 +22,10 @@ from genie.cli.values import figure, size
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from genie.api_types import ModelAnswer, PersonaAnswer
     from genie.contracts.model import ModelSpec
     from genie.memory import FitEstimate, MemoryPool
+    from workers.files.files import StoredModel
 
 FIT_COLUMNS = (
     *("place", "quant", "context", "slots", "weights", "kv cache", "overhead"),
@@ -29,7 +33,26 @@ FIT_COLUMNS = (
 )
 NO_MODEL = "no models: this key may use none of the catalog's"
 NONE_HERE = "no models on this machine's disk; `genie models pull MODEL` fetches one"
-COLUMNS = ("model", "ready on", "parameters", "context", "license", "personas")
+COLUMNS: dict[str, Callable[["ModelAnswer"], object]] = {
+    "model": lambda model: model.id,
+    "ready on": lambda model: holders(model.genie.workers),
+    "parameters": lambda model: figure(count(model.genie.parameters)),
+    "context": lambda model: model.genie.context,
+    "license": lambda model: model.genie.license,
+    "personas": lambda model: model.genie.personas,
+}
+PERSONA_COLUMNS: dict[str, Callable[["PersonaAnswer"], object]] = {
+    "persona": lambda one: one.id,
+    "tier": lambda one: one.tier,
+    "floor": lambda one: one.floor,
+    "ladder": lambda one: one.ladder,
+}
+DISK_COLUMNS: dict[str, Callable[["StoredModel"], object]] = {
+    "model": lambda one: one.id,
+    "size": lambda one: figure(size(one.size_bytes)),
+    "source": lambda one: one.source,
+    "path": lambda one: one.path,
+}
 
 
 @click.group(invoke_without_command=True)
@@ -41,21 +64,8 @@ def models(ctx: click.Context, as_json: bool) -> None:
         return
     session: CommandSession = ctx.obj
     found = session.connect().models()
-    if as_json:
-        show_json(found)
-        return
-    rows = [
-        (
-            model.id,
-            holders(model.genie.workers),
-            figure(count(model.genie.parameters)),
-            model.genie.context,
-            model.genie.license,
-            model.genie.personas,
-        )
-        for model in found
-    ]
-    show_table(session, COLUMNS, rows, spare=("license", "personas"), none=NO_MODEL)
+    spare = ("license", "personas")
+    show_list(session, as_json, found, COLUMNS, spare=spare, none=NO_MODEL)
 
 
 @models.command()
@@ -100,23 +110,16 @@ def ls(session: CommandSession, as_json: bool) -> None:
     from workers.files.files import ModelStore
 
     stored = ModelStore(folder()).ls()
-    if as_json:
-        show_json(
-            [
-                {
-                    "id": one.id,
-                    "size_bytes": one.size_bytes,
-                    "source": one.source,
-                    "path": str(one.path),
-                }
-                for one in stored
-            ]
-        )
-        return
-    rows = [
-        (one.id, figure(size(one.size_bytes)), one.source, one.path) for one in stored
+    data = [
+        {
+            "id": one.id,
+            "size_bytes": one.size_bytes,
+            "source": one.source,
+            "path": str(one.path),
+        }
+        for one in stored
     ]
-    show_table(session, ("model", "size", "source", "path"), rows, none=NONE_HERE)
+    show_list(session, as_json, stored, DISK_COLUMNS, data=data, none=NONE_HERE)
 
 
 @models.command()
@@ -200,12 +203,8 @@ def rm(session: CommandSession, models: tuple[str, ...], as_json: bool) -> None:
 def personas(session: CommandSession, as_json: bool) -> None:
     """List the personas and their ladders of models, smallest first."""
     found = session.connect().personas()
-    if as_json:
-        show_json(found)
-        return
-    rows = [(one.id, one.tier, one.floor, one.ladder) for one in found]
-    columns = ("persona", "tier", "floor", "ladder")
-    show_table(session, columns, rows, none="no personas in the cloud's catalog")
+    none = "no personas in the cloud's catalog"
+    show_list(session, as_json, found, PERSONA_COLUMNS, none=none)
 
 
 def spec_of(model: str, catalog: str | None) -> "ModelSpec":

@@ -2,7 +2,7 @@
 
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
@@ -57,6 +57,7 @@ def _names_no_verb(args: list[str]) -> bool:
 
 
 F = TypeVar("F", bound=Callable[..., object])
+T = TypeVar("T")
 
 CLI_RETRY_S = 2.0
 """At a terminal an unreachable cloud should be reported soon."""
@@ -115,9 +116,27 @@ def show_table(
         for line in found:
             click.echo("\t".join(map(plain, line)))
     elif found:
-        tables.draw(columns, found, spare)
+        tables.draw(tables.ListTable(columns=columns, rows=found, spare=spare))
     elif none:
         note(none)
+
+
+def show_list(
+    session: CommandSession,
+    as_json: bool,
+    found: Sequence[T],
+    columns: Mapping[str, Callable[[T], object]],
+    *,
+    data: object = None,
+    spare: Sequence[str] = (),
+    none: str = "",
+) -> None:
+    """A list: ``data`` as JSON, or a table of ``columns``, which say their values."""
+    if as_json:
+        show_json(found if data is None else data)
+        return
+    rows = [[value(one) for value in columns.values()] for one in found]
+    show_table(session, [*columns], rows, spare=spare, none=none)
 
 
 def show_card(session: CommandSession, pairs: Sequence[tuple[str, object]]) -> None:

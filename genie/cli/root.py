@@ -30,7 +30,7 @@ from genie.errors import GenieError
 COMMANDS: dict[str, tuple[str, str]] = {
     "up": ("genie.cli.up:up", "Start a whole fleet on this machine."),
     "demo": ("genie.cli.demo:demo", "Start a fleet and watch it work."),
-    "top": ("genie.cli.top.command:top", "Watch the fleet work, on one screen."),
+    "top": ("genie.cli.top:top", "Watch the fleet work, on one screen."),
     "ask": ("genie.cli.ask:ask", "Ask a question and print the answer."),
     "submit": ("genie.cli.ask:submit", "Submit a question as a job."),
     "jobs": ("genie.cli.jobs:jobs", "List, show, follow, retry and cancel jobs."),

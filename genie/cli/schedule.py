@@ -1,5 +1,6 @@
 """``genie schedule``: add, list, show, run, pause, resume and rm."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Unpack, cast
 
 import click
@@ -13,6 +14,7 @@ from genie.cli.output import (
     show_card,
     show_done,
     show_json,
+    show_list,
     show_table,
 )
 from genie.cli.values import when
@@ -21,7 +23,14 @@ if TYPE_CHECKING:
     from genie.api_types import RunAnswer
     from genie.sdk.schedules import Schedule, ScheduleOptions
 
-COLUMNS = ("schedule", "cron", "timezone", "next run", "state", "trouble")
+COLUMNS: dict[str, Callable[["Schedule"], object]] = {
+    "schedule": lambda one: one.name,
+    "cron": lambda one: one.details.cron,
+    "timezone": lambda one: one.details.timezone,
+    "next run": lambda one: _first(one.details.next_runs),
+    "state": lambda one: "paused" if one.details.paused else "active",
+    "trouble": lambda one: one.details.trouble,
+}
 NONE = "no schedules; `genie schedule add NAME CRON PROMPT` makes one"
 RUN_COLUMNS = ("due", "status", "trigger", "job", "reason")
 
@@ -80,11 +89,8 @@ def add(
 def list_schedules(session: CommandSession, as_json: bool) -> None:
     """List your org's schedules and their next run."""
     found = session.connect().schedules()
-    if as_json:
-        show_json([one.details for one in found])
-        return
-    rows = [_row(one) for one in found]
-    show_table(session, COLUMNS, rows, spare=("timezone", "cron"), none=NONE)
+    data, spare = [one.details for one in found], ("timezone", "cron")
+    show_list(session, as_json, found, COLUMNS, data=data, spare=spare, none=NONE)
 
 
 @schedule.command()
@@ -169,20 +175,6 @@ def _card(made: "Schedule") -> list[tuple[str, object]]:
         ("webhook", details.webhook and details.webhook.url),
         ("created", when(details.created_at)),
     ]
-
-
-def _row(one: "Schedule") -> tuple[object, ...]:
-    details = one.details
-    state = "paused" if details.paused else "active"
-    following = _first(details.next_runs)
-    return (
-        one.name,
-        details.cron,
-        details.timezone,
-        following,
-        state,
-        details.trouble,
-    )
 
 
 def _run(one: "RunAnswer") -> tuple[object, ...]:

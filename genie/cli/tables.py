@@ -1,14 +1,24 @@
-"""Tables that fit their terminal and never cut a word."""
+"""Tables that fit their terminal: those that commands print, and `genie top`'s."""
 
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from genie.cli.values import cell, is_number
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
 GAP = 2
+NARROWEST = 6
+NOTHING = "–"
+"""Stands where a value is not known."""
+
 UNBROKEN = 14
 """A text up to this length stays in one line even if it has spaces."""
 
@@ -34,39 +44,89 @@ TONES = {
 """Words of state and their colours."""
 
 
-def draw(
-    columns: Sequence[str], rows: Sequence[Sequence[object]], spare: Sequence[str] = ()
-) -> None:
-    """Print a table without its empty columns.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListTable:
+    """A table: of ``spare`` columns are left out one by one while it is too wide.
 
-    If it is too wide, columns of ``spare`` are left out one by one; if
-    that is not enough, each row becomes several lines.
+    ``elastic`` is a column that may be cut, down to ``least`` characters; a table
+    without one cuts no word and becomes several lines a row instead.
     """
-    cells = [[cell(value) for value in row] for row in rows]
-    shown = [n for n in range(len(columns)) if any(line[n] for line in cells)]
-    found = fit(columns, cells, shown, spare, terminal_width())
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    spare: Sequence[str] = ()
+    elastic: str = ""
+    least: int = NARROWEST
+    none: str = ""
+
+
+def draw(table: ListTable) -> None:
+    """Print a table without its empty columns, or its rows as cards."""
+    found = fit(table, table.rows, terminal_width())
     if found is None:
-        _draw_cards(columns, cells, shown)
+        _draw_cards(table)
         return
-    numeric = {n for n in shown if all(is_number(r[n]) for r in rows if cell(r[n]))}
-    _draw_table(columns, cells, found, numeric)
+    # one column more than needed: a table as wide as its terminal is not wrapped
+    total = max(terminal_width(), sum(found.values()) + GAP * len(found))
+    print_lines(build(table, table.rows, found), total)
 
 
 def fit(
-    columns: Sequence[str],
-    cells: Sequence[Sequence[str]],
-    shown: Sequence[int],
-    spare: Sequence[str],
-    available: int,
+    table: ListTable, rows: Sequence[Sequence[object]], available: int
 ) -> dict[int, int] | None:
-    """The columns that fit, with their widths; None when none do."""
-    for left_out in range(len(spare) + 1):
-        kept = [n for n in shown if columns[n] not in spare[:left_out]]
-        texts = [[columns[n], *(line[n] for line in cells)] for n in kept]
-        found = widths(texts, available)
-        if found is not None:
-            return dict(zip(kept, found, strict=True))
+    """The columns that fit for these rows, with their widths; None when none do."""
+    cells = [[cell(value) for value in row] for row in rows]
+    texts: dict[int, list[str]] = {}
+    for left_out in range(len(table.spare) + 1):
+        gone = table.spare[:left_out]
+        texts = {
+            n: [name, *(line[n] for line in cells)]
+            for n, name in enumerate(table.columns)
+            if name not in gone and any(line[n] for line in cells)
+        }
+        if table.elastic:
+            found, is_whole = _shortened(table, texts, available, table.least)
+            if is_whole:
+                return found
+        elif (listed := widths([*texts.values()], available)) is not None:
+            return dict(zip(texts, listed, strict=True))
+    if table.elastic:
+        return _shortened(table, texts, available, NARROWEST)[0]
     return None
+
+
+def build(
+    table: ListTable, rows: Sequence[Sequence[object]], found: dict[int, int]
+) -> "Table":
+    """These rows as rich draws them, in columns of the widths ``found``."""
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    for n, width in found.items():
+        column = drawn.add_column
+        column(table.columns[n], width=width, **_manner(table, [r[n] for r in rows]))
+    for row in rows:
+        drawn.add_row(
+            *(
+                value
+                if isinstance(value := row[n], Text)
+                else Text(cell(value), style=TONES.get(cell(value), ""))
+                for n in found
+            )
+        )
+    return drawn
+
+
+def print_lines(drawn: "RenderableType", width: int) -> None:
+    """Print what rich draws in ``width`` columns, without blanks at the ends."""
+    from rich.console import Console
+
+    console = Console(file=sys.stdout, markup=False, highlight=False, width=width)
+    with console.capture() as text:
+        console.print(drawn)
+    for line in text.get().splitlines():
+        click.echo(line.rstrip())
 
 
 def widths(texts: Sequence[Sequence[str]], available: int) -> list[int] | None:
@@ -111,38 +171,37 @@ def _least(text: str) -> int:
     return max(map(_wide, text.split()), default=0)
 
 
-def _draw_table(
-    columns: Sequence[str],
-    cells: Sequence[Sequence[str]],
-    found: dict[int, int],
-    numeric: set[int],
-) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for index, width in found.items():
-        justify = "right" if index in numeric else "left"
-        table.add_column(columns[index], width=width, justify=justify)  # type: ignore[arg-type]  # a Literal to mypy only when written out
-    for line in cells:
-        table.add_row(*(Text(line[n], style=TONES.get(line[n], "")) for n in found))
-    # one column more than needed: a table as wide as its terminal is not wrapped
-    total = max(terminal_width(), sum(found.values()) + GAP * len(found))
-    console = Console(file=sys.stdout, markup=False, highlight=False, width=total)
-    with console.capture() as drawn:
-        console.print(table)
-    for line in drawn.get().splitlines():
-        click.echo(line.rstrip())
+def _shortened(
+    table: ListTable, texts: dict[int, list[str]], available: int, least: int
+) -> tuple[dict[int, int], bool]:
+    """The widths with the elastic column shortened, and whether they fit then."""
+    found = {n: max(map(_wide, column)) for n, column in texts.items()}
+    over = max(0, sum(found.values()) + GAP * (len(found) - 1) - available)
+    elastic = table.columns.index(table.elastic)
+    less = min(over, max(0, found.get(elastic, 0) - least))
+    if less:
+        found[elastic] -= less
+    return found, less == over
 
 
-def _draw_cards(
-    columns: Sequence[str], cells: Sequence[Sequence[str]], shown: Sequence[int]
-) -> None:
-    longest = max(len(columns[n]) for n in shown)
+def _manner(table: ListTable, column: Sequence[object]) -> dict[str, Any]:
+    """How rich draws a column: numbers on the right, cut if the table cuts."""
+    told = [value for value in column if cell(value) not in ("", NOTHING)]
+    is_numeric = bool(told) and all(map(is_number, told))
+    return {
+        "justify": "right" if is_numeric else "left",
+        "no_wrap": bool(table.elastic),
+        "overflow": "ellipsis" if table.elastic else "fold",
+    }
+
+
+def _draw_cards(table: ListTable) -> None:
+    cells = [[cell(value) for value in row] for row in table.rows]
+    shown = [n for n in range(len(table.columns)) if any(line[n] for line in cells)]
+    longest = max(len(table.columns[n]) for n in shown)
     for number, line in enumerate(cells):
         if number:
             click.echo()
-        for index in shown:
-            if line[index]:
-                click.echo(f"{columns[index]:<{longest + GAP}}{line[index]}")
+        for n in shown:
+            if line[n]:
+                click.echo(f"{table.columns[n]:<{longest + GAP}}{line[n]}")

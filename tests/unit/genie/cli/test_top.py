@@ -22,8 +22,8 @@ from genie.api_types import (
     WorkerAnswer,
     WorkerModel,
 )
-from genie.cli.top import frames
-from genie.cli.top.command import FleetWatcher
+from genie.cli import top
+from genie.cli.top import FleetWatcher
 from genie.contracts.fleet import ModelState
 from genie.contracts.inference import JobState
 from genie.errors import Unauthorized
@@ -110,7 +110,7 @@ def drawn(
 ) -> list[str]:
     console = Console(width=width, height=height, color_system=None)
     with console.capture() as captured:
-        console.print(frames.frame(fleet, url=URL, width=width, height=height, **words))
+        console.print(top.frame(fleet, url=URL, width=width, height=height, **words))
     return [line.rstrip() for line in captured.get().splitlines()]
 
 

@@ -1,11 +1,21 @@
-"""One frame of ``genie top``: its tables, laid out for a size of terminal."""
+"""``genie top``: the fleet as it works, on one screen, until a person leaves."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+import os
+import select
+import signal
+import sys
+import termios
+import threading
+import time
+import tty
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
+import click
 from rich.cells import cell_len
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -19,49 +29,37 @@ from genie.api_types import (
     WorkerAnswer,
     WorkerModel,
 )
-from genie.cli.tables import GAP, TONES
-from genie.cli.values import DisplayValue, cell, is_number, short, size, span, took
+from genie.cli import tables
+from genie.cli.fleet import NO_QUEUE, NO_WORKER, model_state
+from genie.cli.jobs import COLUMNS as JOB_COLUMNS
+from genie.cli.output import CommandSession, as_json, show_json
+from genie.cli.tables import GAP, NOTHING, ListTable
+from genie.cli.values import DisplayValue, short, size, span, took
 from genie.contracts.fleet import ModelState
 from genie.contracts.inference import JobState, WorkClass
+from genie.errors import GenieError, Unavailable
+
+if TYPE_CHECKING:
+    from genie.sdk.client import Client
 
 BAR = 10
-NOTHING = "–"
 ALMOST_FULL, BUSY = 0.9, 0.7
 WORST_FIRST = ("lost", "offline", "quarantined", "late", "draining", "online")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TablePart:
-    """A table of the frame. ``elastic`` is the column that may be shortened."""
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[object, ...], ...]
-    elastic: str
-    least: int = 6
-    """A shorter elastic column would be useless."""
-
-    spare: tuple[str, ...] = ()
-    none: str = ""
-
-    @property
-    def height(self) -> int:
-        """The lines of the whole table, heading included."""
-        return 1 + max(1, len(self.rows))
-
-
-def workers(fleet: FleetAnswer) -> TablePart:
+def workers(fleet: FleetAnswer) -> ListTable:
     """The machines, the worst state first."""
     found = sorted(fleet.workers, key=lambda w: (_badness(w.state), w.name))
-    return TablePart(
+    return ListTable(
         columns=("worker", "state", "memory", "load", "running", "heard"),
         rows=tuple(row for worker in found for row in _worker(fleet, worker)),
         elastic="worker",
         spare=("heard", "load", "running", "memory"),
-        none="no workers; `genie worker token` makes a token to join with",
+        none=NO_WORKER,
     )
 
 
-def models(fleet: FleetAnswer) -> TablePart:
+def models(fleet: FleetAnswer) -> ListTable:
     """Every model on every worker, the busiest first."""
     held = [
         (worker, model)
@@ -70,7 +68,7 @@ def models(fleet: FleetAnswer) -> TablePart:
         if model.state is not ModelState.ABSENT
     ]
     held.sort(key=lambda pair: (-_busy(fleet, *pair), pair[1].model, pair[0].name))
-    return TablePart(
+    return ListTable(
         columns=("model", "on", "state", "slots", "waiting", "tokens/s", "error"),
         rows=tuple(_model(fleet, worker, model) for worker, model in held),
         elastic="on",
@@ -79,25 +77,25 @@ def models(fleet: FleetAnswer) -> TablePart:
     )
 
 
-def queues(fleet: FleetAnswer) -> TablePart:
+def queues(fleet: FleetAnswer) -> ListTable:
     """The queues by model and class, the deepest first."""
     groups: dict[tuple[str, str], list[QueueAnswer]] = {}
     for queue in fleet.queues:
         groups.setdefault((queue.queue, queue.model or ""), []).append(queue)
     found = sorted(groups.values(), key=lambda group: -sum(q.waiting for q in group))
-    return TablePart(
+    return ListTable(
         columns=("queue", "model", *map(str, WorkClass), "oldest", "SLA"),
         rows=tuple(_queue(group) for group in found),
         elastic="queue",
         spare=("SLA", "queue", "job", "oldest"),
-        none="no queues yet",
+        none=NO_QUEUE,
     )
 
 
-def jobs(fleet: FleetAnswer) -> TablePart:
+def jobs(fleet: FleetAnswer) -> ListTable:
     """Running jobs first, then the newest."""
-    return TablePart(
-        columns=("job", "status", "persona", "model", "worker", "age", "took"),
+    return ListTable(
+        columns=(*JOB_COLUMNS,),
         rows=tuple(_job(job, fleet.now) for job in fleet.jobs),
         elastic="worker",
         spare=("took", "worker", "persona", "age", "model", "status"),
@@ -105,9 +103,9 @@ def jobs(fleet: FleetAnswer) -> TablePart:
     )
 
 
-def routes(fleet: FleetAnswer) -> TablePart:
+def routes(fleet: FleetAnswer) -> ListTable:
     """Where the work of each persona goes."""
-    return TablePart(
+    return ListTable(
         columns=("persona", "goes to", "share", "TTFT p95", "because"),
         rows=tuple(_route(found) for found in fleet.routes),
         elastic="because",
@@ -179,11 +177,6 @@ def _load(device: GpuAnswer | HostAnswer | None) -> str:
 def _model(
     fleet: FleetAnswer, worker: WorkerAnswer, model: WorkerModel
 ) -> tuple[object, ...]:
-    state = model.state.value
-    if model.progress is not None and model.state is not ModelState.READY:
-        state = f"{state} {model.progress:.0%}"
-    if model.stage is not None:
-        state = f"{state}, {model.stage}"
     ready = model.state is ModelState.READY
     slots: object = NOTHING
     if ready and model.slots:
@@ -192,7 +185,7 @@ def _model(
     return (
         model.model,
         worker.name,
-        state,
+        model_state(model),
         slots,
         model.waiting if ready else None,
         model.tokens_per_s if ready else None,
@@ -257,7 +250,6 @@ WIDE = 150
 SIDE, MAIN, BETWEEN = 62, 103, 3
 """The least width of the right side, the most of the left, and the gap."""
 
-NARROWEST = 6
 HEAD_ROWS = 2
 FEWEST_ROWS = 2
 """Rows that every part keeps while another has more."""
@@ -309,15 +301,19 @@ def shares(heights: Sequence[int], room: int) -> list[int]:
     return given
 
 
-def _is_airy(listed: Sequence[TablePart], room: int | None) -> bool:
+def _height(part: ListTable) -> int:
+    return 1 + max(1, len(part.rows))  # the heading, and a row or a word
+
+
+def _is_airy(listed: Sequence[ListTable], room: int | None) -> bool:
     """True when there is room for a blank line before each part."""
-    return room is None or room >= sum(part.height + 1 for part in listed)
+    return room is None or room >= sum(_height(part) + 1 for part in listed)
 
 
 def _stacked(
-    listed: Sequence[TablePart], width: int, room: int | None, spaced: bool
+    listed: Sequence[ListTable], width: int, room: int | None, spaced: bool
 ) -> RenderableType:
-    heights = [part.height for part in listed]
+    heights = [_height(part) for part in listed]
     left = sum(heights) if room is None else room - spaced * len(listed)
     given = shares(heights, max(left, FEWEST_ROWS * len(listed)))
     lines: list[RenderableType] = []
@@ -343,76 +339,16 @@ def _beside(fleet: FleetAnswer, width: int, room: int | None) -> RenderableType:
     return grid
 
 
-def _drawn(part: TablePart, width: int, rows: int) -> RenderableType:
+def _drawn(part: ListTable, width: int, rows: int) -> RenderableType:
     if not part.rows:
         heading = Text("  ".join(part.columns), style="bold", no_wrap=True)
         return Group(heading, Text(part.none, style="dim", overflow="ellipsis"))
     shown = part.rows if len(part.rows) <= rows else part.rows[: max(0, rows - 1)]
-    kept = _kept(part, shown, width)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for index, room in kept.items():
-        _add_column(table, part.columns[index], room, [row[index] for row in shown])
-    for row in shown:
-        table.add_row(*(_shown(row[index]) for index in kept))
+    table = tables.build(part, shown, tables.fit(part, shown, width) or {})
     if len(shown) == len(part.rows):
         return table
     more = f"… {len(part.rows) - len(shown)} more"
     return Group(table, Text(more, style="dim"))
-
-
-def _add_column(table: Table, name: str, width: int, column: Sequence[object]) -> None:
-    values = [value for value in column if cell(_bare(value)) not in ("", NOTHING)]
-    numeric = bool(values) and all(map(is_number, values))
-    justify: Literal["left", "right"] = "right" if numeric else "left"
-    table.add_column(
-        name, justify=justify, width=width, no_wrap=True, overflow="ellipsis"
-    )
-
-
-def _kept(
-    part: TablePart, rows: Sequence[Sequence[object]], width: int
-) -> dict[int, int]:
-    """The columns that fit, with their widths; all but the elastic one stay whole."""
-    found: dict[int, int] = {}
-    for left_out in range(len(part.spare) + 1):
-        gone = part.spare[:left_out]
-        names = enumerate(part.columns)
-        told = [n for n, name in names if name not in gone and _is_told(rows, n)]
-        found = {n: _width(part, n, rows) for n in told}
-        if not _shorten(found, part, width, part.least):
-            return found
-    _shorten(found, part, width, NARROWEST)
-    return found
-
-
-def _shorten(found: dict[int, int], part: TablePart, width: int, least: int) -> int:
-    """Shorten the elastic column so that all fit; returns the excess left."""
-    over = max(0, sum(found.values()) + GAP * (len(found) - 1) - width)
-    elastic = part.columns.index(part.elastic)
-    less = min(over, max(0, found.get(elastic, 0) - least))
-    if less:
-        found[elastic] -= less
-    return over - less
-
-
-def _is_told(rows: Sequence[Sequence[object]], index: int) -> bool:
-    return any(cell(_bare(row[index])) for row in rows)
-
-
-def _width(part: TablePart, index: int, rows: Sequence[Sequence[object]]) -> int:
-    texts = [part.columns[index], *(cell(_bare(row[index])) for row in rows)]
-    return max(map(cell_len, texts))
-
-
-def _bare(value: object) -> object:
-    return value.plain if isinstance(value, Text) else value
-
-
-def _shown(value: object) -> Text:
-    if isinstance(value, Text):
-        return value
-    text = cell(value)
-    return Text(text, style=TONES.get(text, ""))
 
 
 def _title(fleet: FleetAnswer, url: str, width: int, hint: str) -> Text:
@@ -448,3 +384,171 @@ def _figures(fleet: FleetAnswer) -> Text:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+TICK_S = 0.1
+"""How soon a key or a resized terminal is noticed."""
+
+LEAVE = frozenset("qQ\x03\x04")
+"""q, Ctrl-C and Ctrl-D."""
+
+
+class FleetWatcher:
+    """Reads the fleet in a thread of its own, so that keys never wait for it."""
+
+    def __init__(self, client: "Client", *, jobs: int, every_s: float) -> None:
+        self.fleet: FleetAnswer | None = None
+        self.seen_at = time.monotonic()
+        self.away: Unavailable | None = None
+        self.fatal: GenieError | None = None
+        self._client, self._jobs, self._every_s = client, jobs, every_s
+        self._stop = threading.Event()
+
+    def start(self, first: FleetAnswer) -> None:
+        """Start from a first snapshot."""
+        self.fleet = first
+        # a daemon: quitting must not wait for an answer that hangs
+        threading.Thread(target=self._run, name="genie-top", daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop reading."""
+        self._stop.set()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._every_s) and self.fatal is None:
+            self._look()
+
+    def _look(self) -> None:
+        try:
+            self.fleet = self._client.fleet(jobs=self._jobs)
+        except Unavailable as error:  # it may come back; the last snapshot stays
+            self.away = error
+        except GenieError as error:
+            self.fatal = error
+        else:
+            self.seen_at, self.away = time.monotonic(), None
+
+
+class AlternateScreen:
+    """The alternate screen of a terminal; restores the terminal at its end."""
+
+    def __init__(self, client: "Client", *, jobs: int, every_s: float) -> None:
+        self._url = client.url
+        self._watch = FleetWatcher(client, jobs=jobs, every_s=every_s)
+        self._console = Console(file=sys.stdout, highlight=False)
+
+    def run(self, first: FleetAnswer) -> None:
+        """Draw until the person quits; raises the cloud's final refusals."""
+        self._watch.start(first)
+        # the terminal is restored when we are told to end, too
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        live = Live(console=self._console, screen=True, auto_refresh=False)
+        try:
+            with keys() as pressed, live:
+                self._draw_until(pressed, live)
+        except KeyboardInterrupt:
+            pass  # how people quit such a screen
+        finally:
+            self._watch.stop()
+        if self._watch.fatal is not None:
+            raise self._watch.fatal
+
+    def _draw_until(self, pressed: "KeyboardInput", live: Live) -> None:
+        shown: object = None
+        while self._watch.fatal is None:
+            old = self._age() if self._watch.away else ""
+            now = (self._watch.fleet, self._console.size, old)
+            if now != shown:
+                live.update(self._frame(pressed.hint), refresh=True)
+                shown = now
+            if LEAVE.intersection(pressed.wait(TICK_S)):
+                return
+
+    def _frame(self, hint: str) -> RenderableType:
+        fleet, (width, height) = self._watch.fleet, self._console.size
+        if fleet is None:
+            return Text("looking …")
+        away = self._watch.away
+        trouble = "" if away is None else f"as of {self._age()} ago: {away.message}"
+        return frame(
+            fleet,
+            url=self._url,
+            width=width,
+            height=height,
+            hint=hint,
+            trouble=trouble,
+        )
+
+    def _age(self) -> str:
+        return span(time.monotonic() - self._watch.seen_at)
+
+
+class KeyboardInput:
+    """Reads keys without Enter; none where there is no keyboard."""
+
+    def __init__(self, descriptor: int | None) -> None:
+        self._descriptor = descriptor
+        self.hint = "Ctrl-C leaves" if descriptor is None else "q leaves"
+
+    def wait(self, seconds: float) -> str:
+        """The keys typed within ``seconds``; returns as soon as there is one."""
+        if self._descriptor is None:
+            time.sleep(seconds)
+            return ""
+        ready, _, _ = select.select([self._descriptor], [], [], seconds)
+        if not ready:
+            return ""
+        # an empty read: the terminal is gone, and nobody looks any more
+        return os.read(self._descriptor, 64).decode(errors="replace") or "q"
+
+
+@contextmanager
+def keys() -> Iterator[KeyboardInput]:
+    """The keyboard, key by key; restored at the end."""
+    if not sys.stdin or not sys.stdin.isatty():
+        yield KeyboardInput(None)
+        return
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+    try:
+        tty.setcbreak(descriptor)
+        yield KeyboardInput(descriptor)
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+PLAIN_WIDTH = 120
+"""The width of a frame in a pipe."""
+
+EVERY_S = click.FloatRange(0.5, 60)
+JOBS = 40
+"""Jobs to read: as many as the tallest terminals show."""
+
+
+@click.command()
+@click.option("--once", is_flag=True, help="Print one frame and exit.")
+@click.option(
+    "--every",
+    "every_s",
+    type=EVERY_S,
+    default=2.0,
+    show_default=True,
+    help="Seconds between refreshes.",
+)
+@as_json
+@click.pass_obj
+def top(session: CommandSession, once: bool, every_s: float, as_json: bool) -> None:
+    """Watch the fleet work: machines, models, queues, jobs and where work goes.
+
+    q or Ctrl-C quits. In a pipe, and with --once, one whole frame is printed; --json
+    prints the snapshot behind it. Needs an admin key.
+    """
+    client = session.connect()
+    first = client.fleet(jobs=JOBS)
+    if as_json:
+        show_json(first)
+    elif once or not session.is_terminal():
+        width = tables.terminal_width(PLAIN_WIDTH)
+        tables.print_lines(frame(first, url=client.url, width=width), width)
+    else:
+        AlternateScreen(client, jobs=JOBS, every_s=every_s).run(first)

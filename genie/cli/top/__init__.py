@@ -1,1 +1,0 @@
-"""``genie top``: the fleet at work, live on one screen."""
