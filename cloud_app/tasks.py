@@ -79,7 +79,7 @@ def bury(ctx: Context) -> dict[str, int]:
 
 def drive(ctx: Context) -> dict[str, int]:
     """Take every batch a step further."""
-    return {"written": driver.drive(ctx).written}
+    return {"written": driver.drive(ctx)}
 
 
 def fire(ctx: Context) -> dict[str, int]:

@@ -4,17 +4,16 @@ The brain runs them: see `cloud_app.batches.driver`.
 """
 
 import re
+from collections.abc import Iterable
 from datetime import timedelta
+from typing import Any
 
 from cloud_app import store
 from cloud_app.context import Context
 from cloud_app.files import files
 from cloud_app.store.records import BatchRecord, KeyRecord, NewBatch
-from genie import logs
 from genie.contracts.batch import BatchState
 from genie.errors import BadRequest, Conflict, NotFound
-
-log = logs.logger("batches")
 
 PREFIX = "batch_"
 LONGEST = timedelta(hours=24)
@@ -111,16 +110,22 @@ def find(
 def cancel(ctx: Context, key: KeyRecord, batch_id: str) -> BatchRecord:
     """Stop a batch; finished answers are kept. An ended batch stays as it is."""
     batch = get(ctx, key, batch_id)
-    with ctx.db.session() as session:
-        store.batches.move(
-            session,
-            batch.id,
-            OPEN,
-            state=BatchState.CANCELLING.value,
-            closing=BatchState.CANCELLED.value,
-            cancelling_at=ctx.now(),
-        )
+    closing = BatchState.CANCELLED.value
+    move(ctx, batch, OPEN, BatchState.CANCELLING, closing=closing)
     return get(ctx, key, batch.id)
+
+
+def move(
+    ctx: Context,
+    batch: BatchRecord,
+    before: Iterable[BatchState],
+    after: BatchState,
+    **values: Any,
+) -> None:
+    """Change the state of a batch that is in one of the states ``before``."""
+    values[f"{after.value}_at"] = ctx.now()
+    with ctx.db.session() as session:
+        store.batches.move(session, batch.id, before, state=after.value, **values)
 
 
 def _record(ctx: Context, new: NewBatch) -> BatchRecord:

@@ -70,11 +70,7 @@ class LineRequest:
 
 
 def split_lines(
-    source: BinaryIO,
-    *,
-    offset: int,
-    after_line: int,
-    most_bytes: int,
+    source: BinaryIO, *, most_bytes: int, offset: int = 0, after_line: int = 0
 ) -> Iterator[BatchLine]:
     """The lines from a byte offset on; ``after_line`` is the previous line's number.
 

@@ -189,7 +189,7 @@ def upload(
     file = record(
         ctx,
         stored,
-        file_id=file_id,
+        id=file_id,
         org_id=key.org.id,
         key_id=key.id,
         purpose=purpose,
@@ -207,7 +207,6 @@ def upload(
 def record(ctx: Context, stored: StoredObject, **given: str) -> FileRecord:
     """The record of a stored file."""
     now = ctx.now()
-    given["id"] = given.pop("file_id")
     return FileRecord(
         **given,
         size_bytes=stored.size_bytes,
