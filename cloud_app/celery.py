@@ -14,7 +14,7 @@ from celery.beat import Service
 from celery.worker import WorkController, state
 from celery.worker.consumer import Consumer
 
-from cloud_app import beat, context, store, tasks
+from cloud_app import context, store, tasks
 from cloud_app.bus import OutcomeConsumer
 from cloud_app.context import Context
 from cloud_app.jobs import lifecycle
@@ -46,7 +46,7 @@ def _settled(read: ReadSettings) -> dict[str, object]:
     settings = read()
     return {
         **broker_settings(settings.broker_url),
-        "beat_schedule": beat.entries(settings),
+        "beat_schedule": tasks.beat_schedule(settings),
     }
 
 

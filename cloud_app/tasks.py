@@ -5,43 +5,36 @@ the database, and doing it twice changes nothing.
 """
 
 from collections.abc import Callable
+from typing import TypedDict
 
 import celery
 
 from cloud_app import context
-from cloud_app.api import orders
 from cloud_app.batches import driver
 from cloud_app.brain.views import Liveness
 from cloud_app.context import Context
 from cloud_app.files import files
 from cloud_app.fleet import placement, watch
 from cloud_app.jobs import dead_letters, job_json, lifecycle
-from cloud_app.schedules import fire as schedules_due
+from cloud_app.schedules import schedules
+from cloud_app.settings import CloudSettings
 from cloud_app.webhooks import webhooks
 from genie import logs, topology
 from genie.errors import Unavailable
 
 log = logs.logger("tasks")
 
+
+class BeatEntry(TypedDict):
+    """One line of beat's schedule."""
+
+    task: str
+    schedule: float
+    options: dict[str, float]
+
+
 TaskFunction = Callable[[Context], dict[str, int]]
 """Does the work; gives the counts worth logging, zeros are not."""
-
-
-def register(app: celery.Celery) -> None:
-    """Add every task to ``app``, under the names of `genie.topology`."""
-    tasks: dict[str, TaskFunction] = {
-        topology.TASK_GATHER: gather,
-        topology.TASK_PLACE: place,
-        topology.TASK_RELAY: relay,
-        topology.TASK_SWEEP: sweep,
-        topology.TASK_BURY: bury,
-        topology.TASK_DRIVE: drive,
-        topology.TASK_FIRE: fire,
-        topology.TASK_TELL: tell,
-        topology.TASK_TIDY: tidy,
-    }
-    for name, run in tasks.items():
-        app.task(_task(name, run), name=name, ignore_result=True, shared=False)
 
 
 def gather(ctx: Context) -> dict[str, int]:
@@ -84,7 +77,7 @@ def drive(ctx: Context) -> dict[str, int]:
 
 def fire(ctx: Context) -> dict[str, int]:
     """Start the runs of schedules that are due."""
-    return {"started": schedules_due.fire(ctx, orders.of_request)}
+    return {"started": schedules.fire(ctx)}
 
 
 def tell(ctx: Context) -> dict[str, int]:
@@ -95,6 +88,42 @@ def tell(ctx: Context) -> dict[str, int]:
 def tidy(ctx: Context) -> dict[str, int]:
     """Remove what uploads left behind that never came to an end."""
     return {"removed": files.tidy(ctx)}
+
+
+EVERY_S: dict[str, tuple[TaskFunction, float | None]] = {
+    topology.TASK_GATHER: (gather, 10.0),
+    topology.TASK_PLACE: (place, None),
+    topology.TASK_RELAY: (relay, 5.0),
+    topology.TASK_SWEEP: (sweep, 30.0),
+    topology.TASK_BURY: (bury, 10.0),
+    topology.TASK_DRIVE: (drive, 1.0),
+    topology.TASK_FIRE: (fire, 5.0),
+    topology.TASK_TELL: (tell, 2.0),
+    topology.TASK_TIDY: (tidy, 3600.0),
+}
+"""Every task and the seconds between two runs; None: as the settings say."""
+
+
+def register(app: celery.Celery) -> None:
+    """Add every task to ``app``, under the names of `genie.topology`."""
+    for name, (run, _seconds) in EVERY_S.items():
+        app.task(_task(name, run), name=name, ignore_result=True, shared=False)
+
+
+def beat_schedule(settings: CloudSettings) -> dict[str, BeatEntry]:
+    """Beat's schedule: every task by name and seconds.
+
+    A message expires when the next one is due: a brain that was away need not catch up
+    on missed runs, since every run looks at everything.
+    """
+    every = {
+        name: seconds or settings.place_every_s
+        for name, (_run, seconds) in EVERY_S.items()
+    }
+    return {
+        name: {"task": name, "schedule": every_s, "options": {"expires": every_s}}
+        for name, every_s in every.items()
+    }
 
 
 def _task(name: str, run: TaskFunction) -> Callable[[], None]:
