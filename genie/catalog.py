@@ -225,35 +225,17 @@ def _wrong_persona(
 
 
 def _spec(entry: _ModelEntry) -> ModelSpec:
-    return ModelSpec(
-        id=entry.id,
-        family=entry.family,
-        parameters=entry.parameters,
-        license=entry.license,
-        source=entry.source,
-        context_max=entry.context_max,
-        layers=entry.layers,
-        kv_heads=entry.kv_heads,
-        head_dim=entry.head_dim,
-        capabilities=entry.capabilities,
-        quants=tuple(_quant(entry, quant) for quant in entry.quants),
-        files=tuple(ModelFile(name=n, sha256=d) for n, d in entry.files.items()),
-        engine=entry.engine,
-        enabled=entry.enabled,
-        pooling=entry.pooling,
-        tool_format=entry.tool_format,
-    )
+    fields = msgspec.structs.asdict(entry)
+    fields["quants"] = tuple(_quant(entry, quant) for quant in entry.quants)
+    fields["files"] = tuple(ModelFile(name=n, sha256=d) for n, d in entry.files.items())
+    return ModelSpec(**fields)
 
 
 def _quant(entry: _ModelEntry, quant: _QuantEntry) -> Quant:
-    estimate = entry.parameters * DTYPE_BYTES.get(quant.dtype, 2)
-    weight_bytes = estimate if quant.weight_bytes is None else quant.weight_bytes
-    return Quant(
-        name=quant.name,
-        dtype=quant.dtype,
-        weight_bytes=weight_bytes,
-        devices=quant.devices,
-    )
+    fields = msgspec.structs.asdict(quant)
+    if quant.weight_bytes is None:
+        fields["weight_bytes"] = entry.parameters * DTYPE_BYTES.get(quant.dtype, 2)
+    return Quant(**fields)
 
 
 def _line(source: str, name: str) -> int:

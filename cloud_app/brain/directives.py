@@ -43,7 +43,6 @@ def _load(placement: PlacementView) -> Directive:
         kind=DirectiveKind.LOAD,
         model=placement.model,
         quant=placement.quant,
-        fingerprint=placement.fingerprint,
     )
 
 

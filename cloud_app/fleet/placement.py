@@ -1,7 +1,7 @@
 """Places models: reads the fleet, lets the brain plan, writes the differences."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 
 from sqlmodel import Session
@@ -41,15 +41,6 @@ def place(ctx: Context) -> PlacementPlan:
         _nudge(ctx, changes)
     _tell(plan)
     return plan
-
-
-def preview(ctx: Context) -> PlacementPlan:
-    """What `place` would do now; writes nothing and tells nobody."""
-    gone = _gone(ctx)
-    with ctx.db.reading() as session:
-        fleet = liveness.without(registry.read_fleet(ctx, session), gone)
-        demanded = _demand(ctx, session, fleet)
-    return planner.plan(fleet, demanded, ctx.catalog, fleet.as_of)
 
 
 def demand(ctx: Context) -> tuple[DemandView, ...]:
@@ -122,19 +113,8 @@ def _write(session: Session, changes: dict[str, PlacementDiff]) -> None:
         if dropped:
             store.placements.drop(session, worker_id, dropped)
         for placement in written:
-            store.placements.write(session, _record(worker_id, placement))
-
-
-def _record(worker_id: str, placement: PlacementView) -> PlacementRecord:
-    return PlacementRecord(
-        worker_id=worker_id,
-        model=placement.model,
-        quant=placement.quant,
-        slots=placement.slots,
-        context=placement.context,
-        reason=placement.reason,
-        since=placement.since,
-    )
+            record = PlacementRecord(worker_id=worker_id, **asdict(placement))
+            store.placements.write(session, record)
 
 
 def _nudge(ctx: Context, worker_ids: Iterable[str]) -> None:

@@ -5,13 +5,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from cloud_app.brain import liveness
-from cloud_app.brain.views import (
-    FleetView,
-    Liveness,
-    ModelView,
-    PlacementView,
-    WorkerView,
-)
+from cloud_app.brain.views import FleetView, Liveness, PlacementView, WorkerView
 from cloud_app.store.records import PlacementRecord, WorkerRecord
 from genie import engines, memory
 from genie.catalog import Catalog
@@ -77,7 +71,7 @@ def worker_view(
         disk_free_bytes=status.host.disk_free_bytes,
         draining=status.draining,
         quarantined=worker.quarantined_at is not None,
-        models=tuple(_model_view(model) for model in status.models),
+        models=status.models,
         placements=placements,
     )
 
@@ -163,19 +157,3 @@ def _full_bytes(
         engine=facts.get(spec.engine),
     )
     return need.total
-
-
-def _model_view(model: ModelStatus) -> ModelView:
-    return ModelView(
-        model=model.model,
-        quant=model.quant,
-        state=model.state,
-        fingerprint=model.fingerprint,
-        slots=model.slots,
-        context=model.context,
-        in_flight=model.in_flight,
-        tokens_per_s=model.tokens_per_s,
-        peak_bytes=model.peak_bytes,
-        failed_until=model.retry_at,
-        error=model.error,
-    )

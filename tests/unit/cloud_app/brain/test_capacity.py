@@ -94,7 +94,7 @@ def test_the_context_never_shrinks_below_what_is_asked() -> None:
 def test_a_full_disk_is_refused_unless_the_files_are_there() -> None:
     full = replace(worker(), disk_free_bytes=GB // 10)
     assert "of disk" in refused(fit(SMALL, full)).reasons[0]
-    cached = replace(ready(SMALL.id), state=ModelState.ON_DISK)
+    cached = msgspec.structs.replace(ready(SMALL.id), state=ModelState.ON_DISK)
     assert isinstance(fit(SMALL, replace(full, models=(cached,))), Fit)
     own = msgspec.structs.replace(SMALL, source="path:/models/small")
     assert isinstance(fit(own, full), Fit)
@@ -110,8 +110,12 @@ def test_a_measured_peak_counts_when_it_is_more_than_the_arithmetic() -> None:
     spot = placement(SMALL.id)
     quant = SMALL.quants[0]
     need = memory.need(SMALL, quant, slots=spot.slots, context=spot.context).total
-    low = replace(worker(), models=(replace(ready(SMALL.id), peak_bytes=1),))
-    high = replace(worker(), models=(replace(ready(SMALL.id), peak_bytes=9 * GB),))
+    low = replace(
+        worker(), models=(msgspec.structs.replace(ready(SMALL.id), peak_bytes=1),)
+    )
+    high = replace(
+        worker(), models=(msgspec.structs.replace(ready(SMALL.id), peak_bytes=9 * GB),)
+    )
     assert capacity.held_bytes(SMALL, low, spot) == need
     assert capacity.held_bytes(SMALL, high, spot) == 9 * GB
 

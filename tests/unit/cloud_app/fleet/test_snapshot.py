@@ -70,7 +70,7 @@ def test_no_host_offers_more_than_it_has(free: float, held: list[int]) -> None:
 def test_a_failure_and_its_retry_time_are_part_of_the_view() -> None:
     failed = _model(ModelState.FAILED, error="out of memory", retry_at=NOON)
     (model,) = _view(_beat(failed)).models
-    assert (model.error, model.failed_until) == ("out of memory", NOON)
+    assert (model.error, model.retry_at) == ("out of memory", NOON)
 
 
 def test_a_clock_set_back_makes_nobody_late() -> None:
