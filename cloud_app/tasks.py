@@ -14,7 +14,7 @@ from cloud_app.batches import driver
 from cloud_app.brain.views import Liveness
 from cloud_app.context import Context
 from cloud_app.files import files
-from cloud_app.fleet import placement, watch
+from cloud_app.fleet import placement, registry
 from cloud_app.jobs import dead_letters, job_json, lifecycle
 from cloud_app.schedules import schedules
 from cloud_app.settings import CloudSettings
@@ -39,7 +39,7 @@ TaskFunction = Callable[[Context], dict[str, int]]
 
 def gather(ctx: Context) -> dict[str, int]:
     """See who went silent; a lost worker that is back is planned for at once."""
-    report = watch.gather(ctx)
+    report = registry.gather(ctx)
     if any(change.was == Liveness.LOST for change in report.transitions):
         placement.place(ctx)
     return {"changed": len(report.transitions), "released": report.released}

@@ -68,34 +68,20 @@ def fit(
             need = memory.need(spec, quant, slots=slots, context=context, engine=engine)
             if need.total <= free:
                 return Fit(quant=quant, slots=slots, context=context, need=need)
-    least = smallest(spec, worker.device, engine=engine, min_context=min_context)
+    least = smallest(spec, worker.device, engine, min_context)
     has = f"{worker.name} has {gigabytes(max(0, free))}"
     return NoFit(reasons=(f"needs {gigabytes(least)} and {has}",))
 
 
 def smallest(
-    spec: ModelSpec,
-    device: str,
-    *,
-    engine: EngineFacts | None = None,
-    min_context: int = 0,
+    spec: ModelSpec, device: str, engine: EngineFacts, min_context: int = 0
 ) -> int:
-    """Least bytes any quant of ``spec`` takes on ``device``; 0 without a quant."""
-    engine = engine or engines.assumed(spec.engine)
+    """Least bytes that any quant of ``spec`` takes on a ``device`` that suits it."""
     *_, (slots, context) = _shapes(spec, device, engine, min_context)
-    needs = (
+    return min(
         memory.need(spec, quant, slots=slots, context=context, engine=engine).total
         for quant in _quants(spec, device, engine)
     )
-    return min(needs, default=0)
-
-
-def would_fit(spec: ModelSpec) -> str:
-    """The smallest machine that could hold ``spec``, in words."""
-    devices = sorted({device for quant in spec.quants for device in quant.devices})
-    sizes = [f"{gigabytes(smallest(spec, d))} of {d} memory" for d in devices]
-    needs = " or ".join(sizes)
-    return f"a worker with the {spec.engine} engine and {needs}"
 
 
 def held_bytes(spec: ModelSpec, worker: WorkerView, placement: PlacementView) -> int:

@@ -42,13 +42,11 @@ class WorkerView:
 
     id: str
     name: str
-    org: str
     queues: tuple[str, ...]
     liveness: Liveness
     age_s: float
     device: str
     memory_bytes: int
-    gpus: tuple[int, ...] = ()
     engines: tuple[EngineFacts, ...] = ()
     disk_free_bytes: int = 0
     draining: bool = False

@@ -60,13 +60,11 @@ def worker_view(
     return WorkerView(
         id=worker.id,
         name=worker.name,
-        org=worker.org.slug,
         queues=worker.queues,
         liveness=liveness.liveness(age_s, heartbeat_s),
         age_s=age_s,
         device="cuda" if gpus else "cpu",
         memory_bytes=sum(gpus) if gpus else host_bytes(status, catalog, described),
-        gpus=gpus,
         engines=described,
         disk_free_bytes=status.host.disk_free_bytes,
         draining=status.draining,

@@ -62,7 +62,7 @@ def test_a_model_too_big_is_refused_with_both_sizes() -> None:
 
 def test_a_model_that_takes_all_there_is_fits_and_a_byte_more_does_not() -> None:
     # One slot of the least context: nothing smaller could be loaded instead.
-    least = capacity.smallest(CODER, "cuda")
+    least = capacity.smallest(CODER, "cuda", engines.assumed(CODER.engine))
     assert fitted(fit(CODER, gpu(), free_bytes=least)).need.total == least
     assert isinstance(fit(CODER, gpu(), free_bytes=least - 1), NoFit)
 
@@ -123,11 +123,6 @@ def test_a_measured_peak_counts_when_it_is_more_than_the_arithmetic() -> None:
 def test_a_quant_the_catalog_no_longer_has_counts_as_measured() -> None:
     spot = replace(placement(SMALL.id), quant="gone", since=NOW)
     assert capacity.held_bytes(SMALL, worker(), spot) == 0
-
-
-def test_what_would_fit_is_said_in_words() -> None:
-    said = capacity.would_fit(CODER)
-    assert said == "a worker with the transformers engine and 17.2 GB of cuda memory"
 
 
 @given(

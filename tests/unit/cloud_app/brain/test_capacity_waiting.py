@@ -14,7 +14,6 @@ HELD = ModelStatus(model="m", quant="q", state=ModelState.READY, tokens_per_s=50
 WORKER = WorkerView(
     id="w",
     name="w",
-    org="acme",
     queues=("genie",),
     liveness=Liveness.ONLINE,
     age_s=0,
