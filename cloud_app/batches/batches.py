@@ -94,7 +94,12 @@ def get(ctx: Context, key: KeyRecord, batch_id: str) -> BatchRecord:
             session, key.org.id, strip_batch_id_prefix(batch_id)
         )
     if batch is None:
-        raise _unknown(batch_id)
+        raise NotFound(
+            f"there is no batch {batch_id[:64]} in this org; `genie batch list` lists "
+            "them",
+            code="batch_not_found",
+            param="batch_id",
+        )
     return batch
 
 
@@ -156,11 +161,3 @@ def _check(purpose: str, idempotency_key: str | None) -> None:
             f"Idempotency-Key must be 1 to {_MAX_KEY} printable characters",
             param="Idempotency-Key",
         )
-
-
-def _unknown(batch_id: str) -> NotFound:
-    return NotFound(
-        f"there is no batch {batch_id[:64]} in this org; `genie batch list` lists them",
-        code="batch_not_found",
-        param="batch_id",
-    )

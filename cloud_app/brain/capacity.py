@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from cloud_app.brain.views import FleetView, PlacementView, WorkerView
 from genie import engines, memory, sources
-from genie.contracts.fleet import EngineFacts, EngineMemory, ModelState
+from genie.contracts.fleet import EngineFacts, EngineMemory, ModelState, ModelStatus
 from genie.contracts.model import ModelSpec, Quant
 from genie.memory import MemoryNeed
 
@@ -86,19 +86,20 @@ def smallest(
 
 def held_bytes(spec: ModelSpec, worker: WorkerView, placement: PlacementView) -> int:
     """Bytes a placement takes: the computed need or the measured peak, if more."""
-    quant = next((q for q in spec.quants if q.name == placement.quant), None)
     seen = worker.reported(placement.model)
     peak = seen.peak_bytes if seen is not None else 0
+    return max(peak, computed_bytes(spec, placement, worker.engine(spec.engine)))
+
+
+def computed_bytes(
+    spec: ModelSpec, held: PlacementView | ModelStatus, engine: EngineFacts | None
+) -> int:
+    """Bytes a loaded model should take; 0 when the catalog no longer has its quant."""
+    quant = next((q for q in spec.quants if q.name == held.quant), None)
     if quant is None:
-        return peak
-    need = memory.need(
-        spec,
-        quant,
-        slots=placement.slots,
-        context=placement.context,
-        engine=worker.engine(spec.engine),
-    )
-    return max(peak, need.total)
+        return 0
+    slots, context = held.slots, held.context
+    return memory.need(spec, quant, slots=slots, context=context, engine=engine).total
 
 
 def slots_said(spec: ModelSpec, worker: WorkerView) -> int | None:

@@ -221,7 +221,11 @@ def get(ctx: Context, key: KeyRecord, file_id: str) -> FileRecord:
     with ctx.db.reading() as session:
         file = store.files.of_org(session, key.org.id, bare(file_id))
     if file is None:
-        raise _unknown(file_id)
+        raise NotFound(
+            f"there is no file {file_id[:64]} in this org; GET /v1/files lists them",
+            code="file_not_found",
+            param="file_id",
+        )
     return file
 
 
@@ -319,27 +323,3 @@ def _limited(pieces: Iterable[bytes], most_bytes: int) -> Iterator[bytes]:
 def _chained(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
     yield first
     yield from rest
-
-
-def _unknown(file_id: str) -> NotFound:
-    return NotFound(
-        f"there is no file {file_id[:64]} in this org; GET /v1/files lists them",
-        code="file_not_found",
-        param="file_id",
-    )
-
-
-__all__ = [
-    "PIECE_BYTES",
-    "PREFIX",
-    "bare",
-    "content",
-    "delete",
-    "expire",
-    "find",
-    "get",
-    "of",
-    "record",
-    "tidy",
-    "upload",
-]

@@ -93,9 +93,7 @@ def heartbeat(
         next_in_s=ctx.settings.heartbeat_s,
         desired=_desired(ctx, wanted),
         directives=directives.open_for(
-            map(snapshot.placement_view, wanted),
-            beat.models,
-            is_draining=beat.draining,
+            map(snapshot.placement_view, wanted), beat.models
         ),
     )
 

@@ -4,10 +4,10 @@ from collections import defaultdict
 from collections.abc import Iterable
 from datetime import datetime
 
-from cloud_app.brain import liveness
+from cloud_app.brain import capacity, liveness
 from cloud_app.brain.views import FleetView, Liveness, PlacementView, WorkerView
 from cloud_app.store.records import PlacementRecord, WorkerRecord
-from genie import engines, memory
+from genie import engines
 from genie.catalog import Catalog
 from genie.contracts.fleet import (
     EngineFacts,
@@ -143,15 +143,4 @@ def _full_bytes(
     if model.peak_bytes:
         return model.peak_bytes
     spec = catalog.models.get(model.model)
-    quants = spec.quants if spec else ()
-    quant = next((quant for quant in quants if quant.name == model.quant), None)
-    if spec is None or quant is None:
-        return 0
-    need = memory.need(
-        spec,
-        quant,
-        slots=model.slots,
-        context=model.context,
-        engine=facts.get(spec.engine),
-    )
-    return need.total
+    return capacity.computed_bytes(spec, model, facts.get(spec.engine)) if spec else 0

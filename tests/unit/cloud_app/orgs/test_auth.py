@@ -119,7 +119,7 @@ def test_a_join_token_is_good_once(cloud: Cloud) -> None:
     token = auth.create_join_token(cloud.ctx, "acme", ("genie", "org.acme"))
     with cloud.ctx.db.session() as session:
         grant = auth.redeem(session, token, cloud.clock.at)
-    assert grant == auth.JoinGrant(org=cloud.acme, queues=("genie", "org.acme"))
+    assert (grant.org, grant.queues) == (cloud.acme, ("genie", "org.acme"))
     with (
         pytest.raises(Unauthorized, match="was used before; make a new one"),
         cloud.ctx.db.session() as session,
