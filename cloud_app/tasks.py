@@ -37,7 +37,7 @@ TaskFunction = Callable[[Context], dict[str, int]]
 """Does the work; gives the counts worth logging, zeros are not."""
 
 
-def gather(ctx: Context) -> dict[str, int]:
+def _gather(ctx: Context) -> dict[str, int]:
     """See who went silent; a lost worker that is back is planned for at once."""
     report = registry.gather(ctx)
     if any(change.was == Liveness.LOST for change in report.transitions):
@@ -45,18 +45,7 @@ def gather(ctx: Context) -> dict[str, int]:
     return {"changed": len(report.transitions), "released": report.released}
 
 
-def place(ctx: Context) -> dict[str, int]:
-    """Plan where models live."""
-    plan = placement.place(ctx)
-    return {"moves": len(plan.moves)}
-
-
-def relay(ctx: Context) -> dict[str, int]:
-    """Publish what was committed and never confirmed."""
-    return {"published": lifecycle.relay(ctx)}
-
-
-def sweep(ctx: Context) -> dict[str, int]:
+def _sweep(ctx: Context) -> dict[str, int]:
     """Time out what is overdue, forget what is old."""
     report = lifecycle.sweep(ctx)
     expired = files.expire(ctx)
@@ -64,49 +53,32 @@ def sweep(ctx: Context) -> dict[str, int]:
     return {"timed_out": report.timed_out, "purged": report.purged, "files": expired}
 
 
-def bury(ctx: Context) -> dict[str, int]:
-    """Fail the jobs whose messages were dead-lettered."""
+def _bury(ctx: Context) -> dict[str, int]:
     report = dead_letters.bury(ctx)
     return {"failed": report.failed, "discarded": report.discarded}
 
 
-def drive(ctx: Context) -> dict[str, int]:
-    """Take every batch a step further."""
-    return {"written": driver.drive(ctx)}
-
-
-def fire(ctx: Context) -> dict[str, int]:
-    """Start the runs of schedules that are due."""
-    return {"started": schedules.fire(ctx)}
-
-
-def tell(ctx: Context) -> dict[str, int]:
-    """Deliver the webhooks that are due."""
+def _deliver(ctx: Context) -> dict[str, int]:
     return {"delivered": webhooks.deliver(ctx, job_json.webhook_payload)}
 
 
-def tidy(ctx: Context) -> dict[str, int]:
-    """Remove what uploads left behind that never came to an end."""
-    return {"removed": files.tidy(ctx)}
-
-
-EVERY_S: dict[str, tuple[TaskFunction, float | None]] = {
-    topology.TASK_GATHER: (gather, 10.0),
-    topology.TASK_PLACE: (place, None),
-    topology.TASK_RELAY: (relay, 5.0),
-    topology.TASK_SWEEP: (sweep, 30.0),
-    topology.TASK_BURY: (bury, 10.0),
-    topology.TASK_DRIVE: (drive, 1.0),
-    topology.TASK_FIRE: (fire, 5.0),
-    topology.TASK_TELL: (tell, 2.0),
-    topology.TASK_TIDY: (tidy, 3600.0),
+TASKS: dict[str, tuple[float | None, TaskFunction]] = {
+    topology.TASK_GATHER: (10.0, _gather),
+    topology.TASK_PLACE: (None, lambda ctx: {"moves": len(placement.place(ctx).moves)}),
+    topology.TASK_RELAY: (5.0, lambda ctx: {"published": lifecycle.relay(ctx)}),
+    topology.TASK_SWEEP: (30.0, _sweep),
+    topology.TASK_BURY: (10.0, _bury),
+    topology.TASK_DRIVE: (1.0, lambda ctx: {"written": driver.drive(ctx)}),
+    topology.TASK_FIRE: (5.0, lambda ctx: {"started": schedules.fire(ctx)}),
+    topology.TASK_TELL: (2.0, _deliver),
+    topology.TASK_TIDY: (3600.0, lambda ctx: {"removed": files.tidy(ctx)}),
 }
-"""Every task and the seconds between two runs; None: as the settings say."""
+"""Every task, after the seconds between two runs; None: as the settings say."""
 
 
 def register(app: celery.Celery) -> None:
     """Add every task to ``app``, under the names of `genie.topology`."""
-    for name, (run, _seconds) in EVERY_S.items():
+    for name, (_seconds, run) in TASKS.items():
         app.task(_task(name, run), name=name, ignore_result=True, shared=False)
 
 
@@ -118,7 +90,7 @@ def beat_schedule(settings: CloudSettings) -> dict[str, BeatEntry]:
     """
     every = {
         name: seconds or settings.place_every_s
-        for name, (_run, seconds) in EVERY_S.items()
+        for name, (seconds, _run) in TASKS.items()
     }
     return {
         name: {"task": name, "schedule": every_s, "options": {"expires": every_s}}
@@ -137,5 +109,4 @@ def _task(name: str, run: TaskFunction) -> Callable[[], None]:
         if any(counts.values()):
             log.info("task_done", task=name, **counts)
 
-    task.__doc__ = run.__doc__
     return task

@@ -143,18 +143,18 @@ def route(
     only when no known worker could serve it either, were all of them back, or when it
     is too long for those that are here: they would be given it all the same.
     """
-    found = _now(request, fleet, catalog)
+    found = _route_now(request, fleet, catalog)
     if isinstance(found, Refusal) and request.may_wait:
-        return _later(request, fleet, catalog, found) or found
+        return _route_later(request, fleet, catalog, found) or found
     return found
 
 
-def _now(
+def _route_now(
     request: RoutingRequest, fleet: FleetView, catalog: Catalog
 ) -> Route | Refusal:
     queues = [queue for queue in request.queues if _serving(fleet, queue)]
     if not queues:
-        return _nobody(request)
+        return _no_live_worker(request)
     tried = {queue: _on_queue(request, queue, fleet, catalog) for queue in queues}
     served = [_route(request, q, r.spec, r) for q, r in tried.items() if r.spec]
     if not served:
@@ -368,15 +368,15 @@ def _route(
     )
 
 
-def _later(
+def _route_later(
     request: RoutingRequest, fleet: FleetView, catalog: Catalog, refusal: Refusal
 ) -> Route | None:
     """The route it waits on for workers to return; None when that would not help."""
     away = [worker for worker in fleet.workers if not worker.is_open]
     if refusal.code != NO_CAPACITY or not away:
         return None
-    back = replace(fleet, workers=tuple(map(_back, fleet.workers)))
-    found = _now(request, back, catalog)
+    back = replace(fleet, workers=tuple(map(_returned, fleet.workers)))
+    found = _route_now(request, back, catalog)
     if isinstance(found, Refusal):
         return None
     missed = [one for one in away if found.queue in one.queues]
@@ -385,7 +385,7 @@ def _later(
     return replace(found, ready=False, reasons=(waits,), waits=waits)
 
 
-def _back(worker: WorkerView) -> WorkerView:
+def _returned(worker: WorkerView) -> WorkerView:
     return replace(worker, liveness=Liveness.ONLINE, draining=False, quarantined=False)
 
 
@@ -395,7 +395,7 @@ def _why_away(worker: WorkerView) -> str:
     return "draining" if worker.draining else worker.liveness.value
 
 
-def _nobody(request: RoutingRequest) -> Refusal:
+def _no_live_worker(request: RoutingRequest) -> Refusal:
     names = " or ".join(request.queues) or "that this key may use"
     return Refusal(
         code="no_capacity",

@@ -47,7 +47,7 @@ def register(ctx: Context, said: Registration, token: str | None) -> Registratio
         auth.validate_name(getattr(said, param), param)
     with ctx.db.session() as session:
         if auth.worker_id_of(token) is not None:
-            worker, secret = _again(session, said, token, ctx.now()), token
+            worker, secret = _register_again(session, said, token, ctx.now()), token
         else:
             worker, secret = _join(ctx, session, said, token)
     invalidate_view(ctx)
@@ -155,13 +155,10 @@ def remove(ctx: Context, org: AnyOrg, worker_id: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LivenessTransition:
-    """A worker whose liveness changed since the last look."""
+    """A worker as it is now, and its liveness at the last look."""
 
-    worker_id: str
-    worker: str
     was: str
-    now_is: str
-    age_s: float
+    worker: WorkerView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,15 +194,9 @@ def _transitions(
 ) -> tuple[LivenessTransition, ...]:
     noted = {record.id: record.noted for record in records}
     return tuple(
-        LivenessTransition(
-            worker_id=worker.id,
-            worker=worker.name,
-            was=noted[worker.id],
-            now_is=worker.liveness.value,
-            age_s=worker.age_s,
-        )
+        LivenessTransition(was=noted[worker.id], worker=worker)
         for worker in views
-        if noted[worker.id] != worker.liveness.value
+        if noted[worker.id] != worker.liveness
     )
 
 
@@ -217,20 +208,20 @@ def _record(
         return 0
     with ctx.db.session() as session:
         for change in changes:
-            store.workers.note_liveness(
-                session, change.worker_id, change.was, change.now_is
-            )
+            now_is = change.worker.liveness.value
+            store.workers.note_liveness(session, change.worker.id, change.was, now_is)
         return store.placements.release(session, lost) if lost else 0
 
 
 def _log(changes: Iterable[LivenessTransition], is_held: bool) -> None:
     for change in changes:
-        event = "back" if change.now_is == Liveness.ONLINE else change.now_is
+        worker = change.worker
+        is_back = worker.liveness is Liveness.ONLINE
         log.info(
-            f"worker_{event}",
-            worker=change.worker,
-            worker_id=change.worker_id,
-            age_s=round(change.age_s, 1),
+            "worker_back" if is_back else f"worker_{worker.liveness.value}",
+            worker=worker.name,
+            worker_id=worker.id,
+            age_s=round(worker.age_s, 1),
         )
     if is_held:
         log.warning("mass_silence", next_step="look at this cloud's own network first")
@@ -266,10 +257,10 @@ def _join(
         action="worker_joined",
         subject=said.name,
     )
-    return _stored(session, worker_id), secret
+    return _inserted(session, worker_id), secret
 
 
-def _again(
+def _register_again(
     session: Session, said: Registration, secret: str | None, now: datetime
 ) -> WorkerRecord:
     known = auth.authenticate_returning_worker(session, secret)
@@ -277,7 +268,7 @@ def _again(
     return known
 
 
-def _stored(session: Session, worker_id: str) -> WorkerRecord:
+def _inserted(session: Session, worker_id: str) -> WorkerRecord:
     found = store.workers.by_id(session, worker_id)
     if found is None:  # it was inserted in this transaction
         raise _no_worker(worker_id)

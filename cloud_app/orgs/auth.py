@@ -94,7 +94,7 @@ def _read_key(ctx: Context, prefix: str) -> tuple[KeyRecord, str] | None:
     return found
 
 
-def standing(ctx: Context, prefix: str) -> KeyRecord:
+def live_key(ctx: Context, prefix: str) -> KeyRecord:
     """The live key with this lookup prefix, for a session that showed it earlier.
 
     Raises `Unauthorized` once it is revoked.

@@ -268,7 +268,7 @@ def test_silence_is_told_in_four_words(
     for other in others:
         cloud.beat(other, 1)
     report = registry.gather(cloud.ctx)
-    changed = {change.worker_id: change.now_is for change in report.transitions}
+    changed = {it.worker.id: it.worker.liveness for it in report.transitions}
     assert changed == ({} if expected == "online" else {silent.id: expected})
     assert registry.gather(cloud.ctx).transitions == ()
 
@@ -301,7 +301,7 @@ def test_a_worker_that_comes_back_is_told(cloud: Cloud) -> None:
     registry.gather(cloud.ctx)
     cloud.beat(worker, 1)
     (change,) = registry.gather(cloud.ctx).transitions
-    assert (change.was, change.now_is) == ("late", "online")
+    assert (change.was, change.worker.liveness) == ("late", "online")
 
 
 def test_mass_silence_moves_nothing(cloud: Cloud) -> None:
