@@ -1,12 +1,14 @@
 """Writes the answers of a batch, chunk by chunk: each line into one of two files."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from tempfile import SpooledTemporaryFile
 
 import msgspec
+from msgspec import structs
 
 from cloud_app import store
 from cloud_app.api import errors
@@ -148,36 +150,20 @@ def _write(
     # A part's name is unique: what a killed brain left is never read.
     named = replace(chunk, part=store.ids.new_id())
     with _spool() as output, _spool() as faults:
-        totals = _fill(ctx, batch, chunk, taken, output, faults)
+        completed, failed, usage = _fill(ctx, batch, chunk, taken, output, faults)
         written = ChunkResult(
             part=named.part or "",
             has_output=_save(ctx, part_path(batch, named, OUTPUT), output),
             has_errors=_save(ctx, part_path(batch, named, ERRORS), faults),
-            completed=totals.completed,
-            failed=totals.failed,
-            usage=totals.usage,
+            completed=completed,
+            failed=failed,
+            usage=usage,
         )
     with ctx.db.session() as session:
         is_first = store.batches.write_chunk(session, chunk, written)
         if is_first:
             store.batches.count(session, batch.id, written)
     return is_first
-
-
-@dataclass(slots=True)
-class _ChunkTotals:
-    completed: int = 0
-    failed: int = 0
-    usage: Usage = field(default_factory=Usage)
-
-    def add(self, job: JobRecord) -> None:
-        used = job.outcome.usage or Usage()
-        self.completed += 1
-        self.usage = Usage(
-            prompt_tokens=self.usage.prompt_tokens + used.prompt_tokens,
-            completion_tokens=self.usage.completion_tokens + used.completion_tokens,
-            cached_tokens=self.usage.cached_tokens + used.cached_tokens,
-        )
 
 
 def _fill(
@@ -187,18 +173,21 @@ def _fill(
     taken: Sequence[BatchLine],
     output: Spool,
     faults: Spool,
-) -> _ChunkTotals:
-    totals = _ChunkTotals()
+) -> tuple[int, int, Usage]:
+    """Write the answer of each line; returns how many completed, failed, their use."""
+    completed = failed = 0
+    tokens = Counter[str]()
     for line, job in _ended(ctx, batch, chunk, taken):
         if job is not None and job.state is JobState.COMPLETED and _is_kept(job):
-            totals.add(job)
+            completed += 1
+            tokens.update(structs.asdict(job.outcome.usage or Usage()))
             body = lines.answer(line, batch.endpoint, job)
             answer, spool = _response(line, job.id, 200, body), output
         else:
             answer, spool = _failure(batch, chunk, line, job), faults
-            totals.failed += answer.error is None
+            failed += answer.error is None
         spool.write(encode(answer) + b"\n")
-    return totals
+    return completed, failed, Usage(**tokens)
 
 
 def _failure(

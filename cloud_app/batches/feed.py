@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from cloud_app import store
+from cloud_app.api import errors
 from cloud_app.batches import lines
 from cloud_app.batches.lines import BatchLine
 from cloud_app.context import Context
@@ -25,7 +26,7 @@ from cloud_app.store.records import (
 )
 from genie import logs
 from genie.contracts import codec
-from genie.contracts.inference import Fault, InferenceTask
+from genie.contracts.inference import InferenceTask
 from genie.errors import GenieError, NoCapacity, TooLarge, Unavailable
 
 log = logs.logger("batches")
@@ -97,14 +98,9 @@ def prepare(
             log.info("batch_waits", batch=source.batch.id, reason=error.message)
             break
         except GenieError as error:
-            made.refused[str(line.number)] = codec.builtins(fault_of(error))
+            made.refused[str(line.number)] = codec.builtins(errors.fault_of(error))
         made.lines.append(line)
     return made
-
-
-def fault_of(error: GenieError) -> Fault:
-    """An error as data."""
-    return Fault(code=error.error_code, message=error.message, param=error.param)
 
 
 def publish(ctx: Context, tasks: Sequence[InferenceTask]) -> None:
@@ -121,7 +117,7 @@ def _publish(ctx: Context, task: InferenceTask) -> bool:
     try:
         ctx.bus.publish(task)
     except TooLarge as error:
-        lifecycle.refuse(ctx, task.job_id, fault_of(error))
+        lifecycle.refuse(ctx, task.job_id, errors.fault_of(error))
         return False
     except Unavailable as error:
         log.warning("publish_waits", job_id=task.job_id, error=str(error))
