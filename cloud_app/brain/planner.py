@@ -5,6 +5,7 @@ young moves, idle models stay until their memory is needed, and a snapshot with
 its own plan applied yields no moves.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -80,24 +81,14 @@ class Demands:
         """Demand for a replica: work first, then the longest wait, then the largest."""
         self.waiting = tuple(d for d in ordered if d.queued > 0)
         """Demand that may need more than one replica."""
-        self._working = {d.model for d in self.wanted if d.has_work}
-        self._standing = {d.model for d in self.wanted if d.standing}
-        self._arrivals: dict[str, float] = {}
+        self.working = {d.model for d in self.wanted if d.has_work}
+        """Models that a request waits for or runs on."""
+        self.standing = {d.model for d in self.wanted if d.standing}
+        """Models that a persona keeps ready."""
+        self.arrivals_per_min = defaultdict[str, float](float)
+        """Arrival rates of requests by model, on all queues."""
         for item in ordered:
-            before = self._arrivals.get(item.model, 0.0)
-            self._arrivals[item.model] = before + item.arrivals_per_min
-
-    def has_work(self, model: str) -> bool:
-        """True when a request waits for the model or runs on it."""
-        return model in self._working
-
-    def is_standing(self, model: str) -> bool:
-        """True when a persona keeps the model ready."""
-        return model in self._standing
-
-    def arrivals_per_min(self, model: str) -> float:
-        """The arrival rate of requests for the model, on all queues."""
-        return self._arrivals.get(model, 0.0)
+            self.arrivals_per_min[item.model] += item.arrivals_per_min
 
 
 def _merge(one: DemandView, other: DemandView) -> DemandView:
@@ -169,14 +160,6 @@ class WorkerPacking:
         failed = worker.has_failed(model, self._now)
         return not emptied and not failed and self.find(model) is not None
 
-    def add(self, placement: PlacementView) -> None:
-        """Add a placement."""
-        self.placements.append(placement)
-
-    def remove(self, placement: PlacementView) -> None:
-        """Remove a placement."""
-        self.placements.remove(placement)
-
     def option(self, spec: ModelSpec, pressure: Pressure) -> PlacementOption | str:
         """The placement of ``spec`` here with the fewest evictions, or why none."""
         refusal = self._closed(spec)
@@ -237,16 +220,16 @@ class WorkerPacking:
         seen = self.worker.reported(model)
         busy = seen is not None and seen.in_flight > 0
         young = self._now - placement.since < MIN_RESIDENCY
-        if busy or young or self._demands.has_work(model):
+        if busy or young or model in self._demands.working:
             return False
-        return pressure is Pressure.WORK or not self._demands.is_standing(model)
+        return pressure is Pressure.WORK or model not in self._demands.standing
 
     def _missed(self, placement: PlacementView) -> tuple[bool, bool, float, float, str]:
         model = placement.model
         return (
             not self.worker.has_failed(model, self._now),
-            self._demands.is_standing(model),
-            self._demands.arrivals_per_min(model),
+            model in self._demands.standing,
+            self._demands.arrivals_per_min[model],
             placement.since.timestamp(),
             model,
         )
@@ -347,7 +330,7 @@ class _PlanBuilder:
             spec = self._catalog.models.get(placement.model)
             if not lost and spec is not None and spec.enabled:
                 continue
-            ledger.remove(placement)
+            ledger.placements.remove(placement)
             why = silent if lost else f"{placement.model} left the catalog"
             self._note(kind, ledger, placement.model, why)
 
@@ -359,8 +342,8 @@ class _PlanBuilder:
             if said is None or said == placement.slots:
                 continue
             why = f"its source says {said} slots"
-            ledger.remove(placement)
-            ledger.add(replace(placement, slots=said, reason=why))
+            ledger.placements.remove(placement)
+            ledger.placements.append(replace(placement, slots=said, reason=why))
             self._note(MoveKind.LOAD, ledger, placement.model, why)
 
     def _first_replicas(self, demand: DemandView) -> None:
@@ -423,7 +406,7 @@ class _PlanBuilder:
         self, ledger: WorkerPacking, spec: ModelSpec, option: PlacementOption, why: str
     ) -> None:
         for victim in option.victims:
-            ledger.remove(victim)
+            ledger.placements.remove(victim)
             reason = f"idle, and {spec.id} needs its memory"
             self._note(MoveKind.UNLOAD, ledger, victim.model, reason)
         placement = PlacementView(
@@ -434,7 +417,7 @@ class _PlanBuilder:
             since=self._now,
             reason=why,
         )
-        ledger.add(placement)
+        ledger.placements.append(placement)
         self._note(MoveKind.LOAD, ledger, spec.id, why)
 
     def _note(

@@ -122,16 +122,6 @@ class LadderChoice:
     skipped: tuple[SkippedCandidate, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _LadderCandidate:
-    """A model that a queue's workers hold or can hold."""
-
-    spec: ModelSpec
-    ready: bool
-    context: int
-    why: str
-
-
 def route(
     request: RoutingRequest, fleet: FleetView, catalog: Catalog
 ) -> Route | Refusal:
@@ -218,26 +208,17 @@ def _choose(
     start = ladder.index(floor) if floor in ladder else 0
     for model in (*ladder[start:], *reversed(ladder[:start])):
         found = _consider(model, workers, catalog, criteria, fleet.as_of)
-        if isinstance(found, _LadderCandidate):
-            return _ladder_choice(found, model in ladder[:start] and floor, skipped)
-        skipped.append(found)
+        if isinstance(found, SkippedCandidate):
+            skipped.append(found)
+            continue
+        if model not in ladder[:start]:
+            return replace(found, skipped=tuple(skipped))
+        why = f"{model} is below {floor}, which no worker of the queue can serve"
+        reasons = (*found.reasons, why)
+        return replace(
+            found, skipped=tuple(skipped), substituted=floor, reasons=reasons
+        )
     return LadderChoice(spec=None, skipped=tuple(skipped))
-
-
-def _ladder_choice(
-    found: _LadderCandidate, floor: str | bool | None, skipped: list[SkippedCandidate]
-) -> LadderChoice:
-    rung = LadderChoice(
-        spec=found.spec,
-        ready=found.ready,
-        context=found.context,
-        reasons=(found.why,),
-        skipped=tuple(skipped),
-    )
-    if not isinstance(floor, str):
-        return rung
-    why = f"{found.spec.id} is below {floor}, which no worker of the queue can serve"
-    return replace(rung, substituted=floor, reasons=(found.why, why))
 
 
 def _works_on(worker: WorkerView, fleet: FleetView) -> bool:
@@ -251,7 +232,7 @@ def _consider(
     catalog: Catalog,
     criteria: LadderCriteria,
     now: datetime,
-) -> _LadderCandidate | SkippedCandidate:
+) -> LadderChoice | SkippedCandidate:
     spec = catalog.models.get(model)
     if spec is None or not spec.enabled:
         why = "is not in the catalog" if spec is None else "is disabled in the catalog"
@@ -273,7 +254,7 @@ def _held(
     workers: tuple[WorkerView, ...],
     criteria: LadderCriteria,
     now: datetime,
-) -> _LadderCandidate | SkippedCandidate | None:
+) -> LadderChoice | SkippedCandidate | None:
     """The model where it is placed, with the shortest context of its replicas."""
     holders = [
         (worker, placement.context)
@@ -291,7 +272,7 @@ def _held(
     ready = [worker for worker, _ in holders if _is_ready(worker, spec.id)]
     names = ", ".join(worker.name for worker in (ready or [w for w, _ in holders])[:3])
     why = f"{spec.id} is {'ready' if ready else 'being loaded'} on {names}"
-    return _LadderCandidate(spec=spec, ready=bool(ready), context=least, why=why)
+    return LadderChoice(spec=spec, ready=bool(ready), context=least, reasons=(why,))
 
 
 def _loadable(
@@ -299,7 +280,7 @@ def _loadable(
     workers: tuple[WorkerView, ...],
     criteria: LadderCriteria,
     now: datetime,
-) -> _LadderCandidate | SkippedCandidate:
+) -> LadderChoice | SkippedCandidate:
     failed = [worker for worker in workers if _has_failed(worker, spec.id, now)]
     able = [worker for worker in workers if worker not in failed]
     asked = criteria.min_context
@@ -308,9 +289,7 @@ def _loadable(
         if isinstance(found, Fit):
             size = capacity.gigabytes(found.need.total)
             why = f"{spec.id} is not loaded yet; it fits {worker.name} with {size}"
-            return _LadderCandidate(
-                spec=spec, ready=False, context=found.context, why=why
-            )
+            return LadderChoice(spec=spec, context=found.context, reasons=(why,))
     return _not_loadable(spec, failed, [f for _, f in fits if isinstance(f, NoFit)])
 
 
