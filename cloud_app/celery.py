@@ -135,12 +135,7 @@ app = make_app(_from_environment)
 
 
 @signals.worker_ready.connect  # type: ignore[untyped-decorator]  # celery has no types
-def _brain_ready(sender: Consumer, **_: object) -> None:
-    if sender.app is app:
-        gc_tuning.freeze_loaded_objects()
-
-
 @signals.beat_init.connect  # type: ignore[untyped-decorator]  # the same
-def _beat_ready(sender: Service, **_: object) -> None:
+def _ready(sender: Consumer | Service, **_: object) -> None:
     if sender.app is app:
         gc_tuning.freeze_loaded_objects()
