@@ -39,7 +39,7 @@ def place(ctx: Context) -> PlacementPlan:
     if changes:
         registry.invalidate_view(ctx)
         _nudge(ctx, changes)
-    _tell(plan)
+    _log(plan)
     return plan
 
 
@@ -77,28 +77,15 @@ PlacementDiff = tuple[tuple[PlacementView, ...], tuple[str, ...]]
 
 def _changes(fleet: FleetView, plan: PlacementPlan) -> dict[str, PlacementDiff]:
     """What to change, by worker id; unchanged workers have no entry."""
-    found = (
-        (worker.id, _difference(worker.placements, plan.desired.get(worker.id)))
-        for worker in fleet.workers
-    )
-    return {worker_id: change for worker_id, change in found if change is not None}
-
-
-def _difference(
-    before: tuple[PlacementView, ...], after: tuple[PlacementView, ...] | None
-) -> PlacementDiff | None:
-    """What to change; a plan that does not name a worker leaves it as it is."""
-    if after is None:
-        return None
-    known = {placement.model: placement for placement in before}
-    written = tuple(
-        placement
-        for placement in after
-        if _is_new(known.get(placement.model), placement)
-    )
-    kept = {placement.model for placement in after}
-    dropped = tuple(model for model in known if model not in kept)
-    return (written, dropped) if written or dropped else None
+    changes = dict[str, PlacementDiff]()
+    for worker in fleet.workers:
+        after = plan.desired[worker.id]
+        known = {placement.model: placement for placement in worker.placements}
+        written = tuple(one for one in after if _is_new(known.get(one.model), one))
+        dropped = tuple(sorted(known.keys() - {one.model for one in after}))
+        if written or dropped:
+            changes[worker.id] = written, dropped
+    return changes
 
 
 def _is_new(before: PlacementView | None, after: PlacementView) -> bool:
@@ -163,7 +150,7 @@ def _standing(ctx: Context, fleet: FleetView) -> Iterator[DemandView]:
                 )
 
 
-def _tell(plan: PlacementPlan) -> None:
+def _log(plan: PlacementPlan) -> None:
     for move in plan.moves:
         log.info(
             "placement_moved",

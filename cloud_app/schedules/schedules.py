@@ -103,7 +103,10 @@ def create(ctx: Context, key: KeyRecord, new: NewSchedule) -> ScheduleRecord:
     admission.resolve(ctx.catalog, asked.model, asked.persona)
     if schedule.webhook is not None:
         webhooks.check(ctx, schedule.webhook)
-    schedule = replace(schedule, **_moments(schedule, next_at))
+    return _insert(ctx, replace(schedule, **_moments(schedule, next_at)))
+
+
+def _insert(ctx: Context, schedule: ScheduleRecord) -> ScheduleRecord:
     with ctx.db.session() as session:
         if store.schedules.insert(session, schedule):
             return schedule
@@ -145,9 +148,7 @@ def runs(
 def pause(ctx: Context, org: AnyOrg, name_or_id: str) -> ScheduleRecord:
     """Start no runs until it is resumed; running jobs go on."""
     schedule = get(ctx, org, name_or_id)
-    with ctx.db.session() as session:
-        at = schedule.paused_at or ctx.now()
-        store.schedules.change(session, schedule.id, paused_at=at)
+    _change(ctx, schedule, paused_at=schedule.paused_at or ctx.now())
     return get(ctx, org, schedule.id)
 
 
@@ -158,10 +159,7 @@ def resume(ctx: Context, org: AnyOrg, name_or_id: str) -> ScheduleRecord:
         return schedule
     next_at = next(calendar.after(cron_of(schedule), ctx.now()), None)
     moments = _moments(schedule, next_at)
-    with ctx.db.session() as session:
-        store.schedules.change(
-            session, schedule.id, paused_at=None, trouble=None, **moments
-        )
+    _change(ctx, schedule, paused_at=None, trouble=None, **moments)
     return get(ctx, org, schedule.id)
 
 
@@ -171,6 +169,11 @@ def remove(ctx: Context, org: AnyOrg, name_or_id: str) -> ScheduleRecord:
     with ctx.db.session() as session:
         store.schedules.remove(session, schedule.id)
     return schedule
+
+
+def _change(ctx: Context, schedule: ScheduleRecord, **values: Any) -> None:
+    with ctx.db.session() as session:
+        store.schedules.change(session, schedule.id, **values)
 
 
 def cron_of(schedule: ScheduleRecord) -> Cron:
@@ -232,8 +235,7 @@ def _guarded(ctx: Context, schedule: ScheduleRecord, work: Callable[[], int]) ->
         values = {"trouble": error.message}
     log.warning("schedule_waits", schedule=schedule.id, reason=values["trouble"])
     if values != {"trouble": schedule.trouble}:
-        with ctx.db.session() as session:
-            store.schedules.change(session, schedule.id, **values)
+        _change(ctx, schedule, **values)
     return 0
 
 
