@@ -1,7 +1,7 @@
 """Places models: reads the fleet, lets the brain plan, writes the differences."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import datetime, timedelta
 
 from sqlmodel import Session
@@ -92,7 +92,8 @@ def _is_new(before: PlacementView | None, after: PlacementView) -> bool:
     """True unless the placement is the same; a new reason alone is no change."""
     if before is None:
         return True
-    return replace(before, reason=after.reason, since=after.since) != after
+    shape = (before.quant, before.slots, before.context)
+    return shape != (after.quant, after.slots, after.context)
 
 
 def _write(session: Session, changes: dict[str, PlacementDiff]) -> None:
@@ -100,7 +101,7 @@ def _write(session: Session, changes: dict[str, PlacementDiff]) -> None:
         if dropped:
             store.placements.drop(session, worker_id, dropped)
         for placement in written:
-            record = PlacementRecord(worker_id=worker_id, **asdict(placement))
+            record = PlacementRecord(**asdict(placement) | {"worker_id": worker_id})
             store.placements.write(session, record)
 
 

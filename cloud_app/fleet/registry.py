@@ -47,7 +47,8 @@ def register(ctx: Context, said: Registration, token: str | None) -> Registratio
         auth.validate_name(getattr(said, param), param)
     with ctx.db.session() as session:
         if auth.worker_id_of(token) is not None:
-            worker, secret = _register_again(session, said, token, ctx.now()), token
+            worker, secret = auth.authenticate_returning_worker(session, token), token
+            store.workers.update_registration(session, worker.id, said, ctx.now())
         else:
             worker, secret = _join(ctx, session, said, token)
     invalidate_view(ctx)
@@ -92,9 +93,7 @@ def heartbeat(
         server_time=now,
         next_in_s=ctx.settings.heartbeat_s,
         desired=_desired(ctx, wanted),
-        directives=directives.open_for(
-            map(snapshot.placement_view, wanted), beat.models
-        ),
+        directives=directives.open_for(wanted, beat.models),
     )
 
 
@@ -257,22 +256,7 @@ def _join(
         action="worker_joined",
         subject=said.name,
     )
-    return _inserted(session, worker_id), secret
-
-
-def _register_again(
-    session: Session, said: Registration, secret: str | None, now: datetime
-) -> WorkerRecord:
-    known = auth.authenticate_returning_worker(session, secret)
-    store.workers.update_registration(session, known.id, said, now)
-    return known
-
-
-def _inserted(session: Session, worker_id: str) -> WorkerRecord:
-    found = store.workers.by_id(session, worker_id)
-    if found is None:  # it was inserted in this transaction
-        raise _no_worker(worker_id)
-    return found[0]
+    return auth.authenticate_returning_worker(session, secret), secret
 
 
 def _check_protocol(theirs: int) -> None:

@@ -34,7 +34,7 @@ def fleet_view(
     """All workers that ever reported, with their placements."""
     held: dict[str, list[PlacementView]] = defaultdict(list)
     for placement in placements:
-        held[placement.worker_id].append(placement_view(placement))
+        held[placement.worker_id].append(placement)
     views = (
         worker_view(
             worker, worker.status, tuple(held[worker.id]), catalog, now, heartbeat_s
@@ -95,18 +95,6 @@ def kept_placements(
         )
         for model in beat.models
         if model.state in (ModelState.LOADING, ModelState.READY)
-    )
-
-
-def placement_view(placement: PlacementRecord) -> PlacementView:
-    """A placement as the brain sees it."""
-    return PlacementView(
-        model=placement.model,
-        quant=placement.quant,
-        slots=placement.slots,
-        context=placement.context,
-        since=placement.since,
-        reason=placement.reason,
     )
 
 
