@@ -24,15 +24,6 @@ _MAX_KEY = 255
 OPEN = (BatchState.VALIDATING, BatchState.IN_PROGRESS)
 
 
-def strip_batch_id_prefix(batch_id: str) -> str:
-    """A batch's id without its public prefix.
-
-    >>> strip_batch_id_prefix("batch_01h"), strip_batch_id_prefix("01h")
-    ('01h', '01h')
-    """
-    return batch_id.removeprefix(PREFIX)
-
-
 def window_of(text: str) -> timedelta:
     """A completion window of 1m to 24h; raises `BadRequest` for anything else.
 
@@ -90,9 +81,7 @@ def create(
 def get(ctx: Context, key: KeyRecord, batch_id: str) -> BatchRecord:
     """A batch of the key's org, by id with or without prefix; raises `NotFound`."""
     with ctx.db.reading() as session:
-        batch = store.batches.of_org(
-            session, key.org.id, strip_batch_id_prefix(batch_id)
-        )
+        batch = store.batches.of_org(session, key.org.id, batch_id.removeprefix(PREFIX))
     if batch is None:
         raise NotFound(
             f"there is no batch {batch_id[:64]} in this org; `genie batch list` lists "
@@ -107,7 +96,7 @@ def find(
     ctx: Context, key: KeyRecord, *, limit: int = 20, after: str | None = None
 ) -> tuple[BatchRecord, ...]:
     """Batches of the key's org, newest first; ``after`` is the last id seen."""
-    last = strip_batch_id_prefix(after) if after else None
+    last = after.removeprefix(PREFIX) if after else None
     with ctx.db.reading() as session:
         return store.batches.find(session, key.org.id, limit=limit, after=last)
 

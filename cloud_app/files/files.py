@@ -161,15 +161,6 @@ def of(ctx: Context) -> FileStore:
     return at(ctx.settings.files_url)
 
 
-def bare(file_id: str) -> str:
-    """A file's id without its public prefix.
-
-    >>> bare("file-01h"), bare("01h")
-    ('01h', '01h')
-    """
-    return file_id.removeprefix(PREFIX)
-
-
 def upload(
     ctx: Context,
     key: KeyRecord,
@@ -219,7 +210,7 @@ def record(ctx: Context, stored: StoredObject, **given: str) -> FileRecord:
 def get(ctx: Context, key: KeyRecord, file_id: str) -> FileRecord:
     """A file of the key's org, by id with or without prefix; raises `NotFound`."""
     with ctx.db.reading() as session:
-        file = store.files.of_org(session, key.org.id, bare(file_id))
+        file = store.files.of_org(session, key.org.id, file_id.removeprefix(PREFIX))
     if file is None:
         raise NotFound(
             f"there is no file {file_id[:64]} in this org; GET /v1/files lists them",
@@ -239,7 +230,7 @@ def find(
     oldest_first: bool = False,
 ) -> tuple[FileRecord, ...]:
     """Files of the key's org, newest first or oldest; ``after`` is the last id seen."""
-    last = bare(after) if after else None
+    last = after.removeprefix(PREFIX) if after else None
     with ctx.db.reading() as session:
         return store.files.find(
             session,
