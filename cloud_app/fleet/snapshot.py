@@ -117,18 +117,9 @@ def _resident_bytes(
     model: ModelStatus, catalog: Catalog, facts: dict[str, EngineFacts]
 ) -> int:
     """Bytes a model holds now, measured or computed; a part of them while loading."""
+    spec, whole = catalog.models.get(model.model), model.peak_bytes
+    if not whole and spec is not None:
+        whole = capacity.computed_bytes(spec, model, facts.get(spec.engine))
     if model.state is ModelState.LOADING:
-        whole = _full_bytes(model, catalog, facts)
         return int(whole * min(1.0, model.progress or 0.0))
-    if model.state in (ModelState.READY, ModelState.UNLOADING):
-        return _full_bytes(model, catalog, facts)
-    return 0
-
-
-def _full_bytes(
-    model: ModelStatus, catalog: Catalog, facts: dict[str, EngineFacts]
-) -> int:
-    if model.peak_bytes:
-        return model.peak_bytes
-    spec = catalog.models.get(model.model)
-    return capacity.computed_bytes(spec, model, facts.get(spec.engine)) if spec else 0
+    return whole if model.state in (ModelState.READY, ModelState.UNLOADING) else 0
