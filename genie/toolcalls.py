@@ -14,6 +14,11 @@ from genie.contracts.inference import ToolCall
 AnswerPart = str | ToolCall
 """Some text for the reader, or one whole call."""
 
+_ParsedPart = str | tuple[str, str]
+
+_Splitter = Callable[[str, bool, bool], tuple[list[_ParsedPart], str]]
+"""Cuts a text into parts and a rest. The flags: it is the last, it follows text."""
+
 HERMES = "hermes"
 LLAMA3 = "llama3"
 MISTRAL = "mistral"
@@ -55,7 +60,7 @@ class ToolCallParser:
     ['now']
     """
 
-    split: "_Splitter"
+    split: _Splitter
     seed: str
     most: int | None = None
     calls: int = 0
@@ -80,7 +85,7 @@ class ToolCallParser:
         found, self._held = self.split(self._held, is_last, self._is_begun)
         return list(self._parts(found))
 
-    def _parts(self, found: "Iterable[_ParsedPart]") -> Iterator[AnswerPart]:
+    def _parts(self, found: Iterable[_ParsedPart]) -> Iterator[AnswerPart]:
         for one in found:
             if isinstance(one, str):
                 yield from self._text(one)
@@ -102,13 +107,6 @@ class ToolCallParser:
             return
         yield shown if not self.calls or self._is_begun else shown.lstrip()
         self._is_begun = True
-
-
-_ParsedPart = str | tuple[str, str]
-
-
-_Splitter = Callable[[str, bool, bool], tuple[list[_ParsedPart], str]]
-"""Cuts a text into parts and a rest; is it the last, and does text come before it?"""
 
 
 def reader_of(format: str, seed: str, *, most: int | None = None) -> ToolCallParser:
