@@ -14,7 +14,7 @@ from celery.beat import Service
 from celery.worker import WorkController, state
 from celery.worker.consumer import Consumer
 
-from cloud_app import beat, context, store, tasks
+from cloud_app import context, store, tasks
 from cloud_app.bus import OutcomeConsumer
 from cloud_app.context import Context
 from cloud_app.jobs import lifecycle
@@ -46,7 +46,7 @@ def _settled(read: ReadSettings) -> dict[str, object]:
     settings = read()
     return {
         **broker_settings(settings.broker_url),
-        "beat_schedule": beat.entries(settings),
+        "beat_schedule": tasks.beat_schedule(settings),
     }
 
 
@@ -135,12 +135,7 @@ app = make_app(_from_environment)
 
 
 @signals.worker_ready.connect  # type: ignore[untyped-decorator]  # celery has no types
-def _brain_ready(sender: Consumer, **_: object) -> None:
-    if sender.app is app:
-        gc_tuning.freeze_loaded_objects()
-
-
 @signals.beat_init.connect  # type: ignore[untyped-decorator]  # the same
-def _beat_ready(sender: Service, **_: object) -> None:
+def _ready(sender: Consumer | Service, **_: object) -> None:
     if sender.app is app:
         gc_tuning.freeze_loaded_objects()

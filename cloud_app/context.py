@@ -12,7 +12,8 @@ from cloud_app.bus import Bus, ReplyRouter
 from cloud_app.settings import CloudSettings
 from cloud_app.store.records import KeyRecord
 from cloud_app.store.workers import FingerprintFact
-from genie import catalog as catalogs
+from genie import catalog
+from genie.catalog import Catalog
 from genie.errors import GenieError
 
 KEY_FOR = timedelta(seconds=0.5)
@@ -114,7 +115,7 @@ class Context:
 
     settings: CloudSettings
     db: store.Database
-    catalog: catalogs.Catalog
+    catalog: Catalog
     bus: Bus
     replies: ReplyRouter
     now: Callable[[], datetime] = utc_now
@@ -134,7 +135,7 @@ def build(settings: CloudSettings) -> Context:
     return Context(
         settings=settings,
         db=store.Database(settings.database_url),
-        catalog=catalogs.load(settings.catalog_path),
+        catalog=catalog.load(settings.catalog_path),
         bus=Bus(settings.broker_url),
         replies=ReplyRouter(settings.broker_url),
     )

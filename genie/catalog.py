@@ -154,8 +154,7 @@ def _checked(path: Path, source: str, parsed: _CatalogFile) -> Catalog:
     problem = (
         _repeated("models", "id", [entry.id for entry in parsed.models])
         or _repeated("personas", "name", [p.name for p in parsed.personas])
-        or _wrong_source(parsed.models)
-        or _wrong_quant(parsed.models)
+        or _wrong_model(parsed.models)
         or _wrong_persona(parsed.personas, models)
     )
     if problem is not None:
@@ -172,12 +171,16 @@ def _repeated(table: str, key: str, names: list[str]) -> tuple[str, str] | None:
     return None
 
 
-def _wrong_source(models: tuple[_ModelEntry, ...]) -> tuple[str, str] | None:
-    """The first source that its engine cannot read, and why."""
+def _wrong_model(models: tuple[_ModelEntry, ...]) -> tuple[str, str] | None:
+    """The first source or quant that cannot be what it says, and why."""
     for number, model in enumerate(models):
         why = _unread_source(model)
         if why is not None:
             return f"models[{number}].source", f"{model.id}: {why}"
+        for quant in model.quants:
+            if quant.dtype in CUDA_ONLY and set(quant.devices) != {"cuda"}:
+                why = f'{quant.dtype} runs on GPUs only; say devices = ["cuda"]'
+                return f"models[{number}].quants", f"{model.id}: {why}"
     return None
 
 
@@ -194,16 +197,6 @@ def _unread_source(model: _ModelEntry) -> str | None:
             sources.slots_of(model.source)
     except CatalogError as error:
         return error.message
-    return None
-
-
-def _wrong_quant(models: tuple[_ModelEntry, ...]) -> tuple[str, str] | None:
-    """The first quant whose weights cannot be where it says, and why."""
-    for number, model in enumerate(models):
-        for quant in model.quants:
-            if quant.dtype in CUDA_ONLY and set(quant.devices) != {"cuda"}:
-                why = f'{quant.dtype} runs on GPUs only; say devices = ["cuda"]'
-                return f"models[{number}].quants", f"{model.id}: {why}"
     return None
 
 
@@ -225,35 +218,17 @@ def _wrong_persona(
 
 
 def _spec(entry: _ModelEntry) -> ModelSpec:
-    return ModelSpec(
-        id=entry.id,
-        family=entry.family,
-        parameters=entry.parameters,
-        license=entry.license,
-        source=entry.source,
-        context_max=entry.context_max,
-        layers=entry.layers,
-        kv_heads=entry.kv_heads,
-        head_dim=entry.head_dim,
-        capabilities=entry.capabilities,
-        quants=tuple(_quant(entry, quant) for quant in entry.quants),
-        files=tuple(ModelFile(name=n, sha256=d) for n, d in entry.files.items()),
-        engine=entry.engine,
-        enabled=entry.enabled,
-        pooling=entry.pooling,
-        tool_format=entry.tool_format,
-    )
+    fields = msgspec.structs.asdict(entry)
+    fields["quants"] = tuple(_quant(entry, quant) for quant in entry.quants)
+    fields["files"] = tuple(ModelFile(name=n, sha256=d) for n, d in entry.files.items())
+    return ModelSpec(**fields)
 
 
 def _quant(entry: _ModelEntry, quant: _QuantEntry) -> Quant:
-    estimate = entry.parameters * DTYPE_BYTES.get(quant.dtype, 2)
-    weight_bytes = estimate if quant.weight_bytes is None else quant.weight_bytes
-    return Quant(
-        name=quant.name,
-        dtype=quant.dtype,
-        weight_bytes=weight_bytes,
-        devices=quant.devices,
-    )
+    fields = msgspec.structs.asdict(quant)
+    if quant.weight_bytes is None:
+        fields["weight_bytes"] = entry.parameters * DTYPE_BYTES.get(quant.dtype, 2)
+    return Quant(**fields)
 
 
 def _line(source: str, name: str) -> int:

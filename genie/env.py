@@ -28,19 +28,13 @@ def text(value: str) -> str:
     return value.strip()
 
 
-def whole(value: str) -> int:
-    """A whole number of at least 0."""
-    if not value.isdecimal():
-        raise ValueError(f"is {value!r}, not a whole number")
-    return int(value)
-
-
 def at_least_one(value: str) -> int:
     """A whole number of at least 1."""
-    parsed = whole(value)
-    if parsed < 1:
+    if not value.isdecimal():
+        raise ValueError(f"is {value!r}, not a whole number")
+    if not int(value):
         raise ValueError("is 0, not at least 1")
-    return parsed
+    return int(value)
 
 
 def number(value: str) -> float:

@@ -1,7 +1,8 @@
-"""Computes how much memory a model takes and how fast it can be."""
+"""Computes how much memory a model takes."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from genie import engines
 from genie.contracts.fleet import EngineFacts, EngineMemory
@@ -55,14 +56,6 @@ def need(
     cache = kv_bytes_per_token(spec, quant) * slots * context
     overhead = int((quant.weight_bytes + cache) * OVERHEAD_SHARE) + OVERHEAD_BYTES
     return MemoryNeed(weights=quant.weight_bytes, kv_cache=cache, overhead=overhead)
-
-
-def decode_tokens_per_s(quant: Quant, *, bandwidth: float) -> float:
-    """Upper bound of one sequence's speed: each token reads all weights once.
-
-    ``bandwidth`` is in bytes per second.
-    """
-    return bandwidth / max(1, quant.weight_bytes)
 
 
 CONTEXTS = (2048, 8192, 32768)
@@ -121,17 +114,14 @@ def contexts(spec: ModelSpec, context: int | None) -> tuple[int, ...]:
 
 def fit(spec: ModelSpec, quant: Quant, place: MemoryPool, context: int) -> FitEstimate:
     """The most slots of this context that a place holds."""
+    needed = partial(need, spec, quant, context=context)
     slots = SLOTS_MAX
-    while slots and _need(spec, quant, slots, context).total > place.free_bytes:
+    while slots and needed(slots=slots).total > place.free_bytes:
         slots -= 1
     return FitEstimate(
         place=place,
         quant=quant.name,
         context=context,
         slots=slots,
-        need=_need(spec, quant, max(1, slots), context),
+        need=needed(slots=max(1, slots)),
     )
-
-
-def _need(spec: ModelSpec, quant: Quant, slots: int, context: int) -> MemoryNeed:
-    return need(spec, quant, slots=slots, context=context)

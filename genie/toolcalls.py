@@ -14,6 +14,11 @@ from genie.contracts.inference import ToolCall
 AnswerPart = str | ToolCall
 """Some text for the reader, or one whole call."""
 
+_ParsedPart = str | tuple[str, str]
+
+_Splitter = Callable[[str, bool, bool], tuple[list[_ParsedPart], str]]
+"""Cuts a text into parts and a rest. The flags: it is the last, it follows text."""
+
 HERMES = "hermes"
 LLAMA3 = "llama3"
 MISTRAL = "mistral"
@@ -55,7 +60,7 @@ class ToolCallParser:
     ['now']
     """
 
-    split: "_Splitter"
+    split: _Splitter
     seed: str
     most: int | None = None
     calls: int = 0
@@ -66,22 +71,21 @@ class ToolCallParser:
     def feed(self, text: str) -> list[AnswerPart]:
         """The parts that are complete; the start of a possible call is held back."""
         self._held += text
-        return self._told(is_last=False)
+        return self._cut(is_last=False)
 
     def end(self) -> list[AnswerPart]:
         """The rest of the answer; a call cut short is text again."""
-        parts = self._told(is_last=True)
+        parts = self._cut(is_last=True)
         if self._space and not self.calls:
             parts.append(self._space)
         self._space = ""
         return parts
 
-    def _told(self, *, is_last: bool) -> list[AnswerPart]:
-        place = TextPosition(is_last=is_last, is_prose=self._is_begun)
-        found, self._held = self.split(self._held, place)
+    def _cut(self, *, is_last: bool) -> list[AnswerPart]:
+        found, self._held = self.split(self._held, is_last, self._is_begun)
         return list(self._parts(found))
 
-    def _parts(self, found: "Iterable[_ParsedPart]") -> Iterator[AnswerPart]:
+    def _parts(self, found: Iterable[_ParsedPart]) -> Iterator[AnswerPart]:
         for one in found:
             if isinstance(one, str):
                 yield from self._text(one)
@@ -105,20 +109,6 @@ class ToolCallParser:
         self._is_begun = True
 
 
-_ParsedPart = str | tuple[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class TextPosition:
-    """The position of a text in an answer: at its end, after other text."""
-
-    is_last: bool
-    is_prose: bool
-
-
-_Splitter = Callable[[str, TextPosition], tuple[list[_ParsedPart], str]]
-
-
 def reader_of(format: str, seed: str, *, most: int | None = None) -> ToolCallParser:
     """A reader of one answer; ``format`` is one of `FORMATS`."""
     splits = {HERMES: _split_hermes, LLAMA3: _split_llama3, MISTRAL: _split_mistral}
@@ -139,47 +129,53 @@ def join_parts(parts: Iterable[AnswerPart]) -> tuple[str, tuple[ToolCall, ...]]:
     return "".join(texts), tuple(calls)
 
 
-def _split_hermes(text: str, place: TextPosition) -> tuple[list[_ParsedPart], str]:
+def _split_hermes(
+    text: str, is_last: bool, _is_prose: bool
+) -> tuple[list[_ParsedPart], str]:
     """``<tool_call>{"name": …, "arguments": {…}}</tool_call>``, any number of them."""
     found: list[_ParsedPart] = []
     while True:
         before, mark, rest = text.partition(OPEN)
         if not mark:
-            keep = 0 if place.is_last else _overlap(text, OPEN)
+            keep = 0 if is_last else _overlap(text, OPEN)
             found.append(text[: len(text) - keep])
             return found, text[len(text) - keep :]
         found.append(before)
         body, close, after = rest.partition(CLOSE)
         if not close:
             # Models may end right after the call without closing it.
-            call = _call(body) if place.is_last else None
+            call = _call(body) if is_last else None
             if call is not None:
                 return [*found, call], ""
-            if place.is_last:
+            if is_last:
                 return [*found, mark + body], ""
             return found, mark + body
         found.append(_call(body) or mark + body + close)
         text = after
 
 
-def _split_llama3(text: str, place: TextPosition) -> tuple[list[_ParsedPart], str]:
+def _split_llama3(
+    text: str, is_last: bool, is_prose: bool
+) -> tuple[list[_ParsedPart], str]:
     """All of the answer is ``{"name": …, "parameters": {…}}``, several after ``;``."""
     start = text.lstrip()
-    if place.is_prose or (start and not start.startswith("{")):
+    if is_prose or (start and not start.startswith("{")):
         return [text], ""
-    if not place.is_last:
+    if not is_last:
         return [], text
     found: list[_ParsedPart] = [*_objects(text)]
     return found or [text], ""
 
 
-def _split_mistral(text: str, place: TextPosition) -> tuple[list[_ParsedPart], str]:
+def _split_mistral(
+    text: str, is_last: bool, _is_prose: bool
+) -> tuple[list[_ParsedPart], str]:
     """Text, then ``[TOOL_CALLS][{"name": …, "arguments": {…}}, …]`` to the end."""
     before, mark, rest = text.partition(MISTRAL_MARK)
     if not mark:
-        keep = 0 if place.is_last else _overlap(text, MISTRAL_MARK)
+        keep = 0 if is_last else _overlap(text, MISTRAL_MARK)
         return [text[: len(text) - keep]], text[len(text) - keep :]
-    if not place.is_last:
+    if not is_last:
         return [before], mark + rest
     found: list[_ParsedPart] = [*_array(rest)]
     return [before, *(found or [mark + rest])], ""

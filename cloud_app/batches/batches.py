@@ -4,17 +4,16 @@ The brain runs them: see `cloud_app.batches.driver`.
 """
 
 import re
+from collections.abc import Iterable
 from datetime import timedelta
+from typing import Any
 
 from cloud_app import store
 from cloud_app.context import Context
 from cloud_app.files import files
 from cloud_app.store.records import BatchRecord, KeyRecord, NewBatch
-from genie import logs
 from genie.contracts.batch import BatchState
 from genie.errors import BadRequest, Conflict, NotFound
-
-log = logs.logger("batches")
 
 PREFIX = "batch_"
 LONGEST = timedelta(hours=24)
@@ -23,15 +22,6 @@ _UNITS = {"m": 60, "h": 3600}
 _WINDOW = re.compile(r"([1-9]\d{0,3})([mh])")
 _MAX_KEY = 255
 OPEN = (BatchState.VALIDATING, BatchState.IN_PROGRESS)
-
-
-def strip_batch_id_prefix(batch_id: str) -> str:
-    """A batch's id without its public prefix.
-
-    >>> strip_batch_id_prefix("batch_01h"), strip_batch_id_prefix("01h")
-    ('01h', '01h')
-    """
-    return batch_id.removeprefix(PREFIX)
 
 
 def window_of(text: str) -> timedelta:
@@ -91,11 +81,14 @@ def create(
 def get(ctx: Context, key: KeyRecord, batch_id: str) -> BatchRecord:
     """A batch of the key's org, by id with or without prefix; raises `NotFound`."""
     with ctx.db.reading() as session:
-        batch = store.batches.of_org(
-            session, key.org.id, strip_batch_id_prefix(batch_id)
-        )
+        batch = store.batches.of_org(session, key.org.id, batch_id.removeprefix(PREFIX))
     if batch is None:
-        raise _unknown(batch_id)
+        raise NotFound(
+            f"there is no batch {batch_id[:64]} in this org; `genie batch list` lists "
+            "them",
+            code="batch_not_found",
+            param="batch_id",
+        )
     return batch
 
 
@@ -103,7 +96,7 @@ def find(
     ctx: Context, key: KeyRecord, *, limit: int = 20, after: str | None = None
 ) -> tuple[BatchRecord, ...]:
     """Batches of the key's org, newest first; ``after`` is the last id seen."""
-    last = strip_batch_id_prefix(after) if after else None
+    last = after.removeprefix(PREFIX) if after else None
     with ctx.db.reading() as session:
         return store.batches.find(session, key.org.id, limit=limit, after=last)
 
@@ -111,16 +104,22 @@ def find(
 def cancel(ctx: Context, key: KeyRecord, batch_id: str) -> BatchRecord:
     """Stop a batch; finished answers are kept. An ended batch stays as it is."""
     batch = get(ctx, key, batch_id)
-    with ctx.db.session() as session:
-        store.batches.move(
-            session,
-            batch.id,
-            OPEN,
-            state=BatchState.CANCELLING.value,
-            closing=BatchState.CANCELLED.value,
-            cancelling_at=ctx.now(),
-        )
+    closing = BatchState.CANCELLED.value
+    move(ctx, batch, OPEN, BatchState.CANCELLING, closing=closing)
     return get(ctx, key, batch.id)
+
+
+def move(
+    ctx: Context,
+    batch: BatchRecord,
+    before: Iterable[BatchState],
+    after: BatchState,
+    **values: Any,
+) -> None:
+    """Change the state of a batch that is in one of the states ``before``."""
+    values[f"{after.value}_at"] = ctx.now()
+    with ctx.db.session() as session:
+        store.batches.move(session, batch.id, before, state=after.value, **values)
 
 
 def _record(ctx: Context, new: NewBatch) -> BatchRecord:
@@ -151,11 +150,3 @@ def _check(purpose: str, idempotency_key: str | None) -> None:
             f"Idempotency-Key must be 1 to {_MAX_KEY} printable characters",
             param="Idempotency-Key",
         )
-
-
-def _unknown(batch_id: str) -> NotFound:
-    return NotFound(
-        f"there is no batch {batch_id[:64]} in this org; `genie batch list` lists them",
-        code="batch_not_found",
-        param="batch_id",
-    )

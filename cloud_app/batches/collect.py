@@ -1,11 +1,14 @@
 """Writes the answers of a batch, chunk by chunk: each line into one of two files."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 from tempfile import SpooledTemporaryFile
 
 import msgspec
+from msgspec import structs
 
 from cloud_app import store
 from cloud_app.api import errors
@@ -16,13 +19,14 @@ from cloud_app.batches.lines import BatchLine
 from cloud_app.context import Context
 from cloud_app.files import files
 from cloud_app.jobs import failures
-from cloud_app.store.records import BatchRecord, ChunkRecord, ChunkResult, JobRecord
-from genie.api_types import (
-    ApiObject,
-    BatchLineResponse,
-    BatchResultLine,
-    FaultSummary,
+from cloud_app.store.records import (
+    BatchRecord,
+    ChunkRecord,
+    ChunkResult,
+    JobRecord,
+    NewJob,
 )
+from genie.api_types import ApiObject, BatchLineResponse, BatchResultLine, FaultSummary
 from genie.contracts import codec
 from genie.contracts.batch import BatchState
 from genie.contracts.inference import Fault, JobState, Usage
@@ -34,6 +38,7 @@ AT_ONCE = 50
 """Answers in memory at once; more than a few megabytes go to disk."""
 
 SPOOL_BYTES = 4 * 1024 * 1024
+Spool = SpooledTemporaryFile[bytes]
 OUTPUT, ERRORS = "output", "errors"
 
 EXPIRED = Fault(
@@ -62,14 +67,19 @@ def part_path(batch: BatchRecord, chunk: ChunkRecord, kind: str) -> str:
 
 def unfinished(ctx: Context, batch: BatchRecord, chunk: ChunkRecord) -> int:
     """The number of jobs of a chunk that have not ended."""
-    ids = [feed.job_id(batch, line, run_of(chunk, line)) for line in _span(chunk)]
     with ctx.db.reading() as session:
-        return len(store.jobs.still_open(session, ids))
+        return len(store.jobs.still_open(session, job_ids(batch, chunk)))
 
 
-def run_of(chunk: ChunkRecord, line: int) -> int:
-    """The run of a line that counts."""
-    return chunk.tries.get(str(line), 1)
+def job_ids(batch: BatchRecord, chunk: ChunkRecord) -> list[str]:
+    """The jobs of a chunk: of each line, the run that counts."""
+    span = range(chunk.first_line, chunk.first_line + chunk.lines)
+    return [_job_id(batch, chunk, line) for line in span]
+
+
+def closing_fault(batch: BatchRecord) -> Fault:
+    """Why a line of a batch that closes early does not run."""
+    return EXPIRED if batch.closing is BatchState.EXPIRED else CANCELLED
 
 
 def collect(ctx: Context, source: BatchInput, chunk: ChunkRecord) -> bool:
@@ -77,45 +87,48 @@ def collect(ctx: Context, source: BatchInput, chunk: ChunkRecord) -> bool:
     taken = feed.read(ctx, source, chunk)
     if source.batch.takes_more and _run_again(ctx, source, chunk, taken):
         return False
-    with _ChunkFiles(ctx, source.batch, chunk) as page:
-        page.fill(taken)
-        return page.save()
+    return _write(ctx, source.batch, chunk, taken)
 
 
-def _span(chunk: ChunkRecord) -> range:
-    return range(chunk.first_line, chunk.first_line + chunk.lines)
+def _run_of(chunk: ChunkRecord, line: int) -> int:
+    return chunk.tries.get(str(line), 1)
+
+
+def _job_id(batch: BatchRecord, chunk: ChunkRecord, line: int) -> str:
+    return feed.job_id(batch, line, _run_of(chunk, line))
 
 
 def _run_again(
     ctx: Context, source: BatchInput, chunk: ChunkRecord, taken: Sequence[BatchLine]
 ) -> bool:
     """Queue lines with retryable faults again; True when there are any."""
-    batch, again = source.batch, list[BatchLine]()
-    for line, job in _ended(ctx, batch, chunk, taken):
-        run = run_of(chunk, line.number)
-        if job is not None and _may_pass(job) and run < MOST_RUNS:
-            again.append(line)
+    again = [
+        (line, run + 1)
+        for line, job in _ended(ctx, source.batch, chunk, taken)
+        if (run := _run_of(chunk, line.number)) < MOST_RUNS and _may_pass(job)
+    ]
     if not again:
         return False
-    tries = dict(chunk.tries)
-    made = feed.PreparedLines()
-    for line in again:
-        run = tries[str(line.number)] = run_of(chunk, line.number) + 1
-        one, _kept = feed.orders(ctx, source, [line], run)
-        if not one.jobs:  # no machine now: look again in a second
+    jobs = list[NewJob]()
+    for line, run in again:
+        made = feed.prepare(ctx, source, [line], run).jobs
+        if not made:  # no machine now: look again in a second
             return True
-        made.jobs += one.jobs
+        jobs += made
+    tries = chunk.tries | {str(line.number): run for line, run in again}
     with ctx.db.session() as session:
         if not store.batches.try_again(session, chunk, tries):
             return True
-        store.jobs.insert_all(session, made.jobs)
-    feed.publish(ctx, [new.task for new in made.jobs])
+        store.jobs.insert_all(session, jobs)
+    feed.publish(ctx, [new.task for new in jobs])
     return True
 
 
-def _may_pass(job: JobRecord) -> bool:
+def _may_pass(job: JobRecord | None) -> bool:
+    if job is None or job.state is not JobState.FAILED:
+        return False
     fault = job.outcome.fault
-    return job.state is JobState.FAILED and fault is not None and fault.retryable
+    return fault is not None and fault.retryable
 
 
 def _ended(
@@ -124,118 +137,91 @@ def _ended(
     """Each line with its job; None for a line that never had one."""
     rest = iter(taken)
     while group := list(islice(rest, AT_ONCE)):
-        ids = {
-            line.number: feed.job_id(batch, line.number, run_of(chunk, line.number))
-            for line in group
-        }
+        ids = [_job_id(batch, chunk, line.number) for line in group]
         with ctx.db.reading() as session:
-            jobs = store.jobs.by_ids(session, list(ids.values()))
-        found = {job.id: job for job in jobs}
-        for line in group:
-            yield line, found.get(ids[line.number])
+            found = {job.id: job for job in store.jobs.by_ids(session, ids)}
+        yield from zip(group, map(found.get, ids), strict=True)
 
 
-@dataclass(slots=True)
-class _ChunkTotals:
-    completed: int = 0
-    failed: int = 0
-    usage: Usage = field(default_factory=Usage)
-
-    def add(self, job: JobRecord) -> None:
-        used = job.outcome.usage or Usage()
-        self.completed += 1
-        self.usage = Usage(
-            prompt_tokens=self.usage.prompt_tokens + used.prompt_tokens,
-            completion_tokens=self.usage.completion_tokens + used.completion_tokens,
-            cached_tokens=self.usage.cached_tokens + used.cached_tokens,
-        )
-
-
-class _ChunkFiles:
-    """The two files of one chunk while they are written."""
-
-    def __init__(self, ctx: Context, batch: BatchRecord, chunk: ChunkRecord) -> None:
-        self._ctx, self._batch = ctx, batch
-        # A part's name is unique: what a killed brain left is never read.
-        self._chunk = chunk
-        self._named = replace(chunk, part=store.ids.new_id())
-        self._tally = _ChunkTotals()
-        self._spools = {
-            kind: SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115  # closed in __exit__
-            for kind in (OUTPUT, ERRORS)
-        }
-
-    def __enter__(self) -> "_ChunkFiles":
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        for spool in self._spools.values():
-            spool.close()
-
-    def fill(self, taken: Sequence[BatchLine]) -> None:
-        for line, job in _ended(self._ctx, self._batch, self._chunk, taken):
-            kind, answer = self._line(line, job)
-            self._spools[kind].write(encode(answer) + b"\n")
-
-    def save(self) -> bool:
-        has = {kind: spool.tell() > 0 for kind, spool in self._spools.items()}
-        for kind in (kind for kind, is_there in has.items() if is_there):
-            path = part_path(self._batch, self._named, kind)
-            files.of(self._ctx).write(path, _pieces(self._spools[kind]))
+def _write(
+    ctx: Context, batch: BatchRecord, chunk: ChunkRecord, taken: Sequence[BatchLine]
+) -> bool:
+    """Write a chunk's answers and count them; False when another brain was first."""
+    # A part's name is unique: what a killed brain left is never read.
+    named = replace(chunk, part=store.ids.new_id())
+    with _spool() as output, _spool() as faults:
+        completed, failed, usage = _fill(ctx, batch, chunk, taken, output, faults)
         written = ChunkResult(
-            part=self._named.part or "",
-            has_output=has[OUTPUT],
-            has_errors=has[ERRORS],
-            completed=self._tally.completed,
-            failed=self._tally.failed,
-            usage=self._tally.usage,
+            part=named.part or "",
+            has_output=_save(ctx, part_path(batch, named, OUTPUT), output),
+            has_errors=_save(ctx, part_path(batch, named, ERRORS), faults),
+            completed=completed,
+            failed=failed,
+            usage=usage,
         )
-        with self._ctx.db.session() as session:
-            is_first = store.batches.write_chunk(session, self._chunk, written)
-            if is_first:
-                store.batches.count(session, self._batch.id, written)
-        return is_first
+    with ctx.db.session() as session:
+        is_first = store.batches.write_chunk(session, chunk, written)
+        if is_first:
+            store.batches.count(session, batch.id, written)
+    return is_first
 
-    def _line(
-        self, line: BatchLine, job: JobRecord | None
-    ) -> tuple[str, BatchResultLine]:
-        if job is None:
-            return ERRORS, self._without_job(line)
-        if job.state is JobState.COMPLETED and not _is_forgotten(job):
-            self._tally.add(job)
-            body = lines.answer(line, self._batch.endpoint, job)
-            return OUTPUT, _response(line, job.id, 200, body)
-        return ERRORS, self._ended_badly(line, job)
 
-    def _without_job(self, line: BatchLine) -> BatchResultLine:
-        refused = self._chunk.refused.get(str(line.number))
-        name = feed.job_id(self._batch, line.number)
+def _fill(
+    ctx: Context,
+    batch: BatchRecord,
+    chunk: ChunkRecord,
+    taken: Sequence[BatchLine],
+    output: Spool,
+    faults: Spool,
+) -> tuple[int, int, Usage]:
+    """Write the answer of each line; returns how many completed, failed, their use."""
+    completed = failed = 0
+    tokens = Counter[str]()
+    for line, job in _ended(ctx, batch, chunk, taken):
+        if job is not None and job.state is JobState.COMPLETED and _is_kept(job):
+            completed += 1
+            tokens.update(structs.asdict(job.outcome.usage or Usage()))
+            body = lines.answer(line, batch.endpoint, job)
+            answer, spool = _response(line, job.id, 200, body), output
+        else:
+            answer, spool = _failure(batch, chunk, line, job), faults
+            failed += answer.error is None
+        spool.write(encode(answer) + b"\n")
+    return completed, failed, Usage(**tokens)
+
+
+def _failure(
+    batch: BatchRecord, chunk: ChunkRecord, line: BatchLine, job: JobRecord | None
+) -> BatchResultLine:
+    """The result of a line without answer: ``error`` is set where it never ran."""
+    if job is None:
+        name = feed.job_id(batch, line.number)
+        refused = chunk.refused.get(str(line.number))
         if refused is None:
-            return _never(line, name, _why(self._batch))
-        self._tally.failed += 1
+            return _never(line, name, closing_fault(batch))
         return _failed(line, name, JobState.FAILED, codec.convert(Fault, refused))
-
-    def _ended_badly(self, line: BatchLine, job: JobRecord) -> BatchResultLine:
-        if self._batch.closing and job.state in (JobState.CANCELLED, JobState.TIMEOUT):
-            return _never(line, job.id, _why(self._batch))
-        self._tally.failed += 1
-        if job.state is JobState.COMPLETED:
-            return _failed(line, job.id, JobState.FAILED, FORGOTTEN)
-        return _failed(line, job.id, job.state, job.outcome.fault)
+    if batch.closing and job.state in (JobState.CANCELLED, JobState.TIMEOUT):
+        return _never(line, job.id, closing_fault(batch))
+    if job.state is JobState.COMPLETED:
+        return _failed(line, job.id, JobState.FAILED, FORGOTTEN)
+    return _failed(line, job.id, job.state, job.outcome.fault)
 
 
-def _pieces(spool: SpooledTemporaryFile[bytes]) -> Iterator[bytes]:
+def _spool() -> Spool:
+    return SpooledTemporaryFile(SPOOL_BYTES)
+
+
+def _save(ctx: Context, path: str, spool: Spool) -> bool:
+    """Store what was written to a spool; False when that is nothing."""
+    if not spool.tell():
+        return False
     spool.seek(0)
-    while piece := spool.read(files.PIECE_BYTES):
-        yield piece
+    files.of(ctx).write(path, iter(partial(spool.read, files.PIECE_BYTES), b""))
+    return True
 
 
-def _is_forgotten(job: JobRecord) -> bool:
-    return job.outcome.text is None and job.outcome.extras is None
-
-
-def _why(batch: BatchRecord) -> Fault:
-    return EXPIRED if batch.closing is BatchState.EXPIRED else CANCELLED
+def _is_kept(job: JobRecord) -> bool:
+    return job.outcome.text is not None or job.outcome.extras is not None
 
 
 def _response(

@@ -5,16 +5,18 @@ Each batch is leased to one brain, which takes it a step further once a second.
 
 import hashlib
 import random
+import sqlite3
 import time
-from array import array
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from itertools import chain
 from threading import Lock
 from typing import Any
 
 from cloud_app import store
-from cloud_app.batches import collect, feed, lines
+from cloud_app.batches import batches, collect, feed, lines
 from cloud_app.batches.collect import ERRORS, OUTPUT, folder
 from cloud_app.batches.feed import BatchInput
 from cloud_app.batches.lines import BadBatchLine, BatchLine, LineRequest
@@ -27,66 +29,52 @@ from genie.contracts.batch import BatchState
 from genie.contracts.inference import JobState
 from genie.errors import BrokerDown, GenieError, NotFound, Unavailable
 
-EMPTY = 0
-FIRST_PLACES = 1024
+log = logs.logger("batches")
+
+MOST_ERRORS = 100
+"""The most mistakes that are listed."""
+
+OUTPUT_PURPOSE = "batch_output"
+
+LEASE = timedelta(seconds=6)
+"""How long the batch of a killed brain waits for another brain.
+
+Two brains that drive one batch after a stall only do work twice: each step is a
+compare-and-set.
+"""
+
+RENEW_AFTER_S = 1.5
+AT_ONCE = 100
+SPREAD = 4
+"""Chunks may hold this many times the lines in flight: a slow line stops no other."""
+
+_one_at_a_time = Lock()
+"""One check at a time: a large input takes a minute of a brain's threads."""
+
+_random = random.SystemRandom()
 
 
 class DigestSet:
-    """A set of names as 64-bit digests in one array: at most 32 bytes a name.
+    """A set of names as 64-bit digests in memory: at most 32 bytes a name.
 
     A Python set of numbers takes about a hundred. A million names collide by chance
     once in 40 million batches.
     """
 
     def __init__(self) -> None:
-        self._places = _empty(FIRST_PLACES)
-        self._count = 0
-
-    def __len__(self) -> int:
-        return self._count
+        self._db = sqlite3.connect(":memory:")
+        self._db.execute("CREATE TABLE names (digest INTEGER PRIMARY KEY)")
 
     def add(self, name: str) -> bool:
         """Add a name; False when it was in the set before."""
         digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
-        number = int.from_bytes(digest) or 1  # 0 marks an empty place
-        if self._count * 2 >= len(self._places):
-            self._grow()
-        at = _find(self._places, number)
-        if self._places[at] == number:
-            return False
-        self._places[at] = number
-        self._count += 1
-        return True
+        number = int.from_bytes(digest, signed=True)
+        added = self._db.execute("INSERT OR IGNORE INTO names VALUES (?)", (number,))
+        return added.rowcount == 1
 
-    def _grow(self) -> None:
-        larger = _empty(len(self._places) * 2)
-        for number in self._places:
-            if number != EMPTY:
-                larger[_find(larger, number)] = number
-        self._places = larger
-
-
-def _empty(places: int) -> "array[int]":
-    return array("Q", [EMPTY]) * places
-
-
-def _find(places: "array[int]", number: int) -> int:
-    """The place of a number: from its own place on, the first that fits."""
-    mask = len(places) - 1
-    at = number & mask
-    while places[at] not in (EMPTY, number):
-        at = (at + 1) & mask
-    return at
-
-
-MOST_ERRORS = 100
-"""The most mistakes that are listed."""
-
-EVERY = 500
-"""Lines between two calls of ``keep``."""
-
-_one_at_a_time = Lock()
-"""One check at a time: a large input takes a minute of a brain's threads."""
+    def close(self) -> None:
+        """Free the memory."""
+        self._db.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,12 +92,13 @@ def check(
     """Read every line; None while this process checks another batch.
 
     Memory holds one line and at most 32 bytes of each custom_id, never the file.
-    ``keep`` is called every few hundred lines.
+    ``keep`` is called for each line.
     """
     if not _one_at_a_time.acquire(blocking=False):
         return None
     try:
-        return _InputCheck(ctx, batch).read(file, keep)
+        with closing(DigestSet()) as seen:
+            return _InputCheck(ctx, batch, seen).read(file, keep)
     finally:
         _one_at_a_time.release()
 
@@ -117,9 +106,8 @@ def check(
 class _InputCheck:
     """One pass over one input."""
 
-    def __init__(self, ctx: Context, batch: BatchRecord) -> None:
-        self._ctx, self._batch = ctx, batch
-        self._seen = DigestSet()
+    def __init__(self, ctx: Context, batch: BatchRecord, seen: DigestSet) -> None:
+        self._ctx, self._batch, self._seen = ctx, batch, seen
         self._targets: set[tuple[str | None, str | None]] = set()
         self._errors: list[dict[str, Any]] = []
         self._model: str | None = None
@@ -128,17 +116,14 @@ class _InputCheck:
     def read(self, file: FileRecord, keep: Callable[[], None]) -> InputSummary:
         most_bytes = self._ctx.settings.max_body_bytes
         with files.of(self._ctx).reading(file.path) as source:
-            for line in lines.split_lines(
-                source, offset=0, after_line=0, most_bytes=most_bytes
-            ):
+            for line in lines.split_lines(source, most_bytes=most_bytes):
                 self._total += 1
-                if self._total % EVERY == 0:
-                    keep()
+                keep()
                 self._note(line, most_bytes)
                 if self._is_enough():
                     break
         if not self._total:
-            self._add(BadBatchLine("the file has no requests", code="empty_file"), None)
+            self._add(BadBatchLine("the file has no requests", code="empty_file"))
         return InputSummary(
             total=self._total, model=self._model, errors=tuple(self._errors)
         )
@@ -172,66 +157,42 @@ class _InputCheck:
                 f"the file has more than {most_lines} requests; split it",
                 code="too_many_requests",
             )
-            self._add(error, None)
+            self._add(error)
             return True
         return len(self._errors) >= MOST_ERRORS
 
-    def _add(self, error: GenieError, line: int | None) -> None:
-        self._errors.append(
-            {
-                "code": error.error_code,
-                "message": error.message,
-                "param": error.param,
-                "line": line,
-            }
-        )
+    def _add(self, error: GenieError, line: int | None = None) -> None:
+        self._errors.append(_mistake(error, line))
 
 
-log = logs.logger("batches")
-
-OUTPUT_PURPOSE = "batch_output"
-OPEN = (BatchState.VALIDATING, BatchState.IN_PROGRESS)
-ENDING = (BatchState.FINALIZING, BatchState.CANCELLING)
-
-
-def expire(ctx: Context, batch: BatchRecord) -> None:
-    """Stop a running batch whose window is over."""
-    now = ctx.now()
-    with ctx.db.session() as session:
-        store.batches.move(
-            session,
-            batch.id,
-            OPEN,
-            state=BatchState.FINALIZING.value,
-            closing=BatchState.EXPIRED.value,
-            finalizing_at=now,
-        )
+def _mistake(error: GenieError, line: int | None = None) -> dict[str, Any]:
+    return {
+        "code": error.error_code,
+        "message": error.message,
+        "param": error.param,
+        "line": line,
+    }
 
 
 def fail(ctx: Context, batch: BatchRecord, errors: Sequence[dict[str, Any]]) -> None:
     """End a batch whose input cannot run."""
-    with ctx.db.session() as session:
-        store.batches.move(
-            session,
-            batch.id,
-            [state for state in BatchState if not state.is_terminal],
-            state=BatchState.FAILED.value,
-            errors=list(errors),
-            failed_at=ctx.now(),
-        )
+    unended = [state for state in BatchState if not state.is_terminal]
+    batches.move(ctx, batch, unended, BatchState.FAILED, errors=list(errors))
 
 
 def stop(ctx: Context, batch: BatchRecord, chunks: Sequence[ChunkRecord]) -> None:
     """End the jobs of a batch that closes early; running ones are cancelled."""
     is_expired = batch.closing is BatchState.EXPIRED
     state = JobState.TIMEOUT if is_expired else JobState.CANCELLED
-    fault = collect.EXPIRED if is_expired else collect.CANCELLED
     for chunk in chunks:
-        span = range(chunk.first_line, chunk.first_line + chunk.lines)
-        ids = [feed.job_id(batch, line, collect.run_of(chunk, line)) for line in span]
         with ctx.db.session() as session:
             closed = store.transitions.close(
-                session, ids, state, ctx.now(), fault=fault, keeps_task=False
+                session,
+                collect.job_ids(batch, chunk),
+                state,
+                ctx.now(),
+                fault=collect.closing_fault(batch),
+                keeps_task=False,
             )
         for job in closed:
             if job.worker_id is not None:
@@ -242,14 +203,7 @@ def finish(ctx: Context, source: BatchInput) -> None:
     """Join the results and end the batch."""
     batch = source.batch
     if batch.state is BatchState.IN_PROGRESS:
-        with ctx.db.session() as session:
-            store.batches.move(
-                session,
-                batch.id,
-                [BatchState.IN_PROGRESS],
-                state=BatchState.FINALIZING.value,
-                finalizing_at=ctx.now(),
-            )
+        batches.move(ctx, batch, [batch.state], BatchState.FINALIZING)
     with ctx.db.reading() as session:
         chunks = store.batches.written_chunks(session, batch.id)
     output = _assemble(ctx, batch, chunks, OUTPUT)
@@ -269,11 +223,11 @@ def end(
         is_first = store.batches.move(
             session,
             batch.id,
-            ENDING,
+            (BatchState.FINALIZING, BatchState.CANCELLING),
             state=last.value,
             output_file_id=output and output.id,
             error_file_id=errors and errors.id,
-            **_at(last, ctx.now()),
+            **{f"{last.value}_at": ctx.now()},
         )
         for file in (output, errors):
             if is_first and file is not None:
@@ -283,11 +237,8 @@ def end(
 
 def remove_leftovers(ctx: Context, batch: BatchRecord) -> None:
     """Remove the files that an ended batch no longer needs."""
-    kept = {
-        result_path(batch, file_id)
-        for file_id in (batch.output_file_id, batch.error_file_id)
-        if file_id is not None
-    }
+    results = (batch.output_file_id, batch.error_file_id)
+    kept = {result_path(batch, file_id) for file_id in results if file_id is not None}
     storage = files.of(ctx)
     for path in storage.names(folder(batch)):
         if path not in kept:
@@ -322,12 +273,12 @@ def _assemble(
     if not parts:
         return None
     file_id = store.ids.new_id(ctx.now())
-    path = result_path(batch, file_id)
-    stored = files.of(ctx).write(path, _joined(ctx, parts))
+    path, storage = result_path(batch, file_id), files.of(ctx)
+    stored = storage.write(path, chain.from_iterable(map(storage.pieces, parts)))
     return files.record(
         ctx,
         stored,
-        file_id=file_id,
+        id=file_id,
         org_id=batch.org_id,
         key_id=batch.key_id,
         purpose=OUTPUT_PURPOSE,
@@ -336,40 +287,8 @@ def _assemble(
     )
 
 
-def _joined(ctx: Context, parts: Sequence[str]) -> Iterator[bytes]:
-    for part in parts:
-        yield from files.of(ctx).pieces(part)
-
-
-def _at(state: BatchState, now: datetime) -> dict[str, datetime]:
-    return {f"{state.value}_at": now}
-
-
-LEASE = timedelta(seconds=6)
-"""How long the batch of a killed brain waits for another brain.
-
-Two brains that drive one batch after a stall only do work twice: each step is a
-compare-and-set.
-"""
-
-RENEW_AFTER_S = 1.5
-AT_ONCE = 100
-SPREAD = 4
-"""Chunks may hold this many times the lines in flight: a slow line stops no other."""
-
-_random = random.SystemRandom()
-
-
 class LeaseLost(Unavailable):
     """Another brain took over the batch."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DriveReport:
-    """The counts of one round of the driver."""
-
-    driven: int
-    written: int
 
 
 class BatchLease:
@@ -403,12 +322,15 @@ class BatchLease:
             store.batches.release(session, self._batch_id, self._owner)
 
 
-def drive(ctx: Context) -> DriveReport:
-    """Take one step of every batch that no other brain drives."""
+def drive(ctx: Context) -> int:
+    """Take one step of every batch that no other brain drives.
+
+    Returns how many chunks were written.
+    """
     with ctx.db.reading() as session:
         waiting = list(store.batches.to_drive(session, AT_ONCE))
     _random.shuffle(waiting)  # brains meet less, and none waits behind a broken one
-    driven = written = 0
+    written = 0
     for batch_id in waiting:
         lease = BatchLease(ctx, batch_id, store.ids.new_id())
         batch = lease.take()
@@ -416,12 +338,11 @@ def drive(ctx: Context) -> DriveReport:
             continue
         try:
             written += _BatchStep(ctx, lease).advance(batch)
-            driven += 1
         except Unavailable as error:
             log.warning("batch_waits", batch=batch_id, reason=error.message)
         finally:
             lease.release()
-    return DriveReport(driven=driven, written=written)
+    return written
 
 
 class _BatchStep:
@@ -436,48 +357,36 @@ class _BatchStep:
             remove_leftovers(self._ctx, batch)
             return 0
         try:
-            source = self._source(batch)
-            return self._drive(source)
+            return self._drive(self._source(batch))
         except NotFound as error:
-            mistake = {"code": error.error_code, "message": error.message}
-            fail(self._ctx, batch, [{**mistake, "param": None, "line": None}])
+            fail(self._ctx, batch, [{**_mistake(error), "param": None}])
             return 0
 
     def _drive(self, source: BatchInput) -> int:
         ctx, batch = self._ctx, source.batch
         if ctx.now() >= batch.expires_at and batch.closing is None:
-            expire(ctx, batch)
+            expired = {"closing": BatchState.EXPIRED.value}
+            batches.move(ctx, batch, batches.OPEN, BatchState.FINALIZING, **expired)
             batch = self._again(batch)
         if batch.state is BatchState.VALIDATING:
-            batch = self._check(source)
-        if batch.in_progress_at is None:
-            self._end_early(batch)
-            return 0
-        return self._run(BatchInput(batch=batch, file=source.file, key=source.key))
+            batch = self._check(batch, source.file)
+        if batch.in_progress_at is not None:
+            return self._run(replace(source, batch=batch))
+        if batch.closing is not None:  # it was stopped before any line ran
+            end(ctx, batch)
+        return 0
 
-    def _end_early(self, batch: BatchRecord) -> None:
-        """End a batch that was stopped before any line ran."""
-        if batch.closing is not None:
-            end(self._ctx, batch)
-
-    def _check(self, source: BatchInput) -> BatchRecord:
-        batch = source.batch
-        found = check(self._ctx, batch, source.file, self._lease.keep)
+    def _check(self, batch: BatchRecord, file: FileRecord) -> BatchRecord:
+        ctx = self._ctx
+        found = check(ctx, batch, file, self._lease.keep)
         if found is None:
             return batch
         if found.errors:
-            fail(self._ctx, batch, found.errors)
-            return self._again(batch)
-        with self._ctx.db.session() as session:
-            store.batches.move(
-                session,
-                batch.id,
-                [BatchState.VALIDATING],
-                state=BatchState.IN_PROGRESS.value,
-                in_progress_at=self._ctx.now(),
-                total=found.total,
-                model=found.model,
-            )
+            fail(ctx, batch, found.errors)
+        else:
+            counted = {"total": found.total, "model": found.model}
+            before = [BatchState.VALIDATING]
+            batches.move(ctx, batch, before, BatchState.IN_PROGRESS, **counted)
         return self._again(batch)
 
     def _run(self, source: BatchInput) -> int:
@@ -516,7 +425,7 @@ class _BatchStep:
                 break
             fed = after.read_line - source.batch.read_line
             running, held = running + fed, held + fed
-            source = BatchInput(batch=after, file=source.file, key=source.key)
+            source = replace(source, batch=after)
         return source
 
     def _open(self, batch: BatchRecord) -> tuple[ChunkRecord, ...]:
@@ -533,10 +442,8 @@ class _BatchStep:
             file = store.files.of_org(session, batch.org_id, batch.input_file_id)
         if key is None:
             raise NotFound("the key this batch was made with is gone")
-        return BatchInput(batch=batch, file=_there(file), key=key)
-
-
-def _there(file: FileRecord | None) -> FileRecord:
-    if file is None:
-        raise NotFound("the input file is gone; upload it again", code="file_not_found")
-    return file
+        if file is None:
+            raise NotFound(
+                "the input file is gone; upload it again", code="file_not_found"
+            )
+        return BatchInput(batch=batch, file=file, key=key)

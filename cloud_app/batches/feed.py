@@ -1,14 +1,17 @@
 """Turns the next lines of a batch into jobs: commits them, then publishes them."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from itertools import islice, takewhile
 from typing import Any
 
 import msgspec
 
 from cloud_app import store
+from cloud_app.api import errors
 from cloud_app.batches import lines
 from cloud_app.batches.lines import BatchLine
 from cloud_app.context import Context
@@ -23,7 +26,7 @@ from cloud_app.store.records import (
 )
 from genie import logs
 from genie.contracts import codec
-from genie.contracts.inference import Fault, InferenceTask
+from genie.contracts.inference import InferenceTask
 from genie.errors import GenieError, NoCapacity, TooLarge, Unavailable
 
 log = logs.logger("batches")
@@ -43,8 +46,9 @@ class BatchInput:
 
 @dataclass(slots=True)
 class PreparedLines:
-    """The jobs of some lines, and the faults of lines that cannot become jobs."""
+    """Some lines, their jobs, and the faults of those that cannot become jobs."""
 
+    lines: list[BatchLine] = field(default_factory=list)
     jobs: list[NewJob] = field(default_factory=list)
     refused: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -63,34 +67,18 @@ def job_id(batch: BatchRecord, line: int, run: int = 1) -> str:
 def read(ctx: Context, source: BatchInput, chunk: ChunkRecord) -> tuple[BatchLine, ...]:
     """The lines of an existing chunk."""
     end = chunk.offset + chunk.size_bytes
-    with files.of(ctx).reading(source.file.path) as opened:
-        found = lines.split_lines(
-            opened,
-            offset=chunk.offset,
-            after_line=chunk.first_line - 1,
-            most_bytes=ctx.settings.max_body_bytes,
-        )
-        taken = []
-        for line in found:
-            if line.offset >= end:
-                break
-            taken.append(line)
-    return tuple(taken)
+    with closing(_lines(ctx, source, chunk.offset, chunk.first_line - 1)) as found:
+        return tuple(takewhile(lambda line: line.offset < end, found))
 
 
 def feed(ctx: Context, source: BatchInput) -> BatchRecord | None:
     """Run the next chunk; returns the batch after it, None when none can run."""
-    taken = _next(ctx, source)
-    made, kept = orders(ctx, source, taken)
-    if not kept:
-        return None
-    return _commit(ctx, source, kept, made)
+    return _commit(ctx, source, prepare(ctx, source, _next(ctx, source)))
 
 
 def skip(ctx: Context, source: BatchInput) -> BatchRecord | None:
     """Skip the next chunk: its lines will never run."""
-    taken = _next(ctx, source)
-    return _commit(ctx, source, taken, PreparedLines()) if taken else None
+    return _commit(ctx, source, PreparedLines(lines=_next(ctx, source)))
 
 
 def is_at_end(ctx: Context, source: BatchInput) -> bool:
@@ -98,11 +86,11 @@ def is_at_end(ctx: Context, source: BatchInput) -> bool:
     return not _next(ctx, source)
 
 
-def orders(
+def prepare(
     ctx: Context, source: BatchInput, taken: Iterable[BatchLine], run: int = 1
-) -> tuple[PreparedLines, tuple[BatchLine, ...]]:
+) -> PreparedLines:
     """The jobs of lines, up to the first line that no machine can serve now."""
-    made, kept = PreparedLines(), []
+    made = PreparedLines()
     for line in taken:
         try:
             made.jobs.append(_job(ctx, source, line, run))
@@ -110,14 +98,9 @@ def orders(
             log.info("batch_waits", batch=source.batch.id, reason=error.message)
             break
         except GenieError as error:
-            made.refused[str(line.number)] = codec.builtins(fault_of(error))
-        kept.append(line)
-    return made, tuple(kept)
-
-
-def fault_of(error: GenieError) -> Fault:
-    """An error as data."""
-    return Fault(code=error.error_code, message=error.message, param=error.param)
+            made.refused[str(line.number)] = codec.builtins(errors.fault_of(error))
+        made.lines.append(line)
+    return made
 
 
 def publish(ctx: Context, tasks: Sequence[InferenceTask]) -> None:
@@ -134,7 +117,7 @@ def _publish(ctx: Context, task: InferenceTask) -> bool:
     try:
         ctx.bus.publish(task)
     except TooLarge as error:
-        lifecycle.refuse(ctx, task.job_id, fault_of(error))
+        lifecycle.refuse(ctx, task.job_id, errors.fault_of(error))
         return False
     except Unavailable as error:
         log.warning("publish_waits", job_id=task.job_id, error=str(error))
@@ -142,24 +125,27 @@ def _publish(ctx: Context, task: InferenceTask) -> bool:
     return True
 
 
+def _lines(
+    ctx: Context, source: BatchInput, offset: int, after_line: int
+) -> Generator[BatchLine]:
+    most = ctx.settings.max_body_bytes
+    with files.of(ctx).reading(source.file.path) as opened:
+        yield from lines.split_lines(
+            opened, most_bytes=most, offset=offset, after_line=after_line
+        )
+
+
 def _next(ctx: Context, source: BatchInput) -> list[BatchLine]:
     """The next lines of the input, as many as fit one chunk."""
     batch, taken, size = source.batch, list[BatchLine](), 0
     if batch.read_offset >= source.file.size_bytes:
         return taken
-    with files.of(ctx).reading(source.file.path) as opened:
-        for line in lines.split_lines(
-            opened,
-            offset=batch.read_offset,
-            after_line=batch.read_line,
-            most_bytes=ctx.settings.max_body_bytes,
-        ):
+    with closing(_lines(ctx, source, batch.read_offset, batch.read_line)) as found:
+        for line in islice(found, lines.CHUNK_LINES):
             size += len(line.data)
             if taken and size > lines.CHUNK_BYTES:
                 break
             taken.append(line)
-            if len(taken) == lines.CHUNK_LINES:
-                break
     return taken
 
 
@@ -173,17 +159,19 @@ def _job(ctx: Context, source: BatchInput, line: BatchLine, run: int) -> NewJob:
 
 
 def _commit(
-    ctx: Context, source: BatchInput, taken: Sequence[BatchLine], made: PreparedLines
+    ctx: Context, source: BatchInput, made: PreparedLines
 ) -> BatchRecord | None:
-    batch = source.batch
-    end = taken[-1].offset + len(taken[-1].data)
+    if not made.lines:
+        return None
+    batch, first, last = source.batch, made.lines[0], made.lines[-1]
+    end = last.offset + len(last.data)
     chunk = ChunkRecord(
         batch_id=batch.id,
         number=batch.chunks,
-        offset=taken[0].offset,
-        size_bytes=end - taken[0].offset,
-        first_line=taken[0].number,
-        lines=taken[-1].number - taken[0].number + 1,
+        offset=first.offset,
+        size_bytes=end - first.offset,
+        first_line=first.number,
+        lines=last.number - first.number + 1,
         tries={},
         refused=made.refused,
         part=None,
@@ -193,7 +181,7 @@ def _commit(
     model = made.jobs[0].task.model if made.jobs else None
     with ctx.db.session() as session:
         if not store.batches.read_on(
-            session, batch, offset=end, line=taken[-1].number, model=model
+            session, batch, offset=end, line=last.number, model=model
         ):
             return None
         store.batches.insert_chunk(session, chunk)

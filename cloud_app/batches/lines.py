@@ -24,11 +24,14 @@ CHUNK_BYTES = 4 * 1024 * 1024
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
 EMBEDDINGS = "/v1/embeddings"
-SHAPES: dict[str, type[BaseModel]] = {
-    CHAT: ChatRequest,
-    TEXT: CompletionRequest,
-    EMBEDDINGS: EmbeddingRequest,
+_ENDPOINTS: dict[str, tuple[type[BaseModel], Callable[[Any, KeyRecord], Order]]] = {
+    CHAT: (ChatRequest, orders.of_chat),
+    TEXT: (CompletionRequest, orders.of_completion),
+    EMBEDDINGS: (EmbeddingRequest, orders.of_embedding),
 }
+"""The request type of an endpoint, and the order it makes, hence Any."""
+
+_MODES = (None, "sync")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,16 +68,11 @@ class LineRequest:
     """A parsed line; ``body`` is the request type of its endpoint."""
 
     custom_id: str
-    endpoint: str
     body: BaseModel
 
 
 def split_lines(
-    source: BinaryIO,
-    *,
-    offset: int,
-    after_line: int,
-    most_bytes: int,
+    source: BinaryIO, *, most_bytes: int, offset: int = 0, after_line: int = 0
 ) -> Iterator[BatchLine]:
     """The lines from a byte offset on; ``after_line`` is the previous line's number.
 
@@ -108,14 +106,15 @@ def parse(line: BatchLine, endpoint: str, *, most_bytes: int) -> LineRequest:
             param="url",
         )
     body = _body(endpoint, bytes(envelope.body))
-    return LineRequest(custom_id=envelope.custom_id, endpoint=endpoint, body=body)
+    return LineRequest(custom_id=envelope.custom_id, body=body)
 
 
 def order(
     request: LineRequest, batch: BatchRecord, key: KeyRecord, left_s: float
 ) -> Order:
     """The order of a request; ``left_s`` is what is left of the batch's window."""
-    made = _ORDERS[request.endpoint](request.body, key)
+    _shape, order_of = _ENDPOINTS[batch.endpoint]
+    made = order_of(request.body, key)
     metadata = {
         **made.request.metadata,
         "batch_id": f"{batches.PREFIX}{batch.id}",
@@ -159,8 +158,9 @@ def _envelope(data: bytes) -> _RequestLine:
 
 
 def _body(endpoint: str, data: bytes) -> BaseModel:
+    shape, _order_of = _ENDPOINTS[endpoint]
     try:
-        body = SHAPES[endpoint].model_validate(json.loads(data))
+        body = shape.model_validate(json.loads(data))
     except ValueError as error:
         raise _bad_body(error) from error
     if getattr(body, "stream", None) or getattr(body, "mode", None) not in _MODES:
@@ -172,20 +172,9 @@ def _body(endpoint: str, data: bytes) -> BaseModel:
     return body
 
 
-_MODES = (None, "sync")
-
-
 def _bad_body(error: ValueError) -> BadBatchLine:
     if not isinstance(error, ValidationError):
         return BadBatchLine(f"body: {error}", code="invalid_request", param="body")
     fault = errors.fault_of_body(error)
     param = f"body.{fault.param}" if fault.param else "body"
     return BadBatchLine(fault.message, code=fault.code, param=param)
-
-
-_ORDERS: dict[str, Callable[[Any, KeyRecord], Order]] = {
-    CHAT: orders.of_chat,
-    TEXT: orders.of_completion,
-    EMBEDDINGS: orders.of_embedding,
-}
-"""Each takes the request type of its endpoint, hence Any."""

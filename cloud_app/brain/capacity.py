@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from cloud_app.brain.views import FleetView, PlacementView, WorkerView
 from genie import engines, memory, sources
-from genie.contracts.fleet import EngineFacts, EngineMemory, ModelState
+from genie.contracts.fleet import EngineFacts, EngineMemory, ModelState, ModelStatus
 from genie.contracts.model import ModelSpec, Quant
 from genie.memory import MemoryNeed
 
@@ -68,51 +68,38 @@ def fit(
             need = memory.need(spec, quant, slots=slots, context=context, engine=engine)
             if need.total <= free:
                 return Fit(quant=quant, slots=slots, context=context, need=need)
-    least = smallest(spec, worker.device, engine=engine, min_context=min_context)
+    least = smallest(spec, worker.device, engine, min_context)
     has = f"{worker.name} has {gigabytes(max(0, free))}"
     return NoFit(reasons=(f"needs {gigabytes(least)} and {has}",))
 
 
 def smallest(
-    spec: ModelSpec,
-    device: str,
-    *,
-    engine: EngineFacts | None = None,
-    min_context: int = 0,
+    spec: ModelSpec, device: str, engine: EngineFacts, min_context: int = 0
 ) -> int:
-    """Least bytes any quant of ``spec`` takes on ``device``; 0 without a quant."""
-    engine = engine or engines.assumed(spec.engine)
+    """Least bytes that any quant of ``spec`` takes on a ``device`` that suits it."""
     *_, (slots, context) = _shapes(spec, device, engine, min_context)
-    needs = (
+    return min(
         memory.need(spec, quant, slots=slots, context=context, engine=engine).total
         for quant in _quants(spec, device, engine)
     )
-    return min(needs, default=0)
-
-
-def would_fit(spec: ModelSpec) -> str:
-    """The smallest machine that could hold ``spec``, in words."""
-    devices = sorted({device for quant in spec.quants for device in quant.devices})
-    sizes = [f"{gigabytes(smallest(spec, d))} of {d} memory" for d in devices]
-    needs = " or ".join(sizes)
-    return f"a worker with the {spec.engine} engine and {needs}"
 
 
 def held_bytes(spec: ModelSpec, worker: WorkerView, placement: PlacementView) -> int:
     """Bytes a placement takes: the computed need or the measured peak, if more."""
-    quant = next((q for q in spec.quants if q.name == placement.quant), None)
     seen = worker.reported(placement.model)
     peak = seen.peak_bytes if seen is not None else 0
+    return max(peak, computed_bytes(spec, placement, worker.engine(spec.engine)))
+
+
+def computed_bytes(
+    spec: ModelSpec, held: PlacementView | ModelStatus, engine: EngineFacts | None
+) -> int:
+    """Bytes a loaded model should take; 0 when the catalog no longer has its quant."""
+    quant = next((q for q in spec.quants if q.name == held.quant), None)
     if quant is None:
-        return peak
-    need = memory.need(
-        spec,
-        quant,
-        slots=placement.slots,
-        context=placement.context,
-        engine=worker.engine(spec.engine),
-    )
-    return max(peak, need.total)
+        return 0
+    slots, context = held.slots, held.context
+    return memory.need(spec, quant, slots=slots, context=context, engine=engine).total
 
 
 def slots_said(spec: ModelSpec, worker: WorkerView) -> int | None:

@@ -15,16 +15,12 @@ _HOLDS = (
 
 
 def open_for(
-    desired: Iterable[PlacementView],
-    reported: Iterable[ModelStatus],
-    *,
-    is_draining: bool = False,
-    wants_drain: bool | None = None,
+    desired: Iterable[PlacementView], reported: Iterable[ModelStatus]
 ) -> tuple[Directive, ...]:
     """What a worker still has to do; unloads come first because they free memory.
 
     The same difference always gives the same ids; a model that is placed
-    again later gets a new id. ``wants_drain`` None leaves draining to the worker.
+    again later gets a new id.
     """
     wanted, seen = tuple(desired), tuple(reported)
     keep = {(p.model, p.quant) for p in wanted}
@@ -33,7 +29,7 @@ def open_for(
     missing = [p for p in wanted if (p.model, p.quant) not in done]
     unloads = sorted((_unload(m) for m in gone), key=lambda directive: directive.id)
     loads = sorted((_load(p) for p in missing), key=lambda directive: directive.id)
-    return (*_drain(is_draining, wants_drain), *unloads, *loads)
+    return (*unloads, *loads)
 
 
 def _load(placement: PlacementView) -> Directive:
@@ -43,7 +39,6 @@ def _load(placement: PlacementView) -> Directive:
         kind=DirectiveKind.LOAD,
         model=placement.model,
         quant=placement.quant,
-        fingerprint=placement.fingerprint,
     )
 
 
@@ -55,10 +50,3 @@ def _unload(status: ModelStatus) -> Directive:
         quant=status.quant,
         fingerprint=status.fingerprint,
     )
-
-
-def _drain(is_draining: bool, wants_drain: bool | None) -> tuple[Directive, ...]:
-    if wants_drain is None or wants_drain is is_draining:
-        return ()
-    kind = DirectiveKind.DRAIN if wants_drain else DirectiveKind.RESUME
-    return (Directive(id=kind.value, kind=kind),)

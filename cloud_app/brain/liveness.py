@@ -80,6 +80,3 @@ def _most_together(ages: list[float], window_s: float) -> int:
             first += 1
         most = max(most, last - first + 1)
     return most
-
-
-__all__ = ["Liveness", "is_mass_silence", "is_recent", "liveness", "without"]

@@ -5,13 +5,14 @@ young moves, idle models stay until their memory is needed, and a snapshot with
 its own plan applied yields no moves.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime
-from enum import StrEnum
+from datetime import datetime, timedelta
+from enum import IntEnum, StrEnum
 
 from cloud_app.brain import capacity, liveness
-from cloud_app.brain.packing import Demands, PlacementOption, Pressure, WorkerPacking
+from cloud_app.brain.capacity import Fit, NoFit
 from cloud_app.brain.views import (
     DemandView,
     FleetView,
@@ -20,10 +21,14 @@ from cloud_app.brain.views import (
     WorkerView,
 )
 from genie.catalog import Catalog
+from genie.contracts.fleet import ModelState
 from genie.contracts.model import ModelSpec
 
 QUEUED_PER_SLOT = 4
 """More waiting requests per slot than this ask for one more replica."""
+
+MIN_RESIDENCY = timedelta(seconds=120)
+"""Younger placements do not move: loading costs more than a short wait."""
 
 
 class MoveKind(StrEnum):
@@ -46,12 +51,11 @@ class Move:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnplacedDemand:
-    """Demand that no worker can take now, and the machine that could."""
+    """Demand that no worker can take now, and why."""
 
     model: str
     queue: str
     why: tuple[str, ...]
-    would_fit: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +66,213 @@ class PlacementPlan:
     moves: tuple[Move, ...] = ()
     unplaced: tuple[UnplacedDemand, ...] = ()
     held: str | None = None
+
+
+class Demands:
+    """The demand of a snapshot, one entry for each (queue, model)."""
+
+    def __init__(self, demand: Iterable[DemandView]) -> None:
+        merged: dict[tuple[str, str], DemandView] = {}
+        for item in demand:
+            key = (item.queue, item.model)
+            merged[key] = _merge(merged[key], item) if key in merged else item
+        ordered = sorted(merged.values(), key=_urgency)
+        self.wanted = tuple(d for d in ordered if d.has_work or d.standing)
+        """Demand for a replica: work first, then the longest wait, then the largest."""
+        self.waiting = tuple(d for d in ordered if d.queued > 0)
+        """Demand that may need more than one replica."""
+        self.working = {d.model for d in self.wanted if d.has_work}
+        """Models that a request waits for or runs on."""
+        self.standing = {d.model for d in self.wanted if d.standing}
+        """Models that a persona keeps ready."""
+        self.arrivals_per_min = defaultdict[str, float](float)
+        """Arrival rates of requests by model, on all queues."""
+        for item in ordered:
+            self.arrivals_per_min[item.model] += item.arrivals_per_min
+
+
+def _merge(one: DemandView, other: DemandView) -> DemandView:
+    return replace(
+        one,
+        queued=one.queued + other.queued,
+        running=one.running + other.running,
+        arrivals_per_min=one.arrivals_per_min + other.arrivals_per_min,
+        standing=one.standing or other.standing,
+        replicas=max(one.replicas, other.replicas),
+        oldest_s=max(one.oldest_s, other.oldest_s),
+    )
+
+
+def _urgency(demand: DemandView) -> tuple[bool, float, int, float, str, str]:
+    return (
+        not demand.has_work,
+        -demand.oldest_s,
+        -demand.queued,
+        -demand.arrivals_per_min,
+        demand.queue,
+        demand.model,
+    )
+
+
+class Pressure(IntEnum):
+    """What a demand may displace: work may displace an idle standing model."""
+
+    STANDING = 0
+    WORK = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacementOption:
+    """A way to place a model on a worker, and the models it evicts."""
+
+    fit: Fit
+    victims: tuple[PlacementView, ...]
+
+
+class WorkerPacking:
+    """The placements of one worker while a plan changes them."""
+
+    def __init__(
+        self, worker: WorkerView, catalog: Catalog, demands: Demands, now: datetime
+    ) -> None:
+        self.worker = worker
+        self.placements = list(worker.placements)
+        self._catalog = catalog
+        self._demands = demands
+        self._now = now
+
+    @property
+    def free_bytes(self) -> int:
+        """Free memory; negative when other processes took what placements need."""
+        return self.worker.memory_bytes - sum(map(self._bytes, self.placements))
+
+    def find(self, model: str) -> PlacementView | None:
+        """The placement of ``model`` on this worker, if any."""
+        return next((p for p in self.placements if p.model == model), None)
+
+    def supplies(self, model: str) -> bool:
+        """True when the plan can rely on the placement of ``model`` here.
+
+        An offline worker keeps its placements until it is lost.
+        """
+        worker = self.worker
+        emptied = worker.draining or worker.quarantined
+        failed = worker.has_failed(model, self._now)
+        return not emptied and not failed and self.find(model) is not None
+
+    def option(self, spec: ModelSpec, pressure: Pressure) -> PlacementOption | str:
+        """The placement of ``spec`` here with the fewest evictions, or why none."""
+        refusal = self._closed(spec)
+        if refusal is not None:
+            return refusal
+        whole = capacity.fit(spec, self.worker)
+        if isinstance(whole, NoFit):
+            return "; ".join(whole.reasons)
+        victims = self._victims(pressure)
+        # A short context only where no eviction would give the whole one.
+        for min_context in (whole.context, 0):
+            for count in range(len(victims) + 1):
+                gone = tuple(victims[:count])
+                found = self._fit(spec, gone, min_context)
+                if found is not None:
+                    return PlacementOption(
+                        fit=found, victims=self._spared(spec, gone, found)
+                    )
+        has = f"{capacity.gigabytes(max(0, self.free_bytes))} free"
+        return f"{self.worker.name} has {has}, the rest is in use by wanted models"
+
+    def rank(self, spec: ModelSpec, option: PlacementOption) -> tuple[float, ...]:
+        """Smaller is better: fewest moves first, then speed, then spread over hosts."""
+        return (
+            len(option.victims),
+            self.worker.liveness is not Liveness.ONLINE,
+            self._distance(spec),
+            self.worker.device != "cuda",
+            -option.fit.slots * option.fit.context,
+            len(self.placements),
+            -self.free_bytes,
+        )
+
+    def _closed(self, spec: ModelSpec) -> str | None:
+        """Why nothing, or not this model, may be placed here."""
+        worker = self.worker
+        if worker.draining or worker.quarantined:
+            return (
+                f"{worker.name} is {'draining' if worker.draining else 'quarantined'}"
+            )
+        if not worker.is_open:
+            return f"{worker.name} is {worker.liveness.value}"
+        if worker.has_failed(spec.id, self._now):
+            return _failure(worker, spec.id)
+        if self.find(spec.id) is not None:
+            return f"{worker.name} holds it already"
+        return None
+
+    def _victims(self, pressure: Pressure) -> list[PlacementView]:
+        """Models that may be evicted, the least used first."""
+        free = [p for p in self.placements if self._may_leave(p, pressure)]
+        return sorted(free, key=self._missed)
+
+    def _may_leave(self, placement: PlacementView, pressure: Pressure) -> bool:
+        model = placement.model
+        if self.worker.has_failed(model, self._now):
+            return True
+        seen = self.worker.reported(model)
+        busy = seen is not None and seen.in_flight > 0
+        young = self._now - placement.since < MIN_RESIDENCY
+        if busy or young or model in self._demands.working:
+            return False
+        return pressure is Pressure.WORK or model not in self._demands.standing
+
+    def _missed(self, placement: PlacementView) -> tuple[bool, bool, float, float, str]:
+        model = placement.model
+        return (
+            not self.worker.has_failed(model, self._now),
+            model in self._demands.standing,
+            self._demands.arrivals_per_min[model],
+            placement.since.timestamp(),
+            model,
+        )
+
+    def _fit(
+        self, spec: ModelSpec, gone: tuple[PlacementView, ...], min_context: int
+    ) -> Fit | None:
+        free = self.free_bytes + sum(map(self._bytes, gone))
+        found = capacity.fit(
+            spec, self.worker, free_bytes=free, min_context=min_context
+        )
+        return found if isinstance(found, Fit) else None
+
+    def _spared(
+        self, spec: ModelSpec, gone: tuple[PlacementView, ...], found: Fit
+    ) -> tuple[PlacementView, ...]:
+        """Only the evictions this fit needs; a small one may be unnecessary."""
+        for victim in gone:
+            fewer = tuple(other for other in gone if other is not victim)
+            if self._fit(spec, fewer, found.context) == found:
+                gone = fewer
+        return gone
+
+    def _distance(self, spec: ModelSpec) -> int:
+        """The distance of the model from ready here: in memory, on disk, elsewhere."""
+        seen = self.worker.reported(spec.id)
+        if seen is None:
+            return 2
+        near = {ModelState.READY: 0, ModelState.LOADING: 0, ModelState.ON_DISK: 1}
+        return near.get(seen.state, 2)
+
+    def _bytes(self, placement: PlacementView) -> int:
+        spec = self._catalog.models.get(placement.model)
+        if spec is None:
+            seen = self.worker.reported(placement.model)
+            return seen.peak_bytes if seen is not None else 0
+        return capacity.held_bytes(spec, self.worker, placement)
+
+
+def _failure(worker: WorkerView, model: str) -> str:
+    seen = worker.reported(model)
+    said = f": {seen.error}" if seen is not None and seen.error else ""
+    return f"{model} failed on {worker.name}{said}"
 
 
 def plan(
@@ -119,7 +330,7 @@ class _PlanBuilder:
             spec = self._catalog.models.get(placement.model)
             if not lost and spec is not None and spec.enabled:
                 continue
-            ledger.remove(placement)
+            ledger.placements.remove(placement)
             why = silent if lost else f"{placement.model} left the catalog"
             self._note(kind, ledger, placement.model, why)
 
@@ -131,8 +342,8 @@ class _PlanBuilder:
             if said is None or said == placement.slots:
                 continue
             why = f"its source says {said} slots"
-            ledger.remove(placement)
-            ledger.add(replace(placement, slots=said, reason=why))
+            ledger.placements.remove(placement)
+            ledger.placements.append(replace(placement, slots=said, reason=why))
             self._note(MoveKind.LOAD, ledger, placement.model, why)
 
     def _first_replicas(self, demand: DemandView) -> None:
@@ -142,7 +353,12 @@ class _PlanBuilder:
             pressure = Pressure.WORK if is_first else Pressure.STANDING
             refused = self._place(demand, pressure, _why(demand))
             if refused:
-                self._unplaced.append(self._no_place(demand, refused))
+                unplaced = UnplacedDemand(
+                    model=demand.model,
+                    queue=demand.queue,
+                    why=tuple(dict.fromkeys(refused)),
+                )
+                self._unplaced.append(unplaced)
                 return
 
     def _counted(self, demand: DemandView) -> int:
@@ -190,7 +406,7 @@ class _PlanBuilder:
         self, ledger: WorkerPacking, spec: ModelSpec, option: PlacementOption, why: str
     ) -> None:
         for victim in option.victims:
-            ledger.remove(victim)
+            ledger.placements.remove(victim)
             reason = f"idle, and {spec.id} needs its memory"
             self._note(MoveKind.UNLOAD, ledger, victim.model, reason)
         placement = PlacementView(
@@ -201,7 +417,7 @@ class _PlanBuilder:
             since=self._now,
             reason=why,
         )
-        ledger.add(placement)
+        ledger.placements.append(placement)
         self._note(MoveKind.LOAD, ledger, spec.id, why)
 
     def _note(
@@ -209,15 +425,6 @@ class _PlanBuilder:
     ) -> None:
         worker = ledger.worker.id
         self._moves.append(Move(kind=kind, worker=worker, model=model, reason=reason))
-
-    def _no_place(self, demand: DemandView, refused: tuple[str, ...]) -> UnplacedDemand:
-        spec = self._catalog.models.get(demand.model)
-        return UnplacedDemand(
-            model=demand.model,
-            queue=demand.queue,
-            why=tuple(dict.fromkeys(refused)),
-            would_fit=capacity.would_fit(spec) if spec else "a catalog that has it",
-        )
 
 
 def _why(demand: DemandView) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from genie.contracts.fleet import EngineFacts, ModelState
+from genie.contracts.fleet import EngineFacts, ModelState, ModelStatus
 
 HEARTBEAT_S = 30.0
 """Seconds between two heartbeats of a worker unless configured otherwise."""
@@ -20,29 +20,6 @@ class Liveness(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelView:
-    """One model as its worker reported it; ``failed_until`` is its next retry."""
-
-    model: str
-    quant: str
-    state: ModelState
-    fingerprint: str | None = None
-    slots: int = 0
-    context: int = 0
-    in_flight: int = 0
-    tokens_per_s: float = 0.0
-    peak_bytes: int = 0
-    failed_until: datetime | None = None
-    error: str | None = None
-
-    def is_failed(self, now: datetime) -> bool:
-        """True while the worker does not retry (no retry time: until told to)."""
-        if self.state is not ModelState.FAILED:
-            return False
-        return self.failed_until is None or self.failed_until > now
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PlacementView:
     """One model a worker should hold, since when and why."""
 
@@ -52,7 +29,6 @@ class PlacementView:
     context: int
     since: datetime
     reason: str
-    fingerprint: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,18 +42,16 @@ class WorkerView:
 
     id: str
     name: str
-    org: str
     queues: tuple[str, ...]
     liveness: Liveness
     age_s: float
     device: str
     memory_bytes: int
-    gpus: tuple[int, ...] = ()
     engines: tuple[EngineFacts, ...] = ()
     disk_free_bytes: int = 0
     draining: bool = False
     quarantined: bool = False
-    models: tuple[ModelView, ...] = ()
+    models: tuple[ModelStatus, ...] = ()
     placements: tuple[PlacementView, ...] = ()
 
     @property
@@ -90,7 +64,7 @@ class WorkerView:
         """The worker's report of its engine with that name; None when it has none."""
         return next((one for one in self.engines if one.name == name), None)
 
-    def reported(self, model: str) -> ModelView | None:
+    def reported(self, model: str) -> ModelStatus | None:
         """What the worker last reported of ``model``; None when it reported nothing."""
         return next((m for m in self.models if m.model == model), None)
 
@@ -99,9 +73,14 @@ class WorkerView:
         return next((p for p in self.placements if p.model == model), None)
 
     def has_failed(self, model: str, now: datetime) -> bool:
-        """True while ``model`` has failed here and the worker does not retry yet."""
+        """True while ``model`` has failed here and the worker does not retry yet.
+
+        Without a retry time it does not until it is told to.
+        """
         seen = self.reported(model)
-        return seen is not None and seen.is_failed(now)
+        if seen is None or seen.state is not ModelState.FAILED:
+            return False
+        return seen.retry_at is None or seen.retry_at > now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

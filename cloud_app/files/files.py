@@ -161,15 +161,6 @@ def of(ctx: Context) -> FileStore:
     return at(ctx.settings.files_url)
 
 
-def bare(file_id: str) -> str:
-    """A file's id without its public prefix.
-
-    >>> bare("file-01h"), bare("01h")
-    ('01h', '01h')
-    """
-    return file_id.removeprefix(PREFIX)
-
-
 def upload(
     ctx: Context,
     key: KeyRecord,
@@ -189,7 +180,7 @@ def upload(
     file = record(
         ctx,
         stored,
-        file_id=file_id,
+        id=file_id,
         org_id=key.org.id,
         key_id=key.id,
         purpose=purpose,
@@ -207,7 +198,6 @@ def upload(
 def record(ctx: Context, stored: StoredObject, **given: str) -> FileRecord:
     """The record of a stored file."""
     now = ctx.now()
-    given["id"] = given.pop("file_id")
     return FileRecord(
         **given,
         size_bytes=stored.size_bytes,
@@ -220,9 +210,13 @@ def record(ctx: Context, stored: StoredObject, **given: str) -> FileRecord:
 def get(ctx: Context, key: KeyRecord, file_id: str) -> FileRecord:
     """A file of the key's org, by id with or without prefix; raises `NotFound`."""
     with ctx.db.reading() as session:
-        file = store.files.of_org(session, key.org.id, bare(file_id))
+        file = store.files.of_org(session, key.org.id, file_id.removeprefix(PREFIX))
     if file is None:
-        raise _unknown(file_id)
+        raise NotFound(
+            f"there is no file {file_id[:64]} in this org; GET /v1/files lists them",
+            code="file_not_found",
+            param="file_id",
+        )
     return file
 
 
@@ -236,7 +230,7 @@ def find(
     oldest_first: bool = False,
 ) -> tuple[FileRecord, ...]:
     """Files of the key's org, newest first or oldest; ``after`` is the last id seen."""
-    last = bare(after) if after else None
+    last = after.removeprefix(PREFIX) if after else None
     with ctx.db.reading() as session:
         return store.files.find(
             session,
@@ -320,27 +314,3 @@ def _limited(pieces: Iterable[bytes], most_bytes: int) -> Iterator[bytes]:
 def _chained(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
     yield first
     yield from rest
-
-
-def _unknown(file_id: str) -> NotFound:
-    return NotFound(
-        f"there is no file {file_id[:64]} in this org; GET /v1/files lists them",
-        code="file_not_found",
-        param="file_id",
-    )
-
-
-__all__ = [
-    "PIECE_BYTES",
-    "PREFIX",
-    "bare",
-    "content",
-    "delete",
-    "expire",
-    "find",
-    "get",
-    "of",
-    "record",
-    "tidy",
-    "upload",
-]

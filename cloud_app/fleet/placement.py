@@ -1,7 +1,7 @@
 """Places models: reads the fleet, lets the brain plan, writes the differences."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import asdict
 from datetime import datetime, timedelta
 
 from sqlmodel import Session
@@ -39,17 +39,8 @@ def place(ctx: Context) -> PlacementPlan:
     if changes:
         registry.invalidate_view(ctx)
         _nudge(ctx, changes)
-    _tell(plan)
+    _log(plan)
     return plan
-
-
-def preview(ctx: Context) -> PlacementPlan:
-    """What `place` would do now; writes nothing and tells nobody."""
-    gone = _gone(ctx)
-    with ctx.db.reading() as session:
-        fleet = liveness.without(registry.read_fleet(ctx, session), gone)
-        demanded = _demand(ctx, session, fleet)
-    return planner.plan(fleet, demanded, ctx.catalog, fleet.as_of)
 
 
 def demand(ctx: Context) -> tuple[DemandView, ...]:
@@ -86,35 +77,23 @@ PlacementDiff = tuple[tuple[PlacementView, ...], tuple[str, ...]]
 
 def _changes(fleet: FleetView, plan: PlacementPlan) -> dict[str, PlacementDiff]:
     """What to change, by worker id; unchanged workers have no entry."""
-    found = (
-        (worker.id, _difference(worker.placements, plan.desired.get(worker.id)))
-        for worker in fleet.workers
-    )
-    return {worker_id: change for worker_id, change in found if change is not None}
-
-
-def _difference(
-    before: tuple[PlacementView, ...], after: tuple[PlacementView, ...] | None
-) -> PlacementDiff | None:
-    """What to change; a plan that does not name a worker leaves it as it is."""
-    if after is None:
-        return None
-    known = {placement.model: placement for placement in before}
-    written = tuple(
-        placement
-        for placement in after
-        if _is_new(known.get(placement.model), placement)
-    )
-    kept = {placement.model for placement in after}
-    dropped = tuple(model for model in known if model not in kept)
-    return (written, dropped) if written or dropped else None
+    changes = dict[str, PlacementDiff]()
+    for worker in fleet.workers:
+        after = plan.desired[worker.id]
+        known = {placement.model: placement for placement in worker.placements}
+        written = tuple(one for one in after if _is_new(known.get(one.model), one))
+        dropped = tuple(sorted(known.keys() - {one.model for one in after}))
+        if written or dropped:
+            changes[worker.id] = written, dropped
+    return changes
 
 
 def _is_new(before: PlacementView | None, after: PlacementView) -> bool:
     """True unless the placement is the same; a new reason alone is no change."""
     if before is None:
         return True
-    return replace(before, reason=after.reason, since=after.since) != after
+    shape = (before.quant, before.slots, before.context)
+    return shape != (after.quant, after.slots, after.context)
 
 
 def _write(session: Session, changes: dict[str, PlacementDiff]) -> None:
@@ -122,19 +101,8 @@ def _write(session: Session, changes: dict[str, PlacementDiff]) -> None:
         if dropped:
             store.placements.drop(session, worker_id, dropped)
         for placement in written:
-            store.placements.write(session, _record(worker_id, placement))
-
-
-def _record(worker_id: str, placement: PlacementView) -> PlacementRecord:
-    return PlacementRecord(
-        worker_id=worker_id,
-        model=placement.model,
-        quant=placement.quant,
-        slots=placement.slots,
-        context=placement.context,
-        reason=placement.reason,
-        since=placement.since,
-    )
+            record = PlacementRecord(**asdict(placement) | {"worker_id": worker_id})
+            store.placements.write(session, record)
 
 
 def _nudge(ctx: Context, worker_ids: Iterable[str]) -> None:
@@ -183,7 +151,7 @@ def _standing(ctx: Context, fleet: FleetView) -> Iterator[DemandView]:
                 )
 
 
-def _tell(plan: PlacementPlan) -> None:
+def _log(plan: PlacementPlan) -> None:
     for move in plan.moves:
         log.info(
             "placement_moved",

@@ -1,13 +1,14 @@
-"""Registers workers and takes their heartbeats."""
+"""Registers workers, takes their heartbeats, and watches who falls silent."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlmodel import Session
 
 from cloud_app import store
 from cloud_app.brain import directives, liveness
-from cloud_app.brain.views import FleetView
+from cloud_app.brain.views import FleetView, Liveness, WorkerView
 from cloud_app.context import Context
 from cloud_app.fleet import snapshot
 from cloud_app.orgs import auth
@@ -46,7 +47,8 @@ def register(ctx: Context, said: Registration, token: str | None) -> Registratio
         auth.validate_name(getattr(said, param), param)
     with ctx.db.session() as session:
         if auth.worker_id_of(token) is not None:
-            worker, secret = _again(session, said, token, ctx.now()), token
+            worker, secret = auth.authenticate_returning_worker(session, token), token
+            store.workers.update_registration(session, worker.id, said, ctx.now())
         else:
             worker, secret = _join(ctx, session, said, token)
     invalidate_view(ctx)
@@ -91,11 +93,7 @@ def heartbeat(
         server_time=now,
         next_in_s=ctx.settings.heartbeat_s,
         desired=_desired(ctx, wanted),
-        directives=directives.open_for(
-            map(snapshot.placement_view, wanted),
-            beat.models,
-            is_draining=beat.draining,
-        ),
+        directives=directives.open_for(wanted, beat.models),
     )
 
 
@@ -154,6 +152,80 @@ def remove(ctx: Context, org: AnyOrg, worker_id: str) -> None:
     raise _no_worker(worker_id)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LivenessTransition:
+    """A worker as it is now, and its liveness at the last look."""
+
+    was: str
+    worker: WorkerView
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatherReport:
+    """The transitions, and how many placements were released."""
+
+    transitions: tuple[LivenessTransition, ...]
+    released: int
+
+
+def gather(ctx: Context) -> GatherReport:
+    """Note who is late, offline or lost; release what lost workers held.
+
+    When more than half of the fleet fell silent at once, the cause is ours: nothing is
+    released.
+    """
+    now = ctx.now()
+    with ctx.db.reading() as session:
+        records = known(session, now)
+        held = store.placements.everything(session)
+    beat_s = ctx.settings.heartbeat_s
+    fleet = snapshot.fleet_view(records, held, ctx.catalog, now, beat_s)
+    is_held = liveness.is_mass_silence(fleet)
+    changes = _transitions(records, fleet.workers)
+    lost = [w.id for w in fleet.workers if w.liveness is Liveness.LOST and w.placements]
+    released = _record(ctx, changes, () if is_held else lost)
+    _log(changes, is_held)
+    return GatherReport(transitions=changes, released=released)
+
+
+def _transitions(
+    records: Iterable[WorkerRecord], views: Iterable[WorkerView]
+) -> tuple[LivenessTransition, ...]:
+    noted = {record.id: record.noted for record in records}
+    return tuple(
+        LivenessTransition(was=noted[worker.id], worker=worker)
+        for worker in views
+        if noted[worker.id] != worker.liveness
+    )
+
+
+def _record(
+    ctx: Context, changes: Sequence[LivenessTransition], lost: Sequence[str]
+) -> int:
+    """Note transitions and release placements; an unchanged fleet costs no write."""
+    if not changes and not lost:
+        return 0
+    with ctx.db.session() as session:
+        for change in changes:
+            now_is = change.worker.liveness.value
+            store.workers.note_liveness(session, change.worker.id, change.was, now_is)
+        return store.placements.release(session, lost) if lost else 0
+
+
+def _log(changes: Iterable[LivenessTransition], is_held: bool) -> None:
+    for change in changes:
+        worker = change.worker
+        is_back = worker.liveness is Liveness.ONLINE
+        log.info(
+            "worker_back" if is_back else f"worker_{worker.liveness.value}",
+            worker=worker.name,
+            worker_id=worker.id,
+            age_s=round(worker.age_s, 1),
+        )
+    if is_held:
+        log.warning("mass_silence", next_step="look at this cloud's own network first")
+
+
 def _join(
     ctx: Context, session: Session, said: Registration, token: str | None
 ) -> tuple[WorkerRecord, str]:
@@ -184,22 +256,7 @@ def _join(
         action="worker_joined",
         subject=said.name,
     )
-    return _stored(session, worker_id), secret
-
-
-def _again(
-    session: Session, said: Registration, secret: str | None, now: datetime
-) -> WorkerRecord:
-    known = auth.authenticate_returning_worker(session, secret)
-    store.workers.update_registration(session, known.id, said, now)
-    return known
-
-
-def _stored(session: Session, worker_id: str) -> WorkerRecord:
-    found = store.workers.by_id(session, worker_id)
-    if found is None:  # it was inserted in this transaction
-        raise _no_worker(worker_id)
-    return found[0]
+    return auth.authenticate_returning_worker(session, secret), secret
 
 
 def _check_protocol(theirs: int) -> None:

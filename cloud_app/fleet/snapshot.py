@@ -4,16 +4,10 @@ from collections import defaultdict
 from collections.abc import Iterable
 from datetime import datetime
 
-from cloud_app.brain import liveness
-from cloud_app.brain.views import (
-    FleetView,
-    Liveness,
-    ModelView,
-    PlacementView,
-    WorkerView,
-)
+from cloud_app.brain import capacity, liveness
+from cloud_app.brain.views import FleetView, Liveness, PlacementView, WorkerView
 from cloud_app.store.records import PlacementRecord, WorkerRecord
-from genie import engines, memory
+from genie import engines
 from genie.catalog import Catalog
 from genie.contracts.fleet import (
     EngineFacts,
@@ -40,7 +34,7 @@ def fleet_view(
     """All workers that ever reported, with their placements."""
     held: dict[str, list[PlacementView]] = defaultdict(list)
     for placement in placements:
-        held[placement.worker_id].append(placement_view(placement))
+        held[placement.worker_id].append(placement)
     views = (
         worker_view(
             worker, worker.status, tuple(held[worker.id]), catalog, now, heartbeat_s
@@ -66,18 +60,16 @@ def worker_view(
     return WorkerView(
         id=worker.id,
         name=worker.name,
-        org=worker.org.slug,
         queues=worker.queues,
         liveness=liveness.liveness(age_s, heartbeat_s),
         age_s=age_s,
         device="cuda" if gpus else "cpu",
         memory_bytes=sum(gpus) if gpus else host_bytes(status, catalog, described),
-        gpus=gpus,
         engines=described,
         disk_free_bytes=status.host.disk_free_bytes,
         draining=status.draining,
         quarantined=worker.quarantined_at is not None,
-        models=tuple(_model_view(model) for model in status.models),
+        models=status.models,
         placements=placements,
     )
 
@@ -106,18 +98,6 @@ def kept_placements(
     )
 
 
-def placement_view(placement: PlacementRecord) -> PlacementView:
-    """A placement as the brain sees it."""
-    return PlacementView(
-        model=placement.model,
-        quant=placement.quant,
-        slots=placement.slots,
-        context=placement.context,
-        since=placement.since,
-        reason=placement.reason,
-    )
-
-
 def host_bytes(
     status: Heartbeat, catalog: Catalog, described: Iterable[EngineFacts] = ()
 ) -> int:
@@ -137,45 +117,9 @@ def _resident_bytes(
     model: ModelStatus, catalog: Catalog, facts: dict[str, EngineFacts]
 ) -> int:
     """Bytes a model holds now, measured or computed; a part of them while loading."""
+    spec, whole = catalog.models.get(model.model), model.peak_bytes
+    if not whole and spec is not None:
+        whole = capacity.computed_bytes(spec, model, facts.get(spec.engine))
     if model.state is ModelState.LOADING:
-        whole = _full_bytes(model, catalog, facts)
         return int(whole * min(1.0, model.progress or 0.0))
-    if model.state in (ModelState.READY, ModelState.UNLOADING):
-        return _full_bytes(model, catalog, facts)
-    return 0
-
-
-def _full_bytes(
-    model: ModelStatus, catalog: Catalog, facts: dict[str, EngineFacts]
-) -> int:
-    if model.peak_bytes:
-        return model.peak_bytes
-    spec = catalog.models.get(model.model)
-    quants = spec.quants if spec else ()
-    quant = next((quant for quant in quants if quant.name == model.quant), None)
-    if spec is None or quant is None:
-        return 0
-    need = memory.need(
-        spec,
-        quant,
-        slots=model.slots,
-        context=model.context,
-        engine=facts.get(spec.engine),
-    )
-    return need.total
-
-
-def _model_view(model: ModelStatus) -> ModelView:
-    return ModelView(
-        model=model.model,
-        quant=model.quant,
-        state=model.state,
-        fingerprint=model.fingerprint,
-        slots=model.slots,
-        context=model.context,
-        in_flight=model.in_flight,
-        tokens_per_s=model.tokens_per_s,
-        peak_bytes=model.peak_bytes,
-        failed_until=model.retry_at,
-        error=model.error,
-    )
+    return whole if model.state in (ModelState.READY, ModelState.UNLOADING) else 0

@@ -82,7 +82,6 @@ def decide(
     """
     request = router.RoutingRequest(
         queues=(topology.org_queue(key.org.slug), topology.SHARED),
-        org=key.org.slug,
         model=target.model,
         persona=target.persona,
         work_class=work_class,

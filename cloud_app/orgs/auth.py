@@ -9,13 +9,12 @@ import hmac
 import re
 import secrets
 import string
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
 
 from sqlmodel import Session
 
 from cloud_app import store
+from cloud_app.context import Context
 from cloud_app.store.records import (
     AnyOrg,
     JoinTokenRecord,
@@ -26,9 +25,6 @@ from cloud_app.store.records import (
 )
 from genie import logs, topology
 from genie.errors import BadRequest, GenieError, NotFound, Unauthorized
-
-if TYPE_CHECKING:
-    from cloud_app.context import Context
 
 log = logs.logger("auth")
 
@@ -46,16 +42,8 @@ _MAX_NAME = 80
 _MAX_SECRET = 200
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JoinGrant:
-    """What a join token allows."""
-
-    org: OrgRecord
-    queues: tuple[str, ...]
-
-
 def authenticate(
-    ctx: "Context", bearer: str | None, *, remote_addr: str | None = None
+    ctx: Context, bearer: str | None, *, remote_addr: str | None = None
 ) -> KeyRecord:
     """The live key of a bearer credential; raises `Unauthorized`."""
     if not bearer:
@@ -78,7 +66,7 @@ def authenticate(
     return found[0]
 
 
-def is_known(ctx: "Context", bearer: str) -> bool:
+def is_known(ctx: Context, bearer: str) -> bool:
     """True for a live API key, join token or worker secret."""
     try:
         if bearer.startswith(KEY):
@@ -90,7 +78,7 @@ def is_known(ctx: "Context", bearer: str) -> bool:
     return True
 
 
-def _look_up(ctx: "Context", prefix: str) -> tuple[KeyRecord, str] | None:
+def _look_up(ctx: Context, prefix: str) -> tuple[KeyRecord, str] | None:
     """A key and its digest; a live one may be as old as the context's cache allows."""
     if (known := ctx.keys.get(prefix, ctx.now())) is not None:
         return known
@@ -98,7 +86,7 @@ def _look_up(ctx: "Context", prefix: str) -> tuple[KeyRecord, str] | None:
         return ctx.keys.get(prefix, ctx.now()) or _read_key(ctx, prefix)
 
 
-def _read_key(ctx: "Context", prefix: str) -> tuple[KeyRecord, str] | None:
+def _read_key(ctx: Context, prefix: str) -> tuple[KeyRecord, str] | None:
     generation, now = ctx.keys.generation, ctx.now()
     with ctx.db.reading() as session:
         found = store.keys.by_prefix(session, prefix)
@@ -106,7 +94,7 @@ def _read_key(ctx: "Context", prefix: str) -> tuple[KeyRecord, str] | None:
     return found
 
 
-def standing(ctx: "Context", prefix: str) -> KeyRecord:
+def live_key(ctx: Context, prefix: str) -> KeyRecord:
     """The live key with this lookup prefix, for a session that showed it earlier.
 
     Raises `Unauthorized` once it is revoked.
@@ -118,7 +106,7 @@ def standing(ctx: "Context", prefix: str) -> KeyRecord:
     return found[0]
 
 
-def ensure_org(ctx: "Context", slug: str, name: str | None = None) -> OrgRecord:
+def ensure_org(ctx: Context, slug: str, name: str | None = None) -> OrgRecord:
     """The org with this slug, created if missing."""
     if not _SLUG.fullmatch(slug):
         raise BadRequest(
@@ -131,7 +119,7 @@ def ensure_org(ctx: "Context", slug: str, name: str | None = None) -> OrgRecord:
 
 
 def retain(
-    ctx: "Context", org: AnyOrg, hours: int | None, *, actor: str = "cli"
+    ctx: Context, org: AnyOrg, hours: int | None, *, actor: str = "cli"
 ) -> int | None:
     """Set how long an org's texts are kept; None: the cloud's setting."""
     now = ctx.now()
@@ -144,7 +132,7 @@ def retain(
 
 
 def create_key(
-    ctx: "Context",
+    ctx: Context,
     org: AnyOrg,
     name: str,
     is_admin: bool = False,
@@ -171,7 +159,7 @@ def create_key(
     return key, secret
 
 
-def revoke_key(ctx: "Context", org: AnyOrg, key: str, *, actor: str = "cli") -> None:
+def revoke_key(ctx: Context, org: AnyOrg, key: str, *, actor: str = "cli") -> None:
     """Revoke a key by id or prefix at once; raises `NotFound`."""
     now = ctx.now()
     with ctx.db.session() as session:
@@ -185,14 +173,14 @@ def revoke_key(ctx: "Context", org: AnyOrg, key: str, *, actor: str = "cli") -> 
     ctx.keys.clear()
 
 
-def list_keys(ctx: "Context", org: AnyOrg) -> tuple[KeyRecord, ...]:
+def list_keys(ctx: Context, org: AnyOrg) -> tuple[KeyRecord, ...]:
     """All keys of an org, revoked ones included, oldest first."""
     with ctx.db.reading() as session:
         return store.keys.of_org(session, _org(session, org))
 
 
 def create_join_token(
-    ctx: "Context",
+    ctx: Context,
     org: AnyOrg,
     queues: tuple[str, ...] = (topology.SHARED,),
     ttl_s: float = JOIN_TTL_S,
@@ -218,15 +206,15 @@ def create_join_token(
     return token
 
 
-def redeem(session: Session, token: str | None, now: datetime) -> JoinGrant:
+def redeem(session: Session, token: str | None, now: datetime) -> JoinTokenRecord:
     """Use up a join token; raises `Unauthorized` with the reason and the next step."""
     record = _join_token(session, token, now)
     if not store.keys.use_token(session, record.id, now):
         raise _bad_token("was used before")
-    return JoinGrant(org=record.org, queues=record.queues)
+    return record
 
 
-def check_joiner(ctx: "Context", bearer: str | None) -> None:
+def check_joiner(ctx: Context, bearer: str | None) -> None:
     """Refuse a worker that may not register before its message is read.
 
     Uses up no token. Raises `Unauthorized` with the reason and the next step.
@@ -253,7 +241,7 @@ def _join_token(session: Session, token: str | None, now: datetime) -> JoinToken
     return found[0]
 
 
-def authenticate_worker(ctx: "Context", bearer: str | None) -> WorkerRecord | None:
+def authenticate_worker(ctx: Context, bearer: str | None) -> WorkerRecord | None:
     """The worker of a worker secret; None when the cloud does not know it.
 
     Raises `Unauthorized` when the worker is known and the secret is wrong.

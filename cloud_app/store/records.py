@@ -5,6 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, TypedDict
 
+from cloud_app.brain.views import PlacementView
 from genie.contracts.batch import BatchState
 from genie.contracts.fleet import EngineFacts, Heartbeat
 from genie.contracts.inference import (
@@ -93,16 +94,10 @@ class WorkerRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlacementRecord:
-    """One model a worker should hold, and why."""
+class PlacementRecord(PlacementView):
+    """One model a worker should hold, and which worker."""
 
     worker_id: str
-    model: str
-    quant: str
-    slots: int
-    context: int
-    reason: str
-    since: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cloud_app.api import errors
 from cloud_app.brain import liveness
-from cloud_app.brain.views import PlacementView
+from cloud_app.brain.views import Liveness, PlacementView
 from cloud_app.bus import QueueDepth
 from cloud_app.context import Context
 from cloud_app.fleet import placement, registry
@@ -198,7 +198,7 @@ def _queue(depth: QueueDepth, oldest_s: float | None) -> QueueAnswer:
 def worker_state(worker: WorkerRecord, age_s: float, heartbeat_s: float) -> str:
     """A worker in one word: how alive it is, or that it takes nothing new."""
     heard = liveness.liveness(age_s, heartbeat_s)
-    if heard is not liveness.Liveness.ONLINE:
+    if heard is not Liveness.ONLINE:
         return heard.value
     if worker.quarantined_at is not None:
         return "quarantined"

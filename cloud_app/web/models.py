@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from cloud_app.api import errors
 from cloud_app.api.requests import RouteRequest
-from cloud_app.brain.views import ModelView, WorkerView
+from cloud_app.brain.views import WorkerView
 from cloud_app.fleet import registry
 from cloud_app.jobs import admission, failures
 from cloud_app.jobs.job_json import route_answer
@@ -25,7 +25,7 @@ from genie.api_types import (
     RouteQuestion,
 )
 from genie.catalog import Catalog, Persona
-from genie.contracts.fleet import ModelState
+from genie.contracts.fleet import ModelState, ModelStatus
 from genie.contracts.inference import WorkClass
 from genie.contracts.model import ModelSpec
 from genie.errors import UnknownModel
@@ -124,7 +124,7 @@ def _model(spec: ModelSpec, workers: Sequence[WorkerView]) -> ModelAnswer:
     return ModelAnswer(id=spec.id, genie=details)
 
 
-def _states(held: Sequence[ModelView]) -> dict[str, int]:
+def _states(held: Sequence[ModelStatus]) -> dict[str, int]:
     """How many workers have the model in which state."""
     counts: dict[str, int] = {}
     for seen in held:

@@ -9,12 +9,11 @@ from msgspec import structs
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from cloud_app.api import errors
-from cloud_app.api.orders import of_request
 from cloud_app.api.requests import RequestModel, WebhookInput
 from cloud_app.brain import calendar
 from cloud_app.brain.calendar import CatchUpPolicy, OverlapPolicy
 from cloud_app.jobs.job_json import unix
-from cloud_app.schedules import fire, schedules
+from cloud_app.schedules import schedules
 from cloud_app.schedules.schedules import NewSchedule
 from cloud_app.store.records import RunRecord, ScheduleRecord
 from cloud_app.web.request import context, key, require_key
@@ -130,7 +129,7 @@ def create_schedule(body: ScheduleRequest) -> tuple[ScheduleSummary, Literal[201
         catch_up=body.catch_up,
         jitter_s=body.jitter_s,
     )
-    made = schedules.create(context(), key(), new, of_request)
+    made = schedules.create(context(), key(), new)
     return schedule_answer(made, context().now()), 201
 
 
@@ -162,7 +161,7 @@ def list_runs(path: SchedulePath, query: RunsQuery) -> RunList:
 @api.post("/<schedule>/run")
 def run_schedule(path: SchedulePath) -> tuple[RunAnswer, Literal[202]]:
     """Start a run at once, paused or not, whatever the run before does."""
-    run = fire.run_now(context(), key(), path.schedule, of_request)
+    run = schedules.run_now(context(), key(), path.schedule)
     return run_answer(run), 202
 
 

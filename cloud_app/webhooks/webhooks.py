@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from ipaddress import ip_address
 from pathlib import Path
 from threading import Timer
@@ -122,9 +122,10 @@ def deliver(ctx: Context, render: Render, resolve: Resolve | None = None) -> int
     if not due:
         return 0
     known = {job.id: job for job in jobs}
-    sender = _WebhookSender(ctx, render, resolve or addresses_of, known)
+    about = [known.get(one.job_id or "") for one in due]
+    send = partial(_send, ctx, render, resolve or addresses_of)
     with ThreadPoolExecutor(SENDERS, "genie-webhook") as pool:
-        return sum(pool.map(sender.send, due))
+        return sum(pool.map(send, due, about))
 
 
 def redeliver(ctx: Context, org: AnyOrg, delivery_id: str) -> DeliveryRecord:
@@ -166,84 +167,77 @@ def addresses_of(host: str, port: int) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-class _WebhookSender:
-    """Tries deliveries, each in its own thread, and records the results."""
+def _send(
+    ctx: Context,
+    render: Render,
+    resolve: Resolve,
+    due: DeliveryRecord,
+    job: JobRecord | None,
+) -> bool:
+    """One try, recorded; True when the receiver took it."""
+    body = (due.body or "{}").encode()
+    if job is not None:
+        due = replace(due, event=f"job.{job.state.value}")
+        body = render(due, job)
+    answered = _attempt(ctx, resolve, due, body)
+    _note(ctx, due, job, answered)
+    return answered.error is None
 
-    def __init__(
-        self,
-        ctx: Context,
-        render: Render,
-        resolve: Resolve,
-        jobs: dict[str, JobRecord],
-    ) -> None:
-        self._ctx, self._render, self._resolve = ctx, render, resolve
-        self._jobs = jobs
 
-    def send(self, due: DeliveryRecord) -> bool:
-        """One try; True when the receiver took it."""
-        job = self._jobs.get(due.job_id) if due.job_id else None
-        if job is not None:
-            due = replace(due, event=f"job.{job.state.value}")
-            body = self._render(due, job)
-        else:
-            body = (due.body or "{}").encode()
-        answered = self._post(due, body)
-        self._note(due, job, answered)
-        return answered.error is None
-
-    def _post(self, due: DeliveryRecord, body: bytes) -> DeliveryAttempt:
-        target = webhook_rules.parse_webhook_url(due.url)
-        try:
-            addresses = self._resolve(target.host, target.port)
-            _refuse_private(self._ctx, addresses)
-            trust = _trust(self._ctx.settings.webhook_ca_file)
-            status = _post(target, addresses[0], self._headers(due, body), body, trust)
-        except BadRequest as error:
-            return DeliveryAttempt(error=error.message)
-        except (OSError, httpx2.HTTPError, UnicodeError) as error:
-            return DeliveryAttempt(error=_why(error))
-        if 200 <= status < 300:
-            return DeliveryAttempt(status=status)
-        hint = "; redirects are not followed" if 300 <= status < 400 else ""
-        return DeliveryAttempt(status=status, error=f"it answered {status}{hint}")
-
-    def _headers(self, due: DeliveryRecord, body: bytes) -> dict[str, str]:
-        return {
+def _attempt(
+    ctx: Context, resolve: Resolve, due: DeliveryRecord, body: bytes
+) -> DeliveryAttempt:
+    target = webhook_rules.parse_webhook_url(due.url)
+    try:
+        headers = {
             "content-type": "application/json",
             "user-agent": f"genie-fleet/{__version__}",
             "x-genie-event": due.event or "event",
             "x-genie-delivery": due.id,
             "x-genie-signature": signature(due.secret, body),
-            **standard(due.secret, due.id, self._ctx.now(), body),
+            **standard(due.secret, due.id, ctx.now(), body),
         }
+        addresses = resolve(target.host, target.port)
+        _refuse_private(ctx, addresses)
+        trust = _trust(ctx.settings.webhook_ca_file)
+        status = _post(target, addresses[0], headers, body, trust)
+    except BadRequest as error:
+        return DeliveryAttempt(error=error.message)
+    except (OSError, httpx2.HTTPError, UnicodeError) as error:
+        return DeliveryAttempt(error=_why(error))
+    if 200 <= status < 300:
+        return DeliveryAttempt(status=status)
+    hint = "; redirects are not followed" if 300 <= status < 400 else ""
+    return DeliveryAttempt(status=status, error=f"it answered {status}{hint}")
 
-    def _note(
-        self, due: DeliveryRecord, job: JobRecord | None, answered: DeliveryAttempt
-    ) -> None:
-        now = self._ctx.now()
-        gap = webhook_rules.next_gap(due.attempts)
-        with self._ctx.db.session() as session:
-            if answered.error is None:
-                store.webhooks.done(session, due, answered.status or 0, now)
-                if job is not None and job.retain_h == 0:
-                    store.backlog.delivered(session, job.id, now)
-            else:
-                store.webhooks.failed(
-                    session,
-                    due,
-                    error=answered.error,
-                    status=answered.status,
-                    now=now,
-                    again_at=None if gap is None else now + gap,
-                )
-        if answered.error is not None:
-            log.warning(
-                "webhook_not_delivered",
-                delivery=due.id,
-                attempt=due.attempts,
-                status=answered.status,
-                is_last=gap is None,
-            )
+
+def _note(
+    ctx: Context, due: DeliveryRecord, job: JobRecord | None, answered: DeliveryAttempt
+) -> None:
+    now = ctx.now()
+    if answered.error is None:
+        with ctx.db.session() as session:
+            store.webhooks.done(session, due, answered.status or 0, now)
+            if job is not None and job.retain_h == 0:
+                store.backlog.delivered(session, job.id, now)
+        return
+    gap = webhook_rules.next_gap(due.attempts)
+    with ctx.db.session() as session:
+        store.webhooks.failed(
+            session,
+            due,
+            error=answered.error,
+            status=answered.status,
+            now=now,
+            again_at=None if gap is None else now + gap,
+        )
+    log.warning(
+        "webhook_not_delivered",
+        delivery=due.id,
+        attempt=due.attempts,
+        status=answered.status,
+        is_last=gap is None,
+    )
 
 
 def _refuse_private(ctx: Context, addresses: tuple[str, ...]) -> None:

@@ -24,7 +24,6 @@ from filelock import FileLock, Timeout
 import cloud_app.app
 import cloud_app.tasks
 import workers.tasks
-from cloud_app import beat as cloud_beat
 from cloud_app import context, server, store
 from cloud_app.bus import OutcomeConsumer
 from cloud_app.jobs import lifecycle
@@ -136,7 +135,7 @@ class EmbeddedFleet:
         _hear_control(stack, app, control)
         app.conf.task_queues = [brain_queue()]
         app.conf.task_default_queue = brain_queue().name
-        app.conf.beat_schedule = cloud_beat.entries(ctx.settings)
+        app.conf.beat_schedule = cloud_app.tasks.beat_schedule(ctx.settings)
         _start_celery(stack, app)
 
 

@@ -14,7 +14,6 @@ from typing import Self
 import pytest
 
 from cloud_app import store
-from cloud_app.api import orders
 from cloud_app.brain.calendar import CatchUpPolicy, OverlapPolicy
 from cloud_app.context import Context
 from cloud_app.jobs import lifecycle
@@ -109,7 +108,7 @@ def _overdue(ctx: Context, key: KeyRecord, name: str, slots: int) -> ScheduleRec
         overlap=OverlapPolicy.QUEUE,
         catch_up=CatchUpPolicy.ALL,
     )
-    made = schedules.create(ctx, key, new, orders.of_request)
+    made = schedules.create(ctx, key, new)
     assert made.next_at is not None
     first = made.next_at - timedelta(minutes=slots)
     with ctx.db.session() as session:

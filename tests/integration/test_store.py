@@ -12,7 +12,7 @@ from msgspec import structs
 from psycopg import DataError
 
 from cloud_app import store
-from cloud_app.fleet import placement, registry, watch
+from cloud_app.fleet import placement, registry
 from cloud_app.jobs import lifecycle
 from cloud_app.orgs import auth
 from cloud_app.store.records import JobRecord, NewJob
@@ -136,7 +136,7 @@ def test_a_heartbeat_and_the_view_work_on_postgresql(cloud: Cloud) -> None:
     reply = cloud.beat(worker, 1)
     assert reply.desired[0].spec.id == "echo:small"
     cloud.clock.forward(301)
-    assert watch.gather(cloud.ctx).transitions[0].now_is == "lost"
+    assert registry.gather(cloud.ctx).transitions[0].worker.liveness == "lost"
 
 
 def test_an_outage_is_told_at_once_and_over_without_a_restart(

@@ -12,7 +12,7 @@ from genie.errors import SettingsError
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     url: str = env.variable("T_URL", env.url("http", "https"), "the address")
-    port: int = env.variable("T_PORT", env.whole, "a port", default=80)
+    port: int = env.variable("T_PORT", env.at_least_one, "a port", default=80)
     wait_s: float = env.variable("T_WAIT_S", env.number, "seconds", default=1.5)
     names: tuple[str, ...] = env.variable("T_NAMES", env.words, "names", default=())
     home: Path = env.variable(
@@ -66,7 +66,6 @@ def test_the_processes_own_environment_is_the_default(
     ("parse", "value", "parsed"),
     [
         (env.text, " a ", "a"),
-        (env.whole, "0", 0),
         (env.at_least_one, "1", 1),
         (env.log_level, "warning", "WARNING"),
         (env.number, "1e3", 1000.0),
@@ -97,9 +96,9 @@ def test_models_lie_in_the_home_unless_told(
     ("parse", "value", "why"),
     [
         (env.text, "", "is empty"),
-        (env.whole, "-1", "not a whole number"),
-        (env.whole, "1.5", "not a whole number"),
-        (env.whole, "²", "not a whole number"),
+        (env.at_least_one, "-1", "not a whole number"),
+        (env.at_least_one, "1.5", "not a whole number"),
+        (env.at_least_one, "²", "not a whole number"),
         (env.at_least_one, "0", "not at least 1"),
         (env.log_level, "loud", "not one of DEBUG INFO WARNING ERROR CRITICAL"),
         (env.number, "ten", "not a number"),

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cloud_app.api.requests import CompletionRequest, EmbeddingRequest
 from cloud_app.batches import lines
 from cloud_app.batches.lines import BadBatchLine, BatchLine
 from fixtures.batches import CHAT, jsonl, line
@@ -92,7 +93,7 @@ def test_a_line_cannot_stream(field: dict[str, object]) -> None:
 def test_plain_completions_and_embeddings_are_read_by_their_shapes() -> None:
     body = {"model": "echo:small", "prompt": "go on"}
     found = parse(line(1, url=lines.TEXT, body=body), lines.TEXT)
-    assert found.endpoint == lines.TEXT
+    assert isinstance(found.body, CompletionRequest)
     texts = {"model": "m", "input": ["a", "b"]}
     found = parse(line(1, url=lines.EMBEDDINGS, body=texts), lines.EMBEDDINGS)
-    assert found.endpoint == lines.EMBEDDINGS
+    assert isinstance(found.body, EmbeddingRequest)

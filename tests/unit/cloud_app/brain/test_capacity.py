@@ -62,7 +62,7 @@ def test_a_model_too_big_is_refused_with_both_sizes() -> None:
 
 def test_a_model_that_takes_all_there_is_fits_and_a_byte_more_does_not() -> None:
     # One slot of the least context: nothing smaller could be loaded instead.
-    least = capacity.smallest(CODER, "cuda")
+    least = capacity.smallest(CODER, "cuda", engines.assumed(CODER.engine))
     assert fitted(fit(CODER, gpu(), free_bytes=least)).need.total == least
     assert isinstance(fit(CODER, gpu(), free_bytes=least - 1), NoFit)
 
@@ -94,7 +94,7 @@ def test_the_context_never_shrinks_below_what_is_asked() -> None:
 def test_a_full_disk_is_refused_unless_the_files_are_there() -> None:
     full = replace(worker(), disk_free_bytes=GB // 10)
     assert "of disk" in refused(fit(SMALL, full)).reasons[0]
-    cached = replace(ready(SMALL.id), state=ModelState.ON_DISK)
+    cached = msgspec.structs.replace(ready(SMALL.id), state=ModelState.ON_DISK)
     assert isinstance(fit(SMALL, replace(full, models=(cached,))), Fit)
     own = msgspec.structs.replace(SMALL, source="path:/models/small")
     assert isinstance(fit(own, full), Fit)
@@ -110,8 +110,12 @@ def test_a_measured_peak_counts_when_it_is_more_than_the_arithmetic() -> None:
     spot = placement(SMALL.id)
     quant = SMALL.quants[0]
     need = memory.need(SMALL, quant, slots=spot.slots, context=spot.context).total
-    low = replace(worker(), models=(replace(ready(SMALL.id), peak_bytes=1),))
-    high = replace(worker(), models=(replace(ready(SMALL.id), peak_bytes=9 * GB),))
+    low = replace(
+        worker(), models=(msgspec.structs.replace(ready(SMALL.id), peak_bytes=1),)
+    )
+    high = replace(
+        worker(), models=(msgspec.structs.replace(ready(SMALL.id), peak_bytes=9 * GB),)
+    )
     assert capacity.held_bytes(SMALL, low, spot) == need
     assert capacity.held_bytes(SMALL, high, spot) == 9 * GB
 
@@ -119,11 +123,6 @@ def test_a_measured_peak_counts_when_it_is_more_than_the_arithmetic() -> None:
 def test_a_quant_the_catalog_no_longer_has_counts_as_measured() -> None:
     spot = replace(placement(SMALL.id), quant="gone", since=NOW)
     assert capacity.held_bytes(SMALL, worker(), spot) == 0
-
-
-def test_what_would_fit_is_said_in_words() -> None:
-    said = capacity.would_fit(CODER)
-    assert said == "a worker with the transformers engine and 17.2 GB of cuda memory"
 
 
 @given(

@@ -3,17 +3,17 @@
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from cloud_app.brain.capacity import eta_s
-from cloud_app.brain.views import FleetView, Liveness, ModelView, WorkerView
+from cloud_app.brain.views import FleetView, Liveness, WorkerView
 from fixtures.views import NOW
-from genie.contracts.fleet import ModelState
+from genie.contracts.fleet import ModelState, ModelStatus
 
-HELD = ModelView(model="m", quant="q", state=ModelState.READY, tokens_per_s=50.0)
+HELD = ModelStatus(model="m", quant="q", state=ModelState.READY, tokens_per_s=50.0)
 WORKER = WorkerView(
     id="w",
     name="w",
-    org="acme",
     queues=("genie",),
     liveness=Liveness.ONLINE,
     age_s=0,
@@ -39,9 +39,9 @@ def test_the_wait_is_tokens_ahead_over_the_speed_of_all_replicas() -> None:
         replace(WORKER, queues=("org.acme",)),
         replace(WORKER, liveness=Liveness.LOST),
         replace(WORKER, draining=True),
-        replace(WORKER, models=(replace(HELD, state=ModelState.LOADING),)),
-        replace(WORKER, models=(replace(HELD, tokens_per_s=0.0),)),
-        replace(WORKER, models=(replace(HELD, model="another"),)),
+        replace(WORKER, models=(structs.replace(HELD, state=ModelState.LOADING),)),
+        replace(WORKER, models=(structs.replace(HELD, tokens_per_s=0.0),)),
+        replace(WORKER, models=(structs.replace(HELD, model="another"),)),
     ],
 )
 def test_who_cannot_serve_it_does_not_count(other: WorkerView) -> None:

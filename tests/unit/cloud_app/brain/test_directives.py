@@ -63,24 +63,6 @@ def test_a_model_placed_anew_has_a_new_directive() -> None:
     assert open_for([before], [])[0].id != open_for([again], [])[0].id
 
 
-@pytest.mark.parametrize(
-    ("wants", "drains", "kinds"),
-    [
-        (None, True, []),
-        (None, False, []),
-        (True, False, [DirectiveKind.DRAIN]),
-        (True, True, []),
-        (False, True, [DirectiveKind.RESUME]),
-        (False, False, []),
-    ],
-)
-def test_draining_is_asked_for_only_when_it_differs(
-    wants: bool | None, drains: bool, kinds: list[DirectiveKind]
-) -> None:
-    found = open_for([], [], is_draining=drains, wants_drain=wants)
-    assert [directive.kind for directive in found] == kinds
-
-
 models = st.sampled_from([SMALL, "qwen3:0.6b", "qwen3:4b"])
 placements = st.lists(models.map(placement), unique_by=lambda p: p.model)
 reports = st.lists(

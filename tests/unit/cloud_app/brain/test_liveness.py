@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud_app.brain.liveness import Liveness, is_mass_silence, liveness
+from cloud_app.brain.liveness import is_mass_silence, liveness
+from cloud_app.brain.views import Liveness
 from fixtures.views import fleet, worker
 
 

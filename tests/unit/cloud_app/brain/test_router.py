@@ -40,7 +40,6 @@ def ask(
 ) -> Route | Refusal:
     request = RoutingRequest(
         queues=queues,
-        org="acme",
         model=model,
         persona=catalog.personas[persona] if persona else None,
         allowed_models=allowed,
@@ -330,7 +329,7 @@ class TestReadiness:
 
     def test_the_work_class_is_kept(self) -> None:
         request = RoutingRequest(
-            queues=("genie",), org="a", model=SMALL, work_class=WorkClass.JOB
+            queues=("genie",), model=SMALL, work_class=WorkClass.JOB
         )
         answer = routed(router.route(request, fleet(worker()), SHIPPED))
         assert answer.work_class is WorkClass.JOB

@@ -102,13 +102,6 @@ def test_a_broker_that_is_away_does_not_stop_a_plan(cloud: Cloud) -> None:
     assert len(_rows(cloud)) == 1
 
 
-def test_a_preview_changes_nothing(cloud: Cloud) -> None:
-    cloud.join()
-    assert placement.preview(cloud.ctx).moves
-    assert _rows(cloud) == []
-    assert cloud.bus.nudged == []
-
-
 def test_a_plan_shows_in_the_next_view(cloud: Cloud) -> None:
     cloud.join()
     assert registry.view(cloud.ctx).workers[0].placements == ()

@@ -8,13 +8,11 @@ from typing import cast
 import pytest
 
 from cloud_app import store
-from cloud_app.api import orders
 from cloud_app.brain.calendar import CatchUpPolicy, OverlapPolicy
 from cloud_app.context import Context
 from cloud_app.fleet import registry
 from cloud_app.jobs import lifecycle
 from cloud_app.orgs import auth
-from cloud_app.schedules import fire as firing
 from cloud_app.schedules import schedules
 from cloud_app.schedules.schedules import NewSchedule
 from cloud_app.store.records import (
@@ -48,7 +46,7 @@ class Rig:
         """A schedule that runs every hour unless told otherwise."""
         values = {"name": "digest", "cron": "@hourly", "request": ASK} | given
         new = NewSchedule(**values)  # type: ignore[arg-type]  # by name
-        return schedules.create(self.ctx, self.key, new, orders.of_request)
+        return schedules.create(self.ctx, self.key, new)
 
     def pass_s(self, seconds: float) -> int:
         """Let time pass with a live worker, then fire; how many runs started."""
@@ -58,7 +56,7 @@ class Rig:
         return self.fire()
 
     def fire(self) -> int:
-        return firing.fire(self.ctx, orders.of_request)
+        return schedules.fire(self.ctx)
 
     def runs(self, name: str = "digest") -> tuple[RunRecord, ...]:
         """Its runs, oldest first."""
@@ -265,12 +263,12 @@ def test_a_paused_schedule_starts_nothing_and_makes_up_for_nothing(rig: Rig) -> 
 
 def test_a_run_by_hand_starts_at_once_and_changes_no_plan(rig: Rig) -> None:
     schedule = rig.make()
-    run = firing.run_now(rig.ctx, rig.key, "digest", orders.of_request)
+    run = schedules.run_now(rig.ctx, rig.key, "digest")
     assert (run.trigger, run.fire_at) == (RunTrigger.MANUAL, rig.clock.at)
     assert [task.job_id for task in rig.bus.published] == [run.job_id]
     assert schedules.get(rig.ctx, "acme", "digest").next_at == schedule.next_at
     with pytest.raises(BadRequest, match="a moment ago"):
-        firing.run_now(rig.ctx, rig.key, "digest", orders.of_request)
+        schedules.run_now(rig.ctx, rig.key, "digest")
 
 
 def test_a_removed_schedule_is_gone_with_its_runs(rig: Rig) -> None:
@@ -339,4 +337,4 @@ def test_nobody_can_serve_means_a_run_by_hand_is_refused(rig: Rig) -> None:
     rig.clock.pass_s(HOUR)
     registry.invalidate_view(rig.ctx)
     with pytest.raises(NoCapacity):
-        firing.run_now(rig.ctx, rig.key, "digest", orders.of_request)
+        schedules.run_now(rig.ctx, rig.key, "digest")
