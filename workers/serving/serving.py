@@ -261,13 +261,16 @@ class Serving:
         self._start(attempt, loaded)
 
     def _adopt(self, attempt: Attempt) -> bool:
-        """A redelivery of what still runs here: that run settles the new message."""
+        """Another copy of what still runs here: that run settles the newer message."""
         if (running := self._find(attempt.task.job_id)) is None:
             return False
         with running.lock:
             if running.is_over:
                 return False
-            running.delivery = attempt.delivery
+            older, running.delivery = running.delivery, attempt.delivery
+        # The newer one stays for who takes over from us; after a lost connection the
+        # older one is the broker's again, and this tells it nothing.
+        older.ack()
         log.info("adopted", job=attempt.task.job_id)
         return True
 
