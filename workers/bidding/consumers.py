@@ -156,19 +156,6 @@ class DataPlane:
         self._is_closed = False
         self.wake()
 
-    @property
-    def is_connected(self) -> bool:
-        """True while the broker's connection is up."""
-        return self._link.is_up
-
-    def wait_connected(self, timeout_s: float) -> bool:
-        """True once connected; False when that took longer."""
-        give_up_at = time.monotonic() + timeout_s
-        while not self._link.wait_up(give_up_at - time.monotonic()):
-            if time.monotonic() >= give_up_at:
-                return False
-        return True
-
     def _begin_anew(self) -> None:
         self._forget()
         self._is_stale = True

@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
@@ -27,21 +25,23 @@ from genie.contracts.fleet import (
     ModelStatus,
 )
 from genie.contracts.inference import Fault
-from genie.contracts.model import ModelFile, ModelSpec, Quant
+from genie.contracts.model import ModelSpec, Quant
 from genie.errors import GenieError
 from genie.memory import MemoryNeed, need
 from workers.engine import registry
 from workers.engine.errors import EngineError, LoadFailed
 from workers.engine.protocol import (
-    Engine,
     EngineHooks,
     EngineStats,
     Gather,
     Load,
+    LoadedEngine,
 )
+from workers.files.files import LocalModel, OnPullProgress
 from workers.files.manifest import PullFailed
 from workers.models import memory
 from workers.models.backoff import FailureHistory, WallClock
+from workers.settings import WorkerSettings
 
 log = logs.logger("residency")
 
@@ -53,41 +53,12 @@ STOP_WAIT_S = 5.0
 """How long a stop waits for a load under way; its child ends with this process."""
 
 
-class ModelOnDisk(Protocol):
-    """A model on disk; ``path`` is None for an engine without weights."""
-
-    @property
-    def path(self) -> Path | None:
-        """The folder or file to load from."""
-
-    @property
-    def files(self) -> tuple[ModelFile, ...]:
-        """Every file with its measured digest."""
-
-
-class ServingModel(Protocol):
-    """A model that serves; what a `StartEngine` returns."""
-
-    @property
-    def engine(self) -> Engine:
-        """Where requests go."""
-
-    @property
-    def fingerprint(self) -> str:
-        """The measured identity of what was loaded."""
-
-    @property
-    def peak_bytes(self) -> int:
-        """Memory it took to load."""
-
-
-StartEngine = Callable[[Load, EngineHooks], ServingModel]
+StartEngine = Callable[[Load, EngineHooks], LoadedEngine]
 """Loads a model into an engine of its own and waits until it serves; raises
 LoadFailed. `workers.engine.parent.starter.start` is one."""
 
-OnPullProgress = Callable[[float], None]
-FetchModel = Callable[[ModelSpec, OnPullProgress], ModelOnDisk]
-"""Makes sure a model's files are on disk; raises LoadFailed."""
+FetchModel = Callable[[ModelSpec, OnPullProgress], LocalModel]
+"""Makes sure a model's files are on disk; raises PullFailed."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,8 +69,8 @@ class ResidentModel:
     state: ModelState = ModelState.ABSENT
     progress: float | None = None
     stage: LoadStage | None = None
-    pulled: ModelOnDisk | None = None
-    loaded: ServingModel | None = None
+    pulled: LocalModel | None = None
+    loaded: LoadedEngine | None = None
     failures: FailureHistory = field(default_factory=FailureHistory)
     death: Fault | None = None
     served: int = 0
@@ -110,14 +81,10 @@ class ResidentModel:
         """The model's id."""
         return self.desired.spec.id
 
-    @property
-    def stats(self) -> EngineStats:
-        """The engine's figures; all zero without one."""
-        return self.loaded.engine.stats() if self.loaded else EngineStats()
-
     def status(self) -> ModelStatus:
         """What the heartbeat says of this model."""
-        stats, loaded = self.stats, self.loaded
+        loaded = self.loaded
+        stats = loaded.engine.stats() if loaded else EngineStats()
         has_failed = self.state is ModelState.FAILED
         return ModelStatus(
             model=self.model,
@@ -200,17 +167,6 @@ def next_retry(residents: Iterable[ResidentModel]) -> datetime | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MachineLimits:
-    """How much of the machine models may take."""
-
-    threads: int
-    reserve_share: float
-    limit_bytes: int | None = None
-    slots_max: int | None = None
-    drain_s: float = 60.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class MachineAccess:
     """How residency touches the world: files, engines, figures, the clock."""
 
@@ -239,12 +195,12 @@ class Residency:
     def __init__(
         self,
         machine: MachineAccess,
-        room: MachineLimits,
+        settings: WorkerSettings,
         *,
         on_change: Callable[[], None],
         wait_idle: Callable[[str, float], bool],
     ) -> None:
-        self._machine, self._room = machine, room
+        self._machine, self._settings = machine, settings
         self._on_change, self._wait_idle = on_change, wait_idle
         self._wake = threading.Condition(threading.RLock())
         self._wanted: list[DesiredModel] | None = None
@@ -271,7 +227,7 @@ class Residency:
     def desire(self, models: Iterable[DesiredModel]) -> None:
         """The full set of models that should be here; returns at once."""
         with self._wake:
-            self._wanted = cap_slots(models, self._room.slots_max)
+            self._wanted = cap_slots(models, self._settings.slots_max)
             self._wake.notify_all()
 
     def statuses(self) -> tuple[ModelStatus, ...]:
@@ -282,7 +238,7 @@ class Residency:
         here = {item.model: item.status() for item in residents}
         return tuple((on_disk | here).values())
 
-    def ready(self) -> dict[str, ServingModel]:
+    def ready(self) -> dict[str, LoadedEngine]:
         """The models that can take a request now."""
         with self._wake:
             return {
@@ -355,7 +311,7 @@ class Residency:
     def _unload(self, item: ResidentModel) -> None:
         if item.loaded is not None:
             self._set(item, ModelState.UNLOADING)
-            if not self._wait_idle(item.model, self._room.drain_s):
+            if not self._wait_idle(item.model, self._settings.drain_s):
                 log.warning("unload_cut_short", model=item.model)
             self._close(item)
             log.info("unloaded", model=item.model)
@@ -430,7 +386,7 @@ class Residency:
             slots=desired.slots,
             context=desired.context,
             device=place.device,
-            threads=self._room.threads,
+            threads=self._settings.threads,
         )
         hooks = EngineHooks(
             on_exit=lambda fault: self._died(item, fault),
@@ -441,7 +397,7 @@ class Residency:
         self._peaks[key] = loaded.peak_bytes
         self._greet(item, loaded)
 
-    def _greet(self, item: ResidentModel, loaded: ServingModel) -> None:
+    def _greet(self, item: ResidentModel, loaded: LoadedEngine) -> None:
         wanted = item.desired.fingerprint
         with self._wake:
             item.loaded = loaded
@@ -477,8 +433,8 @@ class Residency:
         held = sum(status.peak_bytes for status in self.statuses())
         held += self._machine.spared()
         return memory.MemoryLimits(
-            reserve_share=self._room.reserve_share,
-            limit_bytes=self._room.limit_bytes,
+            reserve_share=self._settings.memory_reserve_share,
+            limit_bytes=self._settings.memory_limit_bytes,
             held_bytes=held,
         )
 

@@ -14,8 +14,7 @@ from genie.errors import CodecError
 from workers.bidding.credits import ModelLoad
 from workers.bidding.load import InFlightRequests
 from workers.engine.errors import EngineBusy, EngineGone
-from workers.engine.protocol import EngineEvent, Finish, Piece
-from workers.models.residency import ServingModel
+from workers.engine.protocol import EngineEvent, Finish, LoadedEngine, Piece
 from workers.serving import policy
 from workers.serving.attempt import (
     Attempt,
@@ -103,7 +102,7 @@ class Serving:
         me: WorkerIdentity,
         mail: EventReporter,
         *,
-        ready: Callable[[], Mapping[str, ServingModel]],
+        ready: Callable[[], Mapping[str, LoadedEngine]],
         on_slot: Callable[[InferenceTask], None],
         on_served: Callable[[str], None],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -285,7 +284,7 @@ class Serving:
         log.info("refused", job=attempt.task.job_id, state=state.value, code=fault.code)
         self._mail.outcome(attempt.task, outcome, attempt.delivery.ack)
 
-    def _start(self, attempt: Attempt, loaded: ServingModel) -> None:
+    def _start(self, attempt: Attempt, loaded: LoadedEngine) -> None:
         work_s = policy.work_s(attempt.task, self._now())
         attempt.engine = loaded.engine
         # Held until the start is said or owed: no chunk may overtake it.
