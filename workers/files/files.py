@@ -15,12 +15,10 @@ from filelock import AcquireReturnProxy, FileLock, Timeout
 from genie import sources as model_sources
 from genie.contracts.model import ModelFile, ModelSpec
 from workers.files import manifest, sources
-from workers.files.manifest import Manifest, PullFailed, pull_failed, verify
+from workers.files.manifest import Manifest, OnPullProgress, pull_failed
 
 HEADROOM_BYTES = 1024**3
 """Bytes left free on the disk after a pull."""
-
-OnPullProgress = Callable[[float], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,14 +186,3 @@ class ModelStore:
 
 def _size(folder: Path) -> int:
     return sum(at.stat().st_size for at in folder.rglob("*") if at.is_file())
-
-
-__all__ = [
-    "DiskUsage",
-    "ModelFile",
-    "ModelStore",
-    "PullFailed",
-    "LocalModel",
-    "StoredModel",
-    "verify",
-]

