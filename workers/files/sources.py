@@ -10,8 +10,9 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from genie.contracts.model import ModelSpec
 from workers.files.manifest import (
@@ -26,6 +27,9 @@ from workers.files.manifest import (
     source_file,
 )
 
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoSibling
+
 PIECE_BYTES = 1024 * 1024
 PARTIAL_CONTENT = 206
 TRIES = 4
@@ -33,153 +37,6 @@ TRIES = 4
 
 PIP_TIMEOUT_S = 1800
 CONVERT_TIMEOUT_S = 3600
-
-
-@dataclass(frozen=True, slots=True)
-class RemoteFile:
-    """One file of a repository; ``sha256`` is None for small files."""
-
-    name: str
-    blob: str
-    size_bytes: int
-    sha256: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class HubRepository:
-    """One commit of a repository, and what an engine may read of it."""
-
-    name: str
-    commit: str
-    files: tuple[RemoteFile, ...]
-
-
-def read_revision(name: str, revision: str) -> HubRepository:
-    """The files of a revision; raises PullFailed."""
-    # Imported here, as below: the hub's client is slow to import and rarely needed.
-    from huggingface_hub import HfApi
-
-    with _translated(name, revision):
-        info = HfApi().model_info(name, revision=revision, files_metadata=True)
-    found = [
-        RemoteFile(
-            name=one.rfilename,
-            blob=one.blob_id or "",
-            size_bytes=one.size or 0,
-            sha256=one.lfs.sha256 if one.lfs else None,
-        )
-        for one in info.siblings or ()
-        if is_served(one.rfilename) and not one.rfilename.startswith("consolidated")
-    ]
-    return HubRepository(name, info.sha or revision, tuple(found))
-
-
-def fetch(repository: HubRepository, folder: Path, on_progress: OnPullProgress) -> None:
-    """Download every file into ``folder``; raises PullFailed.
-
-    ``on_progress`` gets the share of bytes that have arrived.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    whole, before = max(1, sum(one.size_bytes for one in repository.files)), 0
-    for remote in repository.files:
-
-        def arrived(size: int, before: int = before) -> None:
-            on_progress(min(0.99, (before + size) / whole))
-
-        path = folder / remote.name
-        if not (path.is_file() and path.stat().st_size == remote.size_bytes):
-            _bring(repository, remote, path, arrived)
-        arrived(remote.size_bytes)
-        before += remote.size_bytes
-
-
-def _bring(
-    repository: HubRepository,
-    remote: RemoteFile,
-    path: Path,
-    arrived: Callable[[int], None],
-) -> None:
-    # Named by its content: a part of another version is never continued.
-    content = (remote.sha256 or remote.blob)[:16]
-    part = path.with_name(f".{remote.name}.{content}.part")
-    for left in reversed(range(TRIES)):
-        try:
-            with _translated(repository.name, repository.commit):
-                _continue(repository, remote, part, arrived)
-            break
-        except PullFailed as failure:
-            if not failure.fault.retryable or not left:
-                raise
-    _check(repository, remote, part)
-    part.replace(path)
-
-
-def _continue(
-    repository: HubRepository,
-    remote: RemoteFile,
-    part: Path,
-    arrived: Callable[[int], None],
-) -> None:
-    from huggingface_hub import get_session, hf_hub_url
-    from huggingface_hub.utils import (  # type: ignore[attr-defined]  # listed by name
-        build_hf_headers,
-        hf_raise_for_status,
-    )
-
-    have = part.stat().st_size if part.exists() else 0
-    if have >= remote.size_bytes > 0:
-        return
-    url = hf_hub_url(repository.name, remote.name, revision=repository.commit)
-    # Sizes and ranges are of the file itself, so nothing may be compressed on the way.
-    headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
-    if have:
-        headers["Range"] = f"bytes={have}-"
-    stream = get_session().stream("GET", url, headers=headers, follow_redirects=True)
-    with stream as response:
-        hf_raise_for_status(response)
-        is_rest = have and response.status_code == PARTIAL_CONTENT
-        with part.open("ab" if is_rest else "wb") as file:
-            for piece in response.iter_bytes(PIECE_BYTES):
-                file.write(piece)
-                arrived(file.tell())
-
-
-@contextmanager
-def _translated(name: str, revision: str) -> Iterator[None]:
-    """An error of the hub's client as `PullFailed`, with the next step."""
-    import httpx2
-    from huggingface_hub import errors
-
-    try:
-        yield
-    except (errors.OfflineModeIsEnabled, httpx2.ConnectError) as error:
-        message = (
-            f"{name} is not on this machine and the hub cannot be reached; check the "
-            "network, HF_HUB_OFFLINE and HF_ENDPOINT"
-        )
-        raise pull_failed("offline", message, retryable=True) from error
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
-        message = (
-            f"the hub shows no {name}@{revision}; check the catalog's source and, if "
-            "it is gated, accept its terms and set HF_TOKEN"
-        )
-        raise pull_failed("not_found", message) from error
-    except (httpx2.HTTPError, OSError) as error:
-        message = f"{name}@{revision} could not be pulled: {error}"
-        raise pull_failed("pull_failed", message[:500], retryable=True) from error
-
-
-def _check(repository: HubRepository, remote: RemoteFile, part: Path) -> None:
-    size = part.stat().st_size
-    found = digest(part) if remote.sha256 else None
-    if size == remote.size_bytes and found == remote.sha256:
-        return
-    part.unlink()
-    message = (
-        f"{remote.name} of {repository.name} arrived with {size} bytes and sha256 "
-        f"{found}, not {remote.size_bytes} and {remote.sha256}; pull it again"
-    )
-    raise pull_failed("corrupt", message, retryable=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,13 +146,126 @@ class HubSource:
         self, spec: ModelSpec, partial: Path, on_progress: OnPullProgress
     ) -> FetchedModel:
         """Download safetensors, configuration and tokenizer: never code or pickles."""
-        repository = read_revision(self.repo, self.revision)
-        if not any(one.name.endswith(".safetensors") for one in repository.files):
+        # Imported here, as below: the hub's client is slow to import and rarely needed.
+        from huggingface_hub import HfApi
+
+        with self._translated():
+            info = HfApi().model_info(
+                self.repo, revision=self.revision, files_metadata=True
+            )
+        files = [one for one in info.siblings or () if _is_wanted(one.rfilename)]
+        if not any(one.rfilename.endswith(".safetensors") for one in files):
             message = f"{self.repo} has no safetensors files; {spec.id} needs them"
             raise pull_failed("not_found", message)
         folder = partial / "snapshot"
-        fetch(repository, folder, on_progress)
+        folder.mkdir(exist_ok=True)
+        # From here on of one commit, whatever the revision names meanwhile.
+        pinned = replace(self, revision=info.sha or self.revision)
+        pinned._bring_all(files, folder, on_progress)
         return FetchedModel(folder=folder, files=foreign_files(folder, spec))
+
+    def _bring_all(
+        self, files: "list[RepoSibling]", folder: Path, on_progress: OnPullProgress
+    ) -> None:
+        whole, before = max(1, sum(one.size or 0 for one in files)), 0
+        for remote in files:
+            path, size = folder / remote.rfilename, remote.size or 0
+
+            def arrived(size: int, before: int = before) -> None:
+                on_progress(min(0.99, (before + size) / whole))
+
+            if not (path.is_file() and path.stat().st_size == size):
+                self._bring(remote, path, arrived)
+            arrived(size)
+            before += size
+
+    def _bring(
+        self, remote: "RepoSibling", path: Path, arrived: Callable[[int], None]
+    ) -> None:
+        # Named by its content: a part of another version is never continued.
+        content = (_sha256(remote) or remote.blob_id or "")[:16]
+        part = path.with_name(f".{path.name}.{content}.part")
+        for left in reversed(range(TRIES)):
+            try:
+                with self._translated():
+                    self._continue(remote, part, arrived)
+                break
+            except PullFailed as failure:
+                if not failure.fault.retryable or not left:
+                    raise
+        self._check(remote, part)
+        part.replace(path)
+
+    def _continue(
+        self, remote: "RepoSibling", part: Path, arrived: Callable[[int], None]
+    ) -> None:
+        from huggingface_hub import get_session, hf_hub_url
+        from huggingface_hub.utils import (  # type: ignore[attr-defined]  # listed by name
+            build_hf_headers,
+            hf_raise_for_status,
+        )
+
+        have = part.stat().st_size if part.exists() else 0
+        if have >= (remote.size or 0) > 0:
+            return
+        url = hf_hub_url(self.repo, remote.rfilename, revision=self.revision)
+        # Sizes and ranges are of the file itself: nothing may be compressed on the way.
+        headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
+        if have:
+            headers["Range"] = f"bytes={have}-"
+        session = get_session()
+        with session.stream("GET", url, headers=headers, follow_redirects=True) as got:
+            hf_raise_for_status(got)
+            is_rest = have and got.status_code == PARTIAL_CONTENT
+            with part.open("ab" if is_rest else "wb") as file:
+                for piece in got.iter_bytes(PIECE_BYTES):
+                    file.write(piece)
+                    arrived(file.tell())
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """An error of the hub's client as `PullFailed`, with the next step."""
+        import httpx2
+        from huggingface_hub import errors
+
+        try:
+            yield
+        except (errors.OfflineModeIsEnabled, httpx2.ConnectError) as error:
+            message = (
+                f"{self.repo} is not on this machine and the hub cannot be reached; "
+                "check the network, HF_HUB_OFFLINE and HF_ENDPOINT"
+            )
+            raise pull_failed("offline", message, retryable=True) from error
+        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+            message = (
+                f"the hub shows no {self.repo}@{self.revision}; check the catalog's "
+                "source and, if it is gated, accept its terms and set HF_TOKEN"
+            )
+            raise pull_failed("not_found", message) from error
+        except (httpx2.HTTPError, OSError) as error:
+            message = f"{self.repo}@{self.revision} could not be pulled: {error}"
+            raise pull_failed("pull_failed", message[:500], retryable=True) from error
+
+    def _check(self, remote: "RepoSibling", part: Path) -> None:
+        size, expected = part.stat().st_size, _sha256(remote)
+        found = digest(part) if expected else None
+        if (size, found) == (remote.size or 0, expected):
+            return
+        part.unlink()
+        message = (
+            f"{remote.rfilename} of {self.repo} arrived with {size} bytes and sha256 "
+            f"{found}, not {remote.size} and {expected}; pull it again"
+        )
+        raise pull_failed("corrupt", message, retryable=True)
+
+
+def _is_wanted(name: str) -> bool:
+    return is_served(name) and not name.startswith("consolidated")
+
+
+def _sha256(remote: "RepoSibling") -> str | None:
+    """None for a small file: the hub keeps no digest of it."""
+    return remote.lfs.sha256 if remote.lfs else None
 
 
 ModelSource = FolderSource | WheelSource | HubSource

@@ -13,7 +13,7 @@ import pytest
 
 from genie.contracts.inference import Fault
 from genie.contracts.model import ModelFile, ModelSpec
-from workers.files import files, manifest, sources
+from workers.files import files, manifest
 from workers.files.files import ModelStore
 from workers.files.manifest import PullFailed
 
@@ -269,8 +269,11 @@ def test_a_disk_too_full_is_said_before_anything_is_fetched(
 def test_a_hub_without_safetensors_is_refused(
     models: ModelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    empty = sources.HubRepository("org/tiny", "c" * 40, ())
-    monkeypatch.setattr(sources, "read_revision", lambda name, revision: empty)
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import ModelInfo
+
+    empty = ModelInfo(id="org/tiny", sha="c" * 40, siblings=[])  # type: ignore[no-untyped-call]  # the hub leaves it so
+    monkeypatch.setattr(HfApi, "model_info", lambda *_args, **_options: empty)
     fault = fault_of(lambda: models.ensure(spec("hf:org/tiny@main")))
     assert fault.code == "not_found"
     assert "safetensors" in fault.message
