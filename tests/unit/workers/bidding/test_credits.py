@@ -16,7 +16,6 @@ from workers.bidding.credits import (
     CreditStatus,
     ModelLoad,
     OpenCredit,
-    RenewCredit,
     bid,
     decide,
 )
@@ -132,7 +131,7 @@ def test_an_old_bid_is_drawn_anew_for_interactive_work_alone() -> None:
     }
     assert decide([load()], ["genie"], open_) == (
         OpenCredit(credit=credit(B), priority=10),
-        RenewCredit(credit=credit(FAST), priority=10),
+        OpenCredit(credit=credit(FAST), priority=10, is_renewal=True),
     )
 
 
@@ -236,9 +235,7 @@ def applied(
         if isinstance(change, CloseCredit):
             del after[change.credit]
             continue
-        settled = (
-            isinstance(change, RenewCredit) and after.pop(change.credit).is_settled
-        )
+        settled = change.is_renewal and after.pop(change.credit).is_settled
         assert change.credit not in after
         after[change.credit] = CreditStatus(
             priority=change.priority, is_settled=settled
@@ -268,7 +265,7 @@ ALONE = credit(FAST)
             load(),
             open_for(1),
             0,
-            (RenewCredit(credit=ALONE, priority=10, places=4),),
+            (OpenCredit(credit=ALONE, priority=10, places=4, is_renewal=True),),
             id="a bid becomes a consumer that stays",
         ),
         pytest.param(load(in_flight=4), open_for(4), 4, (), id="full, it stays"),
@@ -300,7 +297,7 @@ ALONE = credit(FAST)
             load(slots=8, in_flight=2),
             open_for(4, is_old=True),
             2,
-            (RenewCredit(credit=ALONE, priority=10, places=8),),
+            (OpenCredit(credit=ALONE, priority=10, places=8, is_renewal=True),),
             id="for a while",
         ),
         pytest.param(
