@@ -216,14 +216,12 @@ class WorkerHost:
     def _enrol(self) -> RegistrationReply:
         fresh = join.enrol(self.settings, self._cloud, self._boot_id)
         old, self.registered = self.registered, fresh
-        if data_plane_identity(old) != data_plane_identity(fresh):
+        # What a running data plane depends on.
+        if (old.worker_id, old.broker_url, old.queues) != (
+            fresh.worker_id,
+            fresh.broker_url,
+            fresh.queues,
+        ):
             log.warning("moved", worker=fresh.worker_id, was=old.worker_id)
             self._on_moved()
         return fresh
-
-
-def data_plane_identity(
-    registered: RegistrationReply,
-) -> tuple[str, str, tuple[str, ...]]:
-    """The identity, broker and queues that a running data plane depends on."""
-    return registered.worker_id, registered.broker_url, registered.queues

@@ -40,7 +40,7 @@ from workers.engine.protocol import (
 from workers.files.files import LocalModel
 from workers.files.manifest import OnPullProgress, PullFailed
 from workers.models import memory
-from workers.models.backoff import FailureHistory, WallClock
+from workers.models.backoff import FailureHistory
 from workers.settings import WorkerSettings
 
 log = logs.logger("residency")
@@ -182,7 +182,8 @@ class MachineAccess:
     gather: Gather = nullcontext
     """Entered around all that an engine says in one step."""
 
-    now: WallClock = field(default=lambda: datetime.now(UTC))
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    """The wall clock, in UTC."""
 
 
 class Residency:
@@ -456,9 +457,6 @@ class Residency:
         self, item: ResidentModel, code: str, reason: str, *, is_final: bool = False
     ) -> None:
         item.failures.note(reason, self._machine.now(), is_final=is_final)
-        self._fail(item, code)
-
-    def _fail(self, item: ResidentModel, code: str) -> None:
         self._set(item, ModelState.FAILED)
         retry_at = item.failures.retry_at
         log.warning("model_failed", model=item.model, code=code, retry_at=str(retry_at))
