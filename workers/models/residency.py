@@ -386,7 +386,7 @@ class Residency:
             path=None if path is None else str(path),
             slots=desired.slots,
             context=desired.context,
-            device=place.device,
+            device=place,
             threads=self._settings.threads,
         )
         hooks = EngineHooks(
@@ -424,7 +424,7 @@ class Residency:
         quant: Quant,
         facts: EngineFacts,
         need: MemoryNeed,
-    ) -> memory.DeviceGrant | memory.MemoryRefusal:
+    ) -> str | memory.MemoryRefusal:
         places = memory.devices(*self._machine.read())
         return memory.place(
             desired, quant, need, places, self._limits(), kinds=facts.devices
