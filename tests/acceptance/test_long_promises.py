@@ -61,7 +61,7 @@ def ask(postgres_url: str) -> Iterator[Ask]:
 
 
 @pytest.fixture
-def whole(fleet: Fleet) -> Fleet:
+def both(fleet: Fleet) -> Fleet:
     """The fleet with both workers ready, whatever the test before did to them."""
     fleet.wait_ready("echo:small", workers=2, timeout_s=90)
     return fleet
@@ -107,20 +107,20 @@ def wait_moved(ask: Ask, jobs: list[Job], victim: str) -> None:
 
 
 def test_p3_a_dead_worker_s_work_starts_elsewhere_within_two_seconds(
-    whole: Fleet, client: Client, ask: Ask
+    both: Fleet, client: Client, ask: Ask
 ) -> None:
     took: list[float] = []
     for _ in range(20):
         jobs = submitted(client, 16, tokens=400)
         victim = max(all_run(ask, jobs).items(), key=lambda one: one[1])[0]
         began = time.monotonic()
-        whole.kill(victim)
+        both.kill(victim)
         wait_moved(ask, jobs, victim)
         took.append(time.monotonic() - began)
         ends = [job.result(timeout=60).usage.completion_tokens for job in jobs]
         assert ends == [400] * 16
-        whole.start_worker(victim)
-        whole.wait_ready("echo:small", workers=2)
+        both.start_worker(victim)
+        both.wait_ready("echo:small", workers=2)
     tell("P3", kills=len(took), all_moved=spread(took))
     assert max(took) < 2
 
@@ -197,11 +197,11 @@ def p99(values: list[float]) -> float:
 
 
 def test_p6_a_broker_restart_loses_nothing_and_work_goes_on_in_ten_seconds(
-    whole: Fleet, client: Client, rabbitmq: RabbitNode, ask: Ask
+    both: Fleet, client: Client, rabbitmq: RabbitNode, ask: Ask
 ) -> None:
     took: list[float] = []
     # As fast as two cores can also answer: what is accepted has to end in two minutes.
-    with Load(whole, clients=8, seed=SEED, pause_s=(0.1, 0.4)) as load:
+    with Load(both, clients=8, seed=SEED, pause_s=(0.1, 0.4)) as load:
         began = time.monotonic()
         for _ in range(10):
             time.sleep(2)
@@ -232,10 +232,10 @@ def ended_since(ask: Ask, at: datetime) -> bool:
 
 @pytest.mark.parametrize("how", ["stopped", "alarm"])
 def test_p7_without_a_broker_200_submits_are_kept_and_run_afterwards(
-    whole: Fleet, rabbitmq: RabbitNode, how: str
+    both: Fleet, rabbitmq: RabbitNode, how: str
 ) -> None:
     took, jobs, refused = [], [], 0
-    with Client(url=whole.url, api_key=whole.api_key, retry_s=0.0) as client:
+    with Client(url=both.url, api_key=both.api_key, retry_s=0.0) as client:
         client.ask("open the connections", max_tokens=1)
         away(rabbitmq, how)
         try:
@@ -272,19 +272,19 @@ def back(rabbitmq: RabbitNode, how: str) -> None:
 
 
 def test_p8_workers_work_on_while_the_whole_cloud_is_dead_for_a_minute(
-    whole: Fleet, client: Client, ask: Ask
+    both: Fleet, client: Client, ask: Ask
 ) -> None:
     jobs = submitted(client, 72, tokens=300)
     wait_until(
         lambda: running_on(ask, jobs).total() > CHAT_SLOTS, 30, "busy", every_s=0.02
     )
     for name in ("web", "brain", "beat"):
-        whole.kill(name)
+        both.kill(name)
     time.sleep(60)
     died_with = running_on(ask, jobs).total()
-    whole.start_web()
-    whole.start_brain()
-    whole.start_beat()
+    both.start_web()
+    both.start_brain()
+    both.start_beat()
     began = time.monotonic()
     ends = Counter(job.wait(120).status for job in jobs)
     took = time.monotonic() - began
@@ -297,15 +297,15 @@ def test_p8_workers_work_on_while_the_whole_cloud_is_dead_for_a_minute(
 
 
 def test_p9_every_202_has_its_row_whenever_the_database_dies(
-    whole: Fleet, client: Client, postgres: PostgresNode
+    both: Fleet, client: Client, postgres: PostgresNode
 ) -> None:
     chance = random.Random(SEED)
-    with Load(whole, clients=8, seed=SEED, pause_s=(0.0, 0.05)) as load:
+    with Load(both, clients=8, seed=SEED, pause_s=(0.0, 0.05)) as load:
         for _ in range(10):
             time.sleep(chance.uniform(0.5, 3.0))
             postgres.kill()
             postgres.start()
-    wait_until(whole.is_ready, 60, "the cloud is back")
+    wait_until(both.is_ready, 60, "the cloud is back")
     verdict = judge(client, load.accepted)
     tell(
         "P9",
@@ -344,37 +344,37 @@ def test_p11_a_poisonous_prompt_ends_at_its_third_crash_with_three_workers(
 
 
 def test_p18_a_graceful_stop_redelivers_nothing_ten_times(
-    whole: Fleet, client: Client, ask: Ask
+    both: Fleet, client: Client, ask: Ask
 ) -> None:
     fewest = BACKGROUND
     for turn in range(10):
         jobs = submitted(client, BACKGROUND, tokens=400)
         on = all_run(ask, jobs)
-        whole.kill(WORKERS[turn % 2], signal.SIGTERM)
+        both.kill(WORKERS[turn % 2], signal.SIGTERM)
         for job in jobs:
             assert job.result(timeout=60).usage.completion_tokens == 400
             assert client.job(job.id).details.attempts == 1
         assert set(on) == set(WORKERS)
-        whole.start_worker(WORKERS[turn % 2])
-        whole.wait_ready("echo:small", workers=2)
+        both.start_worker(WORKERS[turn % 2])
+        both.wait_ready("echo:small", workers=2)
         fewest = min(fewest, *on.values())
     tell("P18", stops=10, running=BACKGROUND, on_each_at_least=fewest, redelivered=0)
 
 
 def test_p18_a_second_signal_gives_back_and_loses_nothing_ten_times(
-    whole: Fleet, client: Client, ask: Ask
+    both: Fleet, client: Client, ask: Ask
 ) -> None:
     for turn in range(10):
         jobs = submitted(client, BACKGROUND, tokens=400)
         all_run(ask, jobs)
         name = WORKERS[turn % 2]
-        os.kill(whole.pid(name), signal.SIGTERM)
+        os.kill(both.pid(name), signal.SIGTERM)
         time.sleep(0.5)  # Celery counts two signals in one moment as one
-        stopping = threading.Thread(target=whole.kill, args=(name, signal.SIGTERM))
+        stopping = threading.Thread(target=both.kill, args=(name, signal.SIGTERM))
         stopping.start()
         for job in jobs:
             assert job.result(timeout=60).usage.completion_tokens == 400
         stopping.join()
-        whole.start_worker(name)
-        whole.wait_ready("echo:small", workers=2)
+        both.start_worker(name)
+        both.wait_ready("echo:small", workers=2)
     tell("P18", second_signals=10, lost=0)

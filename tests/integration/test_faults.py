@@ -31,13 +31,6 @@ HALF_OPEN_S = 30.0
 
 
 @pytest.fixture
-def asker(rabbitmq_url: str) -> Iterator[Asker]:
-    """Somebody who asks and listens, on a sound connection."""
-    with Asker(rabbitmq_url) as asker:
-        yield asker
-
-
-@pytest.fixture
 def proxy(rabbitmq: RabbitNode) -> Iterator[Proxy]:
     """The worker's way to the broker."""
     with Proxy(rabbitmq.port) as proxy:

@@ -29,13 +29,6 @@ from integration.worker_rig import FINGERPRINT, MODEL, Asker, Rig
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def asker(rabbitmq_url: str) -> Iterator[Asker]:
-    """Somebody who asks and listens."""
-    with Asker(rabbitmq_url) as asker:
-        yield asker
-
-
 def test_a_request_is_answered_in_chunks_and_its_outcome_goes_to_cloud_and_asker(
     rabbitmq_url: str, asker: Asker
 ) -> None:

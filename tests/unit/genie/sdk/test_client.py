@@ -21,25 +21,11 @@ COMPLETION = {**HEAD, "choices": [CHOICE]}
 JOB = {"id": "01a", "status": "completed", "result": COMPLETION}
 
 
-@pytest.fixture(autouse=True)
-def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """This machine's own settings stay out of it."""
-    for name in ("GENIE_URL", "GENIE_API_KEY", "GENIE_TIMEOUT_S"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("GENIE_HOME", str(tmp_path))
-
-
-def twin_of(replies: dict[str, object]) -> TwinCloud:
-    twin = TwinCloud()
-    twin.replies = replies
-    return twin
-
-
 CHAT = "POST /v1/chat/completions"
 
 
 def test_asking_sends_one_question_and_reads_its_answer() -> None:
-    twin = twin_of({CHAT: COMPLETION})
+    twin = TwinCloud({CHAT: COMPLETION})
     result = twin.client().ask("hi", persona="review", timeout=30)
     assert result.text == "Hello"
     assert twin.sent["persona"] == "review"
@@ -48,7 +34,7 @@ def test_asking_sends_one_question_and_reads_its_answer() -> None:
 
 
 def test_every_question_has_an_idempotency_key_of_its_own() -> None:
-    twin = twin_of({CHAT: COMPLETION})
+    twin = TwinCloud({CHAT: COMPLETION})
     twin.client().ask("hi")
     twin.client().ask("hi")
     first, second = (request.headers["idempotency-key"] for request in twin.requests)
@@ -56,13 +42,13 @@ def test_every_question_has_an_idempotency_key_of_its_own() -> None:
 
 
 def test_an_idempotency_key_can_be_brought() -> None:
-    twin = twin_of({CHAT: COMPLETION})
+    twin = TwinCloud({CHAT: COMPLETION})
     twin.client().ask("hi", idempotency_key="mine")
     assert twin.requests[0].headers["idempotency-key"] == "mine"
 
 
 def test_a_second_try_has_the_same_idempotency_key() -> None:
-    twin = twin_of({CHAT: iter([httpx2.ReadError("reset"), COMPLETION])})
+    twin = TwinCloud({CHAT: iter([httpx2.ReadError("reset"), COMPLETION])})
     assert twin.client(retry_s=1).ask("hi").text == "Hello"
     first, second = (request.headers["idempotency-key"] for request in twin.requests)
     assert first == second
@@ -70,7 +56,7 @@ def test_a_second_try_has_the_same_idempotency_key() -> None:
 
 def test_a_submitted_job_has_no_deadline_unless_given() -> None:
     later = {"id": "chatcmpl-01a", "status": "queued", "created": 1}
-    twin = twin_of({CHAT: later, "GET /v1/jobs/01a": JOB})
+    twin = TwinCloud({CHAT: later, "GET /v1/jobs/01a": JOB})
     job = twin.client().submit("hi")
     assert twin.sent["mode"] == "async"
     assert "deadline_s" not in twin.sent
@@ -81,19 +67,19 @@ def test_a_submitted_job_has_no_deadline_unless_given() -> None:
 
 
 def test_a_job_is_found_with_its_prefix_too() -> None:
-    twin = twin_of({"GET /v1/jobs/01a": JOB, "POST /v1/jobs/01a/cancel": JOB})
+    twin = TwinCloud({"GET /v1/jobs/01a": JOB, "POST /v1/jobs/01a/cancel": JOB})
     assert twin.client().job("chatcmpl-01a").status is JobState.COMPLETED
     assert twin.client().job("01a").cancel().id == "01a"
 
 
 def test_an_id_cannot_leave_its_place_in_the_path() -> None:
-    twin = twin_of({"GET /v1/jobs/../keys": JOB})
+    twin = TwinCloud({"GET /v1/jobs/../keys": JOB})
     twin.client().job("../keys")
     assert twin.requests[0].url.raw_path == b"/v1/jobs/..%2Fkeys"
 
 
 def test_filters_of_jobs_are_sent_as_given() -> None:
-    twin = twin_of(
+    twin = TwinCloud(
         {"GET /v1/jobs": {"object": "list", "data": [JOB], "has_more": False}}
     )
     found = twin.client().jobs(state="completed", limit=5, worker=None)
@@ -105,7 +91,7 @@ def test_a_filter_that_does_not_exist_is_named() -> None:
     with pytest.raises(
         TypeError, match="'status'; the options are: after, label, limit"
     ):
-        twin_of({}).client().jobs(status="completed")  # type: ignore[call-arg]  # the point
+        TwinCloud({}).client().jobs(status="completed")  # type: ignore[call-arg]  # the point
 
 
 def test_a_route_is_the_decision_with_its_reasons() -> None:
@@ -116,7 +102,7 @@ def test_a_route_is_the_decision_with_its_reasons() -> None:
         "reasons": ["fits"],
         "skipped": [{"model": "big", "why": "no memory"}],
     }
-    twin = twin_of({"POST /v1/route": {"object": "route", "route": route}})
+    twin = TwinCloud({"POST /v1/route": {"object": "route", "route": route}})
     found = twin.client().route("hi", persona="review")
     assert twin.sent == {"persona": "review", "input": "hi"}
     assert (found.model, found.work_class) == ("m", "interactive")
@@ -140,14 +126,14 @@ def test_a_list_is_read_wrapped_or_plain(
     path: str, call: Callable[[Client], object], item: object, is_wrapped: bool
 ) -> None:
     body = {"object": "list", "data": [item, item]} if is_wrapped else [item, item]
-    found = call(twin_of({path: body}).client())
+    found = call(TwinCloud({path: body}).client())
     assert isinstance(found, tuple)
     assert len(found) == 2
 
 
 def test_a_key_is_made_and_revoked() -> None:
     made = {"id": "k1", "name": "ci", "secret": "sk-genie-a-2"}
-    twin = twin_of({"POST /v1/keys": made, "DELETE /v1/keys/k1": made})
+    twin = TwinCloud({"POST /v1/keys": made, "DELETE /v1/keys/k1": made})
     assert (
         twin.client().create_key("ci", admin=True, models=["m"]).secret
         == "sk-genie-a-2"
@@ -158,19 +144,19 @@ def test_a_key_is_made_and_revoked() -> None:
 
 
 def test_a_join_token_can_be_for_queues() -> None:
-    twin = twin_of({"POST /v1/join-tokens": {"token": "gj-1"}})
+    twin = TwinCloud({"POST /v1/join-tokens": {"token": "gj-1"}})
     assert twin.client().join_token(["org.acme"]).token == "gj-1"
     assert twin.sent == {"queues": ["org.acme"]}
 
 
 def test_health_is_read_even_when_it_is_bad() -> None:
     sick = {"status": "unavailable", "checks": {"database": "down", "broker": "ok"}}
-    twin = twin_of({"GET /health": httpx2.Response(503, json=sick)})
+    twin = TwinCloud({"GET /health": httpx2.Response(503, json=sick)})
     assert twin.client().health().checks["database"] == "down"
 
 
 def test_an_answer_of_something_else_says_what_to_look_at() -> None:
-    twin = twin_of({"GET /v1/models": httpx2.Response(200, text="<html>")})
+    twin = TwinCloud({"GET /v1/models": httpx2.Response(200, text="<html>")})
     with pytest.raises(
         errors.CodecError, match="does GENIE_URL point to a Genie cloud"
     ):
@@ -184,7 +170,7 @@ def test_an_error_carries_its_request_id() -> None:
         json={"error": {"message": "no model x", "code": "model_not_found"}},
     )
     with pytest.raises(errors.UnknownModel) as caught:
-        twin_of({CHAT: refused}).client().ask("hi", model="x")
+        TwinCloud({CHAT: refused}).client().ask("hi", model="x")
     assert caught.value.request_id == "req_7"
 
 
@@ -216,7 +202,7 @@ def test_a_stream_that_breaks_again_and_again_comes_back_ever_later() -> None:
         return httpx2.Response(200, headers=headers, text=": queued position=1\n")
 
     rounds = iter([*(broken() for _ in range(5)), errors.CloudUnreachable("away")])
-    twin = twin_of({CHAT: broken(), "GET /v1/jobs/01a/stream": rounds})
+    twin = TwinCloud({CHAT: broken(), "GET /v1/jobs/01a/stream": rounds})
     with pytest.raises(errors.CloudUnreachable, match="ended in the middle"):
         list(twin.client().stream("hi"))
     assert len(twin.slept) == 6

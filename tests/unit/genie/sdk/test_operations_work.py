@@ -1,7 +1,5 @@
 """Jobs and schedules of the client: what is sent, what becomes of the answer."""
 
-from pathlib import Path
-
 import httpx2
 import pytest
 
@@ -12,22 +10,8 @@ JOB = {"id": "01a", "status": "queued"}
 SCHEDULE = {"id": "01s", "name": "news", "cron": "@daily", "request": {}}
 
 
-@pytest.fixture(autouse=True)
-def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """This machine's own settings stay out of it."""
-    for name in ("GENIE_URL", "GENIE_API_KEY", "GENIE_TIMEOUT_S"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("GENIE_HOME", str(tmp_path))
-
-
-def twin_of(replies: dict[str, object]) -> TwinCloud:
-    twin = TwinCloud()
-    twin.replies = replies
-    return twin
-
-
 def test_a_schedule_is_a_question_with_a_cron_line() -> None:
-    twin = twin_of({"POST /v1/schedules": SCHEDULE})
+    twin = TwinCloud({"POST /v1/schedules": SCHEDULE})
     made = twin.client().schedule(
         "News of {{date}}?",
         cron="@daily",
@@ -54,13 +38,13 @@ def test_a_schedule_is_a_question_with_a_cron_line() -> None:
 
 def test_an_option_that_does_not_exist_is_named() -> None:
     with pytest.raises(TypeError, match="no option 'often'"):
-        twin_of({}).client().schedule("x", cron="@daily", often=1)  # type: ignore[call-arg]  # the mistake under test
+        TwinCloud({}).client().schedule("x", cron="@daily", often=1)  # type: ignore[call-arg]  # the mistake under test
 
 
 def test_a_schedule_is_run_paused_resumed_and_removed() -> None:
     run = {"id": "01r", "status": "started", "job_id": "01a"}
     path = "/v1/schedules/01s"
-    twin = twin_of(
+    twin = TwinCloud(
         {
             "GET /v1/schedules": {"object": "list", "data": [SCHEDULE]},
             "GET /v1/schedules/news": SCHEDULE,
@@ -83,7 +67,7 @@ def test_a_schedule_is_run_paused_resumed_and_removed() -> None:
 
 def test_jobs_are_retried_one_by_one_and_by_a_filter() -> None:
     many = {"data": [JOB], "skipped": [{"id": "01b", "why": "not kept"}]}
-    twin = twin_of({"POST /v1/jobs/01f/retry": JOB, "POST /v1/jobs/retry": many})
+    twin = TwinCloud({"POST /v1/jobs/01f/retry": JOB, "POST /v1/jobs/retry": many})
     client = twin.client()
     assert client.retry_job("chatcmpl-01f").id == "01a"
     made, skipped = client.retry_jobs(state="failed", persona=None, since=7.0)
@@ -104,7 +88,7 @@ def test_a_follower_goes_on_where_the_connection_broke() -> None:
     path = "GET /v1/jobs/01a/events"
     first = httpx2.Response(200, content=lines("accepted", "started-1"))
     second = httpx2.Response(200, content=lines("completed"))
-    twin = twin_of({path: iter([first, httpx2.ConnectError("gone"), second])})
+    twin = TwinCloud({path: iter([first, httpx2.ConnectError("gone"), second])})
     heard = [event.event for event in twin.client().follow_job("01a")]
     assert heard == ["accepted", "started", "completed"]
     sent = [request.headers.get("last-event-id") for request in twin.requests]
@@ -113,7 +97,7 @@ def test_a_follower_goes_on_where_the_connection_broke() -> None:
 
 def test_a_timeline_is_read_at_once() -> None:
     shown = JOB | {"timeline": [{"event": "accepted", "at": 1.0}]}
-    (event,) = twin_of({"GET /v1/jobs/01a": shown}).client().job_timeline("01a")
+    (event,) = TwinCloud({"GET /v1/jobs/01a": shown}).client().job_timeline("01a")
     assert (event.event, event.at) == ("accepted", 1.0)
 
 
@@ -121,7 +105,7 @@ def test_deliveries_are_listed_and_sent_again() -> None:
     told = {"id": "01d", "status": "failed", "attempts": 4}
     path = "/v1/webhook-deliveries"
     again = f"POST {path}/01d/redeliver"
-    twin = twin_of({f"GET {path}": {"data": [told]}, again: told})
+    twin = TwinCloud({f"GET {path}": {"data": [told]}, again: told})
     client = twin.client()
     (one,) = client.deliveries(job="chatcmpl-01a")
     assert dict(twin.requests[0].url.params) == {"limit": "20", "job": "01a"}
@@ -131,7 +115,7 @@ def test_deliveries_are_listed_and_sent_again() -> None:
 def test_retention_is_read_and_set() -> None:
     path = "/v1/retention"
     said = {"hours": 2, "kept_h": 2.0}
-    twin = twin_of({f"GET {path}": said, f"PUT {path}": said})
+    twin = TwinCloud({f"GET {path}": said, f"PUT {path}": said})
     assert twin.client().retention().kept_h == 2.0
     assert twin.client().set_retention(2).hours == 2
     assert twin.sent == {"hours": 2}
@@ -145,7 +129,7 @@ def test_prompts_are_mapped_to_their_answers() -> None:
     done = {"id": "01a", "status": "completed", "result": answer}
     accepted = {"object": "chat.completion.async", "id": "chatcmpl-01a"}
     replies = {"POST /v1/chat/completions": {**accepted, "status": "queued"}}
-    twin = twin_of({**replies, "GET /v1/jobs/01a": done, "GET /v1/jobs": [done]})
+    twin = TwinCloud({**replies, "GET /v1/jobs/01a": done, "GET /v1/jobs": [done]})
     found = twin.client().map(["a", "b"], persona="chat", max_tokens=3)
     assert [result.text for result in found] == ["Hello", "Hello"]
     with pytest.raises(TypeError, match="map makes its own"):
