@@ -248,7 +248,7 @@ class DataPlane:
             if isinstance(found, QueueCount):
                 self._present[credit] = self._link.consume(
                     shown.name,
-                    partial(self._told, credit),
+                    partial(self._hear_announcement, credit),
                     ready=lambda: count(is_new=True),
                 )
 
@@ -263,7 +263,7 @@ class DataPlane:
         if not isinstance(found, QueueCount):
             return
         if is_new and found.consumers > 1:
-            self._tell(credit, found.consumers)
+            self._announce(credit, found.consumers)
 
         def seen(asking: QueueCount | Exception) -> None:
             # A worker of an earlier release is seen only while it could take some.
@@ -274,13 +274,13 @@ class DataPlane:
 
         self._link.declare(queue_of(credit), seen)
 
-    def _tell(self, credit: Credit, bidders: int) -> None:
+    def _announce(self, credit: Credit, bidders: int) -> None:
         """Let the others know that they are not alone; each gets one of them."""
         name = queues.bidders_queue(credit.queue, credit.model).name
         for _ in range(bidders):
             self._link.send(Publication(key=name, body=b""))
 
-    def _told(self, credit: Credit, _message: Received) -> None:
+    def _hear_announcement(self, credit: Credit, _message: Received) -> None:
         self._bidders.doubt(credit)
         self._is_stale = True
 
@@ -292,10 +292,10 @@ class DataPlane:
             if not one.is_full
         }
         for credit in self._watchdog.doubted(opened, now):
-            look = partial(self._looked, credit, self._open[credit].opened_at)
+            look = partial(self._on_looked, credit, self._open[credit].opened_at)
             self._link.declare(queue_of(credit), look)
 
-    def _looked(
+    def _on_looked(
         self, credit: Credit, opened_at: float, found: QueueCount | Exception
     ) -> None:
         held = self._open.get(credit)
@@ -352,10 +352,10 @@ class DataPlane:
     def _is_declared(self, credit: Credit) -> bool:
         if credit not in self._declared:
             self._declared[credit] = False
-            self._link.declare(queue_of(credit), partial(self._heard_of, credit))
+            self._link.declare(queue_of(credit), partial(self._on_declared, credit))
         return self._declared[credit]
 
-    def _heard_of(self, credit: Credit, found: QueueCount | Exception) -> None:
+    def _on_declared(self, credit: Credit, found: QueueCount | Exception) -> None:
         if isinstance(found, QueueCount):
             self._declared[credit] = True
             self.wake()

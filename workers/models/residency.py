@@ -1,9 +1,8 @@
 """Loads and unloads models until those here are those the cloud desires.
 
-One step at a time, in a thread of its own.
-
-Level-triggered: whatever was missed, the next desired set says everything again.
-Nothing unloads that is still desired, nothing loads that does not fit.
+One step at a time, in a thread of its own. Level-triggered: whatever was missed, the
+next desired set says everything again. Nothing unloads that is still desired,
+nothing loads that does not fit.
 """
 
 import threading
@@ -121,18 +120,6 @@ class ResidentModel:
         return same and desired.fingerprint in (None, self.loaded.fingerprint)
 
 
-def cap_slots(
-    desired: Iterable[DesiredModel], slots_max: int | None
-) -> list[DesiredModel]:
-    """The desired models with no more slots than this worker allows."""
-    if slots_max is None:
-        return list(desired)
-    return [
-        msgspec.structs.replace(item, slots=min(item.slots, slots_max))
-        for item in desired
-    ]
-
-
 def quant_of(desired: DesiredModel) -> Quant | None:
     """The quant the cloud chose, if the model has it."""
     quants = (item for item in desired.spec.quants if item.name == desired.quant)
@@ -204,7 +191,7 @@ class Residency:
         self._machine, self._settings = machine, settings
         self._on_change, self._wait_idle = on_change, wait_idle
         self._wake = threading.Condition(threading.RLock())
-        self._wanted: list[DesiredModel] | None = None
+        self._wanted: dict[str, DesiredModel] | None = None
         self._residents: dict[str, ResidentModel] = {}
         self._on_disk: dict[str, ModelStatus] = {}
         self._peaks: dict[tuple[str, str, int, int], int] = {}
@@ -227,8 +214,9 @@ class Residency:
 
     def desire(self, models: Iterable[DesiredModel]) -> None:
         """The full set of models that should be here; returns at once."""
+        wanted = {item.spec.id: self._capped(item) for item in models}
         with self._wake:
-            self._wanted = cap_slots(models, self._settings.slots_max)
+            self._wanted = wanted
             self._wake.notify_all()
 
     def statuses(self) -> tuple[ModelStatus, ...]:
@@ -254,6 +242,11 @@ class Residency:
             if item := self._residents.get(model):
                 item.served += 1
 
+    def _capped(self, desired: DesiredModel) -> DesiredModel:
+        """No more slots than this worker allows."""
+        slots = min(desired.slots, self._settings.slots_max or desired.slots)
+        return msgspec.structs.replace(desired, slots=slots)
+
     def _run(self) -> None:
         while not self._is_stopping:
             step = self._next()
@@ -271,13 +264,13 @@ class Residency:
                 self._wake.wait(STEP_AGAIN_S)
 
     def _next(self) -> Callable[[], None] | None:
-        """The next step: bury the dead, then unload, then load; None after a wait."""
+        """The next step: close what died, then unload, then load; None after a wait."""
         with self._wake:
             self._adopt()
             residents = self._residents.values()
             for item in residents:
                 if item.death is not None:
-                    return lambda: self._bury(item)
+                    return lambda: self._close_dead(item)
             for item in residents:
                 if self._is_unwanted(item):
                     return lambda: self._unload(item)
@@ -295,18 +288,17 @@ class Residency:
         return max(0.01, (at - self._machine.now()).total_seconds())
 
     def _adopt(self) -> None:
-        for desired in self._wanted or ():
-            item = self._residents.get(desired.spec.id)
+        for model, desired in (self._wanted or {}).items():
+            item = self._residents.get(model)
             if item is None:
-                self._residents[desired.spec.id] = ResidentModel(desired=desired)
+                self._residents[model] = ResidentModel(desired=desired)
             elif item.suits(desired):
                 item.desired = desired
 
     def _is_unwanted(self, item: ResidentModel) -> bool:
         if self._wanted is None:
             return False
-        wanted = (one for one in self._wanted if one.spec.id == item.model)
-        match = next(wanted, None)
+        match = self._wanted.get(item.model)
         return match is None or not item.suits(match)
 
     def _unload(self, item: ResidentModel) -> None:
@@ -318,17 +310,14 @@ class Residency:
             log.info("unloaded", model=item.model)
         with self._wake:
             del self._residents[item.model]
-            self._remember(item)
+            if item.pulled is not None:
+                self._on_disk[item.model] = ModelStatus(
+                    model=item.model,
+                    quant=item.desired.quant,
+                    state=ModelState.ON_DISK,
+                    files=item.pulled.files,
+                )
         self._on_change()
-
-    def _remember(self, item: ResidentModel) -> None:
-        if item.pulled is not None:
-            self._on_disk[item.model] = ModelStatus(
-                model=item.model,
-                quant=item.desired.quant,
-                state=ModelState.ON_DISK,
-                files=item.pulled.files,
-            )
 
     def _close(self, item: ResidentModel) -> None:
         with self._wake:
@@ -336,7 +325,7 @@ class Residency:
         if loaded is not None:
             loaded.engine.close()
 
-    def _bury(self, item: ResidentModel) -> None:
+    def _close_dead(self, item: ResidentModel) -> None:
         item.death = None
         self._close(item)
 
@@ -352,16 +341,13 @@ class Residency:
         except (LoadFailed, PullFailed) as error:
             item.pulled = None  # the next try looks at the files again
             self._note(item, error.fault.code, error.fault.message)
-        except (EngineError, GenieError, OSError) as error:
-            self._surprise(item, error)
         except Exception as error:
             # Border: a surprise in one model's load must not leave it loading for ever.
-            log.error("load_surprise", model=item.model, exc_info=True)
-            self._surprise(item, error)
-
-    def _surprise(self, item: ResidentModel, error: Exception) -> None:
-        reason = f"{item.model} could not be loaded: {type(error).__name__}: {error}"
-        self._note(item, "load_failed", reason)
+            if not isinstance(error, EngineError | GenieError | OSError):
+                log.error("load_surprise", model=item.model, exc_info=True)
+            kind = type(error).__name__
+            reason = f"{item.model} could not be loaded: {kind}: {error}"
+            self._note(item, "load_failed", reason)
 
     def _start(self, item: ResidentModel) -> None:
         desired, quant = item.desired, quant_of(item.desired)
@@ -396,9 +382,9 @@ class Residency:
         )
         loaded = self._machine.start(load, hooks)
         self._peaks[key] = loaded.peak_bytes
-        self._greet(item, loaded)
+        self._make_ready(item, loaded)
 
-    def _greet(self, item: ResidentModel, loaded: LoadedEngine) -> None:
+    def _make_ready(self, item: ResidentModel, loaded: LoadedEngine) -> None:
         wanted = item.desired.fingerprint
         with self._wake:
             item.loaded = loaded
@@ -412,7 +398,7 @@ class Residency:
             self._note(item, "fingerprint_mismatch", reason, is_final=True)
             return
         with self._wake:
-            if item.death is not None:  # it died before we looked: `_next` buries it
+            if item.death is not None:  # it died before we looked: `_next` closes it
                 return
             item.state, item.progress, item.stage = ModelState.READY, None, None
         self._on_change()
