@@ -314,10 +314,6 @@ class Attempt:
             fingerprint=self.fingerprint,
         )
 
-    def lost(self, at: datetime) -> AttemptGivenBack:
-        """Its message went to somebody else, with our connection; it goes on here."""
-        return replace(self.given_back(at), goes_on=True)
-
     def cancel(self) -> None:
         """End what its engine still writes of it."""
         if self.engine is not None:

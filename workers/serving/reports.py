@@ -240,7 +240,8 @@ class PendingStarts:
             with attempt.lock:
                 if not attempt.is_over:
                     self.say(attempt)
-                    self._mail.given_back(attempt.lost(self._now()))
+                    event = attempt.given_back(self._now())
+                    self._mail.given_back(replace(event, goes_on=True))
 
     def drop(self, attempt: Attempt) -> None:
         """It has ended, and that says it all."""
