@@ -44,28 +44,14 @@ def main() -> int:
     quick = is_quick(__doc__)
     lines, rounds, each = (300, 1, 4) if quick else (10_000, 5, 20)
     with (
-        site.site(ms_per_token=MS_PER_TOKEN, heartbeat_s=2.0) as here,
+        site.site(ms_per_token=MS_PER_TOKEN, heartbeat_s=2.0, slots=SLOTS) as here,
         here.fleet.client() as client,
     ):
-        widen(here, client)
         board = Board("batch")
         idle(board, client, lines)
         beside(board, here, client, rounds, each)
         killed(board, here, client, min(lines, 1_000))
         return board.report()
-
-
-def widen(here: site.Site, client: Client) -> None:
-    """Give the worker's model its slots; the planner would give four."""
-    address = here.database_url.replace("+psycopg", "")
-    with psycopg.connect(address, autocommit=True) as session:
-        session.execute("UPDATE placement SET slots = %s", [SLOTS])
-
-    def is_wide() -> bool:
-        models = [m for w in client.workers() for m in w.models]
-        return any(m.state == "ready" and m.slots == SLOTS for m in models)
-
-    wait_until(is_wide, 60, f"{site.MODEL} ready with {SLOTS} slots")
 
 
 def idle(board: Board, client: Client, lines: int) -> None:

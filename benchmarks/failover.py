@@ -20,7 +20,7 @@ from benchmarks.common.figures import Board, Rounds, is_quick, p50, p99
 from benchmarks.common.redelivery import Probes, of_pika
 from benchmarks.common.traffic import Told, Traffic
 from fixtures.chaos import Load, Verdict, judge
-from fixtures.fleet import wait_until, widen
+from fixtures.fleet import wait_until
 from genie import logs
 
 REDELIVERY, BYSTANDERS = 1.5, 1.3
@@ -45,9 +45,12 @@ def main() -> int:
     rounds, window_s = (1, 5.0) if quick else (4, 10.0)
     environ = {"GENIE_WEB_THREADS": "192"}
     with site.site(
-        ms_per_token=MS_PER_TOKEN, heartbeat_s=2.0, workers=WORKERS, environ=environ
+        ms_per_token=MS_PER_TOKEN,
+        heartbeat_s=2.0,
+        workers=WORKERS,
+        slots=SLOTS,
+        environ=environ,
     ) as here:
-        widen(here.fleet, here.database_url, site.MODEL, SLOTS)
         measured = Measured(here, window_s)
         with (
             Traffic(here.fleet, rate=RATE, tokens=TOKENS, seed=SEED) as traffic,

@@ -63,7 +63,7 @@ class WorkerProcess:
             self.host.close()
         else:
             # Not in the signal's own frame: it may hold a lock this needs.
-            threading.Thread(target=self.host.abandon, name="abandon").start()
+            threading.Thread(target=self.host.serving.abandon, name="abandon").start()
 
 
 def register(settings: WorkerSettings, boot_id: str) -> RegistrationReply:
@@ -118,7 +118,7 @@ class HostStep(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no 
     def terminate(self, worker: WorkController) -> None:
         """Give running requests back, then stop the engines."""
         if boot.host is not None:
-            boot.host.abandon()
+            boot.host.serving.abandon()
             boot.host.stop(0.0)
 
 

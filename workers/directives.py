@@ -38,9 +38,9 @@ def progress(
 ) -> tuple[DirectiveStatus, ...]:
     """One status for each directive: accepted, running, done or failed."""
     by_model = {status.model: status for status in models}
-    in_flight = sum(status.in_flight for status in models)
+    is_idle = not any(status.in_flight for status in models)
     return tuple(
-        _worker(directive, is_draining=is_draining, in_flight=in_flight)
+        _worker(directive, is_draining=is_draining, is_idle=is_idle)
         if directive.kind in (DirectiveKind.DRAIN, DirectiveKind.RESUME)
         else _model(directive, by_model.get(directive.model or ""))
         for directive in directives
@@ -48,29 +48,24 @@ def progress(
 
 
 def _worker(
-    directive: Directive, *, is_draining: bool, in_flight: int
+    directive: Directive, *, is_draining: bool, is_idle: bool
 ) -> DirectiveStatus:
-    if directive.kind is DirectiveKind.RESUME:
-        return DirectiveStatus(
-            id=directive.id, state="running" if is_draining else "done"
-        )
-    is_done = is_draining and in_flight == 0
+    is_done = not is_draining
+    if directive.kind is DirectiveKind.DRAIN:
+        is_done = is_draining and is_idle
     return DirectiveStatus(id=directive.id, state="done" if is_done else "running")
 
 
+DONE = {DirectiveKind.UNLOAD: GONE, DirectiveKind.PREFETCH: ON_DISK}
+
+
 def _model(directive: Directive, status: ModelStatus | None) -> DirectiveStatus:
-    state = ModelState.ABSENT if status is None else status.state
-    if directive.kind is DirectiveKind.UNLOAD:
-        return DirectiveStatus(
-            id=directive.id, state="done" if state in GONE else "running"
-        )
-    if state is ModelState.FAILED and status is not None:
-        return DirectiveStatus(id=directive.id, state="failed", error=status.error)
-    done = {ModelState.READY}
-    if directive.kind is DirectiveKind.PREFETCH:
-        done = set(ON_DISK)
-    if state in done:
+    status = status or ModelStatus(model="", quant="", state=ModelState.ABSENT)
+    if status.state in DONE.get(directive.kind, {ModelState.READY}):
         return DirectiveStatus(id=directive.id, state="done")
-    share = None if status is None else status.progress
-    word = "running" if state in UNDER_WAY else "accepted"
-    return DirectiveStatus(id=directive.id, state=word, progress=share)
+    if directive.kind is DirectiveKind.UNLOAD:
+        return DirectiveStatus(id=directive.id, state="running")
+    if status.state is ModelState.FAILED:
+        return DirectiveStatus(id=directive.id, state="failed", error=status.error)
+    word = "running" if status.state in UNDER_WAY else "accepted"
+    return DirectiveStatus(id=directive.id, state=word, progress=status.progress)

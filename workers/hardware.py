@@ -1,9 +1,8 @@
 """Reads what the machine has right now: GPUs by gpustat, the host by psutil."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from genie import logs
 from genie.contracts.fleet import GpuStatus, HostStatus
@@ -13,15 +12,9 @@ log = logs.logger("hardware")
 MIB = 1024**2
 
 
-class GpustatEntry(Protocol):
-    """One GPU as gpustat describes it; any figure may be missing."""
-
-    @property
-    def entry(self) -> Mapping[str, object]:
-        """gpustat's own names and units: MiB, percent, degrees, watts."""
-
-
-GpuQuery = Callable[[], Iterable[GpustatEntry]]
+GpuEntry = Mapping[str, object]
+"""One GPU in gpustat's names and units: MiB, percent, degrees, watts; any figure may be
+missing."""
 
 
 class GpuReader:
@@ -32,7 +25,9 @@ class GpuReader:
     """
 
     def __init__(
-        self, visible: Sequence[str] | None, query: GpuQuery | None = None
+        self,
+        visible: Sequence[str] | None,
+        query: Callable[[], list[GpuEntry]] | None = None,
     ) -> None:
         self._visible, self._query = visible, query or _query
         self._is_lost = False
@@ -40,11 +35,11 @@ class GpuReader:
     def read(self, own_pids: frozenset[int] = frozenset()) -> tuple[GpuStatus, ...]:
         """Every GPU that answers. ``own_pids`` are the processes that are ours."""
         try:
-            entries = tuple(self._query())
+            entries = self._query()
         except GpuQueryFailed as error:
             self._lose(str(error))
             return ()
-        seen = allowed([item.entry for item in entries], self._visible)
+        seen = allowed(entries, self._visible)
         if entries and not seen:
             self._lose(f"CUDA_VISIBLE_DEVICES names none of {len(entries)} GPUs here")
             return ()
@@ -60,8 +55,8 @@ class GpuReader:
 
 
 def allowed(
-    entries: Sequence[Mapping[str, object]], visible: Sequence[str] | None
-) -> list[Mapping[str, object]]:
+    entries: Sequence[GpuEntry], visible: Sequence[str] | None
+) -> list[GpuEntry]:
     """The GPUs that ``visible`` names, by number or UUID; None: all of them.
 
     As CUDA reads it: the beginning of a UUID is enough if it is one GPU's, and from the
@@ -70,7 +65,7 @@ def allowed(
     """
     if visible is None:
         return list(entries)
-    chosen: list[Mapping[str, object]] = []
+    chosen: list[GpuEntry] = []
     for word in visible:
         named = [entry for entry in entries if _is_named(entry, word)]
         if len(named) != 1:
@@ -79,7 +74,7 @@ def allowed(
     return chosen
 
 
-def _is_named(entry: Mapping[str, object], word: str) -> bool:
+def _is_named(entry: GpuEntry, word: str) -> bool:
     if word.isdecimal():
         return entry.get("index") == int(word)
     return word.startswith("GPU-") and str(entry.get("uuid")).startswith(word)
@@ -89,18 +84,17 @@ class GpuQueryFailed(Exception):
     """There is no driver, or it went away between two polls."""
 
 
-def _query() -> Iterable[GpustatEntry]:
+def _query() -> list[GpuEntry]:
     import gpustat
     import pynvml  # type: ignore[import-untyped]  # it ships no types
 
     try:
-        found: Iterable[GpustatEntry] = gpustat.new_query().gpus
+        return [gpu.entry for gpu in gpustat.new_query().gpus]
     except pynvml.NVMLError as error:
         raise GpuQueryFailed(str(error)) from error
-    return found
 
 
-def status(entry: Mapping[str, object], own_pids: frozenset[int]) -> GpuStatus | None:
+def status(entry: GpuEntry, own_pids: frozenset[int]) -> GpuStatus | None:
     """One gpustat entry as a contract; None when it does not know its memory."""
     total, used = _number(entry, "memory.total"), _number(entry, "memory.used")
     index = _number(entry, "index")
@@ -119,7 +113,7 @@ def status(entry: Mapping[str, object], own_pids: frozenset[int]) -> GpuStatus |
     )
 
 
-def _foreign_mib(entry: Mapping[str, object], own_pids: frozenset[int]) -> int:
+def _foreign_mib(entry: GpuEntry, own_pids: frozenset[int]) -> int:
     processes = entry.get("processes")
     if not isinstance(processes, list):  # the driver does not tell: nothing is known
         return 0
@@ -127,7 +121,7 @@ def _foreign_mib(entry: Mapping[str, object], own_pids: frozenset[int]) -> int:
     return sum(item.get("gpu_memory_usage") or 0 for item in others)
 
 
-def _number(entry: Mapping[str, object], name: str) -> float | None:
+def _number(entry: GpuEntry, name: str) -> float | None:
     # gpustat fills the fields of a GPU that fell off the bus with "?".
     value = entry.get(name)
     return float(value) if isinstance(value, int | float) else None

@@ -5,7 +5,7 @@ The Celery bootstep runs one in production, the embedded fleet runs one directly
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from genie import env, logs
 from genie.contracts.base import PROTOCOL
@@ -17,7 +17,7 @@ from genie.contracts.fleet import (
     HostStatus,
     RegistrationReply,
 )
-from genie.contracts.inference import InferenceTask, PartialAnswer
+from genie.contracts.inference import InferenceTask
 from genie.messaging.publisher import Publisher
 from workers import directives, hardware, join
 from workers.agent import Agent
@@ -25,13 +25,7 @@ from workers.bidding.consumers import DataPlane
 from workers.cloud import CloudClient
 from workers.engine.parent.starter import EngineStarter
 from workers.files.files import ModelStore
-from workers.models.residency import (
-    FetchModel,
-    MachineAccess,
-    MachineLimits,
-    Residency,
-    StartEngine,
-)
+from workers.models.residency import FetchModel, MachineAccess, Residency
 from workers.serving.attempt import WorkerIdentity
 from workers.serving.reports import QUEUES, EventReporter
 from workers.serving.serving import Serving
@@ -46,18 +40,15 @@ class HostParts:
 
     cloud: CloudClient
     fetch: FetchModel
-    start: StartEngine
-    spare: EngineStarter | None = None
+    starter: EngineStarter
 
 
 def real_parts(settings: WorkerSettings) -> HostParts:
     """The cloud over HTTP, model files on disk, an engine in a child process."""
-    starter = EngineStarter(keeps=settings.warm_spare)
     return HostParts(
         cloud=CloudClient(settings.url),
         fetch=ModelStore(settings.models_folder).ensure,
-        start=starter,
-        spare=starter,
+        starter=EngineStarter(keeps=settings.warm_spare),
     )
 
 
@@ -82,7 +73,7 @@ class WorkerHost:
         self._on_moved = on_moved
         parts = parts or real_parts(settings)
         self._cloud, self._gpus = parts.cloud, hardware.GpuReader(env.visible_gpus())
-        self._spare = parts.spare
+        self._starter = parts.starter
         self._directives: tuple[Directive, ...] = ()
         self._is_draining = self._is_stopping = False
         self._stop_once = threading.Lock()
@@ -92,7 +83,7 @@ class WorkerHost:
             queues=QUEUES,
         )
         self._mail = EventReporter(self._post)
-        self.residency = self._make_residency(parts)
+        self.residency = self._make_residency(parts.fetch)
         self.agent = Agent(
             parts.cloud,
             registered,
@@ -132,8 +123,7 @@ class WorkerHost:
                 self.serving.abandon()
             self.agent.stop()
             self.residency.stop()
-            if self._spare is not None:
-                self._spare.close()
+            self._starter.close()
             # Before the data plane: acks of confirmed outcomes go through it.
             self._post.stop()
             self.dataplane.stop()
@@ -145,52 +135,22 @@ class WorkerHost:
         self.dataplane.close_credits()
         self.agent.nudge()
 
-    def abandon(self) -> None:
-        """Give back at once what runs; a stop under way then ends soon."""
-        self.serving.abandon()
-
-    def nudge(self) -> None:
-        """Beat now."""
-        self.agent.nudge()
-
-    def cancel(self, job_id: str) -> None:
-        """Stop a job here, or before it starts here."""
-        self.serving.cancel(job_id)
-
-    def resume(self, job_id: str, answers: tuple[PartialAnswer, ...]) -> None:
-        """Let a job that runs here go on after the text its asker has already."""
-        self.serving.resume(job_id, answers)
-
-    def say(self, job_id: str, to: str, name: str) -> None:
-        """Tell what is written of a job that runs here."""
-        self.serving.say(job_id, to, name)
-
-    def _make_residency(self, parts: HostParts) -> Residency:
-        settings = self.settings
-        return Residency(
-            self._machine(parts),
-            MachineLimits(
-                threads=settings.threads,
-                reserve_share=settings.memory_reserve_share,
-                limit_bytes=settings.memory_limit_bytes,
-                slots_max=settings.slots_max,
-                drain_s=settings.drain_s,
-            ),
-            on_change=self._changed,
-            wait_idle=self._wait_idle,
-        )
-
-    def _machine(self, parts: HostParts) -> MachineAccess:
+    def _make_residency(self, fetch: FetchModel) -> Residency:
         machine = MachineAccess(
-            fetch=parts.fetch,
-            start=parts.start,
+            fetch=fetch,
+            start=self._starter,
             read=self._read,
+            spared=self._starter.held_bytes,
+            give_back=self._starter.give_back,
             # All that an engine says in one step leaves for the broker in one write.
             gather=self._mail.gathered,
         )
-        if (spare := parts.spare) is None:
-            return machine
-        return replace(machine, spared=spare.held_bytes, give_back=spare.give_back)
+        return Residency(
+            machine,
+            self.settings,
+            on_change=self._changed,
+            wait_idle=self._wait_idle,
+        )
 
     def _make_serving(self) -> Serving:
         me = WorkerIdentity(
@@ -256,14 +216,12 @@ class WorkerHost:
     def _enrol(self) -> RegistrationReply:
         fresh = join.enrol(self.settings, self._cloud, self._boot_id)
         old, self.registered = self.registered, fresh
-        if data_plane_identity(old) != data_plane_identity(fresh):
+        # What a running data plane depends on.
+        if (old.worker_id, old.broker_url, old.queues) != (
+            fresh.worker_id,
+            fresh.broker_url,
+            fresh.queues,
+        ):
             log.warning("moved", worker=fresh.worker_id, was=old.worker_id)
             self._on_moved()
         return fresh
-
-
-def data_plane_identity(
-    registered: RegistrationReply,
-) -> tuple[str, str, tuple[str, ...]]:
-    """The identity, broker and queues that a running data plane depends on."""
-    return registered.worker_id, registered.broker_url, registered.queues

@@ -21,6 +21,7 @@ from genie.errors import (
     SettingsError,
     Unauthorized,
 )
+from genie.sdk.credentials import write_private
 from workers import hardware
 from workers.cloud import CloudClient
 from workers.engine import registry
@@ -64,15 +65,8 @@ def saved_registration(folder: Path, url: str) -> RegistrationReply | None:
 def save_registration(folder: Path, url: str, registered: RegistrationReply) -> None:
     """Keep a registration, mode 0600, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    fresh = folder / f".{IDENTITY_FILE}.{os.getpid()}"
-    data = codec.encode(SavedRegistration(url=url.rstrip("/"), registered=registered))
-    # Created 0600: the secret is never readable to others, not even for a moment.
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(folder / IDENTITY_FILE)
+    saved = SavedRegistration(url=url.rstrip("/"), registered=registered)
+    write_private(folder / IDENTITY_FILE, codec.encode(saved))
 
 
 def new_boot_id() -> str:

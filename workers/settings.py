@@ -129,6 +129,3 @@ class WorkerSettings:
     def models_folder(self) -> Path:
         """The folder of pulled models; workers of one user share it."""
         return self.models_dir or self.home / "models"
-
-
-__all__ = ["WorkerSettings", "share", "worker_name"]

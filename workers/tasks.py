@@ -25,23 +25,23 @@ def register(app: "Celery", host: "Callable[[], WorkerHost | None]") -> None:
     def nudge(**_later: object) -> None:
         """Beat now: the cloud changed what this worker should hold."""
         if (worker := host()) is not None:
-            worker.nudge()
+            worker.agent.nudge()
 
     @app.task(name=topology.TASK_CANCEL, ignore_result=True, shared=False)  # type: ignore[untyped-decorator]  # celery has no types
     def cancel(job_id: str, **_later: object) -> None:
         """Stop a job here, or before it starts here."""
         if (worker := host()) is not None:
-            worker.cancel(job_id)
+            worker.serving.cancel(job_id)
 
     @app.task(name=topology.TASK_RESUME, ignore_result=True, shared=False)  # type: ignore[untyped-decorator]  # celery has no types
     def resume(job_id: str, answers: list[object], **_later: object) -> None:
         """Go on after what the asker has already, instead of from the start."""
         if (worker := host()) is not None:
             given = tuple(codec.convert(PartialAnswer, one) for one in answers)
-            worker.resume(job_id, given)
+            worker.serving.resume(job_id, given)
 
     @app.task(name=topology.TASK_SAY, ignore_result=True, shared=False)  # type: ignore[untyped-decorator]  # celery has no types
     def say(job_id: str, to: str, name: str, **_later: object) -> None:
         """Tell what is written of a job so far."""
         if (worker := host()) is not None:
-            worker.say(job_id, to, name)
+            worker.serving.say(job_id, to, name)

@@ -33,7 +33,7 @@ sys.path.insert(1, str(Path(__file__).parents[2] / "tests"))
 import psutil
 
 from benchmarks.common import site
-from fixtures.fleet import BIN, Fleet, wait_until, widen
+from fixtures.fleet import BIN, Fleet, wait_until
 from fixtures.nodes import PostgresNode, RabbitNode
 from fixtures.ports import free_port
 
@@ -49,7 +49,7 @@ id = "echo:{name}"
 family = "echo"
 parameters = 1_000_000
 license = "Apache-2.0"
-source = "echo:?ms_per_token={ms}"
+source = "echo:?ms_per_token={ms}&slots={slots}"
 context_max = 2048
 layers = 2
 kv_heads = 1
@@ -160,7 +160,6 @@ def production() -> Iterator[Target]:
             fleet.start_worker("atlas")
             for name in SPEEDS:
                 fleet.wait_ready(f"echo:{name}")
-                widen(fleet, database_url, f"echo:{name}", COUNT)
             port = int(fleet.url.rpartition(":")[2])
             pid = fleet.pid("web")
             yield Target(port=port, key=fleet.api_key, pid=pid, fleet=fleet)
@@ -200,7 +199,10 @@ def catalog(folder: str) -> Path:
     """Models that take no time, 10 ms and 100 ms for a token."""
     file = Path(folder) / "catalog.toml"
     models = zip(SPEEDS.items(), TIERS, strict=True)
-    parts = [CATALOG.format(name=n, ms=ms, tier=tier) for (n, ms), tier in models]
+    parts = [
+        CATALOG.format(name=n, ms=ms, slots=COUNT, tier=tier)
+        for (n, ms), tier in models
+    ]
     file.write_text("".join(parts))
     return file
 

@@ -29,6 +29,9 @@ ROOT = Path(__file__).parents[2]
 WORKERS = ("atlas", "borealis", "cygnus", "draco")
 WORKER = WORKERS[0]
 MODEL = "echo:small"
+SLOTS = 4
+"""As many as the planner gives a model whose source does not say."""
+
 DEADLINE_S = 120.0
 
 CATALOG = """
@@ -37,7 +40,7 @@ id = "{model}"
 family = "echo"
 parameters = 1_000_000
 license = "Apache-2.0"
-source = "echo:?ms_per_token={ms_per_token}"
+source = "echo:?ms_per_token={ms_per_token}&slots={slots}"
 context_max = 2048
 layers = 2
 kv_heads = 1
@@ -75,9 +78,10 @@ def site(
     ms_per_token: float = 0.0,
     heartbeat_s: float = 30.0,
     workers: int = 1,
+    slots: int = SLOTS,
     environ: Mapping[str, str] | None = None,
 ) -> Iterator[Site]:
-    """A fleet in its production shape; each of its workers holds an echo model."""
+    """A fleet in its production shape; each worker has ``slots`` of an echo model."""
     with (
         tempfile.TemporaryDirectory(prefix="genie-bench-") as folder,
         RabbitNode() as rabbit,
@@ -85,7 +89,9 @@ def site(
     ):
         catalog = Path(folder) / "catalog.toml"
         catalog.write_text(
-            CATALOG.format(model=MODEL, ms_per_token=ms_per_token, workers=workers)
+            CATALOG.format(
+                model=MODEL, ms_per_token=ms_per_token, workers=workers, slots=slots
+            )
         )
         broker_url, database_url = rabbit.vhost("bench"), postgres.create_database()
         given = {

@@ -23,7 +23,6 @@ from workers.bidding.credits import (
     CreditStatus,
     ModelLoad,
     OpenCredit,
-    RenewCredit,
     decide,
 )
 from workers.bidding.load import InFlightRequests
@@ -111,13 +110,13 @@ class Plane:
             self._apply(change, now)
 
     def _apply(self, change: CreditChange, now: float) -> None:
+        opened_at = now
+        if isinstance(change, CloseCredit) or change.is_renewal:
+            taken = self._open.pop(change.credit)
+            self._queue(change.credit).cancel(taken.consumer)
+            opened_at = taken.opened_at
         if isinstance(change, OpenCredit):
-            self._subscribe(change, now)
-            return
-        taken = self._open.pop(change.credit)
-        self._queue(change.credit).cancel(taken.consumer)
-        if not isinstance(change, CloseCredit):
-            self._subscribe(change, taken.opened_at)
+            self._subscribe(change, opened_at)
 
     def _queue(self, credit: Credit) -> Queue:
         return self._queues[credit.queue, credit.work_class]
@@ -130,7 +129,7 @@ class Plane:
             dither=self._chance.random(),
         )
 
-    def _subscribe(self, change: OpenCredit | RenewCredit, opened_at: float) -> None:
+    def _subscribe(self, change: OpenCredit, opened_at: float) -> None:
         take = partial(self._delivered, change.credit)
         consumer = Consumer(deliver=take, priority=change.priority)
         self._open[change.credit] = _Opened(

@@ -82,7 +82,8 @@ def pull(
     saves that wait.
     """
     from genie.errors import JobFailed
-    from workers.files.files import ModelStore, PullFailed
+    from workers.files.files import ModelStore
+    from workers.files.manifest import PullFailed
 
     quiet()
     spec = spec_of(model, catalog)

@@ -71,11 +71,19 @@ def load(home: Path) -> Credentials | None:
 def save(home: Path, credentials: Credentials) -> Path:
     """Write ``credentials`` where `load` finds them, mode 0600; returns the file."""
     home.mkdir(parents=True, exist_ok=True)
-    file, draft = home / LOCAL, home / f"{LOCAL}.{os.getpid()}"
+    file = home / LOCAL
+    write_private(file, msgspec.json.encode(credentials))
+    return file
+
+
+def write_private(file: Path, data: bytes) -> None:
+    """Write a file for its owner alone, whole or not at all."""
+    draft = file.with_name(f"{file.name}.{os.getpid()}")
     draft.unlink(missing_ok=True)
-    # created with its final mode: other users can never read the key
+    # Created with its final mode: other users can never read what is secret in it.
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "wb") as out:
-        out.write(msgspec.json.encode(credentials))
+        out.write(data)
+        out.flush()
+        os.fsync(out.fileno())
     draft.replace(file)
-    return file

@@ -11,15 +11,34 @@ from fixtures.nodes import PostgresNode, RabbitNode
 from genie import Client
 
 CATALOG = Path(__file__).with_name("catalog.toml")
+CHAT = "echo:?ms_per_token=20&load_s=0.1"
 HEARTBEAT_S = 2.0
 
 
 @pytest.fixture(scope="module")
+def catalog(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The fleet's catalog; a module's ``CHAT_SLOTS`` are the chat model's slots."""
+    slots = getattr(request.module, "CHAT_SLOTS", None)
+    if slots is None:
+        return CATALOG
+    text = CATALOG.read_text()
+    file = tmp_path_factory.mktemp("catalog") / CATALOG.name
+    file.write_text(text.replace(CHAT, CHAT.replace("?", f"?slots={slots}&")))
+    return file
+
+
+@pytest.fixture(scope="module")
 def fleet(
-    rabbitmq: RabbitNode, postgres: PostgresNode, rabbitmq_url: str, postgres_url: str
+    catalog: Path,
+    rabbitmq: RabbitNode,
+    postgres: PostgresNode,
+    rabbitmq_url: str,
+    postgres_url: str,
 ) -> Iterator[Fleet]:
     """Web, brain, beat and the workers atlas and borealis, the chat model on both."""
-    environ = {"GENIE_CATALOG": str(CATALOG)}
+    environ = {"GENIE_CATALOG": str(catalog)}
     with Fleet(
         broker_url=rabbitmq_url,
         database_url=postgres_url,

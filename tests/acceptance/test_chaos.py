@@ -10,13 +10,16 @@ import sys
 import pytest
 
 from fixtures.chaos import Havoc, Load, judge
-from fixtures.fleet import Fleet, wait_until, widen
+from fixtures.fleet import Fleet, wait_until
 from fixtures.nodes import PostgresNode, RabbitNode
 
 HEARTBEAT_S = 2.0  # as in conftest.py
 LONG_S = float(os.environ.get("GENIE_CHAOS_S", "150"))
 SEEDS = [int(seed) for seed in os.environ.get("GENIE_CHAOS_SEEDS", "1 2 3").split()]
-LONG_SLOTS = 16
+CHAT_SLOTS = 16
+"""At 20 ms a token the four slots the planner gives end fifteen jobs a second, fewer
+than eight clients submit: what is broken must be all that keeps work waiting."""
+
 SHORT_S, SHORT_SEED = 20.0, 7
 
 
@@ -55,11 +58,7 @@ def test_what_was_accepted_ends_once_whatever_dies(
     fleet: Fleet,
     rabbitmq: RabbitNode,
     postgres: PostgresNode,
-    postgres_url: str,
     seed: int,
 ) -> None:
-    # At 20 ms a token the four slots the planner gives end fifteen jobs a second, fewer
-    # than eight clients submit: what is broken must be all that keeps work waiting.
-    widen(fleet, postgres_url, "echo:small", LONG_SLOTS)
     havoc = Havoc(fleet, rabbitmq, postgres, seed=seed)
     chaos(fleet, havoc, clients=8, seed=seed, seconds=LONG_S)

@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from datetime import UTC, datetime
 
 import psutil
@@ -21,9 +20,9 @@ import psycopg
 import pytest
 
 from acceptance.test_faults import worker_of
-from acceptance.test_promises import POISON, gaps_of, stopped_reader
+from acceptance.test_promises import POISON
 from fixtures.chaos import Load, judge
-from fixtures.fleet import Fleet, wait_until, widen
+from fixtures.fleet import Fleet, wait_until
 from fixtures.nodes import PostgresNode, RabbitNode
 from genie import Client, Job
 from genie.contracts.inference import JobState
@@ -32,8 +31,8 @@ from genie.errors import GenieError, JobFailed
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1200)]
 
 SEED = 1
-SLOTS = 17
-BACKGROUND = 2 * (SLOTS - 1)
+CHAT_SLOTS = 17
+BACKGROUND = 2 * (CHAT_SLOTS - 1)
 """Jobs that run at once on both workers, with a slot left for what comes between."""
 
 WORKERS = ("atlas", "borealis")
@@ -62,10 +61,9 @@ def ask(postgres_url: str) -> Iterator[Ask]:
 
 
 @pytest.fixture
-def wide(fleet: Fleet, postgres_url: str) -> Fleet:
-    """The fleet with room for sixteen jobs a worker."""
+def both(fleet: Fleet) -> Fleet:
+    """The fleet with both workers ready, whatever the test before did to them."""
     fleet.wait_ready("echo:small", workers=2, timeout_s=90)
-    widen(fleet, postgres_url, "echo:small", SLOTS)
     return fleet
 
 
@@ -109,20 +107,20 @@ def wait_moved(ask: Ask, jobs: list[Job], victim: str) -> None:
 
 
 def test_p3_a_dead_worker_s_work_starts_elsewhere_within_two_seconds(
-    wide: Fleet, client: Client, ask: Ask
+    both: Fleet, client: Client, ask: Ask
 ) -> None:
     took: list[float] = []
     for _ in range(20):
         jobs = submitted(client, 16, tokens=400)
         victim = max(all_run(ask, jobs).items(), key=lambda one: one[1])[0]
         began = time.monotonic()
-        wide.kill(victim)
+        both.kill(victim)
         wait_moved(ask, jobs, victim)
         took.append(time.monotonic() - began)
         ends = [job.result(timeout=60).usage.completion_tokens for job in jobs]
         assert ends == [400] * 16
-        wide.start_worker(victim)
-        wide.wait_ready("echo:small", workers=2)
+        both.start_worker(victim)
+        both.wait_ready("echo:small", workers=2)
     tell("P3", kills=len(took), all_moved=spread(took))
     assert max(took) < 2
 
@@ -199,11 +197,11 @@ def p99(values: list[float]) -> float:
 
 
 def test_p6_a_broker_restart_loses_nothing_and_work_goes_on_in_ten_seconds(
-    wide: Fleet, client: Client, rabbitmq: RabbitNode, ask: Ask
+    both: Fleet, client: Client, rabbitmq: RabbitNode, ask: Ask
 ) -> None:
     took: list[float] = []
     # As fast as two cores can also answer: what is accepted has to end in two minutes.
-    with Load(wide, clients=8, seed=SEED, pause_s=(0.1, 0.4)) as load:
+    with Load(both, clients=8, seed=SEED, pause_s=(0.1, 0.4)) as load:
         began = time.monotonic()
         for _ in range(10):
             time.sleep(2)
@@ -234,10 +232,10 @@ def ended_since(ask: Ask, at: datetime) -> bool:
 
 @pytest.mark.parametrize("how", ["stopped", "alarm"])
 def test_p7_without_a_broker_200_submits_are_kept_and_run_afterwards(
-    wide: Fleet, rabbitmq: RabbitNode, how: str
+    both: Fleet, rabbitmq: RabbitNode, how: str
 ) -> None:
     took, jobs, refused = [], [], 0
-    with Client(url=wide.url, api_key=wide.api_key, retry_s=0.0) as client:
+    with Client(url=both.url, api_key=both.api_key, retry_s=0.0) as client:
         client.ask("open the connections", max_tokens=1)
         away(rabbitmq, how)
         try:
@@ -274,17 +272,19 @@ def back(rabbitmq: RabbitNode, how: str) -> None:
 
 
 def test_p8_workers_work_on_while_the_whole_cloud_is_dead_for_a_minute(
-    wide: Fleet, client: Client, ask: Ask
+    both: Fleet, client: Client, ask: Ask
 ) -> None:
     jobs = submitted(client, 72, tokens=300)
-    wait_until(lambda: running_on(ask, jobs).total() > SLOTS, 30, "busy", every_s=0.02)
+    wait_until(
+        lambda: running_on(ask, jobs).total() > CHAT_SLOTS, 30, "busy", every_s=0.02
+    )
     for name in ("web", "brain", "beat"):
-        wide.kill(name)
+        both.kill(name)
     time.sleep(60)
     died_with = running_on(ask, jobs).total()
-    wide.start_web()
-    wide.start_brain()
-    wide.start_beat()
+    both.start_web()
+    both.start_brain()
+    both.start_beat()
     began = time.monotonic()
     ends = Counter(job.wait(120).status for job in jobs)
     took = time.monotonic() - began
@@ -297,15 +297,15 @@ def test_p8_workers_work_on_while_the_whole_cloud_is_dead_for_a_minute(
 
 
 def test_p9_every_202_has_its_row_whenever_the_database_dies(
-    wide: Fleet, client: Client, postgres: PostgresNode
+    both: Fleet, client: Client, postgres: PostgresNode
 ) -> None:
     chance = random.Random(SEED)
-    with Load(wide, clients=8, seed=SEED, pause_s=(0.0, 0.05)) as load:
+    with Load(both, clients=8, seed=SEED, pause_s=(0.0, 0.05)) as load:
         for _ in range(10):
             time.sleep(chance.uniform(0.5, 3.0))
             postgres.kill()
             postgres.start()
-    wait_until(wide.is_ready, 60, "the cloud is back")
+    wait_until(both.is_ready, 60, "the cloud is back")
     verdict = judge(client, load.accepted)
     tell(
         "P9",
@@ -343,70 +343,38 @@ def test_p11_a_poisonous_prompt_ends_at_its_third_crash_with_three_workers(
     fleet.wait_ready("echo:small", workers=2, timeout_s=90)
 
 
-def test_p14_fifty_clients_that_read_nothing_slow_nobody(
-    fleet: Fleet, client: Client, postgres_url: str, rabbitmq: RabbitNode
-) -> None:
-    widen(fleet, postgres_url, "echo:small", 32)
-    broker = psutil.Process(rabbitmq.pid)
-    alone = [gap for _ in range(5) for gap in gaps_of(client)]
-    before_mib = broker.memory_info().rss / MIB
-    most_mib = before_mib
-    with ExitStack() as stack:
-        ids = [stack.enter_context(stopped_reader(fleet)) for _ in range(50)]
-        beside = []
-        for _ in range(5):
-            beside += list(gaps_of(client))
-            most_mib = max(most_mib, broker.memory_info().rss / MIB)
-        for job_id in ids:
-            wait_until(
-                lambda one=job_id: client.job(one).status.is_terminal,  # type: ignore[misc]  # a default keeps the loop's value
-                90,
-                "it is cut off",
-            )
-        ends = Counter(client.job(job_id).status.value for job_id in ids)
-    tell(
-        "P14",
-        stopped=50,
-        ends=dict(ends),
-        gap_p99_ms=f"{1000 * p99(alone):.0f} alone, {1000 * p99(beside):.0f} beside",
-        broker_mib=f"{before_mib:.0f} before, {most_mib:.0f} at most",
-    )
-    assert ends[JobState.COMPLETED.value] == 0
-    assert most_mib - before_mib < 200
-
-
 def test_p18_a_graceful_stop_redelivers_nothing_ten_times(
-    wide: Fleet, client: Client, ask: Ask
+    both: Fleet, client: Client, ask: Ask
 ) -> None:
     fewest = BACKGROUND
     for turn in range(10):
         jobs = submitted(client, BACKGROUND, tokens=400)
         on = all_run(ask, jobs)
-        wide.kill(WORKERS[turn % 2], signal.SIGTERM)
+        both.kill(WORKERS[turn % 2], signal.SIGTERM)
         for job in jobs:
             assert job.result(timeout=60).usage.completion_tokens == 400
             assert client.job(job.id).details.attempts == 1
         assert set(on) == set(WORKERS)
-        wide.start_worker(WORKERS[turn % 2])
-        wide.wait_ready("echo:small", workers=2)
+        both.start_worker(WORKERS[turn % 2])
+        both.wait_ready("echo:small", workers=2)
         fewest = min(fewest, *on.values())
     tell("P18", stops=10, running=BACKGROUND, on_each_at_least=fewest, redelivered=0)
 
 
 def test_p18_a_second_signal_gives_back_and_loses_nothing_ten_times(
-    wide: Fleet, client: Client, ask: Ask
+    both: Fleet, client: Client, ask: Ask
 ) -> None:
     for turn in range(10):
         jobs = submitted(client, BACKGROUND, tokens=400)
         all_run(ask, jobs)
         name = WORKERS[turn % 2]
-        os.kill(wide.pid(name), signal.SIGTERM)
+        os.kill(both.pid(name), signal.SIGTERM)
         time.sleep(0.5)  # Celery counts two signals in one moment as one
-        stopping = threading.Thread(target=wide.kill, args=(name, signal.SIGTERM))
+        stopping = threading.Thread(target=both.kill, args=(name, signal.SIGTERM))
         stopping.start()
         for job in jobs:
             assert job.result(timeout=60).usage.completion_tokens == 400
         stopping.join()
-        wide.start_worker(name)
-        wide.wait_ready("echo:small", workers=2)
+        both.start_worker(name)
+        both.wait_ready("echo:small", workers=2)
     tell("P18", second_signals=10, lost=0)

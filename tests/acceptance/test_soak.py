@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from fixtures import census
 from fixtures.census import Census
-from fixtures.fleet import Fleet, widen
+from fixtures.fleet import Fleet, wait_until
 from fixtures.nodes import PostgresNode, RabbitNode
 from fixtures.readers import Readers
 from genie import Client
@@ -23,9 +24,6 @@ from genie import Client
 CATALOG = Path(__file__).with_name("soak.toml")
 STREAMS, TOKENS = 64, 60
 """Six seconds of echo:small at 100 ms a token."""
-
-SPARE = 4
-"""Slots the streams leave to each worker: jobs get nothing while streams need all."""
 
 WEB_THREADS, WEB_OTHERS = STREAMS + 16, 8
 
@@ -67,8 +65,26 @@ def fleet(
         started.start_worker("atlas")
         started.start_worker("borealis")
         started.wait_ready("echo:small", workers=2)
-        widen(started, postgres_url, "echo:small", STREAMS // 2 + SPARE)
         yield started
+
+
+def give_slots(fleet: Fleet, database_url: str, model: str, slots: int) -> None:
+    """Place a model with so many slots, and wait until every worker has it so."""
+    address = database_url.replace("+psycopg", "")
+    with psycopg.connect(address, autocommit=True) as session:
+        session.execute(
+            "UPDATE placement SET slots = %s WHERE model = %s", [slots, model]
+        )
+    with fleet.client() as client:
+
+        def is_wide() -> bool:
+            # The record keeps the workers of earlier tests as well.
+            online = [w for w in client.workers() if w.state == "online"]
+            models = [m for w in online for m in w.models if m.model == model]
+            wide = (m.state == "ready" and m.slots == slots for m in models)
+            return bool(models) and all(wide)
+
+        wait_until(is_wide, 90, f"{model} ready with {slots} slots")
 
 
 class Cycle:
@@ -85,7 +101,7 @@ class Cycle:
         """Live through it; what everybody holds when all is as before."""
         self._rabbit.ctl("close_all_connections", "--vhost", self._vhost, "soak")
         # Other slots: the engine goes and comes back.
-        widen(self._fleet, self._database_url, "echo:large", 2 + number % 2)
+        give_slots(self._fleet, self._database_url, "echo:large", 2 + number % 2)
         self._fleet.wait_ready("echo:small", workers=2)
         for persona in ("chat", "heavy"):
             job = client.submit("all is well", persona=persona, max_tokens=1)

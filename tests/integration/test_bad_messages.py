@@ -138,13 +138,6 @@ def sender(rabbitmq_url: str) -> Iterator[Sender]:
     sender.close()
 
 
-@pytest.fixture
-def asker(rabbitmq_url: str) -> Iterator[Asker]:
-    """Somebody who asks and listens."""
-    with Asker(rabbitmq_url) as asker:
-        yield asker
-
-
 @pytest.mark.parametrize("count", [FEW, pytest.param(MANY, marks=[pytest.mark.chaos])])
 def test_a_worker_serves_every_good_message_among_as_many_bad_ones(
     rabbitmq_url: str, sender: Sender, count: int

@@ -10,6 +10,7 @@ import kombu
 import pytest
 from amqp.exceptions import NotFound
 
+from fixtures.fleet import wait_until
 from genie import topology
 from genie.contracts.inference import AttemptStarted, JobState, Outcome, WorkClass
 from integration.worker_rig import MODEL, Asker, Rig
@@ -203,8 +204,4 @@ def consumers(url: str) -> Iterator[Callable[[str, str], int]]:
 
 
 def until(seen: Callable[[], bool]) -> None:
-    """Wait until ``seen`` says so; fails after a bound."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not seen():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(seen, PATIENCE_S, "the broker and the workers agree", every_s=0.02)

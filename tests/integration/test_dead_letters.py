@@ -18,13 +18,6 @@ from integration.worker_rig import Asker, Rig
 QUEUES = (topology.SHARED, topology.org_queue("nobody"))
 
 
-@pytest.fixture
-def asker(rabbitmq_url: str) -> Iterator[Asker]:
-    """Somebody who asks and listens."""
-    with Asker(rabbitmq_url) as asker:
-        yield asker
-
-
 @dataclass
 class Desk:
     """The dead letters of one broker."""

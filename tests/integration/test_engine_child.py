@@ -31,7 +31,8 @@ from workers.engine.errors import EngineBusy, EngineGone
 from workers.engine.parent import starter as engines
 from workers.engine.protocol import EngineHooks, EngineRequest, LoadedEngine
 from workers.files.files import LocalModel
-from workers.models.residency import MachineAccess, MachineLimits, Residency
+from workers.models.residency import MachineAccess, Residency
+from workers.settings import WorkerSettings
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -226,7 +227,9 @@ def test_a_killed_child_ends_sixteen_requests_and_comes_back_by_itself(
             start=engines.start,
             read=lambda: (roomy(), ()),
         ),
-        MachineLimits(threads=1, reserve_share=0.0, drain_s=1.0),
+        WorkerSettings(
+            url="http://cloud", threads=1, memory_reserve_share=0.0, drain_s=1.0
+        ),
         on_change=ready.release,
         wait_idle=lambda *_: True,
     )

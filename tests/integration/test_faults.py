@@ -31,13 +31,6 @@ HALF_OPEN_S = 30.0
 
 
 @pytest.fixture
-def asker(rabbitmq_url: str) -> Iterator[Asker]:
-    """Somebody who asks and listens, on a sound connection."""
-    with Asker(rabbitmq_url) as asker:
-        yield asker
-
-
-@pytest.fixture
 def proxy(rabbitmq: RabbitNode) -> Iterator[Proxy]:
     """The worker's way to the broker."""
     with Proxy(rabbitmq.port) as proxy:
@@ -88,7 +81,7 @@ def test_a_network_that_was_gone_for_a_while_needs_no_restart(
 ) -> None:
     with Rig(proxy.of(rabbitmq_url), "ann") as rig:
         proxy.refuse()
-        wait_until(lambda: not rig.plane.is_connected, 10, "the cut is noticed")
+        wait_until(lambda: not rig.is_connected, 10, "the cut is noticed")
         job = asker.ask()
         proxy.allow()
         assert asker.outcome(job).state is JobState.COMPLETED
@@ -109,9 +102,7 @@ def test_a_peer_that_goes_silent_is_noticed_and_its_work_runs_elsewhere(
             wait_until(
                 lambda: "heir" in workers_of(asker, job), HALF_OPEN_S, "it runs again"
             )
-            wait_until(
-                lambda: not silent.plane.is_connected, HALF_OPEN_S, "it noticed too"
-            )
+            wait_until(lambda: not silent.is_connected, HALF_OPEN_S, "it noticed too")
             took_s = time.monotonic() - began
             proxy.resume()
             assert asker.outcome(job).state is JobState.COMPLETED
@@ -166,7 +157,7 @@ def test_work_goes_on_after_the_broker_restarted(
         rabbitmq.kill()
         rabbitmq.start()
         began = time.monotonic()
-        wait_until(lambda: rig.plane.is_connected, 10, "it is connected again")
+        wait_until(lambda: rig.is_connected, 10, "it is connected again")
         assert time.monotonic() - began < 10
         with Asker(rabbitmq_url) as after:
             assert after.outcome(after.ask()).state is JobState.COMPLETED

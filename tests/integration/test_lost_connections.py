@@ -92,7 +92,7 @@ def test_a_worker_whose_network_is_cut_keeps_no_connection(
         for number in range(LOSSES):
             proxy.cut()
             wait_until(lambda: len(lost) > number, WAIT_S, "it is noticed")  # noqa: B023  # at once
-            assert rig.plane.wait_connected(WAIT_S)
+            rig.wait_connected()
             asker.outcome(asker.ask())
         assert len(alive()) <= before
 

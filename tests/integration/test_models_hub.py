@@ -18,7 +18,7 @@ import pytest
 
 from fixtures import tiny
 from genie.cli.models import spec_of
-from workers.files import files
+from workers.files import files, manifest
 
 REPO, COMMIT = "genie/tiny", "c" * 40
 WAIT_S = 60.0
@@ -223,7 +223,7 @@ def test_a_pull_brings_what_is_served_and_neither_code_nor_pickles(
         repository / "model.safetensors"
     )
     spec = spec_of("tiny:1", str(catalog))
-    assert files.verify(folder, spec)
+    assert manifest.verify(folder, spec)
 
 
 def test_a_pull_killed_halfway_goes_on_where_it_stopped(
@@ -277,7 +277,7 @@ def test_weights_that_arrive_changed_are_never_served(
     hub.is_tampered = False
     status, out, err = done(pull(tmp_path, hub, catalog))
     assert status == 0, err
-    assert files.verify(Path(out.strip()), spec_of("tiny:1", str(catalog)))
+    assert manifest.verify(Path(out.strip()), spec_of("tiny:1", str(catalog)))
 
 
 def test_a_hub_that_cannot_be_reached_says_what_to_check(

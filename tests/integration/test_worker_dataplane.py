@@ -5,6 +5,7 @@ import statistics
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -27,13 +28,6 @@ from genie.contracts.inference import (
 from integration.worker_rig import FINGERPRINT, MODEL, Asker, Rig
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def asker(rabbitmq_url: str) -> Iterator[Asker]:
-    """Somebody who asks and listens."""
-    with Asker(rabbitmq_url) as asker:
-        yield asker
 
 
 def test_a_request_is_answered_in_chunks_and_its_outcome_goes_to_cloud_and_asker(
@@ -70,6 +64,23 @@ def test_two_equal_workers_share_the_work(rabbitmq_url: str, asker: Asker) -> No
         jobs = [asker.ask("a b c d") for _ in range(40)]
         workers = [asker.outcome(job).worker for job in jobs]
     assert min(workers.count("ann"), workers.count("bob")) >= 8
+
+
+def test_of_two_copies_of_a_running_job_the_worker_keeps_none(
+    rabbitmq_url: str, asker: Asker
+) -> None:
+    job = uuid.uuid4().hex[:26]
+    with Rig(rabbitmq_url, "ann", ms_per_token=50):
+        for _ in range(2):
+            asker.ask("a b c d e f g h", job_id=job)
+        assert asker.outcome(job).state is JobState.COMPLETED
+        runs = [e for e in asker.events(job) if isinstance(e, AttemptStarted)]
+    assert len(runs) == 1
+    # What a worker has not acknowledged is in the queue again when it has gone.
+    queue = topology.model_queue(topology.SHARED, MODEL, WorkClass.INTERACTIVE)
+    with kombu.Connection(rabbitmq_url) as connection:
+        found = connection.channel().queue_declare(queue, passive=True)
+    assert found.message_count == 0
 
 
 def test_a_worker_takes_no_more_than_it_can_start(

@@ -11,13 +11,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 from fixtures.engines import EchoEngine
+from fixtures.fleet import wait_until
 from genie import topology
 from genie.contracts import codec
 from genie.contracts.inference import (
@@ -34,7 +34,7 @@ from genie.messaging import broker, envelope, queues
 from genie.messaging.link import LinkEvents, Publication, QueueCount, Received
 from genie.messaging.publisher import Publisher
 from workers.bidding.consumers import DataPlane
-from workers.models.residency import ServingModel
+from workers.engine.protocol import LoadedEngine
 from workers.serving.attempt import WorkerIdentity
 from workers.serving.reports import QUEUES, EventReporter
 from workers.serving.serving import Serving
@@ -42,15 +42,6 @@ from workers.serving.serving import Serving
 MODEL = "echo:small"
 FINGERPRINT = "gf1-echo"
 PATIENCE_S = 20.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resting:
-    """A loaded echo engine."""
-
-    engine: EchoEngine
-    fingerprint: str = FINGERPRINT
-    peak_bytes: int = 0
 
 
 class Rig:
@@ -71,8 +62,9 @@ class Rig:
             for model in models
         }
         self.engine = self._engines[models[0]]
-        self._ready: dict[str, ServingModel] = {
-            model: Resting(engine=engine) for model, engine in self._engines.items()
+        self._ready = {
+            model: LoadedEngine(engine=engine, fingerprint=FINGERPRINT, peak_bytes=0)
+            for model, engine in self._engines.items()
         }
         self._post = Publisher(url, name=f"{name}.post", queues=QUEUES)
         self.serving = Serving(
@@ -87,8 +79,18 @@ class Rig:
     def __enter__(self) -> Self:
         self._post.start()
         self.plane.start()
-        assert self.plane.wait_connected(PATIENCE_S)
+        self.wait_connected()
         return self
+
+    def wait_connected(self) -> None:
+        """Wait until the data plane's connection is up, however often it fails."""
+        up = self.plane._link.wait_up
+        wait_until(lambda: up(1.0), PATIENCE_S, "the data plane is connected")
+
+    @property
+    def is_connected(self) -> bool:
+        """True while the data plane's connection is up."""
+        return self.plane._link.is_up
 
     def __exit__(
         self,

@@ -24,8 +24,6 @@ from workers.bidding.credits import (
     CreditWatchdog,
     ModelLoad,
     OpenCredit,
-    QueueObservation,
-    RenewCredit,
     decide,
 )
 from workers.serving.attempt import BrokerDelivery
@@ -156,19 +154,6 @@ class DataPlane:
         self._is_closed = False
         self.wake()
 
-    @property
-    def is_connected(self) -> bool:
-        """True while the broker's connection is up."""
-        return self._link.is_up
-
-    def wait_connected(self, timeout_s: float) -> bool:
-        """True once connected; False when that took longer."""
-        give_up_at = time.monotonic() + timeout_s
-        while not self._link.wait_up(give_up_at - time.monotonic()):
-            if time.monotonic() >= give_up_at:
-                return False
-        return True
-
     def _begin_anew(self) -> None:
         self._forget()
         self._is_stale = True
@@ -263,7 +248,7 @@ class DataPlane:
             if isinstance(found, QueueCount):
                 self._present[credit] = self._link.consume(
                     shown.name,
-                    partial(self._told, credit),
+                    partial(self._hear_announcement, credit),
                     ready=lambda: count(is_new=True),
                 )
 
@@ -278,7 +263,7 @@ class DataPlane:
         if not isinstance(found, QueueCount):
             return
         if is_new and found.consumers > 1:
-            self._tell(credit, found.consumers)
+            self._announce(credit, found.consumers)
 
         def seen(asking: QueueCount | Exception) -> None:
             # A worker of an earlier release is seen only while it could take some.
@@ -289,13 +274,13 @@ class DataPlane:
 
         self._link.declare(queue_of(credit), seen)
 
-    def _tell(self, credit: Credit, bidders: int) -> None:
+    def _announce(self, credit: Credit, bidders: int) -> None:
         """Let the others know that they are not alone; each gets one of them."""
         name = queues.bidders_queue(credit.queue, credit.model).name
         for _ in range(bidders):
             self._link.send(Publication(key=name, body=b""))
 
-    def _told(self, credit: Credit, _message: Received) -> None:
+    def _hear_announcement(self, credit: Credit, _message: Received) -> None:
         self._bidders.doubt(credit)
         self._is_stale = True
 
@@ -306,50 +291,38 @@ class DataPlane:
             for credit, one in self._open.items()
             if not one.is_full
         }
-        doubted = self._watchdog.doubted(opened, now)
-        seen: dict[Credit, QueueObservation | None] = {}
+        for credit in self._watchdog.doubted(opened, now):
+            look = partial(self._on_looked, credit, self._open[credit].opened_at)
+            self._link.declare(queue_of(credit), look)
 
-        def look(credit: Credit, found: QueueCount | Exception) -> None:
-            seen[credit] = None
-            if isinstance(found, QueueCount) and self._is_unanswered(credit, opened):
-                seen[credit] = QueueObservation(
-                    opened_at=opened[credit],
-                    waiting=found.waiting,
-                    consumers=found.consumers,
-                )
-            if len(seen) == len(doubted):
-                self._judge({it: one for it, one in seen.items() if one is not None})
-
-        for credit in doubted:
-            self._link.declare(queue_of(credit), partial(look, credit))
-
-    def _is_unanswered(self, credit: Credit, opened: dict[Credit, float]) -> bool:
-        open_, wait_s = self._open.get(credit), QUORUM_S if is_background(credit) else 0
-        return open_ is not None and open_.opened_at + wait_s == opened[credit]
-
-    def _judge(self, seen: dict[Credit, QueueObservation]) -> None:
-        if seen and self._watchdog.is_deaf(seen):
-            log.error("not_consuming", queues=[queue_of(one).name for one in seen])
+    def _on_looked(
+        self, credit: Credit, opened_at: float, found: QueueCount | Exception
+    ) -> None:
+        held = self._open.get(credit)
+        if held is None or held.opened_at != opened_at:  # answered, or closed
+            return
+        if isinstance(found, QueueCount) and self._watchdog.is_deaf(
+            credit, opened_at, waiting=found.waiting, consumers=found.consumers
+        ):
+            log.error("not_consuming", queue=queue_of(credit).name)
             self._link.reset()
 
     def _apply(self, change: CreditChange) -> None:
-        if isinstance(change, OpenCredit):
+        taken = self._open.get(change.credit)
+        if isinstance(change, OpenCredit) and not change.is_renewal:
             self._subscribe(change, time.monotonic())
             return
-        taken = self._open.get(change.credit)
         if taken is None or taken.is_leaving:
             return
         # What is under way to it still comes, and is taken.
         taken.is_leaving = True
-        if isinstance(
-            change, RenewCredit
-        ):  # that nothing waits there stays known meanwhile
+        if isinstance(change, OpenCredit):  # that nothing waits there stays known
             self._link.cancel(taken.tag, partial(self._renew, change, taken))
             return
         del self._open[change.credit]
         self._link.cancel(taken.tag, partial(self._give_back, taken))
 
-    def _renew(self, change: RenewCredit, taken: _CreditConsumer) -> None:
+    def _renew(self, change: OpenCredit, taken: _CreditConsumer) -> None:
         self._give_back(taken)
         if self._open.get(change.credit) is taken:  # else something came to it
             self._subscribe(change, taken.opened_at)
@@ -358,7 +331,7 @@ class DataPlane:
         while taken.pushed:
             taken.pushed.popleft().requeue()
 
-    def _subscribe(self, change: OpenCredit | RenewCredit, opened_at: float) -> None:
+    def _subscribe(self, change: OpenCredit, opened_at: float) -> None:
         credit = change.credit
         if not self._is_declared(credit):
             return
@@ -379,10 +352,10 @@ class DataPlane:
     def _is_declared(self, credit: Credit) -> bool:
         if credit not in self._declared:
             self._declared[credit] = False
-            self._link.declare(queue_of(credit), partial(self._heard_of, credit))
+            self._link.declare(queue_of(credit), partial(self._on_declared, credit))
         return self._declared[credit]
 
-    def _heard_of(self, credit: Credit, found: QueueCount | Exception) -> None:
+    def _on_declared(self, credit: Credit, found: QueueCount | Exception) -> None:
         if isinstance(found, QueueCount):
             self._declared[credit] = True
             self.wake()

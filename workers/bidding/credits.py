@@ -11,7 +11,7 @@ count as room for all others, since an engine lets them yield their slots.
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from genie.contracts.inference import WorkClass
 
@@ -40,6 +40,10 @@ that drew worst would stay last for as long as the others can serve all."""
 COUNT_S = 10.0
 """How often the broker is asked how many workers ask for work on a queue. A second one
 may wait that long for its share; a look costs two round trips."""
+
+LEFT_FREE = 1
+"""Slots of an engine with more than one that jobs never get, so that an interactive
+request finds room; batch work fills them, and yields."""
 
 RANKS = (WorkClass.INTERACTIVE, WorkClass.JOB, WorkClass.BATCH)
 """Who is asked for first."""
@@ -119,23 +123,19 @@ class CloseCredit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenCredit:
-    """Subscribe with this consumer priority, for so many messages not yet acked."""
+    """Subscribe with this consumer priority, for so many messages not yet acked.
+
+    ``is_renewal``: it takes the place of an open one, and that nothing waits there is
+    still known.
+    """
 
     credit: Credit
     priority: int
     places: int = 1
+    is_renewal: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RenewCredit:
-    """Subscribe anew; that nothing waits there is still known."""
-
-    credit: Credit
-    priority: int
-    places: int = 1
-
-
-CreditChange = CloseCredit | OpenCredit | RenewCredit
+CreditChange = CloseCredit | OpenCredit
 
 
 @dataclass(slots=True)
@@ -194,34 +194,26 @@ def decide(
     held: Mapping[Credit, CreditStatus],
     *,
     alone: Mapping[Credit, int] | None = None,
-    leave_free: int = 1,
 ) -> tuple[CreditChange, ...]:
     """The changes that turn the open credits into the right ones, closes first.
 
     ``alone`` are the credits that nobody else bids on, with the messages begun of each.
-    ``leave_free`` slots of an engine with more than one are never given to jobs, so
-    that an interactive request finds room; batch work fills them, and yields.
     """
     alone = alone or {}
     wanted: dict[Credit, OpenCredit] = {}
     for load in loads:
         own = alone if load.measured else {}
-        for credit in _wanted(load, queues, held, own, leave_free):
+        for credit in _wanted(load, queues, held, own):
             places = _places(load, held.get(credit), own.get(credit))
             wanted[credit] = OpenCredit(credit=credit, priority=load.bid, places=places)
     closes = [it for it, open_ in held.items() if _is_stale(open_, wanted.get(it))]
     opens = [change for it, change in wanted.items() if it not in held or it in closes]
-    renews = [it for it in held if it in wanted and it not in closes]
+    kept = [it for it in held if it in wanted and it not in closes]
+    due = (wanted[it] for it in kept if _is_due(held[it], wanted[it]))
     return (
         *(CloseCredit(credit=credit) for credit in closes),
         *opens,
-        *(_renewed(wanted[it]) for it in renews if _is_due(it, held[it], wanted[it])),
-    )
-
-
-def _renewed(change: OpenCredit) -> RenewCredit:
-    return RenewCredit(
-        credit=change.credit, priority=change.priority, places=change.places
+        *(replace(change, is_renewal=True) for change in due),
     )
 
 
@@ -242,7 +234,6 @@ def _wanted(
     queues: Sequence[str],
     held: Mapping[Credit, CreditStatus],
     alone: Mapping[Credit, int],
-    leave_free: int,
 ) -> Iterator[Credit]:
     if load.is_crowded:
         return
@@ -250,7 +241,7 @@ def _wanted(
         full = _credits(load.model, queues, WorkClass.INTERACTIVE)
         yield from (it for it in full if it in alone and _stays_open(held.get(it)))
         return
-    kept = leave_free if load.slots > 1 else 0
+    kept = LEFT_FREE if load.slots > 1 else 0
     room = {
         WorkClass.INTERACTIVE: load.room,
         WorkClass.JOB: load.room - kept,
@@ -286,12 +277,12 @@ def _is_stale(held: CreditStatus, wanted: OpenCredit | None) -> bool:
     return _is_off(held, wanted.priority)
 
 
-def _is_due(credit: Credit, held: CreditStatus, wanted: OpenCredit) -> bool:
+def _is_due(held: CreditStatus, wanted: OpenCredit) -> bool:
     if held.places != wanted.places:
         return True
     # Background queues are quorum queues: a consumer opened there is a Raft command.
     is_drawn_anew = not held.stays_open and held.is_old
-    return credit.work_class is WorkClass.INTERACTIVE and is_drawn_anew
+    return wanted.credit.work_class is WorkClass.INTERACTIVE and is_drawn_anew
 
 
 def _is_off(held: CreditStatus, bid: int) -> bool:
@@ -327,21 +318,12 @@ WATCH_S = 10.0
 """How often the broker is asked, and how long a credit is open before it is doubted."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueueObservation:
-    """What the broker says of a queue on which we hold a credit since ``opened_at``."""
-
-    opened_at: float
-    waiting: int
-    consumers: int
-
-
 @dataclass(slots=True)
 class CreditWatchdog:
     """Remembers the last look; times are monotonic seconds."""
 
     _looked_at: float = 0.0
-    _suspects: frozenset[tuple[Credit, float]] = field(default_factory=frozenset)
+    _suspects: dict[Credit, float] = field(default_factory=dict)
 
     def doubted(self, opened: Mapping[Credit, float], now: float) -> tuple[Credit, ...]:
         """The credits to ask the broker about now; none between two looks."""
@@ -350,15 +332,14 @@ class CreditWatchdog:
         self._looked_at = now
         return tuple(credit for credit, at in opened.items() if now - at >= WATCH_S)
 
-    def is_deaf(self, seen: Mapping[Credit, QueueObservation]) -> bool:
+    def is_deaf(
+        self, credit: Credit, opened_at: float, *, waiting: int, consumers: int
+    ) -> bool:
         """True when work waits for a credit that is open, at two looks in a row.
 
         Once may be a message under way; without any consumer there is no doubt.
         """
-        if any(one.consumers == 0 for one in seen.values()):
-            return True
-        passed_over = frozenset(
-            (credit, one.opened_at) for credit, one in seen.items() if one.waiting
-        )
-        was_so, self._suspects = passed_over & self._suspects, passed_over
-        return bool(was_so)
+        seen_at = self._suspects.pop(credit, None)
+        if waiting:
+            self._suspects[credit] = opened_at
+        return consumers == 0 or (waiting > 0 and seen_at == opened_at)

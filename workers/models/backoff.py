@@ -1,6 +1,5 @@
 """Decides when a model that failed is tried again, and when no more (pure)."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -14,9 +13,11 @@ LIMIT = 3
 def backoff_s(failures: int) -> float:
     """Seconds to wait after the n-th failure in a row.
 
-    >>> [backoff_s(n) for n in (1, 2, 3, 9)]
-    [30.0, 60.0, 120.0, 900.0]
+    >>> [backoff_s(n) for n in (0, 1, 2, 3, 9)]
+    [0.0, 30.0, 60.0, 120.0, 900.0]
     """
+    if failures < 1:
+        return 0.0
     return min(MOST_S, FIRST_S * 2.0 ** min(failures - 1, 10))
 
 
@@ -34,20 +35,13 @@ class FailureHistory:
 
     def note(self, reason: str, now: datetime, *, is_final: bool = False) -> None:
         """Count a failure; the third in ten minutes, or a final one, ends retries."""
-        self._add(reason, now)
-        gave_up = is_final or len(self.at) >= LIMIT
-        wait = timedelta(seconds=backoff_s(len(self.at)))
-        self.retry_at = None if gave_up else now + wait
+        self._count(reason, now, waits_from=1)
+        if is_final:
+            self.retry_at = None
 
     def note_death(self, reason: str, now: datetime) -> None:
         """Count an engine's death: the first one in a while is retried at once."""
-        self._add(reason, now)
-        count = len(self.at)
-        if count == 1:
-            self.retry_at = now
-            return
-        wait = timedelta(seconds=backoff_s(count - 1))
-        self.retry_at = None if count >= LIMIT else now + wait
+        self._count(reason, now, waits_from=2)
 
     def note_death_at_work(self, reason: str, now: datetime) -> None:
         """Count the death of an engine that had answered: it works, some prompt did it.
@@ -57,10 +51,8 @@ class FailureHistory:
         away from all.
         """
         self.clear()
-        self.deaths = [when for when in self.deaths if now - when < WINDOW] + [now]
-        self.reason = reason
-        over = len(self.deaths) - LIMIT + 1
-        self.retry_at = now + timedelta(seconds=backoff_s(over) if over > 0 else 0)
+        self.deaths, self.reason = _recent(self.deaths, now), reason
+        self.retry_at = now + timedelta(seconds=backoff_s(len(self.deaths) - LIMIT + 1))
 
     def clear(self) -> None:
         """It works: forget what went wrong."""
@@ -73,10 +65,12 @@ class FailureHistory:
             return True
         return self.retry_at is not None and self.retry_at <= now
 
-    def _add(self, reason: str, now: datetime) -> None:
+    def _count(self, reason: str, now: datetime, *, waits_from: int) -> None:
         self.reason = reason
-        self.at = [when for when in self.at if now - when < WINDOW] + [now]
+        self.at = _recent(self.at, now)
+        wait = timedelta(seconds=backoff_s(len(self.at) - waits_from + 1))
+        self.retry_at = None if len(self.at) >= LIMIT else now + wait
 
 
-WallClock = Callable[[], datetime]
-"""The wall clock, in UTC."""
+def _recent(times: list[datetime], now: datetime) -> list[datetime]:
+    return [when for when in times if now - when < WINDOW] + [now]

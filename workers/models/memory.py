@@ -31,13 +31,6 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceGrant:
-    """It fits: load it there. ``cuda:0,1`` means on both together."""
-
-    device: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryRefusal:
     """It does not fit; ``reason`` is a sentence with both figures and a next step."""
 
@@ -85,10 +78,10 @@ def place(
     limits: MemoryLimits,
     *,
     kinds: Sequence[str] = ("cuda", "cpu"),
-) -> DeviceGrant | MemoryRefusal:
+) -> str | MemoryRefusal:
     """The device with the most room of those the quant runs on, or why none has it.
 
-    ``kinds`` are those the engine runs on.
+    ``cuda:0,1`` means both together. ``kinds`` are those the engine runs on.
 
     A host with a GPU keeps its own memory for models whose quant names no GPU. A model
     too big for one GPU gets as few of them as hold it together.
@@ -99,7 +92,7 @@ def place(
         return MemoryRefusal(reason=_no_device(wanted, quant, places))
     best = max(fitting, key=lambda device: usable(device, limits))
     if need.total <= usable(best, limits):
-        return DeviceGrant(device=best.name)
+        return best.name
     cards = [device for device in fitting if device.kind == "cuda"]
     spread = _spread(need, cards, limits)
     return spread or MemoryRefusal(reason=_too_big(wanted, need, best, limits))
@@ -107,7 +100,7 @@ def place(
 
 def _spread(
     need: MemoryNeed, cards: Sequence[Device], limits: MemoryLimits
-) -> DeviceGrant | None:
+) -> str | None:
     """The fewest GPUs that hold the model together; layers are not divided, so a
     little of each card stays empty."""
     if limits.limit_bytes is not None and (
@@ -119,7 +112,7 @@ def _spread(
         room += int(usable(card, limits) * FILLED_SHARE)
         taken.append(card.name.partition(":")[2])
         if room >= need.total:
-            return DeviceGrant(device=f"cuda:{','.join(sorted(taken, key=int))}")
+            return f"cuda:{','.join(sorted(taken, key=int))}"
     return None
 
 

@@ -1,9 +1,8 @@
 """Loads and unloads models until those here are those the cloud desires.
 
-One step at a time, in a thread of its own.
-
-Level-triggered: whatever was missed, the next desired set says everything again.
-Nothing unloads that is still desired, nothing loads that does not fit.
+One step at a time, in a thread of its own. Level-triggered: whatever was missed, the
+next desired set says everything again. Nothing unloads that is still desired,
+nothing loads that does not fit.
 """
 
 import threading
@@ -11,8 +10,6 @@ from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
@@ -27,21 +24,23 @@ from genie.contracts.fleet import (
     ModelStatus,
 )
 from genie.contracts.inference import Fault
-from genie.contracts.model import ModelFile, ModelSpec, Quant
+from genie.contracts.model import ModelSpec, Quant
 from genie.errors import GenieError
 from genie.memory import MemoryNeed, need
 from workers.engine import registry
 from workers.engine.errors import EngineError, LoadFailed
 from workers.engine.protocol import (
-    Engine,
     EngineHooks,
     EngineStats,
     Gather,
     Load,
+    LoadedEngine,
 )
-from workers.files.manifest import PullFailed
+from workers.files.files import LocalModel
+from workers.files.manifest import OnPullProgress, PullFailed
 from workers.models import memory
-from workers.models.backoff import FailureHistory, WallClock
+from workers.models.backoff import FailureHistory
+from workers.settings import WorkerSettings
 
 log = logs.logger("residency")
 
@@ -53,41 +52,12 @@ STOP_WAIT_S = 5.0
 """How long a stop waits for a load under way; its child ends with this process."""
 
 
-class ModelOnDisk(Protocol):
-    """A model on disk; ``path`` is None for an engine without weights."""
-
-    @property
-    def path(self) -> Path | None:
-        """The folder or file to load from."""
-
-    @property
-    def files(self) -> tuple[ModelFile, ...]:
-        """Every file with its measured digest."""
-
-
-class ServingModel(Protocol):
-    """A model that serves; what a `StartEngine` returns."""
-
-    @property
-    def engine(self) -> Engine:
-        """Where requests go."""
-
-    @property
-    def fingerprint(self) -> str:
-        """The measured identity of what was loaded."""
-
-    @property
-    def peak_bytes(self) -> int:
-        """Memory it took to load."""
-
-
-StartEngine = Callable[[Load, EngineHooks], ServingModel]
+StartEngine = Callable[[Load, EngineHooks], LoadedEngine]
 """Loads a model into an engine of its own and waits until it serves; raises
 LoadFailed. `workers.engine.parent.starter.start` is one."""
 
-OnPullProgress = Callable[[float], None]
-FetchModel = Callable[[ModelSpec, OnPullProgress], ModelOnDisk]
-"""Makes sure a model's files are on disk; raises LoadFailed."""
+FetchModel = Callable[[ModelSpec, OnPullProgress], LocalModel]
+"""Makes sure a model's files are on disk; raises PullFailed."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,8 +68,8 @@ class ResidentModel:
     state: ModelState = ModelState.ABSENT
     progress: float | None = None
     stage: LoadStage | None = None
-    pulled: ModelOnDisk | None = None
-    loaded: ServingModel | None = None
+    pulled: LocalModel | None = None
+    loaded: LoadedEngine | None = None
     failures: FailureHistory = field(default_factory=FailureHistory)
     death: Fault | None = None
     served: int = 0
@@ -110,14 +80,10 @@ class ResidentModel:
         """The model's id."""
         return self.desired.spec.id
 
-    @property
-    def stats(self) -> EngineStats:
-        """The engine's figures; all zero without one."""
-        return self.loaded.engine.stats() if self.loaded else EngineStats()
-
     def status(self) -> ModelStatus:
         """What the heartbeat says of this model."""
-        stats, loaded = self.stats, self.loaded
+        loaded = self.loaded
+        stats = loaded.engine.stats() if loaded else EngineStats()
         has_failed = self.state is ModelState.FAILED
         return ModelStatus(
             model=self.model,
@@ -154,18 +120,6 @@ class ResidentModel:
         return same and desired.fingerprint in (None, self.loaded.fingerprint)
 
 
-def cap_slots(
-    desired: Iterable[DesiredModel], slots_max: int | None
-) -> list[DesiredModel]:
-    """The desired models with no more slots than this worker allows."""
-    if slots_max is None:
-        return list(desired)
-    return [
-        msgspec.structs.replace(item, slots=min(item.slots, slots_max))
-        for item in desired
-    ]
-
-
 def quant_of(desired: DesiredModel) -> Quant | None:
     """The quant the cloud chose, if the model has it."""
     quants = (item for item in desired.spec.quants if item.name == desired.quant)
@@ -200,17 +154,6 @@ def next_retry(residents: Iterable[ResidentModel]) -> datetime | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MachineLimits:
-    """How much of the machine models may take."""
-
-    threads: int
-    reserve_share: float
-    limit_bytes: int | None = None
-    slots_max: int | None = None
-    drain_s: float = 60.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class MachineAccess:
     """How residency touches the world: files, engines, figures, the clock."""
 
@@ -226,7 +169,8 @@ class MachineAccess:
     gather: Gather = nullcontext
     """Entered around all that an engine says in one step."""
 
-    now: WallClock = field(default=lambda: datetime.now(UTC))
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    """The wall clock, in UTC."""
 
 
 class Residency:
@@ -239,15 +183,15 @@ class Residency:
     def __init__(
         self,
         machine: MachineAccess,
-        room: MachineLimits,
+        settings: WorkerSettings,
         *,
         on_change: Callable[[], None],
         wait_idle: Callable[[str, float], bool],
     ) -> None:
-        self._machine, self._room = machine, room
+        self._machine, self._settings = machine, settings
         self._on_change, self._wait_idle = on_change, wait_idle
         self._wake = threading.Condition(threading.RLock())
-        self._wanted: list[DesiredModel] | None = None
+        self._wanted: dict[str, DesiredModel] | None = None
         self._residents: dict[str, ResidentModel] = {}
         self._on_disk: dict[str, ModelStatus] = {}
         self._peaks: dict[tuple[str, str, int, int], int] = {}
@@ -270,8 +214,9 @@ class Residency:
 
     def desire(self, models: Iterable[DesiredModel]) -> None:
         """The full set of models that should be here; returns at once."""
+        wanted = {item.spec.id: self._capped(item) for item in models}
         with self._wake:
-            self._wanted = cap_slots(models, self._room.slots_max)
+            self._wanted = wanted
             self._wake.notify_all()
 
     def statuses(self) -> tuple[ModelStatus, ...]:
@@ -282,7 +227,7 @@ class Residency:
         here = {item.model: item.status() for item in residents}
         return tuple((on_disk | here).values())
 
-    def ready(self) -> dict[str, ServingModel]:
+    def ready(self) -> dict[str, LoadedEngine]:
         """The models that can take a request now."""
         with self._wake:
             return {
@@ -296,6 +241,11 @@ class Residency:
         with self._wake:
             if item := self._residents.get(model):
                 item.served += 1
+
+    def _capped(self, desired: DesiredModel) -> DesiredModel:
+        """No more slots than this worker allows."""
+        slots = min(desired.slots, self._settings.slots_max or desired.slots)
+        return msgspec.structs.replace(desired, slots=slots)
 
     def _run(self) -> None:
         while not self._is_stopping:
@@ -314,13 +264,13 @@ class Residency:
                 self._wake.wait(STEP_AGAIN_S)
 
     def _next(self) -> Callable[[], None] | None:
-        """The next step: bury the dead, then unload, then load; None after a wait."""
+        """The next step: close what died, then unload, then load; None after a wait."""
         with self._wake:
             self._adopt()
             residents = self._residents.values()
             for item in residents:
                 if item.death is not None:
-                    return lambda: self._bury(item)
+                    return lambda: self._close_dead(item)
             for item in residents:
                 if self._is_unwanted(item):
                     return lambda: self._unload(item)
@@ -338,40 +288,36 @@ class Residency:
         return max(0.01, (at - self._machine.now()).total_seconds())
 
     def _adopt(self) -> None:
-        for desired in self._wanted or ():
-            item = self._residents.get(desired.spec.id)
+        for model, desired in (self._wanted or {}).items():
+            item = self._residents.get(model)
             if item is None:
-                self._residents[desired.spec.id] = ResidentModel(desired=desired)
+                self._residents[model] = ResidentModel(desired=desired)
             elif item.suits(desired):
                 item.desired = desired
 
     def _is_unwanted(self, item: ResidentModel) -> bool:
         if self._wanted is None:
             return False
-        wanted = (one for one in self._wanted if one.spec.id == item.model)
-        match = next(wanted, None)
+        match = self._wanted.get(item.model)
         return match is None or not item.suits(match)
 
     def _unload(self, item: ResidentModel) -> None:
         if item.loaded is not None:
             self._set(item, ModelState.UNLOADING)
-            if not self._wait_idle(item.model, self._room.drain_s):
+            if not self._wait_idle(item.model, self._settings.drain_s):
                 log.warning("unload_cut_short", model=item.model)
             self._close(item)
             log.info("unloaded", model=item.model)
         with self._wake:
             del self._residents[item.model]
-            self._remember(item)
+            if item.pulled is not None:
+                self._on_disk[item.model] = ModelStatus(
+                    model=item.model,
+                    quant=item.desired.quant,
+                    state=ModelState.ON_DISK,
+                    files=item.pulled.files,
+                )
         self._on_change()
-
-    def _remember(self, item: ResidentModel) -> None:
-        if item.pulled is not None:
-            self._on_disk[item.model] = ModelStatus(
-                model=item.model,
-                quant=item.desired.quant,
-                state=ModelState.ON_DISK,
-                files=item.pulled.files,
-            )
 
     def _close(self, item: ResidentModel) -> None:
         with self._wake:
@@ -379,7 +325,7 @@ class Residency:
         if loaded is not None:
             loaded.engine.close()
 
-    def _bury(self, item: ResidentModel) -> None:
+    def _close_dead(self, item: ResidentModel) -> None:
         item.death = None
         self._close(item)
 
@@ -395,16 +341,13 @@ class Residency:
         except (LoadFailed, PullFailed) as error:
             item.pulled = None  # the next try looks at the files again
             self._note(item, error.fault.code, error.fault.message)
-        except (EngineError, GenieError, OSError) as error:
-            self._surprise(item, error)
         except Exception as error:
             # Border: a surprise in one model's load must not leave it loading for ever.
-            log.error("load_surprise", model=item.model, exc_info=True)
-            self._surprise(item, error)
-
-    def _surprise(self, item: ResidentModel, error: Exception) -> None:
-        reason = f"{item.model} could not be loaded: {type(error).__name__}: {error}"
-        self._note(item, "load_failed", reason)
+            if not isinstance(error, EngineError | GenieError | OSError):
+                log.error("load_surprise", model=item.model, exc_info=True)
+            kind = type(error).__name__
+            reason = f"{item.model} could not be loaded: {kind}: {error}"
+            self._note(item, "load_failed", reason)
 
     def _start(self, item: ResidentModel) -> None:
         desired, quant = item.desired, quant_of(item.desired)
@@ -429,8 +372,8 @@ class Residency:
             path=None if path is None else str(path),
             slots=desired.slots,
             context=desired.context,
-            device=place.device,
-            threads=self._room.threads,
+            device=place,
+            threads=self._settings.threads,
         )
         hooks = EngineHooks(
             on_exit=lambda fault: self._died(item, fault),
@@ -439,9 +382,9 @@ class Residency:
         )
         loaded = self._machine.start(load, hooks)
         self._peaks[key] = loaded.peak_bytes
-        self._greet(item, loaded)
+        self._make_ready(item, loaded)
 
-    def _greet(self, item: ResidentModel, loaded: ServingModel) -> None:
+    def _make_ready(self, item: ResidentModel, loaded: LoadedEngine) -> None:
         wanted = item.desired.fingerprint
         with self._wake:
             item.loaded = loaded
@@ -455,7 +398,7 @@ class Residency:
             self._note(item, "fingerprint_mismatch", reason, is_final=True)
             return
         with self._wake:
-            if item.death is not None:  # it died before we looked: `_next` buries it
+            if item.death is not None:  # it died before we looked: `_next` closes it
                 return
             item.state, item.progress, item.stage = ModelState.READY, None, None
         self._on_change()
@@ -467,7 +410,7 @@ class Residency:
         quant: Quant,
         facts: EngineFacts,
         need: MemoryNeed,
-    ) -> memory.DeviceGrant | memory.MemoryRefusal:
+    ) -> str | memory.MemoryRefusal:
         places = memory.devices(*self._machine.read())
         return memory.place(
             desired, quant, need, places, self._limits(), kinds=facts.devices
@@ -477,8 +420,8 @@ class Residency:
         held = sum(status.peak_bytes for status in self.statuses())
         held += self._machine.spared()
         return memory.MemoryLimits(
-            reserve_share=self._room.reserve_share,
-            limit_bytes=self._room.limit_bytes,
+            reserve_share=self._settings.memory_reserve_share,
+            limit_bytes=self._settings.memory_limit_bytes,
             held_bytes=held,
         )
 
@@ -500,9 +443,6 @@ class Residency:
         self, item: ResidentModel, code: str, reason: str, *, is_final: bool = False
     ) -> None:
         item.failures.note(reason, self._machine.now(), is_final=is_final)
-        self._fail(item, code)
-
-    def _fail(self, item: ResidentModel, code: str) -> None:
         self._set(item, ModelState.FAILED)
         retry_at = item.failures.retry_at
         log.warning("model_failed", model=item.model, code=code, retry_at=str(retry_at))

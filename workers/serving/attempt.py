@@ -314,10 +314,6 @@ class Attempt:
             fingerprint=self.fingerprint,
         )
 
-    def lost(self, at: datetime) -> AttemptGivenBack:
-        """Its message went to somebody else, with our connection; it goes on here."""
-        return replace(self.given_back(at), goes_on=True)
-
     def cancel(self) -> None:
         """End what its engine still writes of it."""
         if self.engine is not None:
@@ -357,43 +353,22 @@ class Attempt:
             total_s=max(0.0, now - self.taken_at),
         )
         written = self.written
-        return self._outcome(
-            state_of(finish),
-            at,
+        return replace(
+            self._outcome(state_of(finish), at, finish.reason, finish.fault),
             text=written[0].text,
-            finish_reason=finish.reason,
             usage=finish.usage,
             timing=timing,
-            fault=finish.fault,
             extras=answer_extras(finish.extras, written),
         )
 
     def refusal(self, state: JobState, at: datetime, fault: Fault) -> Outcome:
         """It ends without an answer: too late, cancelled, or our own mistake."""
-        reason = (
-            FinishReason.CANCELLED
-            if state is JobState.CANCELLED
-            else FinishReason.ERROR
-        )
-        return self._outcome(
-            state,
-            at,
-            finish_reason=reason,
-            timing=Timing(queue_s=self.queue_s),
-            fault=fault,
-        )
+        is_cancel = state is JobState.CANCELLED
+        reason = FinishReason.CANCELLED if is_cancel else FinishReason.ERROR
+        return self._outcome(state, at, reason, fault)
 
     def _outcome(
-        self,
-        state: JobState,
-        at: datetime,
-        *,
-        finish_reason: FinishReason,
-        timing: Timing,
-        fault: Fault | None,
-        text: str = "",
-        usage: Usage | None = None,
-        extras: AnswerExtras | None = None,
+        self, state: JobState, at: datetime, reason: FinishReason, fault: Fault | None
     ) -> Outcome:
         return Outcome(
             job_id=self.task.job_id,
@@ -403,13 +378,10 @@ class Attempt:
             model=self.task.model,
             state=state,
             at=at,
-            text=text,
-            finish_reason=finish_reason,
+            finish_reason=reason,
             fingerprint=self.fingerprint,
-            usage=usage or Usage(),
-            timing=timing,
+            timing=Timing(queue_s=self.queue_s),
             fault=fault,
-            extras=extras,
         )
 
     def _chunk(

@@ -1,4 +1,4 @@
-"""What serving says, and to whom: events to the cloud and the asker, in order."""
+"""Reports what serving does: events to the cloud and to the asker, in order."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -45,11 +45,13 @@ class MessageSender(Protocol):
         """Let what this thread sends within leave in one write."""
 
 
-class Replies:
-    """Events to askers: those of one engine step to one asker in one message.
+class EventReporter:
+    """Confirmed events to the cloud, plain ones to the asker.
 
-    While a step's events are gathered, those of other threads to the same asker wait
-    with them, so that no asker hears things in another order than they were said.
+    A chunk never waits behind the broker's confirmation of another job's outcome. The
+    events of one engine step to one asker leave in one message. While they are
+    gathered, those of other threads to the same asker wait with them, so that no asker
+    hears things in another order than they were said.
     """
 
     def __init__(self, post: MessageSender) -> None:
@@ -58,19 +60,10 @@ class Replies:
         self._gathering = self._size = 0
         self._kept: dict[str, list[bytes]] = {}
 
-    def send(self, to: str, body: bytes) -> None:
-        """Send one event, or keep it until the step is heard."""
-        if not topology.takes_lists(to):
-            self._post.send(Letter(to=to, body=body))  # as the release before listens
-            return
-        with self._lock:
-            self._keep(to, body)
-            if not self._gathering:
-                self._send_kept()
-
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """Keep what is sent within, and send it at the end."""
+        """Let what an engine's step says leave together: one message for each asker,
+        one write for all."""
         with self._post.gathered():
             with self._lock:
                 self._gathering += 1
@@ -80,36 +73,6 @@ class Replies:
                 with self._lock:
                     self._gathering -= 1
                     self._send_kept()
-
-    def _keep(self, to: str, body: bytes) -> None:
-        if self._size + len(body) > TOGETHER_BYTES:
-            self._send_kept()
-        self._kept.setdefault(to, []).append(body)
-        self._size += len(body)
-
-    def _send_kept(self) -> None:
-        kept, self._kept, self._size = self._kept, {}, 0
-        for to, bodies in kept.items():
-            body = codec.joined(bodies)
-            self._post.send(
-                Letter(to=to, exchange=topology.REPLIES, queue=_REPLIES, body=body)
-            )
-
-
-class EventReporter:
-    """Confirmed events to the cloud, plain ones to who waits.
-
-    A chunk never waits behind the broker's confirmation of another job's outcome.
-    """
-
-    def __init__(self, post: MessageSender) -> None:
-        self._post = post
-        self._replies = Replies(post)
-
-    def gathered(self) -> AbstractContextManager[None]:
-        """Let what an engine's step says leave together: one message for each asker,
-        one write for all."""
-        return self._replies.gathered()
 
     def started(self, task: InferenceTask, event: AttemptStarted) -> None:
         """The job runs here now."""
@@ -144,7 +107,7 @@ class EventReporter:
     def say(self, to: str, chunks: Iterable[Chunk]) -> None:
         """What is written of a job, to somebody who did not ask for it first."""
         for chunk in chunks:
-            self._replies.send(to, codec.encode(chunk))
+            self._send(to, codec.encode(chunk))
 
     def outcome(
         self, task: InferenceTask, event: Outcome, on_confirmed: Callable[[], None]
@@ -170,7 +133,27 @@ class EventReporter:
 
     def _reply(self, task: InferenceTask, body: bytes) -> None:
         if task.reply_to is not None:
-            self._replies.send(task.reply_to, body)
+            self._send(task.reply_to, body)
+
+    def _send(self, to: str, body: bytes) -> None:
+        if not topology.takes_lists(to):
+            self._post.send(Letter(to=to, body=body))  # as the release before listens
+            return
+        with self._lock:
+            if self._size + len(body) > TOGETHER_BYTES:
+                self._send_kept()
+            self._kept.setdefault(to, []).append(body)
+            self._size += len(body)
+            if not self._gathering:
+                self._send_kept()
+
+    def _send_kept(self) -> None:
+        kept, self._kept, self._size = self._kept, {}, 0
+        for to, bodies in kept.items():
+            body = codec.joined(bodies)
+            self._post.send(
+                Letter(to=to, exchange=topology.REPLIES, queue=_REPLIES, body=body)
+            )
 
 
 def _fitting(event: Outcome, *, is_streamed: bool) -> bytes:
@@ -257,7 +240,8 @@ class PendingStarts:
             with attempt.lock:
                 if not attempt.is_over:
                     self.say(attempt)
-                    self._mail.given_back(attempt.lost(self._now()))
+                    event = attempt.given_back(self._now())
+                    self._mail.given_back(replace(event, goes_on=True))
 
     def drop(self, attempt: Attempt) -> None:
         """It has ended, and that says it all."""

@@ -1,12 +1,15 @@
-"""Where one request's surprise ends that request, and nothing else."""
+"""Serves deliveries: from the broker's message to an engine, and back to its end.
+
+Whatever goes wrong with one request ends that request, and nothing else.
+"""
 
 import random
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from types import TracebackType
 
 from genie import logs
 from genie.contracts.inference import Fault, InferenceTask, JobState, PartialAnswer
@@ -14,8 +17,7 @@ from genie.errors import CodecError
 from workers.bidding.credits import ModelLoad
 from workers.bidding.load import InFlightRequests
 from workers.engine.errors import EngineBusy, EngineGone
-from workers.engine.protocol import EngineEvent, Finish, Piece
-from workers.models.residency import ServingModel
+from workers.engine.protocol import EngineEvent, Finish, LoadedEngine, Piece
 from workers.serving import policy
 from workers.serving.attempt import (
     Attempt,
@@ -26,32 +28,7 @@ from workers.serving.attempt import (
 )
 from workers.serving.reports import EventReporter, PendingStarts
 
-
-class JobFailureBoundary:
-    """It must neither kill the thread that serves all others nor come back for ever:
-    ``spoil`` ends its job. A class, since every event of an engine passes here."""
-
-    __slots__ = ("_attempt", "_spoil")
-
-    def __init__(
-        self, attempt: Attempt, spoil: Callable[[Attempt, Exception], None]
-    ) -> None:
-        self._attempt, self._spoil = attempt, spoil
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool:
-        if not isinstance(error, Exception):
-            return False
-        self._spoil(self._attempt, error)
-        return True
-
+log = logs.logger("serving")
 
 KEEP = 10_000
 KEEP_S = 3_600.0
@@ -80,8 +57,6 @@ class CancelledJobs:
         return now - next(iter(self._at.values())) >= self._keep_s
 
 
-log = logs.logger("serving")
-
 PAUSE_S = 0.5
 """After giving a message back, ask for no other: an engine may be dying, and each
 delivery counts towards the broker's limit of a job."""
@@ -103,7 +78,7 @@ class Serving:
         me: WorkerIdentity,
         mail: EventReporter,
         *,
-        ready: Callable[[], Mapping[str, ServingModel]],
+        ready: Callable[[], Mapping[str, LoadedEngine]],
         on_slot: Callable[[InferenceTask], None],
         on_served: Callable[[str], None],
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -130,7 +105,7 @@ class Serving:
             delivery.reject()
             return
         attempt = self._attempt(task, delivery)
-        with JobFailureBoundary(attempt, self._spoil):
+        with self._guarded(attempt):
             self._admit(attempt)
 
     def tend(self) -> None:
@@ -138,7 +113,7 @@ class Serving:
         with self._lock:
             parked, self._parked = self._parked, []
         for attempt in parked:
-            with JobFailureBoundary(attempt, self._spoil):
+            with self._guarded(attempt):
                 self._admit(attempt)
         self.starts.tend(self._clock())
 
@@ -162,7 +137,7 @@ class Serving:
         old = self._find(job_id)
         if old is None or (loaded := self._ready().get(old.task.model)) is None:
             return
-        with JobFailureBoundary(old, self._spoil), old.lock:
+        with self._guarded(old), old.lock:
             if old.is_over:
                 return
             log.info("resumed", job=job_id, characters=length(answers))
@@ -236,18 +211,19 @@ class Serving:
 
     def _must_wait(self, task: InferenceTask) -> bool:
         """True while this job and what runs may not be in one engine."""
-        with self._lock:
-            if task.job_id in self._running:
-                return False
-            running = [it.task for it in self._running.values() if not it.is_over]
-        return policy.must_wait(task, running)
+        if self._find(task.job_id) is not None:
+            return False
+        return policy.must_wait(task, self._tasks())
 
     def _shut(self) -> set[str]:
         """Models that take nothing more while a suspect runs, or waits to, alone."""
         with self._lock:
-            running = [it.task for it in self._running.values() if not it.is_over]
             parked = [it.task.model for it in self._parked]
-        return {*parked, *(it.model for it in running if policy.runs_alone(it))}
+        return {*parked, *(it.model for it in self._tasks() if policy.runs_alone(it))}
+
+    def _tasks(self) -> list[InferenceTask]:
+        with self._lock:
+            return [it.task for it in self._running.values() if not it.is_over]
 
     def _serve(self, attempt: Attempt) -> None:
         if self._adopt(attempt):
@@ -261,13 +237,16 @@ class Serving:
         self._start(attempt, loaded)
 
     def _adopt(self, attempt: Attempt) -> bool:
-        """A redelivery of what still runs here: that run settles the new message."""
+        """Another copy of what still runs here: that run settles the newer message."""
         if (running := self._find(attempt.task.job_id)) is None:
             return False
         with running.lock:
             if running.is_over:
                 return False
-            running.delivery = attempt.delivery
+            older, running.delivery = running.delivery, attempt.delivery
+        # The newer one stays for who takes over from us; after a lost connection the
+        # older one is the broker's again, and this tells it nothing.
+        older.ack()
         log.info("adopted", job=attempt.task.job_id)
         return True
 
@@ -282,7 +261,7 @@ class Serving:
         log.info("refused", job=attempt.task.job_id, state=state.value, code=fault.code)
         self._mail.outcome(attempt.task, outcome, attempt.delivery.ack)
 
-    def _start(self, attempt: Attempt, loaded: ServingModel) -> None:
+    def _start(self, attempt: Attempt, loaded: LoadedEngine) -> None:
         work_s = policy.work_s(attempt.task, self._now())
         attempt.engine = loaded.engine
         # Held until the start is said or owed: no chunk may overtake it.
@@ -303,19 +282,23 @@ class Serving:
 
     def _hear(self, attempt: Attempt, event: EngineEvent) -> None:
         """Take one event, in the engine's own thread."""
-        with JobFailureBoundary(attempt, self._spoil), attempt.lock:
-            if attempt.is_over:
-                return
-            if isinstance(event, Piece):
-                now = self._clock()
-                if self._loads.heard(attempt.task.model, event.id, now):
-                    self._on_slot(attempt.task)
-                chunk = attempt.add(event)
-                if chunk is not None:
-                    self.starts.say(attempt)
-                    self._mail.chunk(attempt.task, chunk)
-                return
-            self._hear_end(attempt, event)
+        try:  # and not `_guarded`: every token passes here
+            with attempt.lock:
+                if attempt.is_over:
+                    return
+                if isinstance(event, Piece):
+                    self._hear_piece(attempt, event)
+                else:
+                    self._hear_end(attempt, event)
+        except Exception as error:  # noqa: BLE001  # it is logged, and ends the job
+            self._spoil(attempt, error)
+
+    def _hear_piece(self, attempt: Attempt, piece: Piece) -> None:
+        if self._loads.heard(attempt.task.model, piece.id, self._clock()):
+            self._on_slot(attempt.task)
+        if (chunk := attempt.add(piece)) is not None:
+            self.starts.say(attempt)
+            self._mail.chunk(attempt.task, chunk)
 
     def _hear_end(self, attempt: Attempt, event: Finish) -> None:
         finish = attempt.end(event)
@@ -397,6 +380,15 @@ class Serving:
         else:
             requeue()
         self._leave(attempt)
+
+    @contextmanager
+    def _guarded(self, attempt: Attempt) -> Iterator[None]:
+        """A surprise must neither kill the thread that serves all others nor come back
+        for ever: it ends its job."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  # it is logged, and ends the job
+            self._spoil(attempt, error)
 
     def _spoil(self, attempt: Attempt, error: Exception) -> None:
         """End a job on which we failed ourselves, with the class of the error."""

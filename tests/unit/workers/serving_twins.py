@@ -24,8 +24,14 @@ from genie.contracts.inference import (
 )
 from genie.messaging import envelope
 from genie.messaging.publisher import Letter
-from workers.engine.protocol import EngineRequest, EngineStats, Finish, Piece, Sink
-from workers.models.residency import ServingModel
+from workers.engine.protocol import (
+    EngineRequest,
+    EngineStats,
+    Finish,
+    LoadedEngine,
+    Piece,
+    Sink,
+)
 from workers.serving.attempt import BrokerDelivery, WorkerIdentity
 from workers.serving.reports import START_S, EventReporter
 from workers.serving.serving import Serving
@@ -131,22 +137,15 @@ class Puppet:
         """Nothing to close."""
 
 
-@dataclass(frozen=True)
-class Ready:
-    """A loaded model."""
-
-    engine: Puppet | EchoEngine
-    fingerprint: str = "gf1-a"
-    peak_bytes: int = 0
-
-
 class Stage:
     """A serving with everything around it recorded."""
 
     def __init__(self, engine: Puppet | EchoEngine | None = None) -> None:
         self.engine = Puppet() if engine is None else engine
         self.events, self.replies = Box(), Box()
-        self.ready: dict[str, ServingModel] = {MODEL: Ready(self.engine)}
+        self.ready = {
+            MODEL: LoadedEngine(engine=self.engine, fingerprint="gf1-a", peak_bytes=0)
+        }
         self.settled: list[str] = []
         self.slots: list[str] = []
         self.served: list[str] = []

@@ -1,7 +1,6 @@
 """GPU figures, with whatever a driver leaves out."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from workers.engine.parent import starter
 from workers.engine.parent.spawn import child_environment
 from workers.hardware import (
     MIB,
+    GpuEntry,
     GpuQueryFailed,
     GpuReader,
     host_status,
@@ -18,14 +18,6 @@ from workers.hardware import (
     status,
 )
 from workers.models import memory
-
-
-@dataclass(frozen=True)
-class Card:
-    """One GPU as gpustat gives it."""
-
-    entry: Mapping[str, object]
-
 
 FULL: dict[str, object] = {
     "index": 1,
@@ -62,25 +54,23 @@ def test_a_missing_field_costs_only_itself(missing: str) -> None:
 @pytest.mark.parametrize("entry", [{"index": 0, "name": "lost"}, {}])
 def test_a_gpu_that_fell_off_the_bus_is_left_out(entry: Mapping[str, object]) -> None:
     gone = {**entry, "memory.total": "?", "memory.used": "?"}
-    assert GpuReader(None, lambda: [Card(gone), Card(FULL)]).read() == (
-        status(FULL, frozenset()),
-    )
+    assert GpuReader(None, lambda: [gone, FULL]).read() == (status(FULL, frozenset()),)
 
 
 def test_a_driver_lost_between_polls_is_an_empty_tuple_and_may_come_back() -> None:
     answers = iter([True, False, False, True])
 
-    def query() -> Iterable[Card]:
+    def query() -> list[GpuEntry]:
         if not next(answers):
             raise GpuQueryFailed("driver not loaded")
-        return [Card(FULL)]
+        return [FULL]
 
     gpus = GpuReader(None, query)
     assert [len(gpus.read()) for _ in range(4)] == [1, 0, 0, 1]
 
 
-FOUR = [
-    Card({**FULL, "index": index, "uuid": f"GPU-{letter}{index}-0"})
+FOUR: list[GpuEntry] = [
+    {**FULL, "index": index, "uuid": f"GPU-{letter}{index}-0"}
     for index, letter in enumerate("aabc")
 ]
 
@@ -118,7 +108,7 @@ def test_only_the_gpus_the_operator_left_visible_are_there(
 
 def test_a_gpu_that_fell_off_the_bus_hides_no_other() -> None:
     gone = {"index": 0, "uuid": "GPU-0", "memory.total": "?", "memory.used": "?"}
-    gpus = GpuReader(("0", "1"), lambda: [Card(gone), Card(FULL)])
+    gpus = GpuReader(("0", "1"), lambda: [gone, FULL])
 
     assert [gpu.index for gpu in gpus.read()] == [1]
 

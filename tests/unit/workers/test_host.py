@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,10 +24,10 @@ from genie.contracts.model import ModelSpec, Quant
 from genie.messaging.tasks import make_celery
 from workers import agent, tasks
 from workers.cloud import CloudClient
-from workers.engine.protocol import EngineHooks, Load
+from workers.engine.parent.starter import EngineStarter
+from workers.engine.protocol import EngineHooks, Load, LoadedEngine
 from workers.files.files import LocalModel
 from workers.host import HostParts, WorkerHost
-from workers.models.residency import ServingModel
 from workers.settings import WorkerSettings
 
 BOUND_S = 60.0
@@ -48,15 +47,6 @@ SPEC = ModelSpec(
 WANTED = DesiredModel(spec=SPEC, quant="none", slots=2, context=512, reason="test")
 DRAIN = Directive(id="d1", kind=DirectiveKind.DRAIN)
 RESUME = Directive(id="d2", kind=DirectiveKind.RESUME)
-
-
-@dataclass(frozen=True)
-class Ready:
-    """A loaded echo engine."""
-
-    engine: EchoEngine
-    fingerprint: str = "gf1-echo"
-    peak_bytes: int = 0
 
 
 class CloudTwin(CloudClient):
@@ -96,9 +86,13 @@ class CloudTwin(CloudClient):
             return next(filter(wanted, self.beats))
 
 
-def start(load: Load, hooks: EngineHooks) -> ServingModel:
-    del hooks
-    return Ready(engine=EchoEngine(slots=load.slots))
+class TwinStarter(EngineStarter):
+    """Starts echo engines in this process."""
+
+    def __call__(self, load: Load, hooks: EngineHooks) -> LoadedEngine:
+        del hooks
+        engine = EchoEngine(slots=load.slots)
+        return LoadedEngine(engine=engine, fingerprint="gf1-echo", peak_bytes=0)
 
 
 @pytest.fixture
@@ -131,7 +125,7 @@ def host(
         parts=HostParts(
             cloud=cloud,
             fetch=lambda _spec, _progress: LocalModel(path=None, files=()),
-            start=start,
+            starter=TwinStarter(),
         ),
         on_moved=lambda: moved.append("moved"),
     )
@@ -158,8 +152,8 @@ def test_a_drain_directive_closes_the_worker_and_a_resume_opens_it(
 ) -> None:
     cloud.wait(is_ready)
     cloud.directives = (DRAIN,)
-    host.nudge()
-    host.nudge()
+    host.agent.nudge()
+    host.agent.nudge()
     cloud.wait(lambda beat: not beat.directives)
     nudge_until(host, cloud, lambda beat: said(beat) == [("d1", "done")])
     assert cloud.beats[-1].draining
@@ -183,7 +177,7 @@ def test_a_worker_registered_anew_at_the_same_place_just_goes_on(
     host: WorkerHost, cloud: CloudTwin, moved: list[str]
 ) -> None:
     cloud.forgets = True
-    host.nudge()
+    host.agent.nudge()
     cloud.wait(lambda beat: beat.seq > 2)
     assert moved == []
 
@@ -195,7 +189,7 @@ def test_a_worker_with_a_new_identity_asks_to_be_started_again(
     cloud.registered = msgspec.structs.replace(cloud.registered, worker_id="w2")
     cloud.forgets = True
     seen = len(cloud.beats)
-    host.nudge()
+    host.agent.nudge()
     cloud.wait(lambda beat: beat.seq > seen + 1)
     assert moved == ["moved"]
 
@@ -226,7 +220,7 @@ def nudge_until(
     """Nudge, a beat at a time, until the worker's last word is as wanted."""
     for _ in range(5):
         seen = len(cloud.beats)
-        host.nudge()
+        host.agent.nudge()
         cloud.wait(lambda beat: beat.seq > seen)  # noqa: B023  # used at once
         if wanted(cloud.beats[-1]):
             return

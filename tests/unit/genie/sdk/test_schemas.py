@@ -50,9 +50,7 @@ KINDS: list[tuple[type, object]] = [
 
 def twin_of(text: str | None, **message: object) -> TwinCloud:
     choice = {"message": {"content": text, **message}, "finish_reason": "stop"}
-    twin = TwinCloud()
-    twin.replies = {CHAT: {**HEAD, "choices": [choice]}}
-    return twin
+    return TwinCloud({CHAT: {**HEAD, "choices": [choice]}})
 
 
 @pytest.mark.parametrize(("kind", "value"), KINDS, ids=lambda one: str(one)[:20])

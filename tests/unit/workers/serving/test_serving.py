@@ -34,9 +34,10 @@ from unit.workers.serving_twins import (
     task,
 )
 from workers.bidding.credits import BID_MOST
-from workers.engine.protocol import Finish
+from workers.engine.protocol import EngineRequest, Finish, Sink
 from workers.serving.attempt import Attempt, state_of
 from workers.serving.reports import START_S
+from workers.serving.serving import CancelledJobs
 
 
 def test_the_message_is_acked_only_after_the_outcome_is_confirmed() -> None:
@@ -310,13 +311,15 @@ def test_an_answer_over_the_size_limit_fails_with_the_next_step() -> None:
     assert stage.outcome.fault.code == "message_too_large"
 
 
-def test_a_redelivery_of_a_running_job_is_settled_by_the_run_that_is_there() -> None:
+def test_of_two_copies_of_a_running_job_each_is_acknowledged_once() -> None:
     stage = Stage()
     stage.serving.take(stage.delivery(envelope.pack(task()), " first"))
     stage.serving.take(stage.delivery(envelope.pack(task()), " second"))
     assert len(stage.puppet.requests) == 1
+    # One copy is enough to keep until the end is confirmed.
+    assert stage.settled == ["ack first"]
     stage.puppet.finish()
-    assert stage.settled == ["ack second"]
+    assert stage.settled == ["ack first", "ack second"]
 
 
 def test_what_runs_counts_until_its_end_and_a_free_slot_is_said_at_once() -> None:
@@ -415,3 +418,52 @@ def test_a_stream_that_told_of_its_tokens_ends_well_without_them() -> None:
     waiting.puppet.finish()
     assert waiting.outcome.fault is not None
     assert "log probabilities" in waiting.outcome.fault.message
+
+
+def test_a_cancelled_job_is_remembered_and_others_are_not() -> None:
+    cancels = CancelledJobs()
+    cancels.add("a", now=0.0)
+    assert cancels.has("a", now=1.0)
+    assert not cancels.has("b", now=1.0)
+
+
+def test_a_cancel_is_forgotten_after_its_time() -> None:
+    cancels = CancelledJobs(keep_s=10.0)
+    cancels.add("a", now=0.0)
+    assert not cancels.has("a", now=10.0)
+
+
+def test_no_number_of_cancels_takes_more_than_its_bound() -> None:
+    cancels = CancelledJobs(keep=3)
+    for n in range(10):
+        cancels.add(f"{n}", now=float(n))
+    assert [n for n in range(10) if cancels.has(f"{n}", now=10.0)] == [7, 8, 9]
+
+
+def test_a_cancel_that_comes_while_a_job_starts_reaches_its_engine() -> None:
+    class Early(Puppet):
+        """Hears of the cancel before it hears of the request."""
+
+        def submit(self, request: EngineRequest, sink: Sink) -> None:
+            stage.serving.cancel("job1")
+            super().submit(request, sink)
+
+        def cancel(self, request_id: str) -> None:
+            if request_id in [one.id for one in self.requests]:
+                super().cancel(request_id)
+
+    stage = Stage(Early())
+    stage.take()
+    assert stage.puppet.cancelled == [stage.puppet.requests[0].id]
+
+
+def test_what_an_engine_refuses_at_once_is_not_said_to_have_started() -> None:
+    class Strict(Puppet):
+        def submit(self, request: EngineRequest, sink: Sink) -> None:
+            super().submit(request, sink)
+            self.finish(FinishReason.ERROR, Fault(code="invalid_request", message=""))
+
+    stage = Stage(Strict())
+    stage.take()
+    stage.wait()
+    assert stage.events.events == [stage.outcome]
