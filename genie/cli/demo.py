@@ -17,8 +17,7 @@ from rich.text import Text
 from genie import catalog, env, logs
 from genie.cli import tables
 from genie.cli.fleet import model_state
-from genie.cli.up import port as port_option
-from genie.cli.up import stop_on_signals
+from genie.cli.up import DEFAULT_PORT, port_option, stop_on_signals
 from genie.errors import GenieError, JobTimeout
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ class DemoReport:
 @click.command()
 @click.option("--exit", "leave", is_flag=True, help="Stop after the show.")
 @click.option("--json", "as_json", is_flag=True, help="Print what happened as JSON.")
-@port_option
+@port_option(DEFAULT_PORT)
 @click.option("--echo", is_flag=True, help="Use the weightless echo models.")
 @click.option("--verbose", is_flag=True, help="Show logs.")
 def demo(leave: bool, as_json: bool, port: int, echo: bool, verbose: bool) -> None:

@@ -30,8 +30,7 @@ from cloud_app.jobs import lifecycle
 from cloud_app.orgs import auth
 from cloud_app.settings import CloudSettings
 from genie import catalog, env
-from genie.cli import web
-from genie.cli.up import DEFAULT_PORT
+from genie.cli.up import DEFAULT_PORT, listen
 from genie.errors import SettingsError, Unauthorized
 from genie.messaging import broker, queues
 from genie.messaging.link import LinkEvents, Received
@@ -118,7 +117,7 @@ class EmbeddedFleet:
 
     def _start(self, stack: ExitStack) -> None:
         options = self._options
-        listening = stack.enter_context(web.listen(options.host, options.port))
+        listening = stack.enter_context(listen(options.host, options.port))
         _lock(stack, options.folder)
         ctx = context.build(options.settings)
         stack.callback(ctx.close)

@@ -47,7 +47,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "worker": ("genie.cli.worker:worker", "Add this machine to a fleet."),
     "keys": ("genie.cli.keys:keys", "List, create and revoke API keys."),
-    "web": ("genie.cli.web:web", "Serve the API and the pages, in production."),
+    "web": ("genie.cli.up:web", "Serve the API and the pages, in production."),
     "db": ("genie.cli.db:db", "Manage the cloud's database schema."),
     "completion": (
         "genie.cli.completion:completion",
