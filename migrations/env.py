@@ -4,18 +4,15 @@ from typing import Literal
 
 from alembic import context
 from alembic.autogenerate.api import AutogenContext
+from sqlalchemy import TypeDecorator
 
-from cloud_app.store.tables import Table, UtcDateTime
+from cloud_app.store.tables import Table
 
 
 def _render(kind: str, item: object, _autogen: AutogenContext) -> str | Literal[False]:
     """Migrations name plain types, so that they outlive the code they came from."""
-    if kind == "type" and isinstance(item, UtcDateTime):
-        return "sa.DateTime(timezone=True)"
-    if kind == "type" and type(item).__name__ == "ContractText":
-        return "sa.Text()"
-    if kind == "type" and type(item).__name__ == "AutoString":
-        return "sa.String()"
+    if kind == "type" and isinstance(item, TypeDecorator):
+        return f"sa.{item.impl!r}"
     return False
 
 

@@ -14,7 +14,14 @@ from sqlmodel import Session
 
 from cloud_app import store
 from cloud_app.context import Context
-from cloud_app.store.records import AnyOrg, JobFilter, JobRecord, NewJob, slug_of
+from cloud_app.store.records import (
+    AnyOrg,
+    JobFilter,
+    JobRecord,
+    NewJob,
+    QueuePosition,
+    slug_of,
+)
 from cloud_app.store.transitions import ClosedJob, JobCompletion, OpenJobState
 from genie import logs
 from genie.contracts.inference import (
@@ -56,14 +63,6 @@ class SweepReport:
 
     timed_out: int
     purged: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueuePosition:
-    """A job's state; ``ahead`` is how many wait before it while it waits itself."""
-
-    state: JobState
-    ahead: int | None
 
 
 def accept(ctx: Context, new: NewJob) -> tuple[JobRecord, bool]:
@@ -184,8 +183,7 @@ def place(ctx: Context, job: JobRecord) -> QueuePosition:
         found = store.jobs.place(session, job)
     if found is None:
         raise _unknown(job.id)
-    state, ahead = JobState(found[0]), found[1]
-    return QueuePosition(state=state, ahead=ahead if state is JobState.QUEUED else None)
+    return found
 
 
 def find(

@@ -8,28 +8,12 @@ from sqlalchemy import Update, delete, or_, update
 from sqlmodel import Session, col, select
 
 from cloud_app.store.records import BatchRecord, ChunkRecord, ChunkResult, NewBatch
-from cloud_app.store.statements import changed, insert_once
+from cloud_app.store.statements import changed, columns_of, insert_once, record
 from cloud_app.store.tables import BatchChunkRow, BatchRow
 from genie.contracts.batch import BatchState
 from genie.contracts.inference import Usage
 
-_SAME = (
-    *("id", "org_id", "key_id", "endpoint", "window", "model", "total", "completed"),
-    *("failed", "input_file_id", "output_file_id", "error_file_id", "read_offset"),
-    *("read_line", "chunks", "created_at", "expires_at", "in_progress_at"),
-    *("finalizing_at", "completed_at", "failed_at", "expired_at", "cancelling_at"),
-    *("cancelled_at", "body_sha256"),
-)
-"""Columns a record holds as they are."""
-
-_NUMBERS = (
-    *("total", "completed", "failed", "prompt_tokens", "completion_tokens"),
-    *("cached_tokens", "read_offset", "read_line", "chunks"),
-)
-"""Columns that begin at 0."""
-
-_CHUNK = tuple(ChunkRecord.__dataclass_fields__)
-_ENDED = tuple(state.value for state in BatchState if state.is_terminal)
+_ENDED = tuple(state for state in BatchState if state.is_terminal)
 
 
 def insert(session: Session, new: NewBatch) -> bool:
@@ -37,26 +21,17 @@ def insert(session: Session, new: NewBatch) -> bool:
     return insert_once(
         session,
         BatchRow,
-        id=new.id,
+        **columns_of(BatchRow, new),
         org_id=new.org.id,
-        key_id=new.key_id,
-        state=BatchState.VALIDATING.value,
-        endpoint=new.endpoint,
-        window=new.window,
-        input_file_id=new.input_file_id,
+        state=BatchState.VALIDATING,
         labels=new.metadata,
-        created_at=new.created_at,
-        expires_at=new.expires_at,
-        idempotency_key=new.idempotency_key,
-        body_sha256=new.body_sha256,
-        **dict.fromkeys(_NUMBERS, 0),
     )
 
 
 def by_id(session: Session, batch_id: str) -> BatchRecord | None:
     """A batch of any org: for the cloud's own use, never for a request."""
     row = session.exec(select(BatchRow).where(BatchRow.id == batch_id)).first()
-    return None if row is None else _record(row)
+    return _record(row) if row else None
 
 
 def of_org(session: Session, org_id: str, batch_id: str) -> BatchRecord | None:
@@ -71,7 +46,7 @@ def by_idempotency_key(session: Session, org_id: str, key: str) -> BatchRecord |
         BatchRow.org_id == org_id, BatchRow.idempotency_key == key
     )
     row = session.exec(statement).first()
-    return None if row is None else _record(row)
+    return _record(row) if row else None
 
 
 def find(
@@ -137,7 +112,7 @@ def move(
     statement = (
         update(BatchRow)
         .where(col(BatchRow.id) == batch_id)
-        .where(col(BatchRow.state).in_([state.value for state in states]))
+        .where(col(BatchRow.state).in_(tuple(states)))
         .values(**values)
     )
     return changed(session, statement) == 1
@@ -154,7 +129,7 @@ def read_on(
         )
         .where(
             col(BatchRow.chunks) == batch.chunks,
-            col(BatchRow.state) == batch.state.value,
+            col(BatchRow.state) == batch.state,
         )
         .values(
             read_offset=offset,
@@ -185,8 +160,7 @@ def count(session: Session, batch_id: str, written: ChunkResult) -> None:
 
 def insert_chunk(session: Session, chunk: ChunkRecord) -> bool:
     """Add an open chunk; False when it is there already."""
-    values = {name: getattr(chunk, name) for name in _CHUNK}
-    return insert_once(session, BatchChunkRow, **values)
+    return insert_once(session, BatchChunkRow, **columns_of(BatchChunkRow, chunk))
 
 
 def open_chunks(session: Session, batch_id: str) -> tuple[ChunkRecord, ...]:
@@ -228,18 +202,13 @@ def _leased(batch_id: str, owner: str) -> Update:
 
 
 def _record(row: BatchRow) -> BatchRecord:
-    return BatchRecord(
-        **{name: getattr(row, name) for name in _SAME},
-        state=BatchState(row.state),
-        closing=BatchState(row.closing) if row.closing else None,
-        usage=Usage(
-            prompt_tokens=row.prompt_tokens,
-            completion_tokens=row.completion_tokens,
-            cached_tokens=row.cached_tokens,
-        ),
-        errors=tuple(row.errors or ()),
-        metadata=row.labels,
+    usage = Usage(
+        prompt_tokens=row.prompt_tokens,
+        completion_tokens=row.completion_tokens,
+        cached_tokens=row.cached_tokens,
     )
+    errors, metadata = tuple(row.errors or ()), row.labels
+    return record(BatchRecord, row, usage=usage, errors=errors, metadata=metadata)
 
 
 def _chunks(
@@ -252,7 +221,7 @@ def _chunks(
         .where(part.is_(None) if is_open else part.is_not(None))
         .order_by(col(BatchChunkRow.number))
     )
-    return tuple(_chunk(row) for row in session.exec(statement))
+    return tuple(record(ChunkRecord, row) for row in session.exec(statement))
 
 
 def _open_chunk(chunk: ChunkRecord) -> Update:
@@ -262,7 +231,3 @@ def _open_chunk(chunk: ChunkRecord) -> Update:
         .where(col(BatchChunkRow.number) == chunk.number)
         .where(col(BatchChunkRow.part).is_(None))
     )
-
-
-def _chunk(row: BatchChunkRow) -> ChunkRecord:
-    return ChunkRecord(**{name: getattr(row, name) for name in _CHUNK})

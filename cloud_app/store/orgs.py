@@ -8,18 +8,13 @@ from sqlmodel import Session, col, select
 
 from cloud_app.store import ids, tables
 from cloud_app.store.records import AuditRecord, OrgRecord
-from cloud_app.store.statements import changed, insert_once
-
-
-def record(row: tables.OrgRow) -> OrgRecord:
-    """An org as the rest of the cloud sees it."""
-    return OrgRecord(id=row.id, slug=row.slug, name=row.name, retain_h=row.retain_h)
+from cloud_app.store.statements import changed, insert_once, record
 
 
 def by_slug(session: Session, slug: str) -> OrgRecord | None:
     """The org with this slug."""
     row = session.exec(select(tables.OrgRow).where(tables.OrgRow.slug == slug)).first()
-    return None if row is None else record(row)
+    return record(OrgRecord, row) if row else None
 
 
 def every_id(session: Session) -> tuple[str, ...]:
@@ -79,14 +74,4 @@ def audit(
         .order_by(col(tables.AuditRow.id).desc())
         .limit(limit)
     )
-    return tuple(
-        AuditRecord(
-            id=row.id,
-            at=row.at,
-            actor=row.actor,
-            action=row.action,
-            subject=row.subject,
-            detail=row.detail,
-        )
-        for row in rows
-    )
+    return tuple(record(AuditRecord, row) for row in rows)

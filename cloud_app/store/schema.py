@@ -59,7 +59,7 @@ def _unmet(connection: Connection) -> list[str]:
     found = {name: {c["name"]: c for c in tables[_, name]} for _, name in tables}
     unmet = []
     for name, table in sorted(Table.metadata.tables.items()):
-        there, ours = found.get(name, {}), table.columns.keys()
+        there, ours = found.get(name, {}), [c.name for c in table.columns]
         unmet += [f"{name}.{gone} is gone" for gone in ours if gone not in there]
         unmet += [
             f"{name}.{column['name']} must be filled"

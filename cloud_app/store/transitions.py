@@ -17,20 +17,19 @@ from sqlalchemy import (
     bindparam,
     case,
     func,
+    inspect,
     null,
-    or_,
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.elements import ColumnElement
 from sqlmodel import Session, col
 
 from cloud_app.store import legacy
-from cloud_app.store.jobs import OPEN
+from cloud_app.store.jobs import IS_OPEN
 from cloud_app.store.records import JobRecord
-from cloud_app.store.statements import changed, insert_once
-from cloud_app.store.tables import JobAttemptRow, JobRow, OrgRow, UtcDateTime
+from cloud_app.store.statements import changed, insert_once, record
+from cloud_app.store.tables import JobAttemptRow, JobRow, OrgRow
 from genie.contracts.base import part
 from genie.contracts.inference import (
     AttemptGivenBack,
@@ -45,8 +44,6 @@ from genie.contracts.inference import (
 )
 
 _MAX_NAME = 255
-_moment = UtcDateTime()
-_now = bindparam("now", type_=_moment)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,10 +108,7 @@ def confirm(session: Session, job_ids: Sequence[str], now: datetime) -> int:
 def lock(connection: Connection, job_ids: Sequence[str]) -> dict[str, OpenJobState]:
     """Those of these jobs that are open, which nobody else can change from here on."""
     rows = connection.execute(_LOCK, {"ids": list(job_ids)})
-    return {
-        job_id: OpenJobState(attempts=attempts, attempt_id=attempt_id)
-        for job_id, attempts, attempt_id in rows
-    }
+    return {row.id: record(OpenJobState, row) for row in rows}
 
 
 def start(connection: Connection, event: AttemptStarted, now: datetime) -> int | None:
@@ -154,7 +148,7 @@ def give_back(
         .where(col(JobRow.attempt_id) == event.attempt_id)
         .values(
             **_UNSTARTED,
-            state=JobState.QUEUED.value,
+            state=JobState.QUEUED,
             attempts=JobRow.attempts - (0 if is_lost else 1),
         )
     )
@@ -189,7 +183,7 @@ def time_out(
     """End jobs whose deadline passed before ``before``, oldest deadline first."""
     due = (
         select(col(JobRow.id))
-        .where(col(JobRow.state).in_(OPEN), col(JobRow.deadline_at) < before)
+        .where(IS_OPEN, col(JobRow.deadline_at) < before)
         .order_by(col(JobRow.deadline_at))
         .limit(limit)
     )
@@ -204,14 +198,14 @@ def reopen(session: Session, job: JobRecord, task: InferenceTask) -> bool:
     statement = (
         update(JobRow)
         .where(col(JobRow.id) == job.id)
-        .where(col(JobRow.state) == JobState.FAILED.value)
+        .where(col(JobRow.state) == JobState.FAILED)
         .where(col(JobRow.finished_at) == job.finished_at)
         .values(
             **_UNSTARTED,
             **_outcome(None),
             text=None,
             extras=None,
-            state=JobState.QUEUED.value,
+            state=JobState.QUEUED,
             finished_at=None,
             purged_at=None,
             task=task,
@@ -231,7 +225,7 @@ def reopen(session: Session, job: JobRecord, task: InferenceTask) -> bool:
 def recover(session: Session, *, now: datetime, fault: Fault) -> int:
     """Queue open jobs that can be published again; end the others with ``fault``."""
     again = _open(col(JobRow.task).is_not(None)).values(
-        state=JobState.QUEUED.value, confirmed_at=None, relayed_at=None
+        state=JobState.QUEUED, confirmed_at=None, relayed_at=None
     )
     lost = _close(session, [col(JobRow.task).is_(None)], JobState.FAILED, now, fault)
     return changed(session, again) + len(lost)
@@ -303,72 +297,60 @@ def attempts_of(session: Session, job_id: str) -> tuple[AttemptRecord, ...]:
         .where(col(JobAttemptRow.job_id) == job_id)
         .order_by(col(JobAttemptRow.started_at), col(JobAttemptRow.attempt_id))
     )
-    rows = session.connection().execute(statement).mappings()
-    return tuple(AttemptRecord(**{name: row[name] for name in names}) for row in rows)
+    rows = session.connection().execute(statement)
+    return tuple(record(AttemptRecord, row) for row in rows)
 
-
-_IS_OPEN = or_(
-    col(JobRow.state) == JobState.QUEUED.value,
-    col(JobRow.state) == JobState.RUNNING.value,
-)
 
 _UNSTARTED = {"attempt_id": None, "worker_id": None, "worker": None}
 
 _LOCK = (
     select(col(JobRow.id), col(JobRow.attempts), col(JobRow.attempt_id))
-    .where(col(JobRow.id).in_(bindparam("ids", expanding=True)), _IS_OPEN)
+    .where(col(JobRow.id).in_(bindparam("ids", expanding=True)), IS_OPEN)
     .order_by(col(JobRow.id))  # two brains lock in the same order
     .with_for_update()
 )
 
+
+def _open(*which: ColumnElement[bool]) -> Update:
+    """An update of jobs that have not ended: the compare of every compare-and-set."""
+    return update(JobRow).where(*which, IS_OPEN)
+
+
+def _unless_set(name: str, given: str) -> ColumnElement[Any]:
+    """A column as it stands; where it is empty, what is ``given``."""
+    column = inspect(JobRow).columns[name]
+    return func.coalesce(column, bindparam(given, type_=column.type))
+
+
+# Both take the columns whose names are not bound here from what they are executed with.
 _START = (
-    update(JobRow)
-    .where(col(JobRow.id) == bindparam("of"), _IS_OPEN)
-    .where(
-        or_(
-            col(JobRow.attempt_id).is_(None),
-            col(JobRow.attempt_id) != bindparam("attempt"),
-        )
-    )
+    _open(col(JobRow.id) == bindparam("of"))
+    .where(col(JobRow.attempt_id).is_distinct_from(bindparam("attempt")))
     .values(
-        state=JobState.RUNNING.value,
+        state=JobState.RUNNING,
         attempts=JobRow.attempts + 1,
         attempt_id=bindparam("attempt"),
-        started_at=func.coalesce(JobRow.started_at, _now),
-        confirmed_at=func.coalesce(JobRow.confirmed_at, _now),
-        worker_id=bindparam("by_id"),
-        worker=bindparam("by"),
+        started_at=_unless_set("started_at", "now"),
+        confirmed_at=_unless_set("confirmed_at", "now"),
         fingerprint=func.coalesce(bindparam("print"), JobRow.fingerprint),
     )
 )
 _START_ONE = _START.returning(col(JobRow.attempts))
 
-_DOCUMENTS = ("outcome", "text", "extras", *legacy.OUTCOME)
-
-_END = (
-    update(JobRow)
-    .where(col(JobRow.id) == bindparam("of"), _IS_OPEN)
-    .values(
-        state=bindparam("into"),
-        task=case(
-            (bindparam("is_done", type_=Boolean()), null()),
-            (col(JobRow.retain_h) == 0, null()),
-            else_=col(JobRow.task),
-        ),
-        finished_at=_now,
-        started_at=func.coalesce(JobRow.started_at, bindparam("began", type_=_moment)),
-        confirmed_at=func.coalesce(JobRow.confirmed_at, _now),
-        first_token_at=bindparam("first"),
-        worker_id=bindparam("by_id"),
-        worker=bindparam("by"),
-        attempts=case(
-            (col(JobRow.attempts) < bindparam("tries"), bindparam("tries")),
-            else_=col(JobRow.attempts),
-        ),
-        attempt_id=func.coalesce(bindparam("attempt"), JobRow.attempt_id),
-        fingerprint=func.coalesce(bindparam("print"), JobRow.fingerprint),
-        **{name: bindparam(f"new_{name}") for name in _DOCUMENTS},
-    )
+_END = _open(col(JobRow.id) == bindparam("of")).values(
+    task=case(
+        (bindparam("is_done", type_=Boolean()), null()),
+        (col(JobRow.retain_h) == 0, null()),
+        else_=col(JobRow.task),
+    ),
+    started_at=_unless_set("started_at", "began"),
+    confirmed_at=_unless_set("confirmed_at", "now"),
+    attempts=case(
+        (col(JobRow.attempts) < bindparam("tries"), bindparam("tries")),
+        else_=col(JobRow.attempts),
+    ),
+    attempt_id=func.coalesce(bindparam("attempt"), JobRow.attempt_id),
+    fingerprint=func.coalesce(bindparam("print"), JobRow.fingerprint),
 )
 
 
@@ -376,10 +358,10 @@ def _started(event: AttemptStarted, now: datetime) -> dict[str, Any]:
     return {
         "of": event.job_id,
         "attempt": event.attempt_id,
-        "by_id": event.worker_id,
-        "by": event.worker,
         "print": event.fingerprint,
         "now": now,
+        "worker_id": event.worker_id,
+        "worker": event.worker,
     }
 
 
@@ -388,21 +370,22 @@ def _ended(end: JobCompletion, now: datetime) -> dict[str, Any]:
     began = now - timedelta(seconds=timing.total_s)
     has_text = outcome.usage.completion_tokens > 0
     first_token_at = began + timedelta(seconds=timing.first_token_s)
-    kept = replace(part(JobOutcome, outcome), at=now)
-    documents = {**_outcome(kept), "text": outcome.text, "extras": outcome.extras}
     return {
         "of": outcome.job_id,
-        "into": outcome.state.value,
         "is_done": outcome.state is JobState.COMPLETED,
         "now": now,
         "began": began,
-        "first": first_token_at if has_text else None,
-        "by_id": outcome.worker_id,
-        "by": outcome.worker,
         "tries": end.attempts,
         "attempt": end.attempt_id,
         "print": outcome.fingerprint,
-        **{f"new_{name}": documents[name] for name in _DOCUMENTS},
+        "state": outcome.state,
+        "finished_at": now,
+        "first_token_at": first_token_at if has_text else None,
+        "worker_id": outcome.worker_id,
+        "worker": outcome.worker,
+        "text": outcome.text,
+        "extras": outcome.extras,
+        **_outcome(replace(part(JobOutcome, outcome), at=now)),
     }
 
 
@@ -412,11 +395,6 @@ def _outcome(outcome: JobOutcome | None) -> dict[str, Any]:
         return {"outcome": None, **legacy.outcome_columns(JobOutcome())}
     kept = replace(outcome, text=None, extras=None)
     return {"outcome": kept, **legacy.outcome_columns(outcome)}
-
-
-def _open(*which: ColumnElement[bool]) -> Update:
-    """An update of jobs that have not ended: the compare of every compare-and-set."""
-    return update(JobRow).where(*which).where(col(JobRow.state).in_(OPEN))
 
 
 def _close(
@@ -435,16 +413,13 @@ def _close(
     values = {"task": kept if keeps_task else None, **_outcome(outcome)}
     statement = (
         _open(*which)
-        .values(state=state.value, finished_at=now, **values)
+        .values(state=state, finished_at=now, **values)
         .returning(
             col(JobRow.id), col(JobRow.model), col(JobRow.queue), col(JobRow.worker_id)
         )
     )
     rows = session.connection().execute(statement).all()
-    return tuple(
-        ClosedJob(job_id=job_id, model=model, queue=queue, worker_id=worker_id)
-        for job_id, model, queue, worker_id in rows
-    )
+    return tuple(record(ClosedJob, row, job_id=row.id) for row in rows)
 
 
 def _is_attempt(event: AttemptGivenBack) -> tuple[ColumnElement[bool], ...]:
@@ -456,15 +431,12 @@ def _is_attempt(event: AttemptGivenBack) -> tuple[ColumnElement[bool], ...]:
 
 def _copy_attempt(session: Session, job_id: str, wanted: ColumnElement[bool]) -> None:
     """Keep the attempt that stands in a job's row, if it is a ``wanted`` one."""
-    from_row = ("id", "attempt_id", "worker_id", "worker", "started_at")
+    kept = ("attempt_id", "worker_id", "worker", "started_at")
     in_row = (
-        select(*(col(getattr(JobRow, name)) for name in from_row))
+        select(*(col(getattr(JobRow, name)) for name in kept))
         .where(col(JobRow.id) == job_id, wanted)
         .where(col(JobRow.attempt_id).is_not(None))
         .where(col(JobRow.started_at).is_not(None))
     )
-    names = ["job_id", "attempt_id", "worker_id", "worker", "started_at"]
-    dialect = session.get_bind().dialect.name
-    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
-    copied = insert(JobAttemptRow).from_select(names, in_row).on_conflict_do_nothing()
-    changed(session, copied)
+    if (found := session.connection().execute(in_row).mappings().first()) is not None:
+        insert_once(session, JobAttemptRow, job_id=job_id, **found)

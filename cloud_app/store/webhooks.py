@@ -13,7 +13,7 @@ from cloud_app.store.records import (
     OrgRecord,
     WebhookConfig,
 )
-from cloud_app.store.statements import changed
+from cloud_app.store.statements import changed, record
 from cloud_app.store.tables import JobRow, OrgRow, WebhookDeliveryRow
 
 CLAIM = timedelta(seconds=60)
@@ -25,7 +25,7 @@ def await_job(
 ) -> None:
     """Tell ``hook`` once the job has ended."""
     state = DeliveryState.WAITING
-    session.add(_row(org, hook, now, job_id=job_id, state=state.value))
+    session.add(_row(org, hook, now, job_id=job_id, state=state))
 
 
 def add(
@@ -38,7 +38,7 @@ def add(
     now: datetime,
 ) -> str:
     """Tell ``hook`` of anything else, with this very body, now; the delivery's id."""
-    state = DeliveryState.PENDING.value
+    state = DeliveryState.PENDING
     row = _row(org, hook, now, event=event, body=body, state=state, next_at=now)
     session.add(row)
     return row.id
@@ -53,10 +53,9 @@ def claim(session: Session, now: datetime, limit: int) -> tuple[DeliveryRecord, 
         JobRow.id == WebhookDeliveryRow.job_id, col(JobRow.finished_at).is_not(None)
     )
     is_due = or_(
-        (col(WebhookDeliveryRow.state) == DeliveryState.PENDING.value)
+        (col(WebhookDeliveryRow.state) == DeliveryState.PENDING)
         & (col(WebhookDeliveryRow.next_at) <= now),
-        (col(WebhookDeliveryRow.state) == DeliveryState.WAITING.value)
-        & has_ended.exists(),
+        (col(WebhookDeliveryRow.state) == DeliveryState.WAITING) & has_ended.exists(),
     )
     due = (
         select(WebhookDeliveryRow.id)
@@ -74,7 +73,7 @@ def claim(session: Session, now: datetime, limit: int) -> tuple[DeliveryRecord, 
     changed(
         session,
         statement.values(
-            state=DeliveryState.PENDING.value,
+            state=DeliveryState.PENDING,
             next_at=now + CLAIM,
             attempts=WebhookDeliveryRow.attempts + 1,
         ),
@@ -107,15 +106,13 @@ def failed(
 
 def redeliver(session: Session, org: str, delivery_id: str, now: datetime) -> bool:
     """Try one that has ended anew, from its first attempt; False: there is none."""
-    ended = (DeliveryState.DELIVERED.value, DeliveryState.FAILED.value)
+    ended = (DeliveryState.DELIVERED, DeliveryState.FAILED)
     statement = (
         update(WebhookDeliveryRow)
         .where(col(WebhookDeliveryRow.id) == delivery_id)
         .where(col(WebhookDeliveryRow.state).in_(ended))
         .where(col(WebhookDeliveryRow.org_id) == _org_id(org))
-        .values(
-            state=DeliveryState.PENDING.value, next_at=now, attempts=0, ended_at=None
-        )
+        .values(state=DeliveryState.PENDING, next_at=now, attempts=0, ended_at=None)
     )
     return changed(session, statement) == 1
 
@@ -164,7 +161,7 @@ def _same(tried: DeliveryRecord) -> Any:  # an update; later claims are not touc
     return (
         update(WebhookDeliveryRow)
         .where(col(WebhookDeliveryRow.id) == tried.id)
-        .where(col(WebhookDeliveryRow.state) == DeliveryState.PENDING.value)
+        .where(col(WebhookDeliveryRow.state) == DeliveryState.PENDING)
         .where(col(WebhookDeliveryRow.attempts) == tried.attempts)
     )
 
@@ -176,7 +173,7 @@ def _end(
     now: datetime,
     **values: Any,
 ) -> None:
-    ended = {"state": state.value, "ended_at": now, "next_at": None}
+    ended = {"state": state, "ended_at": now, "next_at": None}
     changed(session, _same(tried).values(**ended, **values))
 
 
@@ -194,17 +191,5 @@ def _records(
         .order_by(col(WebhookDeliveryRow.id).desc())
         .limit(limit)
     )
-    return tuple(_record(row, slug) for row, slug in session.exec(statement))
-
-
-def _record(row: WebhookDeliveryRow, org: str) -> DeliveryRecord:
-    same = ("id", "job_id", "event", "url", "secret", "body", "attempts", "next_at")
-    return DeliveryRecord(
-        org=org,
-        state=DeliveryState(row.state),
-        created_at=row.created_at,
-        ended_at=row.ended_at,
-        status=row.status,
-        error=row.error,
-        **{name: getattr(row, name) for name in same},
-    )
+    found = session.exec(statement)
+    return tuple(record(DeliveryRecord, row, org=slug) for row, slug in found)

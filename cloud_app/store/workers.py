@@ -7,9 +7,8 @@ from typing import Any
 from sqlalchemy import or_, update
 from sqlmodel import Session, col, select
 
-from cloud_app.store import orgs
 from cloud_app.store.records import OrgRecord, WorkerRecord
-from cloud_app.store.statements import changed, insert_new
+from cloud_app.store.statements import changed, insert_new, record
 from cloud_app.store.tables import ModelFactRow, OrgRow, PlacementRow, WorkerRow
 from genie import logs
 from genie.contracts import codec
@@ -20,30 +19,8 @@ log = logs.logger("store.workers")
 
 
 def _record(row: WorkerRow, org: OrgRecord) -> WorkerRecord:
-    return WorkerRecord(
-        id=row.id,
-        name=row.name,
-        org=org,
-        queues=tuple(row.queues),
-        hostname=row.hostname,
-        boot_id=row.boot_id,
-        version=row.version,
-        engines=tuple(row.engines),
-        engine_facts=_facts(row.engine_facts),
-        labels=row.labels,
-        registered_at=row.registered_at,
-        seen_at=row.seen_at,
-        seq=row.seq,
-        status=row.status,
-        noted=row.noted,
-        quarantined_at=row.quarantined_at,
-        removed_at=row.removed_at,
-    )
-
-
-def _facts(documents: list[dict[str, Any]] | None) -> tuple[EngineFacts, ...]:
-    found = (_readable(one) for one in documents or ())
-    return tuple(facts for facts in found if facts is not None)
+    facts = tuple(filter(None, map(_readable, row.engine_facts or ())))
+    return record(WorkerRecord, row, org=org, engine_facts=facts)
 
 
 def _readable(document: dict[str, Any]) -> EngineFacts | None:
@@ -71,7 +48,7 @@ def insert(
         WorkerRow(
             id=worker_id,
             org_id=org.id,
-            queues=list(queues),
+            queues=queues,
             secret_digest=secret_digest,
             registered_at=now,
             quarantined_at=None,
@@ -96,7 +73,7 @@ def _said(said: Registration, now: datetime) -> dict[str, Any]:
         "hostname": said.hostname,
         "boot_id": said.boot_id,
         "version": said.version,
-        "engines": list(said.engines),
+        "engines": said.engines,
         "engine_facts": [codec.builtins(facts) for facts in said.engine_facts],
         "labels": said.labels,
         "seen_at": now,
@@ -119,7 +96,7 @@ def by_id(session: Session, worker_id: str) -> tuple[WorkerRecord, str] | None:
     if found is None:
         return None
     row, org = found
-    return _record(row, orgs.record(org)), row.secret_digest
+    return _record(row, record(OrgRecord, org)), row.secret_digest
 
 
 def of_org(session: Session, org: OrgRecord) -> tuple[WorkerRecord, ...]:
@@ -142,7 +119,7 @@ def seen_since(session: Session, moment: datetime) -> tuple[WorkerRecord, ...]:
         .where(col(WorkerRow.seen_at) >= moment)
         .order_by(col(WorkerRow.id))
     )
-    return tuple(_record(row, orgs.record(org)) for row, org in found)
+    return tuple(_record(row, record(OrgRecord, org)) for row, org in found)
 
 
 def save_heartbeat(
@@ -250,14 +227,4 @@ def insert_facts(
         }
         for (model, quant, fingerprint), status in found.items()
     ]
-    return insert_new(session, ModelFactRow, rows)
-
-
-def fingerprints(session: Session, model: str) -> tuple[FingerprintFact, ...]:
-    """Every fingerprint the fleet has seen of a model, oldest first."""
-    rows = session.exec(
-        select(ModelFactRow)
-        .where(ModelFactRow.model == model)
-        .order_by(col(ModelFactRow.first_seen_at))
-    )
-    return tuple((row.model, row.quant, row.fingerprint) for row in rows)
+    return insert_new(session.connection(), ModelFactRow, rows)
