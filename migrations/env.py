@@ -1,4 +1,4 @@
-"""How Alembic runs a migration: on the connection it was handed, in its transaction."""
+"""How Alembic runs a migration: on the connection it was handed."""
 
 from typing import Literal
 
@@ -27,6 +27,8 @@ def run() -> None:
         render_as_batch=connection.dialect.name == "sqlite",
         compare_type=True,
         transactional_ddl=True,
+        # On PostgreSQL, where a migration may end its own to build an index.
+        transaction_per_migration=True,
     )
     with context.begin_transaction():
         context.run_migrations()
