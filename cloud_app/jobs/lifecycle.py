@@ -303,8 +303,7 @@ def _give_back(ctx: Context, event: AttemptGivenBack) -> bool:
     with ctx.db.session() as session:
         if event.goes_on:
             return store.transitions.lose_attempt(session, event, ctx.now())
-        is_lost = store.transitions.is_attempt_lost(session, event)
-        return store.transitions.give_back(session, event, is_lost=is_lost)
+        return store.transitions.give_back(session, event)
 
 
 def _end(ctx: Context, outcome: Outcome) -> bool:

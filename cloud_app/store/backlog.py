@@ -8,7 +8,7 @@ from sqlmodel import Session, col
 
 from cloud_app.store.jobs import IS_OPEN
 from cloud_app.store.records import Backlog
-from cloud_app.store.statements import changed, record
+from cloud_app.store.statements import record, update_rows
 from cloud_app.store.tables import JobRow
 from genie.contracts.inference import InferenceTask, JobState, WorkClass
 
@@ -96,14 +96,10 @@ def claim_unconfirmed(
 
 def delivered(session: Session, job_id: str, now: datetime) -> None:
     """The answer reached whoever it was for; only the first time counts."""
-    statement = (
-        update(JobRow)
-        .where(col(JobRow.id) == job_id)
-        .where(col(JobRow.delivered_at).is_(None))
-        .where(col(JobRow.finished_at).is_not(None))
-        .values(delivered_at=now)
-    )
-    changed(session, statement)
+    is_new = col(JobRow.delivered_at).is_(None)
+    has_ended = col(JobRow.finished_at).is_not(None)
+    which = (JobRow.id == job_id, is_new, has_ended)
+    update_rows(session, JobRow, *which, delivered_at=now)
 
 
 def purge(session: Session, *, retain_h: float, now: datetime, limit: int) -> int:
@@ -152,9 +148,6 @@ def _forget(
         .order_by(col(JobRow.finished_at))
         .limit(limit)
     )
-    statement = (
-        update(JobRow)
-        .where(col(JobRow.id).in_(old.scalar_subquery()))
-        .values(text=None, extras=None, task=None, purged_at=now)
-    )
-    return changed(session, statement)
+    which = col(JobRow.id).in_(old.scalar_subquery())
+    texts = {"text": None, "extras": None, "task": None}
+    return update_rows(session, JobRow, which, **texts, purged_at=now)

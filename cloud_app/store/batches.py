@@ -4,11 +4,18 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Update, delete, or_, update
+from sqlalchemy import or_
 from sqlmodel import Session, col, select
 
 from cloud_app.store.records import BatchRecord, ChunkRecord, ChunkResult, NewBatch
-from cloud_app.store.statements import changed, columns_of, insert_once, record
+from cloud_app.store.statements import (
+    Condition,
+    columns_of,
+    delete_rows,
+    insert_once,
+    record,
+    update_rows,
+)
 from cloud_app.store.tables import BatchChunkRow, BatchRow
 from genie.contracts.batch import BatchState
 from genie.contracts.inference import Usage
@@ -80,26 +87,24 @@ def lease(
     session: Session, batch_id: str, owner: str, now: datetime, until: datetime
 ) -> BatchRecord | None:
     """The batch, kept for ``owner``; None while another brain has it."""
-    statement = (
-        update(BatchRow)
-        .where(col(BatchRow.id) == batch_id, col(BatchRow.tidied_at).is_(None))
-        .where(
-            or_(col(BatchRow.lease_until).is_(None), col(BatchRow.lease_until) < now)
-        )
-        .values(lease=owner, lease_until=until)
-    )
-    return by_id(session, batch_id) if changed(session, statement) else None
+    ends = col(BatchRow.lease_until)
+    is_open = col(BatchRow.tidied_at).is_(None)
+    which = (BatchRow.id == batch_id, is_open, or_(ends.is_(None), ends < now))
+    if not update_rows(session, BatchRow, *which, lease=owner, lease_until=until):
+        return None
+    return by_id(session, batch_id)
 
 
 def renew(session: Session, batch_id: str, owner: str, until: datetime) -> bool:
     """Keep the batch longer; False when another brain has it now."""
-    statement = _leased(batch_id, owner).values(lease_until=until)
-    return changed(session, statement) == 1
+    which = (BatchRow.id == batch_id, BatchRow.lease == owner)
+    return update_rows(session, BatchRow, *which, lease_until=until) == 1
 
 
 def release(session: Session, batch_id: str, owner: str) -> None:
     """Let another brain have the batch."""
-    changed(session, _leased(batch_id, owner).values(lease=None, lease_until=None))
+    which = (BatchRow.id == batch_id, BatchRow.lease == owner)
+    update_rows(session, BatchRow, *which, lease=None, lease_until=None)
 
 
 def move(
@@ -109,53 +114,34 @@ def move(
     **values: Any,
 ) -> bool:
     """Change a batch that is in one of ``states``; False when it is not."""
-    statement = (
-        update(BatchRow)
-        .where(col(BatchRow.id) == batch_id)
-        .where(col(BatchRow.state).in_(tuple(states)))
-        .values(**values)
-    )
-    return changed(session, statement) == 1
+    which = (BatchRow.id == batch_id, col(BatchRow.state).in_(tuple(states)))
+    return update_rows(session, BatchRow, *which, **values) == 1
 
 
 def read_on(
     session: Session, batch: BatchRecord, *, offset: int, line: int, model: str | None
 ) -> bool:
     """The next chunk was cut; False when another brain did, or it takes no more."""
-    statement = (
-        update(BatchRow)
-        .where(
-            col(BatchRow.id) == batch.id, col(BatchRow.read_offset) == batch.read_offset
-        )
-        .where(
-            col(BatchRow.chunks) == batch.chunks,
-            col(BatchRow.state) == batch.state,
-        )
-        .values(
-            read_offset=offset,
-            read_line=line,
-            chunks=batch.chunks + 1,
-            model=batch.model or model,
-        )
-    )
-    return changed(session, statement) == 1
+    compared = ("id", "read_offset", "chunks", "state")
+    which = (getattr(BatchRow, name) == getattr(batch, name) for name in compared)
+    values = {"read_offset": offset, "read_line": line, "chunks": batch.chunks + 1}
+    model = batch.model or model
+    return update_rows(session, BatchRow, *which, **values, model=model) == 1
 
 
 def count(session: Session, batch_id: str, written: ChunkResult) -> None:
     """Add a chunk's share to the counts."""
     usage = written.usage
-    statement = (
-        update(BatchRow)
-        .where(col(BatchRow.id) == batch_id)
-        .values(
-            completed=BatchRow.completed + written.completed,
-            failed=BatchRow.failed + written.failed,
-            prompt_tokens=BatchRow.prompt_tokens + usage.prompt_tokens,
-            completion_tokens=BatchRow.completion_tokens + usage.completion_tokens,
-            cached_tokens=BatchRow.cached_tokens + usage.cached_tokens,
-        )
+    update_rows(
+        session,
+        BatchRow,
+        BatchRow.id == batch_id,
+        completed=BatchRow.completed + written.completed,
+        failed=BatchRow.failed + written.failed,
+        prompt_tokens=BatchRow.prompt_tokens + usage.prompt_tokens,
+        completion_tokens=BatchRow.completion_tokens + usage.completion_tokens,
+        cached_tokens=BatchRow.cached_tokens + usage.cached_tokens,
     )
-    changed(session, statement)
 
 
 def insert_chunk(session: Session, chunk: ChunkRecord) -> bool:
@@ -175,30 +161,19 @@ def written_chunks(session: Session, batch_id: str) -> tuple[ChunkRecord, ...]:
 
 def try_again(session: Session, chunk: ChunkRecord, tries: dict[str, int]) -> bool:
     """Note that lines of an open chunk run once more."""
-    return changed(session, _open_chunk(chunk).values(tries=tries)) == 1
+    return update_rows(session, BatchChunkRow, *_is_open(chunk), tries=tries) == 1
 
 
 def write_chunk(session: Session, chunk: ChunkRecord, written: ChunkResult) -> bool:
     """Name the files of a chunk's answers; False when somebody was first."""
-    statement = _open_chunk(chunk).values(
-        part=written.part,
-        has_output=written.has_output,
-        has_errors=written.has_errors,
-    )
-    return changed(session, statement) == 1
+    names = ("part", "has_output", "has_errors")
+    values = {name: getattr(written, name) for name in names}
+    return update_rows(session, BatchChunkRow, *_is_open(chunk), **values) == 1
 
 
 def drop_chunks(session: Session, batch_id: str) -> None:
     """Forget the chunks of a batch that ended."""
-    changed(
-        session, delete(BatchChunkRow).where(col(BatchChunkRow.batch_id) == batch_id)
-    )
-
-
-def _leased(batch_id: str, owner: str) -> Update:
-    return update(BatchRow).where(
-        col(BatchRow.id) == batch_id, col(BatchRow.lease) == owner
-    )
+    delete_rows(session, BatchChunkRow, BatchChunkRow.batch_id == batch_id)
 
 
 def _record(row: BatchRow) -> BatchRecord:
@@ -224,10 +199,9 @@ def _chunks(
     return tuple(record(ChunkRecord, row) for row in session.exec(statement))
 
 
-def _open_chunk(chunk: ChunkRecord) -> Update:
+def _is_open(chunk: ChunkRecord) -> tuple[Condition, ...]:
     return (
-        update(BatchChunkRow)
-        .where(col(BatchChunkRow.batch_id) == chunk.batch_id)
-        .where(col(BatchChunkRow.number) == chunk.number)
-        .where(col(BatchChunkRow.part).is_(None))
+        BatchChunkRow.batch_id == chunk.batch_id,
+        BatchChunkRow.number == chunk.number,
+        col(BatchChunkRow.part).is_(None),
     )

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import delete
 from sqlmodel import Session, col, select
 
 from cloud_app.store.records import FileRecord
-from cloud_app.store.statements import changed, columns_of, insert_once, record
+from cloud_app.store.statements import columns_of, delete_rows, insert_once, record
 from cloud_app.store.tables import FileRow
 
 
@@ -62,5 +61,4 @@ def known(session: Session, file_ids: Sequence[str]) -> set[str]:
 
 def drop(session: Session, file_ids: Sequence[str]) -> int:
     """Forget files; how many there were."""
-    statement = delete(FileRow).where(col(FileRow.id).in_(file_ids))
-    return changed(session, statement)
+    return delete_rows(session, FileRow, col(FileRow.id).in_(file_ids))

@@ -3,12 +3,12 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import or_, update
+from sqlalchemy import or_
 from sqlmodel import Session, col, select
 
 from cloud_app.store import ids
 from cloud_app.store.records import JoinTokenRecord, KeyRecord, OrgRecord
-from cloud_app.store.statements import changed, columns_of, record
+from cloud_app.store.statements import columns_of, record, update_rows
 from cloud_app.store.tables import ApiKeyRow, JoinTokenRow, OrgRow
 
 
@@ -68,14 +68,10 @@ def of_org(session: Session, org: OrgRecord) -> tuple[KeyRecord, ...]:
 
 def revoke(session: Session, org: OrgRecord, key: str, now: datetime) -> bool:
     """Revoke an org's key by id or prefix; False when there is no live one."""
-    statement = (
-        update(ApiKeyRow)
-        .where(col(ApiKeyRow.org_id) == org.id)
-        .where(or_(col(ApiKeyRow.id) == key, col(ApiKeyRow.prefix) == key))
-        .where(col(ApiKeyRow.revoked_at).is_(None))
-        .values(revoked_at=now)
-    )
-    return changed(session, statement) > 0
+    is_named = or_(col(ApiKeyRow.id) == key, col(ApiKeyRow.prefix) == key)
+    is_live = col(ApiKeyRow.revoked_at).is_(None)
+    which = (ApiKeyRow.org_id == org.id, is_named, is_live)
+    return update_rows(session, ApiKeyRow, *which, revoked_at=now) > 0
 
 
 def insert_token(
@@ -119,10 +115,5 @@ def token_by_prefix(
 
 def use_token(session: Session, token_id: str, now: datetime) -> bool:
     """Use a join token; False when somebody else just did."""
-    statement = (
-        update(JoinTokenRow)
-        .where(col(JoinTokenRow.id) == token_id)
-        .where(col(JoinTokenRow.used_at).is_(None))
-        .values(used_at=now)
-    )
-    return changed(session, statement) == 1
+    which = (JoinTokenRow.id == token_id, col(JoinTokenRow.used_at).is_(None))
+    return update_rows(session, JoinTokenRow, *which, used_at=now) == 1

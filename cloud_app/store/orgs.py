@@ -3,12 +3,11 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import update
 from sqlmodel import Session, col, select
 
 from cloud_app.store import ids, tables
 from cloud_app.store.records import AuditRecord, OrgRecord
-from cloud_app.store.statements import changed, insert_once, record
+from cloud_app.store.statements import insert_once, record, update_rows
 
 
 def by_slug(session: Session, slug: str) -> OrgRecord | None:
@@ -36,8 +35,7 @@ def insert(session: Session, slug: str, name: str, now: datetime) -> bool:
 
 def retain(session: Session, org: OrgRecord, hours: int | None) -> None:
     """Set how long an org's texts are kept; None: as long as the cloud keeps them."""
-    statement = update(tables.OrgRow).where(col(tables.OrgRow.id) == org.id)
-    changed(session, statement.values(retain_h=hours))
+    update_rows(session, tables.OrgRow, tables.OrgRow.id == org.id, retain_h=hours)
 
 
 def note(

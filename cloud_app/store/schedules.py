@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, func, update
+from sqlalchemy import func
 from sqlmodel import Session, col, select
 
 from cloud_app.store import tables
@@ -16,7 +16,13 @@ from cloud_app.store.records import (
     ScheduleRecord,
     WebhookConfig,
 )
-from cloud_app.store.statements import changed, columns_of, insert_once, record
+from cloud_app.store.statements import (
+    columns_of,
+    delete_rows,
+    insert_once,
+    record,
+    update_rows,
+)
 from cloud_app.store.tables import ScheduleRow, ScheduleRunRow
 
 
@@ -72,15 +78,15 @@ def claim(session: Session, schedule: ScheduleRecord) -> bool:
 
 def change(session: Session, schedule_id: str, **values: Any) -> bool:
     """Set columns of a schedule; False when it is gone."""
-    statement = update(ScheduleRow).where(col(ScheduleRow.id) == schedule_id)
-    return changed(session, statement.values(**values)) == 1
+    return (
+        update_rows(session, ScheduleRow, ScheduleRow.id == schedule_id, **values) == 1
+    )
 
 
 def remove(session: Session, schedule_id: str) -> None:
     """Delete a schedule and the record of its runs; their jobs stay."""
-    runs = delete(ScheduleRunRow).where(col(ScheduleRunRow.schedule_id) == schedule_id)
-    changed(session, runs)
-    changed(session, delete(ScheduleRow).where(col(ScheduleRow.id) == schedule_id))
+    delete_rows(session, ScheduleRunRow, ScheduleRunRow.schedule_id == schedule_id)
+    delete_rows(session, ScheduleRow, ScheduleRow.id == schedule_id)
 
 
 def add_run(session: Session, run: RunRecord) -> bool:
@@ -158,13 +164,9 @@ def refuse(session: Session, run_id: str, reason: str, now: datetime) -> bool:
 def _decide(
     session: Session, run_id: str, state: RunState, now: datetime, **values: Any
 ) -> bool:
-    statement = (
-        update(ScheduleRunRow)
-        .where(col(ScheduleRunRow.id) == run_id)
-        .where(col(ScheduleRunRow.state) == RunState.QUEUED)
-        .values(state=state, decided_at=now, **values)
-    )
-    return changed(session, statement) == 1
+    which = (ScheduleRunRow.id == run_id, ScheduleRunRow.state == RunState.QUEUED)
+    values |= {"state": state, "decided_at": now}
+    return update_rows(session, ScheduleRunRow, *which, **values) == 1
 
 
 def _all() -> Any:  # a select of two tables; its type has no public name

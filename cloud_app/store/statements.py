@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection, delete, inspect, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import psycopg
 from sqlalchemy.engine import CursorResult
@@ -96,6 +96,22 @@ def _text(table: type[Table], names: tuple[str, ...]) -> tuple[bytes, Sequence[s
     compiled = statement.compile(dialect=dialect, column_keys=names)
     assert isinstance(compiled, SQLCompiler)  # noqa: S101  # what DML always gives
     return str(compiled).encode(), compiled.positiontup or ()
+
+
+Condition = Any
+"""A comparison of columns; to SQLModel's types it is a bool, to SQLAlchemy's not."""
+
+
+def update_rows(
+    session: Session, table: type[Table], *which: Condition, **values: Any
+) -> int:
+    """Set columns of the rows for which all of ``which`` holds; how many they are."""
+    return changed(session, update(table).where(*which).values(**values))
+
+
+def delete_rows(session: Session, table: type[Table], *which: Condition) -> int:
+    """Delete the rows for which all of ``which`` holds; how many they were."""
+    return changed(session, delete(table).where(*which))
 
 
 def changed(session: Session, statement: UpdateBase) -> int:

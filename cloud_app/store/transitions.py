@@ -19,16 +19,15 @@ from sqlalchemy import (
     func,
     inspect,
     null,
-    select,
     update,
 )
 from sqlalchemy.sql.elements import ColumnElement
-from sqlmodel import Session, col
+from sqlmodel import Session, col, select
 
 from cloud_app.store import legacy
 from cloud_app.store.jobs import IS_OPEN
 from cloud_app.store.records import JobRecord
-from cloud_app.store.statements import changed, insert_once, record
+from cloud_app.store.statements import insert_once, record, update_rows
 from cloud_app.store.tables import JobAttemptRow, JobRow, OrgRow
 from genie.contracts.base import part
 from genie.contracts.inference import (
@@ -97,12 +96,8 @@ def storable(event: E) -> E:
 
 def confirm(session: Session, job_ids: Sequence[str], now: datetime) -> int:
     """The broker has the messages of these jobs; of how many that is news."""
-    statement = (
-        update(JobRow)
-        .where(col(JobRow.id).in_(job_ids), col(JobRow.confirmed_at).is_(None))
-        .values(confirmed_at=now)
-    )
-    return changed(session, statement)
+    which = (col(JobRow.id).in_(job_ids), col(JobRow.confirmed_at).is_(None))
+    return update_rows(session, JobRow, *which, confirmed_at=now)
 
 
 def lock(connection: Connection, job_ids: Sequence[str]) -> dict[str, OpenJobState]:
@@ -135,24 +130,21 @@ def end(connection: Connection, ends: Sequence[JobCompletion], now: datetime) ->
     return connection.execute(_END, [_ended(one, now) for one in ends]).rowcount
 
 
-def give_back(
-    session: Session, event: AttemptGivenBack, *, is_lost: bool = False
-) -> bool:
+def give_back(session: Session, event: AttemptGivenBack) -> bool:
     """A worker gave its attempt back in good order: it does not count, the job waits.
 
-    One that ``is_lost`` is subtracted by `lost_attempts` already. False when another
-    attempt has begun since, or the job has ended.
+    False when another attempt has begun since, or the job has ended.
     """
-    statement = (
-        _open(col(JobRow.id) == event.job_id)
-        .where(col(JobRow.attempt_id) == event.attempt_id)
-        .values(
-            **_UNSTARTED,
-            state=JobState.QUEUED,
-            attempts=JobRow.attempts - (0 if is_lost else 1),
-        )
-    )
-    return changed(session, statement) == 1
+    is_lost = (*_is_attempt(event), col(JobAttemptRow.lost_at).is_not(None))
+    found = session.exec(select(JobAttemptRow).where(*is_lost)).first()
+    counted = 0 if found else 1  # one that was lost is subtracted by `lost_attempts`
+    is_it = (JobRow.id == event.job_id, JobRow.attempt_id == event.attempt_id)
+    values = {
+        **_UNSTARTED,
+        "state": JobState.QUEUED,
+        "attempts": JobRow.attempts - counted,
+    }
+    return update_rows(session, JobRow, *is_it, IS_OPEN, **values) == 1
 
 
 def close(
@@ -194,51 +186,37 @@ def time_out(
 def reopen(session: Session, job: JobRecord, task: InferenceTask) -> bool:
     """Queue a failed job once more, its message kept for the relay; False when it
     changed since ``job`` was read. Its attempts are counted anew."""
-    losses = update(JobAttemptRow).where(col(JobAttemptRow.job_id) == job.id)
-    statement = (
-        update(JobRow)
-        .where(col(JobRow.id) == job.id)
-        .where(col(JobRow.state) == JobState.FAILED)
-        .where(col(JobRow.finished_at) == job.finished_at)
-        .values(
-            **_UNSTARTED,
-            **_outcome(None),
-            text=None,
-            extras=None,
-            state=JobState.QUEUED,
-            finished_at=None,
-            purged_at=None,
-            task=task,
-            publications=task.publication,
-            deadline_at=task.deadline_at,
-            confirmed_at=None,
-            relayed_at=None,
-            attempts=0,
-        )
-    )
-    if not changed(session, statement):
+    has_failed = (JobRow.id == job.id, JobRow.state == JobState.FAILED)
+    emptied = ("text", "extras", "finished_at", "purged_at", *_PUBLISHED)
+    values = {
+        **_UNSTARTED,
+        **_outcome(None),
+        **dict.fromkeys(emptied),
+        "state": JobState.QUEUED,
+        "task": task,
+        "publications": task.publication,
+        "deadline_at": task.deadline_at,
+        "attempts": 0,
+    }
+    is_same = JobRow.finished_at == job.finished_at
+    if not update_rows(session, JobRow, *has_failed, is_same, **values):
         return False
-    changed(session, losses.values(lost_at=None))
+    update_rows(session, JobAttemptRow, JobAttemptRow.job_id == job.id, lost_at=None)
     return True
 
 
 def recover(session: Session, *, now: datetime, fault: Fault) -> int:
     """Queue open jobs that can be published again; end the others with ``fault``."""
-    again = _open(col(JobRow.task).is_not(None)).values(
-        state=JobState.QUEUED, confirmed_at=None, relayed_at=None
-    )
     lost = _close(session, [col(JobRow.task).is_(None)], JobState.FAILED, now, fault)
-    return changed(session, again) + len(lost)
+    values = {"state": JobState.QUEUED, **dict.fromkeys(_PUBLISHED)}
+    is_kept = col(JobRow.task).is_not(None)
+    return len(lost) + update_rows(session, JobRow, is_kept, IS_OPEN, **values)
 
 
 def drop(session: Session, job_id: str) -> bool:
     """Count an outcome that came after the first; False when there is no such job."""
-    statement = (
-        update(JobRow)
-        .where(col(JobRow.id) == job_id)
-        .values(dropped=JobRow.dropped + 1)
-    )
-    return changed(session, statement) == 1
+    values = {"dropped": JobRow.dropped + 1}
+    return update_rows(session, JobRow, JobRow.id == job_id, **values) == 1
 
 
 def note_attempt(session: Session, event: AttemptStarted, now: datetime) -> None:
@@ -262,46 +240,29 @@ def lose_attempt(session: Session, event: AttemptGivenBack, now: datetime) -> bo
     """Its worker lost the job's message and lives; False when that is known, or when
     nothing is known of that attempt."""
     _copy_attempt(session, event.job_id, col(JobRow.attempt_id) == event.attempt_id)
-    statement = (
-        update(JobAttemptRow)
-        .where(*_is_attempt(event), col(JobAttemptRow.lost_at).is_(None))
-        .values(lost_at=now)
-    )
-    return changed(session, statement) == 1
-
-
-def is_attempt_lost(session: Session, event: AttemptGivenBack) -> bool:
-    """True when the worker of this attempt was said to have lost its message."""
-    lost = select(col(JobAttemptRow.job_id)).where(
-        *_is_attempt(event), col(JobAttemptRow.lost_at).is_not(None)
-    )
-    return session.connection().execute(lost).first() is not None
+    which = (*_is_attempt(event), col(JobAttemptRow.lost_at).is_(None))
+    return update_rows(session, JobAttemptRow, *which, lost_at=now) == 1
 
 
 def lost_attempts(session: Session, job_id: str) -> int:
     """How many attempts of a job ended, if they did, with their worker alive."""
-    statement = (
-        select(func.count())
-        .select_from(JobAttemptRow)
-        .where(col(JobAttemptRow.job_id) == job_id)
-        .where(col(JobAttemptRow.lost_at).is_not(None))
-    )
-    return session.connection().execute(statement).scalar_one()
+    is_lost = col(JobAttemptRow.lost_at).is_not(None)
+    statement = select(func.count()).where(JobAttemptRow.job_id == job_id, is_lost)
+    return session.exec(statement).one()
 
 
 def attempts_of(session: Session, job_id: str) -> tuple[AttemptRecord, ...]:
     """The noted attempts of a job, oldest first."""
-    names = tuple(AttemptRecord.__dataclass_fields__)
-    statement = (
-        select(*(getattr(JobAttemptRow, name) for name in names))
-        .where(col(JobAttemptRow.job_id) == job_id)
+    rows = session.exec(
+        select(JobAttemptRow)
+        .where(JobAttemptRow.job_id == job_id)
         .order_by(col(JobAttemptRow.started_at), col(JobAttemptRow.attempt_id))
     )
-    rows = session.connection().execute(statement)
     return tuple(record(AttemptRecord, row) for row in rows)
 
 
 _UNSTARTED = {"attempt_id": None, "worker_id": None, "worker": None}
+_PUBLISHED = ("confirmed_at", "relayed_at")
 
 _LOCK = (
     select(col(JobRow.id), col(JobRow.attempts), col(JobRow.attempt_id))

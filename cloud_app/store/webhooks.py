@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, or_, update
+from sqlalchemy import or_
 from sqlmodel import Session, col, select
 
 from cloud_app.store import ids
@@ -13,7 +13,7 @@ from cloud_app.store.records import (
     OrgRecord,
     WebhookConfig,
 )
-from cloud_app.store.statements import changed, record
+from cloud_app.store.statements import delete_rows, record, update_rows
 from cloud_app.store.tables import JobRow, OrgRow, WebhookDeliveryRow
 
 CLAIM = timedelta(seconds=60)
@@ -65,20 +65,14 @@ def claim(session: Session, now: datetime, limit: int) -> tuple[DeliveryRecord, 
         .with_for_update(skip_locked=True)  # PostgreSQL's; SQLite has one writer anyway
     )
     found = list(session.exec(due))
-    statement = (
-        update(WebhookDeliveryRow)
-        .where(col(WebhookDeliveryRow.id).in_(found))
-        .where(is_due)
-    )
-    changed(
-        session,
-        statement.values(
-            state=DeliveryState.PENDING,
-            next_at=now + CLAIM,
-            attempts=WebhookDeliveryRow.attempts + 1,
-        ),
-    )
-    return _records(session, col(WebhookDeliveryRow.id).in_(found))
+    is_found = col(WebhookDeliveryRow.id).in_(found)
+    values = {
+        "state": DeliveryState.PENDING,
+        "next_at": now + CLAIM,
+        "attempts": WebhookDeliveryRow.attempts + 1,
+    }
+    update_rows(session, WebhookDeliveryRow, is_found, is_due, **values)
+    return _records(session, is_found)
 
 
 def done(session: Session, tried: DeliveryRecord, status: int, now: datetime) -> None:
@@ -101,20 +95,20 @@ def failed(
     if again_at is None:
         _end(session, tried, DeliveryState.FAILED, now, **values)
         return
-    changed(session, _same(tried).values(next_at=again_at, **values))
+    update_rows(session, WebhookDeliveryRow, *_same(tried), next_at=again_at, **values)
 
 
 def redeliver(session: Session, org: str, delivery_id: str, now: datetime) -> bool:
     """Try one that has ended anew, from its first attempt; False: there is none."""
     ended = (DeliveryState.DELIVERED, DeliveryState.FAILED)
-    statement = (
-        update(WebhookDeliveryRow)
-        .where(col(WebhookDeliveryRow.id) == delivery_id)
-        .where(col(WebhookDeliveryRow.state).in_(ended))
-        .where(col(WebhookDeliveryRow.org_id) == _org_id(org))
-        .values(state=DeliveryState.PENDING, next_at=now, attempts=0, ended_at=None)
+    owner = select(OrgRow.id).where(OrgRow.slug == org).scalar_subquery()
+    which = (
+        WebhookDeliveryRow.id == delivery_id,
+        col(WebhookDeliveryRow.state).in_(ended),
+        col(WebhookDeliveryRow.org_id) == owner,
     )
-    return changed(session, statement) == 1
+    anew = {"state": DeliveryState.PENDING, "next_at": now, "attempts": 0}
+    return update_rows(session, WebhookDeliveryRow, *which, **anew, ended_at=None) == 1
 
 
 def of_org(
@@ -137,9 +131,8 @@ def one_of_org(session: Session, org: str, delivery_id: str) -> DeliveryRecord |
 
 def forget(session: Session, before: datetime) -> int:
     """Delete deliveries, and with them their secrets, that ended before a moment."""
-    return changed(
-        session,
-        delete(WebhookDeliveryRow).where(col(WebhookDeliveryRow.ended_at) < before),
+    return delete_rows(
+        session, WebhookDeliveryRow, col(WebhookDeliveryRow.ended_at) < before
     )
 
 
@@ -157,12 +150,12 @@ def _row(
     )
 
 
-def _same(tried: DeliveryRecord) -> Any:  # an update; later claims are not touched
+def _same(tried: DeliveryRecord) -> tuple[bool, ...]:
+    """As it was claimed; what another brain claimed since is not touched."""
     return (
-        update(WebhookDeliveryRow)
-        .where(col(WebhookDeliveryRow.id) == tried.id)
-        .where(col(WebhookDeliveryRow.state) == DeliveryState.PENDING)
-        .where(col(WebhookDeliveryRow.attempts) == tried.attempts)
+        WebhookDeliveryRow.id == tried.id,
+        WebhookDeliveryRow.state == DeliveryState.PENDING,
+        WebhookDeliveryRow.attempts == tried.attempts,
     )
 
 
@@ -173,12 +166,8 @@ def _end(
     now: datetime,
     **values: Any,
 ) -> None:
-    ended = {"state": state, "ended_at": now, "next_at": None}
-    changed(session, _same(tried).values(**ended, **values))
-
-
-def _org_id(slug: str) -> Any:  # a scalar subquery; its type has no public name
-    return select(OrgRow.id).where(OrgRow.slug == slug).scalar_subquery()
+    values |= {"state": state, "ended_at": now, "next_at": None}
+    update_rows(session, WebhookDeliveryRow, *_same(tried), **values)
 
 
 def _records(

@@ -8,7 +8,7 @@ from sqlalchemy import or_, update
 from sqlmodel import Session, col, select
 
 from cloud_app.store.records import OrgRecord, WorkerRecord
-from cloud_app.store.statements import changed, insert_new, record
+from cloud_app.store.statements import insert_new, record, update_rows
 from cloud_app.store.tables import ModelFactRow, OrgRow, PlacementRow, WorkerRow
 from genie import logs
 from genie.contracts import codec
@@ -16,6 +16,8 @@ from genie.contracts.fleet import EngineFacts, Heartbeat, ModelStatus, Registrat
 from genie.errors import CodecError
 
 log = logs.logger("store.workers")
+
+_IS_THERE = col(WorkerRow.removed_at).is_(None)
 
 
 def _record(row: WorkerRow, org: OrgRecord) -> WorkerRecord:
@@ -62,8 +64,7 @@ def update_registration(
     session: Session, worker_id: str, said: Registration, now: datetime
 ) -> None:
     """Write what a known worker says of itself when it registers again."""
-    statement = update(WorkerRow).where(col(WorkerRow.id) == worker_id)
-    changed(session, statement.values(**_said(said, now)))
+    update_rows(session, WorkerRow, WorkerRow.id == worker_id, **_said(said, now))
 
 
 def _said(said: Registration, now: datetime) -> dict[str, Any]:
@@ -90,7 +91,7 @@ def by_id(session: Session, worker_id: str) -> tuple[WorkerRecord, str] | None:
     found = session.exec(
         select(WorkerRow, OrgRow)
         .where(WorkerRow.id == worker_id)
-        .where(col(WorkerRow.removed_at).is_(None))
+        .where(_IS_THERE)
         .where(WorkerRow.org_id == OrgRow.id)
     ).first()
     if found is None:
@@ -104,7 +105,7 @@ def of_org(session: Session, org: OrgRecord) -> tuple[WorkerRecord, ...]:
     rows = session.exec(
         select(WorkerRow)
         .where(WorkerRow.org_id == org.id)
-        .where(col(WorkerRow.removed_at).is_(None))
+        .where(_IS_THERE)
         .order_by(col(WorkerRow.name), col(WorkerRow.id))
     )
     return tuple(_record(row, org) for row in rows)
@@ -115,7 +116,7 @@ def seen_since(session: Session, moment: datetime) -> tuple[WorkerRecord, ...]:
     found = session.exec(
         select(WorkerRow, OrgRow)
         .where(WorkerRow.org_id == OrgRow.id)
-        .where(col(WorkerRow.removed_at).is_(None))
+        .where(_IS_THERE)
         .where(col(WorkerRow.seen_at) >= moment)
         .order_by(col(WorkerRow.id))
     )
@@ -126,36 +127,25 @@ def save_heartbeat(
     session: Session, worker_id: str, beat: Heartbeat, now: datetime
 ) -> bool:
     """Store a heartbeat unless a newer one of the same boot is there."""
-    statement = (
-        update(WorkerRow)
-        .where(col(WorkerRow.id) == worker_id)
-        .where(col(WorkerRow.removed_at).is_(None))
-        .where(
-            or_(col(WorkerRow.boot_id) != beat.boot_id, col(WorkerRow.seq) < beat.seq)
-        )
-        .values(status=beat, boot_id=beat.boot_id, seq=beat.seq, seen_at=now)
+    is_newer = or_(
+        col(WorkerRow.boot_id) != beat.boot_id, col(WorkerRow.seq) < beat.seq
     )
-    return changed(session, statement) == 1
+    which = (WorkerRow.id == worker_id, _IS_THERE, is_newer)
+    values = {"status": beat, "boot_id": beat.boot_id, "seq": beat.seq, "seen_at": now}
+    return update_rows(session, WorkerRow, *which, **values) == 1
 
 
 def seq(session: Session, worker_id: str) -> int | None:
     """Number of the stored heartbeat; None when the worker was removed."""
     return session.exec(
-        select(WorkerRow.seq)
-        .where(WorkerRow.id == worker_id)
-        .where(col(WorkerRow.removed_at).is_(None))
+        select(WorkerRow.seq).where(WorkerRow.id == worker_id).where(_IS_THERE)
     ).first()
 
 
 def note_liveness(session: Session, worker_id: str, was: str, now_is: str) -> bool:
     """Note that a worker's liveness changed; False when another brain noted it."""
-    statement = (
-        update(WorkerRow)
-        .where(col(WorkerRow.id) == worker_id)
-        .where(col(WorkerRow.noted) == was)
-        .values(noted=now_is)
-    )
-    return changed(session, statement) == 1
+    which = (WorkerRow.id == worker_id, WorkerRow.noted == was)
+    return update_rows(session, WorkerRow, *which, noted=now_is) == 1
 
 
 def retire(
@@ -164,10 +154,8 @@ def retire(
     """Forget silent workers of this name: a new one takes it; the ids forgotten."""
     statement = (
         update(WorkerRow)
-        .where(col(WorkerRow.org_id) == org.id)
-        .where(col(WorkerRow.name) == name)
-        .where(col(WorkerRow.removed_at).is_(None))
-        .where(col(WorkerRow.seen_at) < seen_before)
+        .where(col(WorkerRow.org_id) == org.id, col(WorkerRow.name) == name)
+        .where(_IS_THERE, col(WorkerRow.seen_at) < seen_before)
         .values(removed_at=now)
         .returning(col(WorkerRow.id))
     )
@@ -178,25 +166,14 @@ def quarantine(
     session: Session, org: OrgRecord, worker_id: str, at: datetime | None
 ) -> bool:
     """Take a worker out of planning, or with ``at`` None back into it."""
-    statement = (
-        update(WorkerRow)
-        .where(col(WorkerRow.id) == worker_id)
-        .where(col(WorkerRow.org_id) == org.id)
-        .values(quarantined_at=at)
-    )
-    return changed(session, statement) == 1
+    which = (WorkerRow.id == worker_id, WorkerRow.org_id == org.id)
+    return update_rows(session, WorkerRow, *which, quarantined_at=at) == 1
 
 
 def remove(session: Session, org: OrgRecord, worker_id: str, now: datetime) -> bool:
     """Forget a worker; its secret is worthless from then on."""
-    statement = (
-        update(WorkerRow)
-        .where(col(WorkerRow.id) == worker_id)
-        .where(col(WorkerRow.org_id) == org.id)
-        .where(col(WorkerRow.removed_at).is_(None))
-        .values(removed_at=now)
-    )
-    return changed(session, statement) == 1
+    which = (WorkerRow.id == worker_id, WorkerRow.org_id == org.id, _IS_THERE)
+    return update_rows(session, WorkerRow, *which, removed_at=now) == 1
 
 
 def holding(session: Session, model: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
