@@ -184,9 +184,11 @@ def _begin(
     now = ctx.now()
     with ctx.db.session() as session:
         if isinstance(prepared, str):
-            store.schedules.refuse(session, run.id, prepared, now)
+            state, reason = RunState.REFUSED, prepared
+            store.schedules.decide(session, run.id, state, now, reason=reason)
             return 0
-        if not store.schedules.start(session, run.id, prepared.task.job_id, now):
+        state, job_id = RunState.STARTED, prepared.task.job_id
+        if not store.schedules.decide(session, run.id, state, now, job_id=job_id):
             return 0
         lifecycle.record(session, prepared)
     _act(ctx, schedule, _FiringResult(started=[prepared]))

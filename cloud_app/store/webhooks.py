@@ -75,27 +75,30 @@ def claim(session: Session, now: datetime, limit: int) -> tuple[DeliveryRecord, 
     return _records(session, is_found)
 
 
-def done(session: Session, tried: DeliveryRecord, status: int, now: datetime) -> None:
-    """The receiver took it."""
-    state = DeliveryState.DELIVERED
-    _end(session, tried, state, now, status=status, error=None, event=tried.event)
-
-
-def failed(
+def note_try(
     session: Session,
     tried: DeliveryRecord,
     *,
-    error: str,
+    error: str | None,
     status: int | None,
     now: datetime,
     again_at: datetime | None,
 ) -> None:
-    """The receiver did not take it; ``again_at`` None: it is given up."""
+    """How a try went: the receiver took it, unless there is an ``error``.
+
+    ``again_at`` is when the next try is due; None: it is given up.
+    """
     values: dict[str, Any] = {"status": status, "error": error, "event": tried.event}
-    if again_at is None:
-        _end(session, tried, DeliveryState.FAILED, now, **values)
-        return
-    update_rows(session, WebhookDeliveryRow, *_same(tried), next_at=again_at, **values)
+    if error is None or again_at is None:
+        state = DeliveryState.FAILED if error else DeliveryState.DELIVERED
+        values |= {"state": state, "ended_at": now}
+        again_at = None
+    which = (
+        WebhookDeliveryRow.id == tried.id,
+        WebhookDeliveryRow.state == DeliveryState.PENDING,
+        WebhookDeliveryRow.attempts == tried.attempts,  # nobody claimed it since
+    )
+    update_rows(session, WebhookDeliveryRow, *which, next_at=again_at, **values)
 
 
 def redeliver(session: Session, org: str, delivery_id: str, now: datetime) -> bool:
@@ -148,26 +151,6 @@ def _row(
         attempts=0,
         **values,
     )
-
-
-def _same(tried: DeliveryRecord) -> tuple[bool, ...]:
-    """As it was claimed; what another brain claimed since is not touched."""
-    return (
-        WebhookDeliveryRow.id == tried.id,
-        WebhookDeliveryRow.state == DeliveryState.PENDING,
-        WebhookDeliveryRow.attempts == tried.attempts,
-    )
-
-
-def _end(
-    session: Session,
-    tried: DeliveryRecord,
-    state: DeliveryState,
-    now: datetime,
-    **values: Any,
-) -> None:
-    values |= {"state": state, "ended_at": now, "next_at": None}
-    update_rows(session, WebhookDeliveryRow, *_same(tried), **values)
 
 
 def _records(

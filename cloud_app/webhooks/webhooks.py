@@ -223,19 +223,16 @@ class _WebhookSender:
         now = self._ctx.now()
         gap = webhook_rules.next_gap(due.attempts)
         with self._ctx.db.session() as session:
-            if answered.error is None:
-                store.webhooks.done(session, due, answered.status or 0, now)
-                if job is not None and job.retain_h == 0:
-                    store.backlog.delivered(session, job.id, now)
-            else:
-                store.webhooks.failed(
-                    session,
-                    due,
-                    error=answered.error,
-                    status=answered.status,
-                    now=now,
-                    again_at=None if gap is None else now + gap,
-                )
+            store.webhooks.note_try(
+                session,
+                due,
+                error=answered.error,
+                status=answered.status,
+                now=now,
+                again_at=None if gap is None else now + gap,
+            )
+            if answered.error is None and job is not None and job.retain_h == 0:
+                store.backlog.delivered(session, job.id, now)
         if answered.error is not None:
             log.warning(
                 "webhook_not_delivered",
