@@ -82,11 +82,10 @@ def accept(ctx: Context, new: NewJob) -> tuple[JobRecord, bool]:
     _check_key(new.idempotency_key)
     if _insert(ctx, new):
         return store.jobs.of_new(new), True
-    if new.idempotency_key is None:
-        raise Conflict(f"job {new.task.job_id} exists already", param="id")
+    slug, key = new.org.slug, new.idempotency_key
     with ctx.db.reading() as session:
-        job = store.jobs.by_idempotency_key(session, new.org.slug, new.idempotency_key)
-    if job is None:
+        job = key and store.jobs.by_idempotency_key(session, slug, key)
+    if not job:
         raise Conflict(f"job {new.task.job_id} exists already", param="id")
     if job.body_sha256 != new.body_sha256:
         raise Conflict(
@@ -108,14 +107,11 @@ def record(session: Session, new: NewJob) -> bool:
 
     Whoever calls it publishes after the commit.
     """
-    if not store.jobs.insert(session, new):
-        return False
-    if new.webhook is not None:
-        task = new.task
-        store.webhooks.await_job(
-            session, new.org, new.webhook, task.job_id, task.created_at
-        )
-    return True
+    is_new = store.jobs.insert_all(session, [new]) == 1
+    if is_new and new.webhook is not None:
+        job_id, now = new.task.job_id, new.task.created_at
+        store.webhooks.await_job(session, new.org, new.webhook, job_id, now)
+    return is_new
 
 
 def mark_confirmed(ctx: Context, job_id: str) -> None:
@@ -225,24 +221,20 @@ def relay(ctx: Context) -> int:
     """
     published = 0
     for _ in range(RELAY_ROUNDS):
-        sent = _relay_round(ctx)
+        now = ctx.now()
+        with ctx.db.session() as session:
+            tasks = store.backlog.claim_unconfirmed(
+                session,
+                before=now - RELAY_AFTER,
+                now=now,
+                again_before=now - RELAY_AGAIN_AFTER,
+                limit=RELAY_LIMIT,
+            )
+        sent = _publish_all(ctx, tasks)
         published += sent
         if sent < RELAY_LIMIT:
             break
     return published
-
-
-def _relay_round(ctx: Context) -> int:
-    now = ctx.now()
-    with ctx.db.session() as session:
-        tasks = store.backlog.claim_unconfirmed(
-            session,
-            before=now - RELAY_AFTER,
-            now=now,
-            again_before=now - RELAY_AGAIN_AFTER,
-            limit=RELAY_LIMIT,
-        )
-    return _publish_all(ctx, tasks)
 
 
 def reopen(ctx: Context) -> int:
@@ -251,9 +243,8 @@ def reopen(ctx: Context) -> int:
     Async jobs are queued again, for the relay; those that somebody waited for failed.
     Only a process that is web, brain and broker in one may call this.
     """
-    now = ctx.now()
     with ctx.db.session() as session:
-        return store.transitions.recover(session, now=now, fault=INTERRUPTED)
+        return store.transitions.recover(session, now=ctx.now(), fault=INTERRUPTED)
 
 
 def sweep(ctx: Context) -> SweepReport:

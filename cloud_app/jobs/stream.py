@@ -52,12 +52,7 @@ class _AnswerProgress:
 
     def advance(self, chunk: Chunk) -> PartialAnswer:
         """What a chunk of the present attempt adds to what was given."""
-        seen = self.seen = PartialAnswer(
-            text=self.seen.text + chunk.text,
-            tokens=self.seen.tokens + chunk.tokens,
-            choices=(*self.seen.choices, *chunk.choices),
-            finish_reason=chunk.finish_reason,
-        )
+        seen = self.seen = _joined(self.seen, chunk)
         overlap = min(len(seen.text), len(self.given.text))
         if seen.text[:overlap] != self.given.text[:overlap]:
             raise BrokenAnswer("the second attempt gave another answer")
@@ -77,13 +72,17 @@ class _AnswerProgress:
             choices=seen.choices[len(given.choices) :],
             finish_reason=None if given.finish_reason else seen.finish_reason,
         )
-        self.given = PartialAnswer(
-            text=given.text + new.text,
-            tokens=given.tokens + new.tokens,
-            choices=given.choices + new.choices,
-            finish_reason=given.finish_reason or new.finish_reason,
-        )
+        self.given = _joined(given, new)
         return new
+
+
+def _joined(one: PartialAnswer, more: PartialAnswer | Chunk) -> PartialAnswer:
+    return PartialAnswer(
+        text=one.text + more.text,
+        tokens=one.tokens + more.tokens,
+        choices=one.choices + more.choices,
+        finish_reason=one.finish_reason or more.finish_reason,
+    )
 
 
 class AnswerResumer:
@@ -181,6 +180,9 @@ class QueueWait:
     position: int | None = None
     eta_s: float | None = None
     is_started: bool = False
+
+
+IS_STARTED = QueueWait(is_started=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -310,7 +312,7 @@ class JobStream:
 
     def _begin(self, event: AttemptStarted | None = None) -> None:
         self._began = event or self._began
-        self._waiting = QueueWait(is_started=True)
+        self._waiting = IS_STARTED
 
     def _chunk(self, chunk: Chunk) -> Iterator[AnswerText | Outcome]:
         self._begin()
@@ -466,7 +468,7 @@ class JobListener:
 
     def _waiting(self) -> QueueWait:
         if self._job.state is JobState.RUNNING:
-            return QueueWait(is_started=True)
+            return IS_STARTED
         try:
             ahead = lifecycle.place(self._ctx, self._job).ahead
         except Unavailable:

@@ -30,13 +30,11 @@ _COLUMNS = (
 )
 
 
-def insert(session: Session, new: NewJob) -> bool:
-    """Add a queued job; False when its org already used the idempotency key."""
-    return insert_all(session, [new]) == 1
-
-
 def insert_alone(db: Database, new: NewJob) -> bool:
-    """`insert` as the one statement of its transaction."""
+    """Add a queued job as the one statement of its transaction.
+
+    False when its org already used the idempotency key.
+    """
     return statements.insert_alone(db, JobRow, _values(new))
 
 
