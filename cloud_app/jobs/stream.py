@@ -4,7 +4,7 @@ What several attempts of a job wrote is joined into one unbroken answer.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from msgspec import structs
@@ -453,7 +453,7 @@ class JobListener:
             return max(1, self._job.task.n)
         return len(self._job.outcome.answers)
 
-    def items(self) -> Iterator[QueueWait | AnswerText | Outcome]:
+    def items(self) -> Generator[QueueWait | AnswerText | Outcome, None, None]:
         """Everything the listener is told; the last item is the outcome."""
         inbox = self._ctx.replies.expect(self._name)
         try:

@@ -184,11 +184,9 @@ def _begin(
     now = ctx.now()
     with ctx.db.session() as session:
         if isinstance(prepared, str):
-            state, reason = RunState.REFUSED, prepared
-            store.schedules.decide(session, run.id, state, now, reason=reason)
+            store.schedules.refuse(session, run.id, prepared, now)
             return 0
-        state, job_id = RunState.STARTED, prepared.task.job_id
-        if not store.schedules.decide(session, run.id, state, now, job_id=job_id):
+        if not store.schedules.start(session, run.id, prepared.task.job_id, now):
             return 0
         lifecycle.record(session, prepared)
     _act(ctx, schedule, _FiringResult(started=[prepared]))

@@ -22,7 +22,7 @@ def request_columns(request: JobRequest) -> dict[str, Any]:
     """A request as columns, beside its document."""
     return {
         "route": request.route,
-        "locality": request.locality.value,
+        "locality": request.locality,
         "substituted": request.substituted,
         "labels": request.metadata,
         "retry_of": request.retry_of,
@@ -31,12 +31,7 @@ def request_columns(request: JobRequest) -> dict[str, Any]:
 
 def outcome_columns(outcome: JobOutcome) -> dict[str, Any]:
     """An outcome as columns, beside its document."""
-    return {
-        "usage": outcome.usage,
-        "timing": outcome.timing,
-        "finish_reason": outcome.finish_reason and outcome.finish_reason.value,
-        "fault": outcome.fault,
-    }
+    return {name: getattr(outcome, name) for name in OUTCOME}
 
 
 def request_of(row: Row[Any]) -> JobRequest:

@@ -1,10 +1,11 @@
 """The last hour of jobs as bare times and counts: what pages and metrics draw."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import Select, func, or_, select
 from sqlmodel import col
 
 from cloud_app.store.database import Database
@@ -58,11 +59,9 @@ def since(db: Database, org: OrgRecord, moment: datetime) -> tuple[JobTimes, ...
         .order_by(col(JobRow.id).desc())
         .limit(ROWS_MAX)
     )
-    with db.reading() as session:
-        rows = session.connection().execute(statement).all()
     return tuple(
         record(JobTimes, row, tokens=row.usage.completion_tokens if row.usage else 0)
-        for row in rows
+        for row in _rows(db, statement)
     )
 
 
@@ -74,9 +73,7 @@ def counts(db: Database, org: OrgRecord, moment: datetime) -> dict[JobState, int
         .where(or_(IS_OPEN, col(JobRow.finished_at) >= moment))
         .group_by(col(JobRow.state))
     )
-    with db.reading() as session:
-        rows = session.connection().execute(statement).all()
-    return dict.fromkeys(JobState, 0) | {row[0]: row[1] for row in rows}
+    return dict.fromkeys(JobState, 0) | dict(_rows(db, statement))
 
 
 def reasons(
@@ -88,14 +85,17 @@ def reasons(
         .where(col(JobRow.org_id) == org.id)
         .where(col(JobRow.id).in_(tuple(job_ids)))
     )
-    with db.reading() as session:
-        rows = session.connection().execute(statement).all()
+    rows = _rows(db, statement)
     return {row.id: tuple(row.route.get("reasons", ())) for row in rows}
 
 
 def states(db: Database) -> dict[str, int]:
     """How many jobs of all orgs are kept in each state."""
     statement = select(col(JobRow.state), func.count()).group_by(col(JobRow.state))
+    counted = dict.fromkeys(JobState, 0) | dict(_rows(db, statement))
+    return {state.value: count for state, count in counted.items()}
+
+
+def _rows(db: Database, statement: Select[*tuple[Any, ...]]) -> Sequence[Any]:
     with db.reading() as session:
-        rows = session.connection().execute(statement).all()
-    return {state.value: 0 for state in JobState} | {s.value: n for s, n in rows}
+        return session.connection().execute(statement).all()

@@ -151,10 +151,19 @@ def waiting(
     return tuple((_record(row, org), _run(run)) for row, org, run in found)
 
 
-def decide(
+def start(session: Session, run_id: str, job_id: str, now: datetime) -> bool:
+    """A queued run begins as a job; False when somebody was faster."""
+    return _decide(session, run_id, RunState.STARTED, now, job_id=job_id)
+
+
+def refuse(session: Session, run_id: str, reason: str, now: datetime) -> bool:
+    """A queued run cannot begin; False when somebody was faster."""
+    return _decide(session, run_id, RunState.REFUSED, now, reason=reason)
+
+
+def _decide(
     session: Session, run_id: str, state: RunState, now: datetime, **values: str
 ) -> bool:
-    """A queued run begins as a job or is refused; False when somebody was faster."""
     which = (ScheduleRunRow.id == run_id, ScheduleRunRow.state == RunState.QUEUED)
     decided = {"state": state, "decided_at": now, **values}
     return update_rows(session, ScheduleRunRow, *which, **decided) == 1
