@@ -37,23 +37,18 @@ def insert(session: Session, new: NewBatch) -> bool:
 
 def by_id(session: Session, batch_id: str) -> BatchRecord | None:
     """A batch of any org: for the cloud's own use, never for a request."""
-    row = session.exec(select(BatchRow).where(BatchRow.id == batch_id)).first()
-    return _record(row) if row else None
+    return _first(session, BatchRow.id == batch_id)
 
 
 def of_org(session: Session, org_id: str, batch_id: str) -> BatchRecord | None:
     """A batch of this org."""
-    found = by_id(session, batch_id)
-    return found if found is not None and found.org_id == org_id else None
+    return _first(session, BatchRow.id == batch_id, BatchRow.org_id == org_id)
 
 
 def by_idempotency_key(session: Session, org_id: str, key: str) -> BatchRecord | None:
     """The batch this org submitted under an idempotency key."""
-    statement = select(BatchRow).where(
-        BatchRow.org_id == org_id, BatchRow.idempotency_key == key
-    )
-    row = session.exec(statement).first()
-    return _record(row) if row else None
+    is_keyed = BatchRow.idempotency_key == key
+    return _first(session, BatchRow.org_id == org_id, is_keyed)
 
 
 def find(
@@ -174,6 +169,11 @@ def write_chunk(session: Session, chunk: ChunkRecord, written: ChunkResult) -> b
 def drop_chunks(session: Session, batch_id: str) -> None:
     """Forget the chunks of a batch that ended."""
     delete_rows(session, BatchChunkRow, BatchChunkRow.batch_id == batch_id)
+
+
+def _first(session: Session, *which: bool) -> BatchRecord | None:
+    row = session.exec(select(BatchRow).where(*which)).first()
+    return _record(row) if row else None
 
 
 def _record(row: BatchRow) -> BatchRecord:

@@ -18,6 +18,7 @@ from genie.errors import CodecError
 log = logs.logger("store.workers")
 
 _IS_THERE = col(WorkerRow.removed_at).is_(None)
+_WITH_ORG = select(WorkerRow, OrgRow).where(WorkerRow.org_id == OrgRow.id, _IS_THERE)
 
 
 def _record(row: WorkerRow, org: OrgRecord) -> WorkerRecord:
@@ -53,8 +54,6 @@ def insert(
             queues=queues,
             secret_digest=secret_digest,
             registered_at=now,
-            quarantined_at=None,
-            removed_at=None,
             **_said(said, now),
         )
     )
@@ -88,12 +87,7 @@ def _said(said: Registration, now: datetime) -> dict[str, Any]:
 
 def by_id(session: Session, worker_id: str) -> tuple[WorkerRecord, str] | None:
     """A worker that was not removed, and the digest of its secret."""
-    found = session.exec(
-        select(WorkerRow, OrgRow)
-        .where(WorkerRow.id == worker_id)
-        .where(_IS_THERE)
-        .where(WorkerRow.org_id == OrgRow.id)
-    ).first()
+    found = session.exec(_WITH_ORG.where(WorkerRow.id == worker_id)).first()
     if found is None:
         return None
     row, org = found
@@ -113,13 +107,8 @@ def of_org(session: Session, org: OrgRecord) -> tuple[WorkerRecord, ...]:
 
 def seen_since(session: Session, moment: datetime) -> tuple[WorkerRecord, ...]:
     """Every worker of every org that was heard of since ``moment``, by id."""
-    found = session.exec(
-        select(WorkerRow, OrgRow)
-        .where(WorkerRow.org_id == OrgRow.id)
-        .where(_IS_THERE)
-        .where(col(WorkerRow.seen_at) >= moment)
-        .order_by(col(WorkerRow.id))
-    )
+    is_recent = col(WorkerRow.seen_at) >= moment
+    found = session.exec(_WITH_ORG.where(is_recent).order_by(col(WorkerRow.id)))
     return tuple(_record(row, record(OrgRecord, org)) for row, org in found)
 
 
