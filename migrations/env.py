@@ -1,21 +1,18 @@
-"""How Alembic runs a migration: on the connection it was handed, in its transaction."""
+"""How Alembic runs a migration: on the connection it was handed."""
 
 from typing import Literal
 
 from alembic import context
 from alembic.autogenerate.api import AutogenContext
+from sqlalchemy import TypeDecorator
 
-from cloud_app.store.tables import Table, UtcDateTime
+from cloud_app.store.tables import Table
 
 
 def _render(kind: str, item: object, _autogen: AutogenContext) -> str | Literal[False]:
     """Migrations name plain types, so that they outlive the code they came from."""
-    if kind == "type" and isinstance(item, UtcDateTime):
-        return "sa.DateTime(timezone=True)"
-    if kind == "type" and type(item).__name__ == "ContractText":
-        return "sa.Text()"
-    if kind == "type" and type(item).__name__ == "AutoString":
-        return "sa.String()"
+    if kind == "type" and isinstance(item, TypeDecorator):
+        return f"sa.{item.impl!r}"
     return False
 
 
@@ -30,6 +27,8 @@ def run() -> None:
         render_as_batch=connection.dialect.name == "sqlite",
         compare_type=True,
         transactional_ddl=True,
+        # On PostgreSQL, where a migration may end its own to build an index.
+        transaction_per_migration=True,
     )
     with context.begin_transaction():
         context.run_migrations()

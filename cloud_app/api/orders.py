@@ -1,7 +1,7 @@
 """Request bodies as orders, whoever reads them: the web, or a schedule that fires."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -45,7 +45,6 @@ class Order:
     model: str | None = None
     persona: str | None = None
     input: ModelInput
-    needed: tuple[Capability, ...] = (Capability.CHAT,)
     sampling: Mapping[str, object]
     request: JobRequest = field(default_factory=JobRequest)
     idempotency_key: str | None = None
@@ -53,6 +52,18 @@ class Order:
     deadline_s: float | None = None
     webhook: WebhookConfig | None = None
     retain_h: int | None = None
+
+    @property
+    def needed(self) -> tuple[Capability, ...]:
+        """What a model must be able to do."""
+        if self.input.inputs:
+            return (Capability.EMBED,)
+        needed = [Capability.CHAT]
+        if self.input.json_schema is not None:
+            needed.append(Capability.JSON)
+        if self.input.tools:
+            needed.append(Capability.TOOLS)
+        return tuple(needed)
 
 
 ROLES = {"developer": "system"}
@@ -92,13 +103,7 @@ def of_chat(
         one_call=body.parallel_tool_calls is False,
         n=body.n or 1,
     )
-    order = _order(body, key, raw, idempotency_key, asked)
-    needed = list(order.needed)
-    if body.json_schema is not None:
-        needed.append(Capability.JSON)
-    if body.offered:
-        needed.append(Capability.TOOLS)
-    return replace(order, needed=tuple(needed))
+    return _order(body, key, raw, idempotency_key, asked)
 
 
 def _message(said: ChatMessage) -> Message:
@@ -125,7 +130,6 @@ def of_embedding(
         model=body.model,
         persona=body.persona,
         input=ModelInput(inputs=tuple(body.input)),
-        needed=(Capability.EMBED,),
         sampling={},
         idempotency_key=idempotency_key,
         body=raw,

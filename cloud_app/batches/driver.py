@@ -22,12 +22,12 @@ from cloud_app.batches.feed import BatchInput
 from cloud_app.batches.lines import BadBatchLine, BatchLine, LineRequest
 from cloud_app.context import Context
 from cloud_app.files import files
-from cloud_app.jobs import admission
+from cloud_app.jobs import admission, lifecycle
 from cloud_app.store.records import BatchRecord, ChunkRecord, FileRecord
 from genie import logs
 from genie.contracts.batch import BatchState
 from genie.contracts.inference import JobState
-from genie.errors import BrokerDown, GenieError, NotFound, Unavailable
+from genie.errors import GenieError, NotFound, Unavailable
 
 log = logs.logger("batches")
 
@@ -194,9 +194,7 @@ def stop(ctx: Context, batch: BatchRecord, chunks: Sequence[ChunkRecord]) -> Non
                 fault=collect.closing_fault(batch),
                 keeps_task=False,
             )
-        for job in closed:
-            if job.worker_id is not None:
-                _tell(ctx, job.worker_id, job.job_id)
+        lifecycle.stop_workers(ctx, closed)
 
 
 def finish(ctx: Context, source: BatchInput) -> None:
@@ -251,14 +249,6 @@ def remove_leftovers(ctx: Context, batch: BatchRecord) -> None:
 def result_path(batch: BatchRecord, file_id: str) -> str:
     """The path of a batch's result."""
     return f"{folder(batch)}/result-{file_id}.jsonl"
-
-
-def _tell(ctx: Context, worker_id: str, job_id: str) -> None:
-    """Best effort: the record has ended, so a late answer is dropped."""
-    try:
-        ctx.bus.cancel(worker_id, job_id)
-    except BrokerDown as error:
-        log.warning("cancel_not_sent", job_id=job_id, error=str(error))
 
 
 def _assemble(

@@ -18,15 +18,9 @@ from cloud_app.store.records import KeyRecord, NewJob
 from cloud_app.webhooks import webhooks
 from genie import topology
 from genie.catalog import Catalog, Persona
-from genie.contracts.inference import (
-    InferenceTask,
-    WorkClass,
-)
+from genie.contracts.inference import InferenceTask, WorkClass
 from genie.contracts.model import Capability
-from genie.errors import (
-    BadRequest,
-    UnknownModel,
-)
+from genie.errors import BadRequest, UnknownModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

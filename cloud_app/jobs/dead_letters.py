@@ -4,7 +4,6 @@ A job whose message died has failed, with the broker's reason: no job waits for 
 a message that is not there. The letter stays for `GENIE_RETAIN_H`, to be replayed.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -13,11 +12,11 @@ from msgspec.structs import replace
 from cloud_app import store
 from cloud_app.bus import DeadLetter
 from cloud_app.context import Context
-from cloud_app.jobs import lifecycle
+from cloud_app.jobs import lifecycle, submit
 from cloud_app.store.records import JobRecord, KeyRecord, OrgRecord
 from genie import logs, topology
 from genie.contracts.inference import Fault, InferenceTask, JobState
-from genie.errors import BrokerDown, CodecError, Conflict, NotFound
+from genie.errors import CodecError, Conflict, NotFound
 
 log = logs.logger("dead_letters")
 
@@ -34,7 +33,15 @@ class BuryReport:
 
 def find(ctx: Context, org: OrgRecord) -> tuple[DeadLetter, ...]:
     """An org's dead letters, oldest first, at most `LOOK_MOST` a queue."""
-    return _look(ctx, org, lambda letter: True)
+    found: list[DeadLetter] = []
+
+    def decide(letter: DeadLetter) -> bool:
+        if _is_of(org, letter):
+            found.append(letter)
+        return False
+
+    ctx.bus.dead.visit(_queues(org), decide)
+    return tuple(found)
 
 
 def get(
@@ -67,7 +74,7 @@ def replay(ctx: Context, key: KeyRecord, letter_id: str) -> JobRecord:
             raise Conflict(f"job {job.id} is being replayed already")
     _note(ctx, key, "dead_letter_replayed", letter)
     _remove(ctx, key.org, letter.id)
-    _publish(ctx, task)
+    submit.launch(ctx, task)
     return lifecycle.get(ctx, key.org, job.id)
 
 
@@ -100,14 +107,10 @@ def _fail(ctx: Context, died: list[DeadLetter]) -> int:
     reasons = {one.id: one for one in died if store.ids.is_id(one.id)}
     if not reasons:
         return 0
-    with ctx.db.session() as session:
+    with ctx.db.reading() as session:
         is_open = store.jobs.still_open(session, tuple(reasons))
-        for job_id in is_open:
-            fault = _fault(reasons[job_id])
-            store.transitions.close(
-                session, [job_id], JobState.FAILED, ctx.now(), fault=fault
-            )
     for job_id in is_open:
+        lifecycle.refuse(ctx, job_id, _fault(reasons[job_id]))
         log.error("job_dead_lettered", job_id=job_id, reason=reasons[job_id].reason)
     return len(is_open)
 
@@ -120,30 +123,16 @@ def _fault(letter: DeadLetter) -> Fault:
     return Fault(code=CODE, message=message)
 
 
-def _look(
-    ctx: Context, org: OrgRecord, wanted: Callable[[DeadLetter], bool]
-) -> tuple[DeadLetter, ...]:
-    found: list[DeadLetter] = []
-
-    def decide(letter: DeadLetter) -> bool:
-        if _is_of(org, letter) and wanted(letter):
-            found.append(letter)
-        return False
-
-    ctx.bus.dead.visit(_queues(org), decide)
-    return tuple(found)
-
-
 def _one(ctx: Context, org: OrgRecord, letter_id: str) -> DeadLetter:
     bare = store.ids.bare(letter_id)
-    found = _look(ctx, org, lambda letter: letter.id == bare)
-    if not found:
-        raise NotFound(
-            f"there is no dead letter {letter_id} in this org; `genie dead-letters` "
-            "lists what there is",
-            param="id",
-        )
-    return found[0]
+    for letter in find(ctx, org):
+        if letter.id == bare:
+            return letter
+    raise NotFound(
+        f"there is no dead letter {letter_id} in this org; `genie dead-letters` "
+        "lists what there is",
+        param="id",
+    )
 
 
 def _remove(ctx: Context, org: OrgRecord, letter_id: str) -> None:
@@ -183,15 +172,6 @@ def _again(ctx: Context, task: InferenceTask, job: JobRecord) -> InferenceTask:
         chunks=False,
         crashes=0,
     )
-
-
-def _publish(ctx: Context, task: InferenceTask) -> None:
-    try:
-        ctx.bus.publish(task)
-    except BrokerDown as error:
-        log.warning("replay_waits", job_id=task.job_id, error=str(error))
-        return  # its row holds the task now: the relay publishes it
-    lifecycle.mark_confirmed(ctx, task.job_id)
 
 
 def _note(ctx: Context, key: KeyRecord, action: str, letter: DeadLetter) -> None:

@@ -14,19 +14,17 @@ from genie.errors import (
     UnknownModel,
 )
 
+_BY_STATE = {JobState.CANCELLED: JobCancelled, JobState.TIMEOUT: JobTimeout}
+_BY_CODE = {kind.code: kind for kind in (ContextTooLong, BadRequest)}
+
 
 def job_failure(state: JobState, fault: Fault | None) -> GenieError:
     """The error that says how a job ended, for a state other than completed."""
     reason = fault.message if fault else f"the job ended as {state.value}"
     code, param = (fault.code, fault.param) if fault else (None, None)
-    if state is JobState.CANCELLED:
-        return JobCancelled(reason, param=param)
-    if state is JobState.TIMEOUT:
-        return JobTimeout(reason, param=param)
-    if code == ContextTooLong.code:
-        return ContextTooLong(reason, param=param)
-    if code == BadRequest.code:
-        return BadRequest(reason, param=param)
+    kind = _BY_STATE.get(state) or _BY_CODE.get(code or "")
+    if kind is not None:
+        return kind(reason, param=param)
     if fault is not None and fault.retryable:
         return Unavailable(reason, code=code, param=param, retry_after_s=5)
     return JobFailed(reason, code=code, param=param)

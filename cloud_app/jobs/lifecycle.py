@@ -5,8 +5,8 @@ of processes may see the same event and only the first one counts.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Unpack
 
@@ -14,7 +14,14 @@ from sqlmodel import Session
 
 from cloud_app import store
 from cloud_app.context import Context
-from cloud_app.store.records import AnyOrg, JobFilter, JobRecord, NewJob, slug_of
+from cloud_app.store.records import (
+    AnyOrg,
+    JobFilter,
+    JobRecord,
+    NewJob,
+    QueuePosition,
+    slug_of,
+)
 from cloud_app.store.transitions import ClosedJob, JobCompletion, OpenJobState
 from genie import logs
 from genie.contracts.inference import (
@@ -36,8 +43,16 @@ RELAY_LIMIT, RELAY_ROUNDS = 100, 20
 GRACE = timedelta(seconds=30)
 SWEEP_LIMIT = 500
 _MAX_KEY = 255
-_MAX_NAME = 255
 
+ATTEMPTS_MAX = 3
+"""Attempts nobody accounts for; one more start and the job is poison. An attempt whose
+worker lives to say that it gave the message back, or lost it, is accounted for."""
+
+POISON = Fault(
+    code="poison",
+    message=f"{ATTEMPTS_MAX} attempts ended without an answer, most likely because "
+    "this prompt crashes the engine; change the prompt or name another model",
+)
 INTERRUPTED = Fault(
     code="interrupted",
     message="the fleet was restarted before this was answered; ask again",
@@ -58,14 +73,6 @@ class SweepReport:
     purged: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueuePosition:
-    """A job's state; ``ahead`` is how many wait before it while it waits itself."""
-
-    state: JobState
-    ahead: int | None
-
-
 def accept(ctx: Context, new: NewJob) -> tuple[JobRecord, bool]:
     """Record a job before anyone publishes it; True when it is a new one.
 
@@ -75,11 +82,10 @@ def accept(ctx: Context, new: NewJob) -> tuple[JobRecord, bool]:
     _check_key(new.idempotency_key)
     if _insert(ctx, new):
         return store.jobs.of_new(new), True
-    if new.idempotency_key is None:
-        raise Conflict(f"job {new.task.job_id} exists already", param="id")
+    slug, key = new.org.slug, new.idempotency_key
     with ctx.db.reading() as session:
-        job = store.jobs.by_idempotency_key(session, new.org.slug, new.idempotency_key)
-    if job is None:
+        job = key and store.jobs.by_idempotency_key(session, slug, key)
+    if not job:
         raise Conflict(f"job {new.task.job_id} exists already", param="id")
     if job.body_sha256 != new.body_sha256:
         raise Conflict(
@@ -101,14 +107,11 @@ def record(session: Session, new: NewJob) -> bool:
 
     Whoever calls it publishes after the commit.
     """
-    if not store.jobs.insert(session, new):
-        return False
-    if new.webhook is not None:
-        task = new.task
-        store.webhooks.await_job(
-            session, new.org, new.webhook, task.job_id, task.created_at
-        )
-    return True
+    is_new = store.jobs.insert_all(session, [new]) == 1
+    if is_new and new.webhook is not None:
+        job_id, now = new.task.job_id, new.task.created_at
+        store.webhooks.await_job(session, new.org, new.webhook, job_id, now)
+    return is_new
 
 
 def mark_confirmed(ctx: Context, job_id: str) -> None:
@@ -119,10 +122,14 @@ def mark_confirmed(ctx: Context, job_id: str) -> None:
 
 def refuse(ctx: Context, job_id: str, fault: Fault) -> None:
     """The job could not be published and will not be: it failed."""
+    _close(ctx, job_id, JobState.FAILED, fault)
+
+
+def _close(
+    ctx: Context, job_id: str, state: JobState, fault: Fault
+) -> tuple[ClosedJob, ...]:
     with ctx.db.session() as session:
-        store.transitions.close(
-            session, [job_id], JobState.FAILED, ctx.now(), fault=fault
-        )
+        return store.transitions.close(session, [job_id], state, ctx.now(), fault=fault)
 
 
 def apply(ctx: Context, event: RecordedEvent) -> bool:
@@ -143,12 +150,7 @@ def apply(ctx: Context, event: RecordedEvent) -> bool:
 
 def abort(ctx: Context, job: JobRecord, fault: Fault) -> None:
     """End a job as failed from the cloud's side, and stop whoever runs it."""
-    with ctx.db.session() as session:
-        closed = store.transitions.close(
-            session, [job.id], JobState.FAILED, ctx.now(), fault=fault
-        )
-    for one in closed:
-        _stop(ctx, one)
+    _stop(ctx, _close(ctx, job.id, JobState.FAILED, fault))
 
 
 def cancel(ctx: Context, org: AnyOrg, job_id: str) -> JobRecord:
@@ -164,8 +166,7 @@ def cancel(ctx: Context, org: AnyOrg, job_id: str) -> JobRecord:
         job = store.jobs.of_org(session, slug, job_id)
     if job is None:
         raise _unknown(job_id)
-    for one in closed:
-        _stop(ctx, one)
+    _stop(ctx, closed)
     return job
 
 
@@ -184,8 +185,7 @@ def place(ctx: Context, job: JobRecord) -> QueuePosition:
         found = store.jobs.place(session, job)
     if found is None:
         raise _unknown(job.id)
-    state, ahead = JobState(found[0]), found[1]
-    return QueuePosition(state=state, ahead=ahead if state is JobState.QUEUED else None)
+    return found
 
 
 def find(
@@ -221,24 +221,20 @@ def relay(ctx: Context) -> int:
     """
     published = 0
     for _ in range(RELAY_ROUNDS):
-        sent = _relay_round(ctx)
+        now = ctx.now()
+        with ctx.db.session() as session:
+            tasks = store.backlog.claim_unconfirmed(
+                session,
+                before=now - RELAY_AFTER,
+                now=now,
+                again_before=now - RELAY_AGAIN_AFTER,
+                limit=RELAY_LIMIT,
+            )
+        sent = _publish_all(ctx, tasks)
         published += sent
         if sent < RELAY_LIMIT:
             break
     return published
-
-
-def _relay_round(ctx: Context) -> int:
-    now = ctx.now()
-    with ctx.db.session() as session:
-        tasks = store.backlog.claim_unconfirmed(
-            session,
-            before=now - RELAY_AFTER,
-            now=now,
-            again_before=now - RELAY_AGAIN_AFTER,
-            limit=RELAY_LIMIT,
-        )
-    return _publish_all(ctx, tasks)
 
 
 def reopen(ctx: Context) -> int:
@@ -247,9 +243,8 @@ def reopen(ctx: Context) -> int:
     Async jobs are queued again, for the relay; those that somebody waited for failed.
     Only a process that is web, brain and broker in one may call this.
     """
-    now = ctx.now()
     with ctx.db.session() as session:
-        return store.transitions.recover(session, now=now, fault=INTERRUPTED)
+        return store.transitions.recover(session, now=ctx.now(), fault=INTERRUPTED)
 
 
 def sweep(ctx: Context) -> SweepReport:
@@ -262,9 +257,7 @@ def sweep(ctx: Context) -> SweepReport:
         purged = store.backlog.purge(
             session, retain_h=ctx.settings.retain_h, now=now, limit=SWEEP_LIMIT
         )
-    for job in overdue:
-        if job.worker_id is not None:
-            _tell(ctx, job.worker_id, job.job_id)
+    stop_workers(ctx, overdue)
     return SweepReport(timed_out=len(overdue), purged=purged)
 
 
@@ -283,17 +276,16 @@ def _start(ctx: Context, event: AttemptStarted) -> bool:
         if event.redelivered:
             store.transitions.note_attempt(session, event, now)
         attempts = store.transitions.start(session.connection(), event, now)
-        is_poison = exceeds_attempt_limit(session, event.job_id, attempts or 0)
+        is_poison = _exceeds_attempt_limit(session, event.job_id, attempts or 0)
         if is_poison:
             store.transitions.close(
-                session, [event.job_id], JobState.FAILED, now, fault=FAULT
+                session, [event.job_id], JobState.FAILED, now, fault=POISON
             )
         job = None if attempts else store.jobs.by_id(session, event.job_id)
     if is_poison:
         log.error("job_poison", job_id=event.job_id, worker=event.worker)
-        _tell(ctx, event.worker_id, event.job_id)
-    if job is not None and job.state.is_terminal:
-        # it ended while its message waited: the worker need not finish it
+    if is_poison or (job is not None and job.state.is_terminal):
+        # it ended, perhaps while its message waited: the worker need not finish it
         _tell(ctx, event.worker_id, event.job_id)
     return attempts is not None
 
@@ -302,8 +294,7 @@ def _give_back(ctx: Context, event: AttemptGivenBack) -> bool:
     with ctx.db.session() as session:
         if event.goes_on:
             return store.transitions.lose_attempt(session, event, ctx.now())
-        is_lost = store.transitions.is_attempt_lost(session, event)
-        return store.transitions.give_back(session, event, is_lost=is_lost)
+        return store.transitions.give_back(session, event)
 
 
 def _end(ctx: Context, outcome: Outcome) -> bool:
@@ -319,16 +310,24 @@ def _end(ctx: Context, outcome: Outcome) -> bool:
     return False
 
 
-def _stop(ctx: Context, job: ClosedJob) -> None:
+def _stop(ctx: Context, closed: Sequence[ClosedJob]) -> None:
     """Tell the worker that runs a job, or every worker that may take it, to stop."""
-    if job.worker_id is not None:
-        _tell(ctx, job.worker_id, job.job_id)
-        return
-    with ctx.db.reading() as session:
-        holding = store.workers.holding(session, job.model)
-    for other, queues in holding:
-        if job.queue in queues:
-            _tell(ctx, other, job.job_id)
+    stop_workers(ctx, closed)
+    for job in closed:
+        if job.worker_id is not None:
+            continue
+        with ctx.db.reading() as session:
+            holding = store.workers.holding(session, job.model)
+        for worker_id, queues in holding:
+            if job.queue in queues:
+                _tell(ctx, worker_id, job.job_id)
+
+
+def stop_workers(ctx: Context, closed: Iterable[ClosedJob]) -> None:
+    """Tell the workers that run these ended jobs to stop."""
+    for job in closed:
+        if job.worker_id is not None:
+            _tell(ctx, job.worker_id, job.job_id)
 
 
 def _tell(ctx: Context, worker_id: str, job_id: str) -> None:
@@ -342,7 +341,7 @@ def _tell(ctx: Context, worker_id: str, job_id: str) -> None:
 def _publish_all(ctx: Context, tasks: tuple[InferenceTask, ...]) -> int:
     for sent, task in enumerate(tasks):
         if task.deadline_at <= ctx.now():
-            _too_late(ctx, task.job_id)
+            _close(ctx, task.job_id, JobState.TIMEOUT, OVERDUE)
             continue
         try:
             ctx.bus.publish(task)
@@ -357,14 +356,6 @@ def _publish_all(ctx: Context, tasks: tuple[InferenceTask, ...]) -> int:
     return len(tasks)
 
 
-def _too_late(ctx: Context, job_id: str) -> None:
-    """Its deadline passed before the broker could be given it: nobody needs it now."""
-    with ctx.db.session() as session:
-        store.transitions.close(
-            session, [job_id], JobState.TIMEOUT, ctx.now(), fault=OVERDUE
-        )
-
-
 def _unknown(job_id: str) -> UnknownJob:
     return UnknownJob(
         f"there is no job {job_id} in this org; `genie jobs` lists what there is",
@@ -372,52 +363,38 @@ def _unknown(job_id: str) -> UnknownJob:
     )
 
 
-MOST = 3
-"""Attempts nobody accounts for; one more start and the job is poison. An attempt whose
-worker lives to say that it gave the message back, or lost it, is accounted for."""
-
-FAULT = Fault(
-    code="poison",
-    message=f"{MOST} attempts ended without an answer, most likely because "
-    "this prompt crashes the engine; change the prompt or name another model",
-)
-
-
-def exceeds_attempt_limit(session: Session, job_id: str, attempts: int) -> bool:
+def _exceeds_attempt_limit(session: Session, job_id: str, attempts: int) -> bool:
     """True when the latest of so many ``attempts`` is one too many."""
-    if attempts <= MOST:
+    if attempts <= ATTEMPTS_MAX:
         return False
-    return attempts - store.transitions.lost_attempts(session, job_id) > MOST
-
-
-@dataclass(slots=True)
-class EventBatch:
-    """What is recorded together, and the places of the events it stands for."""
-
-    starts: list[AttemptStarted] = field(default_factory=list)
-    ends: list[JobCompletion] = field(default_factory=list)
-    places: set[int] = field(default_factory=set)
+    return attempts - store.transitions.lost_attempts(session, job_id) > ATTEMPTS_MAX
 
 
 def record_batch(ctx: Context, events: Sequence[RecordedEvent]) -> Sequence[int]:
     """Record in one transaction what can be; the places of the others, in order.
 
-    Those are to be given to `jobs.apply`, one by one. Raises `DatabaseDown`, with
-    nothing recorded then.
+    Those are to be given to `apply`, one by one. Raises `DatabaseDown`, with nothing
+    recorded then.
     """
     if len(events) == 1:
         return () if _is_ended(ctx, events[0]) else (0,)
     said: dict[str, list[int]] = defaultdict(list)
     for place, event in enumerate(events):
         said[event.job_id].append(place)
-    storable = [store.transitions.storable(event) for event in events]
-    ids = [job_id for job_id in said if store.ids.is_id(job_id)]
+    changes: list[AttemptStarted | JobCompletion] = []
+    left: list[int] = []
     with ctx.db.connection() as connection:
+        ids = [job_id for job_id in said if store.ids.is_id(job_id)]
         standings = store.transitions.lock(connection, ids)
-        plain = sort(storable, said, standings)
-        store.transitions.start_all(connection, plain.starts, ctx.now())
-        store.transitions.end(connection, plain.ends, ctx.now())
-    return [place for place in range(len(events)) if place not in plain.places]
+        for job_id, places in said.items():
+            plain = _plain(standings.get(job_id), [events[place] for place in places])
+            changes += plain or ()
+            left += places if plain is None else ()
+        starts = [one for one in changes if isinstance(one, AttemptStarted)]
+        ends = [one for one in changes if isinstance(one, JobCompletion)]
+        store.transitions.start_all(connection, starts, ctx.now())
+        store.transitions.end(connection, ends, ctx.now())
+    return sorted(left)
 
 
 def _is_ended(ctx: Context, event: RecordedEvent) -> bool:
@@ -431,40 +408,22 @@ def _is_ended(ctx: Context, event: RecordedEvent) -> bool:
         return store.transitions.end(connection, [end], ctx.now()) == 1
 
 
-def sort(
-    events: Sequence[RecordedEvent],
-    said: Mapping[str, Sequence[int]],
-    standings: Mapping[str, OpenJobState],
-) -> EventBatch:
-    """The plain ones among what was ``said`` of each job (pure)."""
-    plain = EventBatch()
-    for job_id, places in said.items():
-        standing = standings.get(job_id)
-        if standing is None:
-            continue
-        if _add(plain, standing, [events[place] for place in places]):
-            plain.places.update(places)
-    return plain
-
-
-def _add(
-    plain: EventBatch, standing: OpenJobState, events: Sequence[RecordedEvent]
-) -> bool:
-    start, end = _pair(events)
-    if start is None and end is None:
-        return False
+def _plain(
+    standing: OpenJobState | None, events: Sequence[RecordedEvent]
+) -> Sequence[AttemptStarted | JobCompletion] | None:
+    """What is to be recorded of a job's events; None: they are not plain (pure)."""
+    start, end = _pair(map(store.transitions.storable, events))
+    if standing is None or (start is None and end is None):
+        return None
     is_new = start is not None and start.attempt_id != standing.attempt_id
     attempts = standing.attempts + is_new
-    if attempts > MOST:
-        return False
-    if end is not None:
-        attempt_id = start.attempt_id if start else standing.attempt_id
-        plain.ends.append(
-            JobCompletion(outcome=end, attempts=max(1, attempts), attempt_id=attempt_id)
-        )
-    elif start is not None and is_new:
-        plain.starts.append(start)
-    return True
+    if attempts > ATTEMPTS_MAX:
+        return None
+    if end is None:
+        return (start,) if start and is_new else ()
+    attempt_id = start.attempt_id if start else standing.attempt_id
+    attempts = max(1, attempts)
+    return (JobCompletion(outcome=end, attempts=attempts, attempt_id=attempt_id),)
 
 
 def _pair(

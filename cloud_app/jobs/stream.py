@@ -4,12 +4,13 @@ What several attempts of a job wrote is joined into one unbroken answer.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from msgspec import structs
 from msgspec.structs import replace
 
+from cloud_app import store
 from cloud_app.brain import capacity
 from cloud_app.bus import InboxItem, JobInbox, PublishUnconfirmed
 from cloud_app.context import Context
@@ -28,7 +29,9 @@ from genie.contracts.inference import (
     PartialAnswer,
     SampledToken,
 )
-from genie.errors import Unavailable
+from genie.errors import JobFailed, Unavailable
+
+log = logs.logger("stream")
 
 
 class BrokenAnswer(Exception):
@@ -49,12 +52,7 @@ class _AnswerProgress:
 
     def advance(self, chunk: Chunk) -> PartialAnswer:
         """What a chunk of the present attempt adds to what was given."""
-        seen = self.seen = PartialAnswer(
-            text=self.seen.text + chunk.text,
-            tokens=self.seen.tokens + chunk.tokens,
-            choices=(*self.seen.choices, *chunk.choices),
-            finish_reason=chunk.finish_reason,
-        )
+        seen = self.seen = _joined(self.seen, chunk)
         overlap = min(len(seen.text), len(self.given.text))
         if seen.text[:overlap] != self.given.text[:overlap]:
             raise BrokenAnswer("the second attempt gave another answer")
@@ -74,13 +72,17 @@ class _AnswerProgress:
             choices=seen.choices[len(given.choices) :],
             finish_reason=None if given.finish_reason else seen.finish_reason,
         )
-        self.given = PartialAnswer(
-            text=given.text + new.text,
-            tokens=given.tokens + new.tokens,
-            choices=given.choices + new.choices,
-            finish_reason=given.finish_reason or new.finish_reason,
-        )
+        self.given = _joined(given, new)
         return new
+
+
+def _joined(one: PartialAnswer, more: PartialAnswer | Chunk) -> PartialAnswer:
+    return PartialAnswer(
+        text=one.text + more.text,
+        tokens=one.tokens + more.tokens,
+        choices=one.choices + more.choices,
+        finish_reason=one.finish_reason or more.finish_reason,
+    )
 
 
 class AnswerResumer:
@@ -146,8 +148,6 @@ class AnswerResumer:
         return self._strands[index]
 
 
-log = logs.logger("stream")
-
 TOO_SLOW = Fault(
     code="client_too_slow",
     message="the answer was read more slowly than it came, and too much of it waited; "
@@ -180,6 +180,9 @@ class QueueWait:
     position: int | None = None
     eta_s: float | None = None
     is_started: bool = False
+
+
+IS_STARTED = QueueWait(is_started=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -309,7 +312,7 @@ class JobStream:
 
     def _begin(self, event: AttemptStarted | None = None) -> None:
         self._began = event or self._began
-        self._waiting = QueueWait(is_started=True)
+        self._waiting = IS_STARTED
 
     def _chunk(self, chunk: Chunk) -> Iterator[AnswerText | Outcome]:
         self._begin()
@@ -354,11 +357,8 @@ class JobStream:
         """The worker that has it: as it said itself, or by the record."""
         if self._began is not None:
             return self._began.worker_id
-        try:
-            return lifecycle.get(self._ctx, self._job.org, self._job.id).worker_id
-        except Unavailable as error:
-            log.warning("row_unavailable", job_id=self._job.id, error=str(error))
-            return None
+        job = _read(self._ctx, self._job)
+        return job.worker_id if job else None
 
     def _why_give_up(self) -> Fault | None:
         if self._inbox is not None and self._inbox.is_cut:
@@ -402,12 +402,8 @@ class JobStream:
         An attempt may end without an answer because another one gave it: its word
         got lost on the way to us, and the cloud stopped the one we heard of.
         """
-        try:
-            job = lifecycle.get(self._ctx, self._job.org, self._job.id)
-        except Unavailable as error:
-            log.warning("row_unavailable", job_id=self._job.id, error=str(error))
-            return None
-        return outcome_of(job) if job.state.is_terminal else None
+        job = _read(self._ctx, self._job)
+        return outcome_of(job) if job and job.state.is_terminal else None
 
     def _end(self, state: JobState, fault: Fault) -> Outcome:
         first, *others = self._splice.given or (PartialAnswer(),)
@@ -432,6 +428,105 @@ def _broken(error: BrokenAnswer) -> Fault:
         message=f"the worker changed mid-answer and {error}; ask again",
         retryable=True,
     )
+
+
+LISTEN_S = 0.4
+"""How often a listener asks for what is new."""
+
+
+class JobListener:
+    """A job nobody waits for, read while it is written. Leaving it changes nothing.
+
+    Its worker is asked again and again for all that is written: a worker keeps no list
+    of listeners, and one that takes over is asked like the first.
+    """
+
+    def __init__(self, ctx: Context, job: JobRecord) -> None:
+        self._ctx, self._job = ctx, job
+        self._name = f"{job.id}.{store.ids.new_id()}"  # ours: others may listen too
+        self._given: dict[int, str] = {}
+
+    @property
+    def answers(self) -> int:
+        """How many answers the job has, or is to have."""
+        if self._job.task is not None:
+            return max(1, self._job.task.n)
+        return len(self._job.outcome.answers)
+
+    def items(self) -> Generator[QueueWait | AnswerText | Outcome, None, None]:
+        """Everything the listener is told; the last item is the outcome."""
+        inbox = self._ctx.replies.expect(self._name)
+        try:
+            while not self._job.state.is_terminal:
+                yield self._waiting()
+                self._ask()
+                yield from self._heard(inbox)
+                self._job = _read(self._ctx, self._job) or self._job
+            yield from self._end()
+        finally:
+            self._ctx.replies.forget(self._name)
+
+    def _waiting(self) -> QueueWait:
+        if self._job.state is JobState.RUNNING:
+            return IS_STARTED
+        try:
+            ahead = lifecycle.place(self._ctx, self._job).ahead
+        except Unavailable:
+            ahead = None
+        return QueueWait(position=None if ahead is None else ahead + 1)
+
+    def _ask(self) -> None:
+        job, replies = self._job, self._ctx.replies
+        if job.worker_id is None:
+            return
+        try:
+            self._ctx.bus.say(job.worker_id, job.id, replies.name, self._name)
+        except Unavailable as error:
+            log.warning("listener_waits", job_id=job.id, error=str(error))
+
+    def _heard(self, inbox: JobInbox) -> Iterator[AnswerText]:
+        until = time.monotonic() + LISTEN_S
+        while (left_s := until - time.monotonic()) > 0:
+            event = inbox.get(left_s)
+            if isinstance(event, Chunk):
+                yield from self._told(event.text, event.index)
+
+    def _told(self, text: str, index: int) -> Iterator[AnswerText]:
+        """What is new of an answer; one that starts over is waited for."""
+        given = self._given.get(index, "")
+        if not text.startswith(given) and not given.startswith(text):
+            raise JobFailed(
+                "another worker took over and writes another answer; the job goes on: "
+                "read its result when it has ended",
+                code="stream_broken",
+            )
+        if len(text) > len(given):
+            self._given[index] = text
+            worker, new = self._job.worker, text[len(given) :]
+            yield AnswerText(text=new, tokens=0, worker=worker, index=index)
+
+    def _end(self) -> Iterator[AnswerText | Outcome]:
+        job = self._job
+        outcome = outcome_of(job)
+        if job.state is JobState.COMPLETED:
+            if job.outcome.text is None:
+                raise JobFailed(
+                    f"the answer of job {job.id} is no longer kept; submit it again",
+                    code="result_expired",
+                )
+            for index, one in enumerate(outcome.answers):
+                yield from self._told(one.text, index)
+            lifecycle.mark_delivered(self._ctx, job)
+        yield outcome
+
+
+def _read(ctx: Context, job: JobRecord) -> JobRecord | None:
+    """The job as it stands now; None while the database is away."""
+    try:
+        return lifecycle.get(ctx, job.org, job.id)
+    except Unavailable as error:
+        log.warning("row_unavailable", job_id=job.id, error=str(error))
+        return None
 
 
 def outcome_of(job: JobRecord) -> Outcome:

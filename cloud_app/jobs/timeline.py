@@ -57,15 +57,12 @@ def of(
 def _starts(
     job: JobRecord, attempts: tuple[AttemptRecord, ...]
 ) -> Iterator[TimelineEntry]:
-    for number, one in enumerate(attempts, 1):
-        yield _start(number, one.started_at, one.worker)
-    if not attempts and job.started_at is not None:
-        yield _start(1, job.started_at, job.worker)
-
-
-def _start(number: int, at: datetime, worker: str | None) -> TimelineEntry:
-    facts: EventDetails = {"attempt": number, "worker": worker}
-    return TimelineEntry(id=f"started-{number}", name="started", at=at, facts=facts)
+    begun = [(one.started_at, one.worker) for one in attempts]
+    if not begun and job.started_at is not None:
+        begun = [(job.started_at, job.worker or "")]
+    for number, (at, worker) in enumerate(begun, 1):
+        facts: EventDetails = {"attempt": number, "worker": worker or None}
+        yield TimelineEntry(id=f"started-{number}", name="started", at=at, facts=facts)
 
 
 def _end(job: JobRecord, at: datetime) -> TimelineEntry:

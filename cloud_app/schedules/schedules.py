@@ -341,7 +341,7 @@ def _act(ctx: Context, schedule: ScheduleRecord, result: _FiringResult) -> None:
             continue  # by the run after it, of the same moment
         log.info("schedule_fired", schedule=schedule.id, job_id=new.task.job_id)
         try:
-            submit.launch(ctx, new)
+            submit.launch(ctx, new.task)
         except TooLarge as error:  # the job has failed with it
             log.warning("schedule_job_failed", reason=error.message)
 

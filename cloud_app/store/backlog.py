@@ -6,9 +6,9 @@ from msgspec.structs import replace
 from sqlalchemy import ColumnElement, case, func, or_, select, update
 from sqlmodel import Session, col
 
-from cloud_app.store.jobs import OPEN
+from cloud_app.store.jobs import IS_OPEN
 from cloud_app.store.records import Backlog
-from cloud_app.store.statements import changed
+from cloud_app.store.statements import record, update_rows
 from cloud_app.store.tables import JobRow
 from genie.contracts.inference import InferenceTask, JobState, WorkClass
 
@@ -22,33 +22,22 @@ DELIVERY_GRACE = timedelta(seconds=60)
 def counts(session: Session, arrived_since: datetime) -> tuple[Backlog, ...]:
     """Open work, and work that arrived lately, by queue and model."""
     state, created_at = col(JobRow.state), col(JobRow.created_at)
-    is_queued = state == JobState.QUEUED.value
-    is_running = state == JobState.RUNNING.value
+    is_queued, is_running = state == JobState.QUEUED, state == JobState.RUNNING
     statement = (
         select(
             col(JobRow.queue),
             col(JobRow.model),
-            func.count(case((is_queued, 1))),
-            func.count(case((is_running, 1))),
-            func.count(case((created_at >= arrived_since, 1))),
-            func.min(case((is_queued, created_at))),
+            func.count(case((is_queued, 1))).label("queued"),
+            func.count(case((is_running, 1))).label("running"),
+            func.count(case((created_at >= arrived_since, 1))).label("arrived"),
+            func.min(case((is_queued, created_at))).label("oldest_at"),
         )
-        .where(or_(state.in_(OPEN), created_at >= arrived_since))
+        .where(or_(IS_OPEN, created_at >= arrived_since))
         .group_by(col(JobRow.queue), col(JobRow.model))
         .order_by(col(JobRow.queue), col(JobRow.model))
     )
     rows = session.connection().execute(statement)
-    return tuple(
-        Backlog(
-            queue=queue,
-            model=model,
-            queued=queued,
-            running=running,
-            arrived=arrived,
-            oldest_at=oldest_at,
-        )
-        for queue, model, queued, running, arrived, oldest_at in rows
-    )
+    return tuple(record(Backlog, row) for row in rows)
 
 
 def oldest(session: Session) -> dict[BacklogKey, datetime]:
@@ -56,7 +45,7 @@ def oldest(session: Session) -> dict[BacklogKey, datetime]:
     by = (col(JobRow.queue), col(JobRow.model), col(JobRow.work_class))
     statement = (
         select(*by, func.min(col(JobRow.created_at)))
-        .where(col(JobRow.state) == JobState.QUEUED.value)
+        .where(col(JobRow.state) == JobState.QUEUED)
         .group_by(*by)
     )
     rows = session.connection().execute(statement)
@@ -81,7 +70,7 @@ def claim_unconfirmed(
     """
     due = (
         select(col(JobRow.id))
-        .where(col(JobRow.state) == JobState.QUEUED.value)
+        .where(col(JobRow.state) == JobState.QUEUED)
         .where(col(JobRow.confirmed_at).is_(None))
         .where(col(JobRow.task).is_not(None))
         .where(col(JobRow.created_at) < before)
@@ -100,19 +89,17 @@ def claim_unconfirmed(
         .returning(col(JobRow.task), col(JobRow.publications))
     )
     rows = session.connection().execute(statement).all()
-    return tuple(_again(task, number) for task, number in rows if task is not None)
+    return tuple(
+        replace(task, publication=number) for task, number in rows if task is not None
+    )
 
 
 def delivered(session: Session, job_id: str, now: datetime) -> None:
     """The answer reached whoever it was for; only the first time counts."""
-    statement = (
-        update(JobRow)
-        .where(col(JobRow.id) == job_id)
-        .where(col(JobRow.delivered_at).is_(None))
-        .where(col(JobRow.finished_at).is_not(None))
-        .values(delivered_at=now)
-    )
-    changed(session, statement)
+    is_new = col(JobRow.delivered_at).is_(None)
+    has_ended = col(JobRow.finished_at).is_not(None)
+    which = (JobRow.id == job_id, is_new, has_ended)
+    update_rows(session, JobRow, *which, delivered_at=now)
 
 
 def purge(session: Session, *, retain_h: float, now: datetime, limit: int) -> int:
@@ -161,13 +148,6 @@ def _forget(
         .order_by(col(JobRow.finished_at))
         .limit(limit)
     )
-    statement = (
-        update(JobRow)
-        .where(col(JobRow.id).in_(old.scalar_subquery()))
-        .values(text=None, extras=None, task=None, purged_at=now)
-    )
-    return changed(session, statement)
-
-
-def _again(task: InferenceTask, number: int) -> InferenceTask:
-    return replace(task, publication=number)
+    which = col(JobRow.id).in_(old.scalar_subquery())
+    texts = {"text": None, "extras": None, "task": None}
+    return update_rows(session, JobRow, which, **texts, purged_at=now)

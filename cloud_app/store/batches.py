@@ -4,32 +4,23 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Update, delete, or_, update
+from sqlalchemy import or_
 from sqlmodel import Session, col, select
 
 from cloud_app.store.records import BatchRecord, ChunkRecord, ChunkResult, NewBatch
-from cloud_app.store.statements import changed, insert_once
+from cloud_app.store.statements import (
+    Condition,
+    columns_of,
+    delete_rows,
+    insert_once,
+    record,
+    update_rows,
+)
 from cloud_app.store.tables import BatchChunkRow, BatchRow
 from genie.contracts.batch import BatchState
 from genie.contracts.inference import Usage
 
-_SAME = (
-    *("id", "org_id", "key_id", "endpoint", "window", "model", "total", "completed"),
-    *("failed", "input_file_id", "output_file_id", "error_file_id", "read_offset"),
-    *("read_line", "chunks", "created_at", "expires_at", "in_progress_at"),
-    *("finalizing_at", "completed_at", "failed_at", "expired_at", "cancelling_at"),
-    *("cancelled_at", "body_sha256"),
-)
-"""Columns a record holds as they are."""
-
-_NUMBERS = (
-    *("total", "completed", "failed", "prompt_tokens", "completion_tokens"),
-    *("cached_tokens", "read_offset", "read_line", "chunks"),
-)
-"""Columns that begin at 0."""
-
-_CHUNK = tuple(ChunkRecord.__dataclass_fields__)
-_ENDED = tuple(state.value for state in BatchState if state.is_terminal)
+_ENDED = tuple(state for state in BatchState if state.is_terminal)
 
 
 def insert(session: Session, new: NewBatch) -> bool:
@@ -37,41 +28,27 @@ def insert(session: Session, new: NewBatch) -> bool:
     return insert_once(
         session,
         BatchRow,
-        id=new.id,
+        **columns_of(BatchRow, new),
         org_id=new.org.id,
-        key_id=new.key_id,
-        state=BatchState.VALIDATING.value,
-        endpoint=new.endpoint,
-        window=new.window,
-        input_file_id=new.input_file_id,
+        state=BatchState.VALIDATING,
         labels=new.metadata,
-        created_at=new.created_at,
-        expires_at=new.expires_at,
-        idempotency_key=new.idempotency_key,
-        body_sha256=new.body_sha256,
-        **dict.fromkeys(_NUMBERS, 0),
     )
 
 
 def by_id(session: Session, batch_id: str) -> BatchRecord | None:
     """A batch of any org: for the cloud's own use, never for a request."""
-    row = session.exec(select(BatchRow).where(BatchRow.id == batch_id)).first()
-    return None if row is None else _record(row)
+    return _first(session, BatchRow.id == batch_id)
 
 
 def of_org(session: Session, org_id: str, batch_id: str) -> BatchRecord | None:
     """A batch of this org."""
-    found = by_id(session, batch_id)
-    return found if found is not None and found.org_id == org_id else None
+    return _first(session, BatchRow.id == batch_id, BatchRow.org_id == org_id)
 
 
 def by_idempotency_key(session: Session, org_id: str, key: str) -> BatchRecord | None:
     """The batch this org submitted under an idempotency key."""
-    statement = select(BatchRow).where(
-        BatchRow.org_id == org_id, BatchRow.idempotency_key == key
-    )
-    row = session.exec(statement).first()
-    return None if row is None else _record(row)
+    is_keyed = BatchRow.idempotency_key == key
+    return _first(session, BatchRow.org_id == org_id, is_keyed)
 
 
 def find(
@@ -105,26 +82,24 @@ def lease(
     session: Session, batch_id: str, owner: str, now: datetime, until: datetime
 ) -> BatchRecord | None:
     """The batch, kept for ``owner``; None while another brain has it."""
-    statement = (
-        update(BatchRow)
-        .where(col(BatchRow.id) == batch_id, col(BatchRow.tidied_at).is_(None))
-        .where(
-            or_(col(BatchRow.lease_until).is_(None), col(BatchRow.lease_until) < now)
-        )
-        .values(lease=owner, lease_until=until)
-    )
-    return by_id(session, batch_id) if changed(session, statement) else None
+    ends = col(BatchRow.lease_until)
+    is_open = col(BatchRow.tidied_at).is_(None)
+    which = (BatchRow.id == batch_id, is_open, or_(ends.is_(None), ends < now))
+    if not update_rows(session, BatchRow, *which, lease=owner, lease_until=until):
+        return None
+    return by_id(session, batch_id)
 
 
 def renew(session: Session, batch_id: str, owner: str, until: datetime) -> bool:
     """Keep the batch longer; False when another brain has it now."""
-    statement = _leased(batch_id, owner).values(lease_until=until)
-    return changed(session, statement) == 1
+    which = (BatchRow.id == batch_id, BatchRow.lease == owner)
+    return update_rows(session, BatchRow, *which, lease_until=until) == 1
 
 
 def release(session: Session, batch_id: str, owner: str) -> None:
     """Let another brain have the batch."""
-    changed(session, _leased(batch_id, owner).values(lease=None, lease_until=None))
+    which = (BatchRow.id == batch_id, BatchRow.lease == owner)
+    update_rows(session, BatchRow, *which, lease=None, lease_until=None)
 
 
 def move(
@@ -134,59 +109,39 @@ def move(
     **values: Any,
 ) -> bool:
     """Change a batch that is in one of ``states``; False when it is not."""
-    statement = (
-        update(BatchRow)
-        .where(col(BatchRow.id) == batch_id)
-        .where(col(BatchRow.state).in_([state.value for state in states]))
-        .values(**values)
-    )
-    return changed(session, statement) == 1
+    which = (BatchRow.id == batch_id, col(BatchRow.state).in_(tuple(states)))
+    return update_rows(session, BatchRow, *which, **values) == 1
 
 
 def read_on(
     session: Session, batch: BatchRecord, *, offset: int, line: int, model: str | None
 ) -> bool:
     """The next chunk was cut; False when another brain did, or it takes no more."""
-    statement = (
-        update(BatchRow)
-        .where(
-            col(BatchRow.id) == batch.id, col(BatchRow.read_offset) == batch.read_offset
-        )
-        .where(
-            col(BatchRow.chunks) == batch.chunks,
-            col(BatchRow.state) == batch.state.value,
-        )
-        .values(
-            read_offset=offset,
-            read_line=line,
-            chunks=batch.chunks + 1,
-            model=batch.model or model,
-        )
-    )
-    return changed(session, statement) == 1
+    compared = ("id", "read_offset", "chunks", "state")
+    which = (getattr(BatchRow, name) == getattr(batch, name) for name in compared)
+    values = {"read_offset": offset, "read_line": line, "chunks": batch.chunks + 1}
+    model = batch.model or model
+    return update_rows(session, BatchRow, *which, **values, model=model) == 1
 
 
 def count(session: Session, batch_id: str, written: ChunkResult) -> None:
     """Add a chunk's share to the counts."""
     usage = written.usage
-    statement = (
-        update(BatchRow)
-        .where(col(BatchRow.id) == batch_id)
-        .values(
-            completed=BatchRow.completed + written.completed,
-            failed=BatchRow.failed + written.failed,
-            prompt_tokens=BatchRow.prompt_tokens + usage.prompt_tokens,
-            completion_tokens=BatchRow.completion_tokens + usage.completion_tokens,
-            cached_tokens=BatchRow.cached_tokens + usage.cached_tokens,
-        )
+    update_rows(
+        session,
+        BatchRow,
+        BatchRow.id == batch_id,
+        completed=BatchRow.completed + written.completed,
+        failed=BatchRow.failed + written.failed,
+        prompt_tokens=BatchRow.prompt_tokens + usage.prompt_tokens,
+        completion_tokens=BatchRow.completion_tokens + usage.completion_tokens,
+        cached_tokens=BatchRow.cached_tokens + usage.cached_tokens,
     )
-    changed(session, statement)
 
 
 def insert_chunk(session: Session, chunk: ChunkRecord) -> bool:
     """Add an open chunk; False when it is there already."""
-    values = {name: getattr(chunk, name) for name in _CHUNK}
-    return insert_once(session, BatchChunkRow, **values)
+    return insert_once(session, BatchChunkRow, **columns_of(BatchChunkRow, chunk))
 
 
 def open_chunks(session: Session, batch_id: str) -> tuple[ChunkRecord, ...]:
@@ -201,45 +156,34 @@ def written_chunks(session: Session, batch_id: str) -> tuple[ChunkRecord, ...]:
 
 def try_again(session: Session, chunk: ChunkRecord, tries: dict[str, int]) -> bool:
     """Note that lines of an open chunk run once more."""
-    return changed(session, _open_chunk(chunk).values(tries=tries)) == 1
+    return update_rows(session, BatchChunkRow, *_is_open(chunk), tries=tries) == 1
 
 
 def write_chunk(session: Session, chunk: ChunkRecord, written: ChunkResult) -> bool:
     """Name the files of a chunk's answers; False when somebody was first."""
-    statement = _open_chunk(chunk).values(
-        part=written.part,
-        has_output=written.has_output,
-        has_errors=written.has_errors,
-    )
-    return changed(session, statement) == 1
+    names = ("part", "has_output", "has_errors")
+    values = {name: getattr(written, name) for name in names}
+    return update_rows(session, BatchChunkRow, *_is_open(chunk), **values) == 1
 
 
 def drop_chunks(session: Session, batch_id: str) -> None:
     """Forget the chunks of a batch that ended."""
-    changed(
-        session, delete(BatchChunkRow).where(col(BatchChunkRow.batch_id) == batch_id)
-    )
+    delete_rows(session, BatchChunkRow, BatchChunkRow.batch_id == batch_id)
 
 
-def _leased(batch_id: str, owner: str) -> Update:
-    return update(BatchRow).where(
-        col(BatchRow.id) == batch_id, col(BatchRow.lease) == owner
-    )
+def _first(session: Session, *which: bool) -> BatchRecord | None:
+    row = session.exec(select(BatchRow).where(*which)).first()
+    return _record(row) if row else None
 
 
 def _record(row: BatchRow) -> BatchRecord:
-    return BatchRecord(
-        **{name: getattr(row, name) for name in _SAME},
-        state=BatchState(row.state),
-        closing=BatchState(row.closing) if row.closing else None,
-        usage=Usage(
-            prompt_tokens=row.prompt_tokens,
-            completion_tokens=row.completion_tokens,
-            cached_tokens=row.cached_tokens,
-        ),
-        errors=tuple(row.errors or ()),
-        metadata=row.labels,
+    usage = Usage(
+        prompt_tokens=row.prompt_tokens,
+        completion_tokens=row.completion_tokens,
+        cached_tokens=row.cached_tokens,
     )
+    errors, metadata = tuple(row.errors or ()), row.labels
+    return record(BatchRecord, row, usage=usage, errors=errors, metadata=metadata)
 
 
 def _chunks(
@@ -252,17 +196,12 @@ def _chunks(
         .where(part.is_(None) if is_open else part.is_not(None))
         .order_by(col(BatchChunkRow.number))
     )
-    return tuple(_chunk(row) for row in session.exec(statement))
+    return tuple(record(ChunkRecord, row) for row in session.exec(statement))
 
 
-def _open_chunk(chunk: ChunkRecord) -> Update:
+def _is_open(chunk: ChunkRecord) -> tuple[Condition, ...]:
     return (
-        update(BatchChunkRow)
-        .where(col(BatchChunkRow.batch_id) == chunk.batch_id)
-        .where(col(BatchChunkRow.number) == chunk.number)
-        .where(col(BatchChunkRow.part).is_(None))
+        BatchChunkRow.batch_id == chunk.batch_id,
+        BatchChunkRow.number == chunk.number,
+        col(BatchChunkRow.part).is_(None),
     )
-
-
-def _chunk(row: BatchChunkRow) -> ChunkRecord:
-    return ChunkRecord(**{name: getattr(row, name) for name in _CHUNK})

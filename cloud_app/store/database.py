@@ -19,7 +19,7 @@ from sqlalchemy.exc import (
     OperationalError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool, PoolResetState
 from sqlmodel import Session
 
 from genie.errors import DatabaseDown, SettingsError
@@ -92,6 +92,21 @@ class Database:
                 yield connection
             return
         with _translated(), self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def migrating(self) -> Iterator[Connection]:
+        """A connection of its own to change the schema on, closed with its locks.
+
+        On SQLite all is one transaction; on PostgreSQL nothing is begun, for an index
+        can only be built beside other work where there is no transaction.
+        """
+        if self.dialect == "sqlite":
+            with self.connection() as connection:
+                yield connection
+            return
+        engine = create_engine(self.url, poolclass=NullPool)
+        with _translated(), engine.connect() as connection:
             yield connection
 
     @contextmanager

@@ -3,27 +3,23 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import delete
 from sqlmodel import Session, col, select
 
 from cloud_app.store.records import FileRecord
-from cloud_app.store.statements import changed, insert_once
+from cloud_app.store.statements import columns_of, delete_rows, insert_once, record
 from cloud_app.store.tables import FileRow
-
-_FIELDS = tuple(FileRecord.__dataclass_fields__)
 
 
 def insert(session: Session, file: FileRecord) -> bool:
     """Add a file; False when it is there already."""
-    values = {name: getattr(file, name) for name in _FIELDS}
-    return insert_once(session, FileRow, **values)
+    return insert_once(session, FileRow, **columns_of(FileRow, file))
 
 
 def of_org(session: Session, org_id: str, file_id: str) -> FileRecord | None:
     """A file of this org."""
     statement = select(FileRow).where(FileRow.org_id == org_id, FileRow.id == file_id)
     row = session.exec(statement).first()
-    return None if row is None else _record(row)
+    return record(FileRecord, row) if row else None
 
 
 def find(
@@ -45,7 +41,7 @@ def find(
         statement = statement.where(is_next)
     ordered = file_id.asc() if oldest_first else file_id.desc()
     rows = session.exec(statement.order_by(ordered).limit(limit))
-    return tuple(_record(row) for row in rows)
+    return tuple(record(FileRecord, row) for row in rows)
 
 
 def expired(session: Session, now: datetime, limit: int) -> tuple[FileRecord, ...]:
@@ -54,7 +50,7 @@ def expired(session: Session, now: datetime, limit: int) -> tuple[FileRecord, ..
     statement = (
         select(FileRow).where(expires_at < now).order_by(expires_at).limit(limit)
     )
-    return tuple(_record(row) for row in session.exec(statement))
+    return tuple(record(FileRecord, row) for row in session.exec(statement))
 
 
 def known(session: Session, file_ids: Sequence[str]) -> set[str]:
@@ -65,9 +61,4 @@ def known(session: Session, file_ids: Sequence[str]) -> set[str]:
 
 def drop(session: Session, file_ids: Sequence[str]) -> int:
     """Forget files; how many there were."""
-    statement = delete(FileRow).where(col(FileRow.id).in_(file_ids))
-    return changed(session, statement)
-
-
-def _record(row: FileRow) -> FileRecord:
-    return FileRecord(**{name: getattr(row, name) for name in _FIELDS})
+    return delete_rows(session, FileRow, col(FileRow.id).in_(file_ids))

@@ -1,15 +1,15 @@
 """Jobs: accepted once, looked up and listed. How they change: `transitions`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Unpack
 
-from sqlalchemy import Select, func, or_, select
+from sqlalchemy import Row, Select, func, literal_column, or_, select
 from sqlmodel import Session, col
 
 from cloud_app.store import legacy, statements
 from cloud_app.store.database import Database
-from cloud_app.store.records import JobFilter, JobRecord, NewJob
-from cloud_app.store.statements import insert_new, insert_once
+from cloud_app.store.records import JobFilter, JobRecord, NewJob, QueuePosition
+from cloud_app.store.statements import insert_new, record
 from cloud_app.store.tables import JobRow, OrgRow
 from genie.contracts.inference import JobState
 
@@ -19,36 +19,36 @@ UNWATCHED = ("async", "batch")
 PLACE_MOST = 1_000
 """Who waits behind a thousand need not know the number."""
 
-OPEN = (JobState.QUEUED.value, JobState.RUNNING.value)
-
-_MADE = ("org", "state", "request", "outcome", "task")
-_SAME = tuple(set(JobRecord.__dataclass_fields__) - set(_MADE))
-"""Columns a record holds as they are."""
+# Literals, so that such an update may be sent for many jobs at once.
+IS_OPEN = col(JobRow.state).in_(
+    [literal_column("'queued'"), literal_column("'running'")]
+)
 
 _COLUMNS = (
-    *(*_SAME, "state", "request", "outcome", "text", "extras"),
-    *(*legacy.REQUEST, *legacy.OUTCOME),
+    *(one for one in JobRecord.__dataclass_fields__ if one not in ("org", "task")),
+    *("text", "extras", *legacy.REQUEST, *legacy.OUTCOME),
 )
 
 
-def insert(session: Session, new: NewJob) -> bool:
-    """Add a queued job; False when its org already used the idempotency key."""
-    return insert_once(session, JobRow, **_values(new))
-
-
 def insert_alone(db: Database, new: NewJob) -> bool:
-    """`insert` as the one statement of its transaction."""
+    """Add a queued job as the one statement of its transaction.
+
+    False when its org already used the idempotency key.
+    """
     return statements.insert_alone(db, JobRow, _values(new))
 
 
 def insert_all(session: Session, new: Sequence[NewJob]) -> int:
-    """Add many queued jobs in one statement; how many were not there yet."""
-    return insert_new(session, JobRow, [_values(one) for one in new]) if new else 0
+    """Add many queued jobs; how many were not there yet."""
+    rows = [_values(one) for one in new]
+    return insert_new(session.connection(), JobRow, rows) if rows else 0
 
 
 def of_new(new: NewJob) -> JobRecord:
     """The record of a job that was just inserted, without asking for it."""
-    return _record({**_NOTHING, **_values(new)}, new.org.slug)
+    known = _values(new)
+    names = JobRecord.__dataclass_fields__.keys() & known.keys()
+    return JobRecord(org=new.org.slug, **{name: known[name] for name in names})
 
 
 def by_id(session: Session, job_id: str) -> JobRecord | None:
@@ -97,11 +97,11 @@ def find(
     return _all(session, statement.limit(limit))
 
 
-def place(session: Session, job: JobRecord) -> tuple[str, int] | None:
-    """A job's state and how many wait before it, at most `PLACE_MOST`; one query."""
+def place(session: Session, job: JobRecord) -> QueuePosition | None:
+    """How far a job is, in one query that counts to `PLACE_MOST`."""
     before = (
         select(col(JobRow.id))
-        .where(col(JobRow.state) == JobState.QUEUED.value)
+        .where(col(JobRow.state) == JobState.QUEUED)
         .where(col(JobRow.queue) == job.queue, col(JobRow.model) == job.model)
         .where(col(JobRow.work_class) == job.work_class, col(JobRow.id) < job.id)
         .limit(PLACE_MOST)
@@ -110,17 +110,16 @@ def place(session: Session, job: JobRecord) -> tuple[str, int] | None:
     ahead = select(func.count()).select_from(before).scalar_subquery()
     statement = select(col(JobRow.state), ahead).where(col(JobRow.id) == job.id)
     found = session.connection().execute(statement).first()
-    return None if found is None else (found[0], found[1])
+    if found is None:
+        return None
+    is_queued = found.state is JobState.QUEUED
+    return QueuePosition(state=found.state, ahead=found[1] if is_queued else None)
 
 
 def still_open(session: Session, job_ids: Sequence[str]) -> tuple[str, ...]:
     """Those of these jobs that have not ended."""
-    is_open = col(JobRow.state).in_(OPEN)
-    statement = select(col(JobRow.id)).where(col(JobRow.id).in_(job_ids), is_open)
+    statement = select(col(JobRow.id)).where(col(JobRow.id).in_(job_ids), IS_OPEN)
     return tuple(session.connection().execute(statement).scalars())
-
-
-_NOTHING: Mapping[str, Any] = dict.fromkeys((*_COLUMNS, "task"))
 
 
 def _values(new: NewJob) -> dict[str, Any]:
@@ -129,7 +128,7 @@ def _values(new: NewJob) -> dict[str, Any]:
         "id": task.job_id,
         "org_id": new.org.id,
         "key_id": new.key_id,
-        "state": JobState.QUEUED.value,
+        "state": JobState.QUEUED,
         "mode": new.mode,
         "persona": task.persona,
         "model": task.model,
@@ -169,21 +168,20 @@ _WITH_TASK = _select((*_COLUMNS, "task"))
 
 
 def _one(session: Session, statement: Select[Any]) -> JobRecord | None:
-    found = session.connection().execute(statement).mappings().first()
-    return None if found is None else _record(found, found["slug"])
+    found = session.connection().execute(statement).first()
+    return None if found is None else _record(found)
 
 
 def _all(session: Session, statement: Select[Any]) -> tuple[JobRecord, ...]:
-    found = session.connection().execute(statement).mappings()
-    return tuple(_record(row, row["slug"]) for row in found)
+    return tuple(map(_record, session.connection().execute(statement)))
 
 
-def _record(row: Mapping[Any, Any], org: str) -> JobRecord:
-    return JobRecord(
-        org=org,
-        state=JobState(row["state"]),
+def _record(row: Row[Any]) -> JobRecord:
+    return record(
+        JobRecord,
+        row,
+        org=row.slug,
         request=legacy.request_of(row),
-        task=row.get("task"),
+        task=getattr(row, "task", None),
         outcome=legacy.outcome_of(row),
-        **{name: row[name] for name in _SAME},
     )

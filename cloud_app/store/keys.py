@@ -1,27 +1,15 @@
 """API keys and join tokens. Only digests are stored; secrets never come in here."""
 
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import or_
 from sqlmodel import Session, col, select
 
-from cloud_app.store import ids, orgs, tables
+from cloud_app.store import ids
 from cloud_app.store.records import JoinTokenRecord, KeyRecord, OrgRecord
-from cloud_app.store.statements import changed
-
-
-def _record(row: tables.ApiKeyRow, org: OrgRecord) -> KeyRecord:
-    allowed = row.allowed_models
-    return KeyRecord(
-        id=row.id,
-        org=org,
-        name=row.name,
-        prefix=row.prefix,
-        is_admin=row.is_admin,
-        allowed_models=None if allowed is None else tuple(allowed),
-        created_at=row.created_at,
-        revoked_at=row.revoked_at,
-    )
+from cloud_app.store.statements import columns_of, record, update_rows
+from cloud_app.store.tables import ApiKeyRow, JoinTokenRow, OrgRow
 
 
 def insert(
@@ -36,65 +24,54 @@ def insert(
     now: datetime,
 ) -> KeyRecord:
     """Add a key of an org."""
-    row = tables.ApiKeyRow(
+    key = KeyRecord(
         id=ids.new_id(),
-        org_id=org.id,
+        org=org,
         name=name,
         prefix=prefix,
-        digest=digest,
         is_admin=is_admin,
-        allowed_models=None if allowed_models is None else list(allowed_models),
+        allowed_models=allowed_models,
         created_at=now,
         revoked_at=None,
     )
-    session.add(row)
-    return _record(row, org)
+    values = columns_of(ApiKeyRow, key)
+    session.add(ApiKeyRow(org_id=org.id, digest=digest, **values))
+    return key
 
 
 def by_prefix(session: Session, prefix: str) -> tuple[KeyRecord, str] | None:
     """The key with this lookup prefix and its digest, revoked ones too."""
-    found = session.exec(
-        select(tables.ApiKeyRow, tables.OrgRow)
-        .where(tables.ApiKeyRow.prefix == prefix)
-        .where(tables.ApiKeyRow.org_id == tables.OrgRow.id)
-    ).first()
-    if found is None:
-        return None
-    row, org = found
-    return _record(row, orgs.record(org)), row.digest
+    return _key(session, col(ApiKeyRow.prefix) == prefix)
 
 
 def by_id(session: Session, key_id: str) -> KeyRecord | None:
     """The key of this id, revoked or not."""
-    found = session.exec(
-        select(tables.ApiKeyRow, tables.OrgRow)
-        .where(tables.ApiKeyRow.id == key_id)
-        .where(tables.ApiKeyRow.org_id == tables.OrgRow.id)
-    ).first()
-    return None if found is None else _record(found[0], orgs.record(found[1]))
+    found = _key(session, col(ApiKeyRow.id) == key_id)
+    return found and found[0]
+
+
+def _key(session: Session, wanted: Any) -> tuple[KeyRecord, str] | None:
+    is_owner = ApiKeyRow.org_id == OrgRow.id
+    found = session.exec(select(ApiKeyRow, OrgRow).where(wanted, is_owner)).first()
+    if found is None:
+        return None
+    row, org = found
+    return record(KeyRecord, row, org=record(OrgRecord, org)), row.digest
 
 
 def of_org(session: Session, org: OrgRecord) -> tuple[KeyRecord, ...]:
     """Every key of an org, oldest first, revoked ones too."""
-    rows = session.exec(
-        select(tables.ApiKeyRow)
-        .where(tables.ApiKeyRow.org_id == org.id)
-        .order_by(col(tables.ApiKeyRow.id))
-    )
-    return tuple(_record(row, org) for row in rows)
+    is_owned = ApiKeyRow.org_id == org.id
+    rows = session.exec(select(ApiKeyRow).where(is_owned).order_by(col(ApiKeyRow.id)))
+    return tuple(record(KeyRecord, row, org=org) for row in rows)
 
 
 def revoke(session: Session, org: OrgRecord, key: str, now: datetime) -> bool:
     """Revoke an org's key by id or prefix; False when there is no live one."""
-    key_columns = (col(tables.ApiKeyRow.id), col(tables.ApiKeyRow.prefix))
-    statement = (
-        update(tables.ApiKeyRow)
-        .where(col(tables.ApiKeyRow.org_id) == org.id)
-        .where((key_columns[0] == key) | (key_columns[1] == key))
-        .where(col(tables.ApiKeyRow.revoked_at).is_(None))
-        .values(revoked_at=now)
-    )
-    return changed(session, statement) > 0
+    is_named = or_(col(ApiKeyRow.id) == key, col(ApiKeyRow.prefix) == key)
+    is_live = col(ApiKeyRow.revoked_at).is_(None)
+    which = (ApiKeyRow.org_id == org.id, is_named, is_live)
+    return update_rows(session, ApiKeyRow, *which, revoked_at=now) > 0
 
 
 def insert_token(
@@ -109,15 +86,14 @@ def insert_token(
 ) -> None:
     """Add a join token of an org."""
     session.add(
-        tables.JoinTokenRow(
+        JoinTokenRow(
             id=ids.new_id(),
             org_id=org.id,
             prefix=prefix,
             digest=digest,
-            queues=list(queues),
+            queues=queues,
             created_at=now,
             expires_at=expires_at,
-            used_at=None,
         )
     )
 
@@ -127,29 +103,17 @@ def token_by_prefix(
 ) -> tuple[JoinTokenRecord, str] | None:
     """The join token with this lookup prefix and its digest, used ones too."""
     found = session.exec(
-        select(tables.JoinTokenRow, tables.OrgRow)
-        .where(tables.JoinTokenRow.prefix == prefix)
-        .where(tables.JoinTokenRow.org_id == tables.OrgRow.id)
+        select(JoinTokenRow, OrgRow)
+        .where(JoinTokenRow.prefix == prefix)
+        .where(JoinTokenRow.org_id == OrgRow.id)
     ).first()
     if found is None:
         return None
     row, org = found
-    token = JoinTokenRecord(
-        id=row.id,
-        org=orgs.record(org),
-        queues=tuple(row.queues),
-        expires_at=row.expires_at,
-        used_at=row.used_at,
-    )
-    return token, row.digest
+    return record(JoinTokenRecord, row, org=record(OrgRecord, org)), row.digest
 
 
 def use_token(session: Session, token_id: str, now: datetime) -> bool:
     """Use a join token; False when somebody else just did."""
-    statement = (
-        update(tables.JoinTokenRow)
-        .where(col(tables.JoinTokenRow.id) == token_id)
-        .where(col(tables.JoinTokenRow.used_at).is_(None))
-        .values(used_at=now)
-    )
-    return changed(session, statement) == 1
+    which = (JoinTokenRow.id == token_id, col(JoinTokenRow.used_at).is_(None))
+    return update_rows(session, JoinTokenRow, *which, used_at=now) == 1

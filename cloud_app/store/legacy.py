@@ -7,17 +7,12 @@ one writes no such column any more and gives rows without documents theirs; once
 names that one, the columns are dropped.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from msgspec.structs import replace
+from sqlalchemy import Row
 
-from genie.contracts.inference import (
-    FinishReason,
-    JobOutcome,
-    JobRequest,
-    Locality,
-)
+from genie.contracts.inference import FinishReason, JobOutcome, JobRequest, Locality
 
 REQUEST = ("route", "locality", "substituted", "labels", "retry_of")
 OUTCOME = ("usage", "timing", "finish_reason", "fault")
@@ -27,7 +22,7 @@ def request_columns(request: JobRequest) -> dict[str, Any]:
     """A request as columns, beside its document."""
     return {
         "route": request.route,
-        "locality": request.locality.value,
+        "locality": request.locality,
         "substituted": request.substituted,
         "labels": request.metadata,
         "retry_of": request.retry_of,
@@ -36,42 +31,37 @@ def request_columns(request: JobRequest) -> dict[str, Any]:
 
 def outcome_columns(outcome: JobOutcome) -> dict[str, Any]:
     """An outcome as columns, beside its document."""
-    return {
-        "usage": outcome.usage,
-        "timing": outcome.timing,
-        "finish_reason": outcome.finish_reason and outcome.finish_reason.value,
-        "fault": outcome.fault,
-    }
+    return {name: getattr(outcome, name) for name in OUTCOME}
 
 
-def request_of(row: Mapping[Any, Any]) -> JobRequest:
+def request_of(row: Row[Any]) -> JobRequest:
     """What was asked and decided of a job."""
-    kept: JobRequest | None = row["request"]
+    kept: JobRequest | None = row.request
     if kept is not None:
         return kept
     return JobRequest(
-        route=row["route"],
-        locality=Locality(row["locality"]),
-        substituted=row["substituted"],
-        metadata=row["labels"],
-        retry_of=row["retry_of"],
+        route=row.route,
+        locality=Locality(row.locality),
+        substituted=row.substituted,
+        metadata=row.labels,
+        retry_of=row.retry_of,
     )
 
 
-def outcome_of(row: Mapping[Any, Any]) -> JobOutcome:
+def outcome_of(row: Row[Any]) -> JobOutcome:
     """What came of a job."""
-    kept: JobOutcome | None = row["outcome"]
-    if kept is None or kept.at != row["finished_at"]:
+    kept: JobOutcome | None = row.outcome
+    if kept is None or kept.at != row.finished_at:
         kept = _from_columns(row)
-    return replace(kept, text=row["text"], extras=row["extras"])
+    return replace(kept, text=row.text, extras=row.extras)
 
 
-def _from_columns(row: Mapping[Any, Any]) -> JobOutcome:
-    reason = row["finish_reason"]
+def _from_columns(row: Row[Any]) -> JobOutcome:
+    reason = row.finish_reason
     return JobOutcome(
-        at=row["finished_at"],
+        at=row.finished_at,
         finish_reason=FinishReason(reason) if reason else None,
-        usage=row["usage"],
-        timing=row["timing"],
-        fault=row["fault"],
+        usage=row.usage,
+        timing=row.timing,
+        fault=row.fault,
     )

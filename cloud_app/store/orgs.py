@@ -3,23 +3,17 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import update
 from sqlmodel import Session, col, select
 
 from cloud_app.store import ids, tables
 from cloud_app.store.records import AuditRecord, OrgRecord
-from cloud_app.store.statements import changed, insert_once
-
-
-def record(row: tables.OrgRow) -> OrgRecord:
-    """An org as the rest of the cloud sees it."""
-    return OrgRecord(id=row.id, slug=row.slug, name=row.name, retain_h=row.retain_h)
+from cloud_app.store.statements import insert_once, record, update_rows
 
 
 def by_slug(session: Session, slug: str) -> OrgRecord | None:
     """The org with this slug."""
     row = session.exec(select(tables.OrgRow).where(tables.OrgRow.slug == slug)).first()
-    return None if row is None else record(row)
+    return record(OrgRecord, row) if row else None
 
 
 def every_id(session: Session) -> tuple[str, ...]:
@@ -41,8 +35,7 @@ def insert(session: Session, slug: str, name: str, now: datetime) -> bool:
 
 def retain(session: Session, org: OrgRecord, hours: int | None) -> None:
     """Set how long an org's texts are kept; None: as long as the cloud keeps them."""
-    statement = update(tables.OrgRow).where(col(tables.OrgRow.id) == org.id)
-    changed(session, statement.values(retain_h=hours))
+    update_rows(session, tables.OrgRow, tables.OrgRow.id == org.id, retain_h=hours)
 
 
 def note(
@@ -79,14 +72,4 @@ def audit(
         .order_by(col(tables.AuditRow.id).desc())
         .limit(limit)
     )
-    return tuple(
-        AuditRecord(
-            id=row.id,
-            at=row.at,
-            actor=row.actor,
-            action=row.action,
-            subject=row.subject,
-            detail=row.detail,
-        )
-        for row in rows
-    )
+    return tuple(record(AuditRecord, row) for row in rows)

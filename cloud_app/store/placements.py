@@ -2,12 +2,18 @@
 
 from collections.abc import Iterable
 
-from sqlalchemy import delete, text, update
+from sqlalchemy import text
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
 from cloud_app.store.records import PlacementRecord
-from cloud_app.store.statements import changed, insert_once
+from cloud_app.store.statements import (
+    columns_of,
+    delete_rows,
+    insert_once,
+    record,
+    update_rows,
+)
 from cloud_app.store.tables import PlacementRow
 
 _PLANNING_LOCK = 0x706C616E  # any number, the same in every release: "plan"
@@ -23,66 +29,42 @@ def lock(session: Session) -> None:
 
 def everything(session: Session) -> tuple[PlacementRecord, ...]:
     """Every placement of the fleet, by worker and model."""
-    return tuple(_record(row) for row in session.exec(_ordered()))
+    return tuple(record(PlacementRecord, row) for row in session.exec(_ordered()))
 
 
 def of_worker(session: Session, worker_id: str) -> tuple[PlacementRecord, ...]:
     """What one worker should hold, by model."""
     rows = session.exec(_ordered().where(PlacementRow.worker_id == worker_id))
-    return tuple(_record(row) for row in rows)
+    return tuple(record(PlacementRecord, row) for row in rows)
 
 
 def write(session: Session, wanted: PlacementRecord) -> None:
     """Add one placement, or change it to what is wanted."""
-    key = {"worker_id": wanted.worker_id, "model": wanted.model}
-    values = {
-        "quant": wanted.quant,
-        "slots": wanted.slots,
-        "context": wanted.context,
-        "reason": wanted.reason,
-        "since": wanted.since,
-    }
-    if insert_once(session, PlacementRow, **key, **values):
+    values = columns_of(PlacementRow, wanted)
+    if insert_once(session, PlacementRow, **values):
         return
-    statement = (
-        update(PlacementRow)
-        .where(col(PlacementRow.worker_id) == wanted.worker_id)
-        .where(col(PlacementRow.model) == wanted.model)
+    is_it = (
+        PlacementRow.worker_id == wanted.worker_id,
+        PlacementRow.model == wanted.model,
     )
-    changed(session, statement.values(**values))
+    update_rows(session, PlacementRow, *is_it, **values)
 
 
 def drop(session: Session, worker_id: str, models: Iterable[str]) -> int:
     """Take models away from a worker; how many it had."""
-    statement = (
-        delete(PlacementRow)
-        .where(col(PlacementRow.worker_id) == worker_id)
-        .where(col(PlacementRow.model).in_(tuple(models)))
+    is_one = col(PlacementRow.model).in_(tuple(models))
+    return delete_rows(
+        session, PlacementRow, PlacementRow.worker_id == worker_id, is_one
     )
-    return changed(session, statement)
 
 
 def release(session: Session, worker_ids: Iterable[str]) -> int:
     """Take everything away from these workers; how many placements that were."""
-    statement = delete(PlacementRow).where(
-        col(PlacementRow.worker_id).in_(tuple(worker_ids))
-    )
-    return changed(session, statement)
+    is_theirs = col(PlacementRow.worker_id).in_(tuple(worker_ids))
+    return delete_rows(session, PlacementRow, is_theirs)
 
 
 def _ordered() -> SelectOfScalar[PlacementRow]:
     return select(PlacementRow).order_by(
         col(PlacementRow.worker_id), col(PlacementRow.model)
-    )
-
-
-def _record(row: PlacementRow) -> PlacementRecord:
-    return PlacementRecord(
-        worker_id=row.worker_id,
-        model=row.model,
-        quant=row.quant,
-        slots=row.slots,
-        context=row.context,
-        reason=row.reason,
-        since=row.since,
     )

@@ -166,6 +166,14 @@ class JobRecord:
     outcome: JobOutcome = field(default_factory=JobOutcome)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueuePosition:
+    """A job's state; ``ahead`` is how many wait before it while it waits itself."""
+
+    state: JobState
+    ahead: int | None
+
+
 class JobFilter(TypedDict, total=False):
     """Which jobs are wanted; ``worker`` is a name or an id. None or absent: any."""
 

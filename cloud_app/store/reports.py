@@ -1,35 +1,22 @@
 """The last hour of jobs as bare times and counts: what pages and metrics draw."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, func, or_, select
+from sqlalchemy import Select, func, or_, select
 from sqlmodel import col
 
 from cloud_app.store.database import Database
-from cloud_app.store.jobs import OPEN
+from cloud_app.store.jobs import IS_OPEN
 from cloud_app.store.records import OrgRecord
+from cloud_app.store.statements import record
 from cloud_app.store.tables import JobRow
 from genie.contracts.inference import JobState
 
 ROWS_MAX = 2_000
 """Lines are drawn from this many of the newest jobs; counts are of all."""
-
-
-_TIMES = (
-    col(JobRow.id),
-    col(JobRow.state),
-    col(JobRow.persona),
-    col(JobRow.model),
-    col(JobRow.created_at),
-    col(JobRow.started_at),
-    col(JobRow.first_token_at),
-    col(JobRow.finished_at),
-    col(JobRow.usage),
-    col(JobRow.worker),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,37 +42,26 @@ class JobTimes:
         return max(0.0, (self.first_token_at - self.created_at).total_seconds())
 
 
+_TIMES = ("usage", *(one for one in JobTimes.__dataclass_fields__ if one != "tokens"))
+
+
 def since(db: Database, org: OrgRecord, moment: datetime) -> tuple[JobTimes, ...]:
     """Jobs of an org that are open, or were asked or ended since ``moment``."""
     is_recent = or_(
-        col(JobRow.state).in_(OPEN),
+        IS_OPEN,
         col(JobRow.created_at) >= moment,
         col(JobRow.finished_at) >= moment,
     )
     statement = (
-        select(*_TIMES)
+        select(*(getattr(JobRow, name) for name in _TIMES))
         .where(col(JobRow.org_id) == org.id)
         .where(is_recent)
         .order_by(col(JobRow.id).desc())
         .limit(ROWS_MAX)
     )
-    with db.reading() as session:
-        rows = session.connection().execute(statement).all()
-    return tuple(_times(row) for row in rows)
-
-
-def _times(row: Row[*tuple[Any, ...]]) -> JobTimes:
-    return JobTimes(
-        id=row.id,
-        state=JobState(row.state),
-        persona=row.persona,
-        model=row.model,
-        created_at=row.created_at,
-        started_at=row.started_at,
-        first_token_at=row.first_token_at,
-        finished_at=row.finished_at,
-        tokens=row.usage.completion_tokens if row.usage else 0,
-        worker=row.worker,
+    return tuple(
+        record(JobTimes, row, tokens=row.usage.completion_tokens if row.usage else 0)
+        for row in _rows(db, statement)
     )
 
 
@@ -94,12 +70,10 @@ def counts(db: Database, org: OrgRecord, moment: datetime) -> dict[JobState, int
     statement = (
         select(col(JobRow.state), func.count())
         .where(col(JobRow.org_id) == org.id)
-        .where(or_(col(JobRow.state).in_(OPEN), col(JobRow.finished_at) >= moment))
+        .where(or_(IS_OPEN, col(JobRow.finished_at) >= moment))
         .group_by(col(JobRow.state))
     )
-    with db.reading() as session:
-        rows = session.connection().execute(statement).all()
-    return dict.fromkeys(JobState, 0) | {JobState(s): n for s, n in rows}
+    return dict.fromkeys(JobState, 0) | dict(_rows(db, statement))
 
 
 def reasons(
@@ -111,14 +85,17 @@ def reasons(
         .where(col(JobRow.org_id) == org.id)
         .where(col(JobRow.id).in_(tuple(job_ids)))
     )
-    with db.reading() as session:
-        rows = session.connection().execute(statement).all()
+    rows = _rows(db, statement)
     return {row.id: tuple(row.route.get("reasons", ())) for row in rows}
 
 
 def states(db: Database) -> dict[str, int]:
     """How many jobs of all orgs are kept in each state."""
     statement = select(col(JobRow.state), func.count()).group_by(col(JobRow.state))
+    counted = dict.fromkeys(JobState, 0) | dict(_rows(db, statement))
+    return {state.value: count for state, count in counted.items()}
+
+
+def _rows(db: Database, statement: Select[*tuple[Any, ...]]) -> Sequence[Any]:
     with db.reading() as session:
-        rows = session.connection().execute(statement).all()
-    return {state.value: 0 for state in JobState} | {row[0]: row[1] for row in rows}
+        return session.connection().execute(statement).all()

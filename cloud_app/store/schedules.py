@@ -3,38 +3,37 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, func, update
+from sqlalchemy import func
 from sqlmodel import Session, col, select
 
-from cloud_app.store import orgs, tables
-from cloud_app.store.jobs import OPEN
+from cloud_app.store import tables
+from cloud_app.store.jobs import IS_OPEN
 from cloud_app.store.records import (
+    OrgRecord,
     RunRecord,
     RunState,
     RunTrigger,
     ScheduleRecord,
     WebhookConfig,
 )
-from cloud_app.store.statements import changed, insert_once
-from cloud_app.store.tables import ScheduleRow, ScheduleRunRow
-
-_SAME = (
-    *("id", "key_id", "name", "cron", "timezone", "request", "overlap", "catch_up"),
-    *("jitter_s", "created_at", "next_at", "due_at", "paused_at", "trouble"),
+from cloud_app.store.statements import (
+    columns_of,
+    delete_rows,
+    insert_once,
+    record,
+    update_rows,
 )
-"""Columns a record holds as they are."""
+from cloud_app.store.tables import ScheduleRow, ScheduleRunRow
 
 
 def insert(session: Session, schedule: ScheduleRecord) -> bool:
     """Add a schedule; False when its org has one of this name."""
     hook = schedule.webhook
-    return insert_once(
-        session,
-        ScheduleRow,
-        org_id=schedule.org.id,
-        webhook={"url": hook.url, "secret": hook.secret} if hook else None,
-        **{name: getattr(schedule, name) for name in _SAME},
-    )
+    values = columns_of(ScheduleRow, schedule) | {
+        "org_id": schedule.org.id,
+        "webhook": hook and {"url": hook.url, "secret": hook.secret},
+    }
+    return insert_once(session, ScheduleRow, **values)
 
 
 def of_org(session: Session, org: str, name_or_id: str) -> ScheduleRecord | None:
@@ -79,31 +78,20 @@ def claim(session: Session, schedule: ScheduleRecord) -> bool:
 
 def change(session: Session, schedule_id: str, **values: Any) -> bool:
     """Set columns of a schedule; False when it is gone."""
-    statement = update(ScheduleRow).where(col(ScheduleRow.id) == schedule_id)
-    return changed(session, statement.values(**values)) == 1
+    return (
+        update_rows(session, ScheduleRow, ScheduleRow.id == schedule_id, **values) == 1
+    )
 
 
 def remove(session: Session, schedule_id: str) -> None:
     """Delete a schedule and the record of its runs; their jobs stay."""
-    runs = delete(ScheduleRunRow).where(col(ScheduleRunRow.schedule_id) == schedule_id)
-    changed(session, runs)
-    changed(session, delete(ScheduleRow).where(col(ScheduleRow.id) == schedule_id))
+    delete_rows(session, ScheduleRunRow, ScheduleRunRow.schedule_id == schedule_id)
+    delete_rows(session, ScheduleRow, ScheduleRow.id == schedule_id)
 
 
 def add_run(session: Session, run: RunRecord) -> bool:
     """Record a run; False when this moment of its schedule was decided before."""
-    return insert_once(
-        session,
-        ScheduleRunRow,
-        id=run.id,
-        schedule_id=run.schedule_id,
-        fire_at=run.fire_at,
-        trigger=run.trigger.value,
-        state=run.state.value,
-        reason=run.reason,
-        job_id=run.job_id,
-        decided_at=run.decided_at,
-    )
+    return insert_once(session, ScheduleRunRow, **columns_of(ScheduleRunRow, run))
 
 
 def runs(session: Session, schedule_id: str, limit: int) -> tuple[RunRecord, ...]:
@@ -123,7 +111,7 @@ def open_jobs(session: Session, schedule_id: str) -> tuple[str, ...]:
         select(tables.JobRow.id)
         .where(tables.JobRow.id == ScheduleRunRow.job_id)
         .where(ScheduleRunRow.schedule_id == schedule_id)
-        .where(col(tables.JobRow.state).in_(OPEN))
+        .where(IS_OPEN)
     )
     return tuple(session.exec(statement))
 
@@ -134,7 +122,7 @@ def count_queued(session: Session, schedule_id: str) -> int:
         select(func.count())
         .select_from(ScheduleRunRow)
         .where(col(ScheduleRunRow.schedule_id) == schedule_id)
-        .where(col(ScheduleRunRow.state) == RunState.QUEUED.value)
+        .where(col(ScheduleRunRow.state) == RunState.QUEUED)
     )
     return session.exec(statement).one()
 
@@ -146,7 +134,7 @@ def waiting(
     oldest = (
         select(func.min(ScheduleRunRow.fire_at))
         .where(ScheduleRunRow.schedule_id == ScheduleRow.id)
-        .where(ScheduleRunRow.state == RunState.QUEUED.value)
+        .where(ScheduleRunRow.state == RunState.QUEUED)
         .correlate(ScheduleRow)
         .scalar_subquery()
     )
@@ -154,7 +142,7 @@ def waiting(
         select(ScheduleRow, tables.OrgRow, ScheduleRunRow)
         .where(ScheduleRow.org_id == tables.OrgRow.id)
         .where(ScheduleRunRow.schedule_id == ScheduleRow.id)
-        .where(ScheduleRunRow.state == RunState.QUEUED.value)
+        .where(ScheduleRunRow.state == RunState.QUEUED)
         .where(ScheduleRunRow.fire_at == oldest)
         .where(col(ScheduleRow.paused_at).is_(None))
         .limit(limit)
@@ -174,15 +162,11 @@ def refuse(session: Session, run_id: str, reason: str, now: datetime) -> bool:
 
 
 def _decide(
-    session: Session, run_id: str, state: RunState, now: datetime, **values: Any
+    session: Session, run_id: str, state: RunState, now: datetime, **values: str
 ) -> bool:
-    statement = (
-        update(ScheduleRunRow)
-        .where(col(ScheduleRunRow.id) == run_id)
-        .where(col(ScheduleRunRow.state) == RunState.QUEUED.value)
-        .values(state=state.value, decided_at=now, **values)
-    )
-    return changed(session, statement) == 1
+    which = (ScheduleRunRow.id == run_id, ScheduleRunRow.state == RunState.QUEUED)
+    decided = {"state": state, "decided_at": now, **values}
+    return update_rows(session, ScheduleRunRow, *which, **decided) == 1
 
 
 def _all() -> Any:  # a select of two tables; its type has no public name
@@ -192,25 +176,10 @@ def _all() -> Any:  # a select of two tables; its type has no public name
 
 
 def _record(row: ScheduleRow, org: tables.OrgRow) -> ScheduleRecord:
-    return ScheduleRecord(
-        org=orgs.record(org),
-        webhook=_webhook(row.webhook),
-        **{name: getattr(row, name) for name in _SAME},
-    )
-
-
-def _webhook(kept: dict[str, str] | None) -> WebhookConfig | None:
-    return WebhookConfig(url=kept["url"], secret=kept["secret"]) if kept else None
+    kept = row.webhook
+    hook = WebhookConfig(url=kept["url"], secret=kept["secret"]) if kept else None
+    return record(ScheduleRecord, row, org=record(OrgRecord, org), webhook=hook)
 
 
 def _run(row: ScheduleRunRow) -> RunRecord:
-    return RunRecord(
-        id=row.id,
-        schedule_id=row.schedule_id,
-        fire_at=row.fire_at,
-        trigger=RunTrigger(row.trigger),
-        state=RunState(row.state),
-        reason=row.reason,
-        job_id=row.job_id,
-        decided_at=row.decided_at,
-    )
+    return record(RunRecord, row, trigger=RunTrigger(row.trigger))

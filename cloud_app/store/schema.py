@@ -4,6 +4,7 @@ A release only adds to the schema (docs/releases.md), so a process of the releas
 goes on serving after the upgrade, and may start again.
 """
 
+import time
 from functools import cache
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from cloud_app.store.database import Database
 from cloud_app.store.tables import Table
 from genie.errors import SettingsError
 
+LOCK_EVERY_S = 0.2
 _UPGRADE_LOCK = 0x67656E6965  # any number, the same in every release: "genie"
 
 
@@ -26,12 +28,7 @@ def check(db: Database) -> None:
 
     It can on its own, and on one of a later release that still holds all it uses.
     """
-    with db.reading() as session:
-        _check(session.connection())
-
-
-def _check(connection: Connection) -> None:
-    found, needed = _revision(connection), newest()
+    found, needed = current(db), newest()
     if found == needed:
         return
     if _is_known(found):
@@ -39,7 +36,7 @@ def _check(connection: Connection) -> None:
             f"database schema is at {found or 'nothing'}, this release needs {needed}; "
             "run `genie db upgrade`"
         )
-    if unmet := _unmet(connection):
+    if unmet := _unmet(db):
         raise SettingsError(
             f"database schema is at {found}, this release needs {needed}, and "
             f"{', '.join(unmet)}; start a newer release"
@@ -53,13 +50,14 @@ def fitness(db: Database) -> str:
     return f", of a later release; this one needs {newest()} and can serve"
 
 
-def _unmet(connection: Connection) -> list[str]:
+def _unmet(db: Database) -> list[str]:
     """What keeps this release from reading and writing the tables as they are."""
-    tables = inspect(connection).get_multi_columns()
+    with db.reading() as session:
+        tables = inspect(session.connection()).get_multi_columns()
     found = {name: {c["name"]: c for c in tables[_, name]} for _, name in tables}
     unmet = []
     for name, table in sorted(Table.metadata.tables.items()):
-        there, ours = found.get(name, {}), table.columns.keys()
+        there, ours = found.get(name, {}), [c.name for c in table.columns]
         unmet += [f"{name}.{gone} is gone" for gone in ours if gone not in there]
         unmet += [
             f"{name}.{column['name']} must be filled"
@@ -77,12 +75,12 @@ def upgrade(db: Database, revision: str = "head") -> None:
     What a later release made stays as it is; raises `SettingsError` if this release
     cannot serve on it.
     """
-    with db.connection() as connection:
+    with db.migrating() as connection:
         _lock(connection)
-        if _is_known(_revision(connection)):
+        if _is_known(current(db)):
             command.upgrade(config(connection), revision)
         else:
-            _check(connection)
+            check(db)
 
 
 def downgrade(db: Database, revision: str) -> None:
@@ -90,9 +88,9 @@ def downgrade(db: Database, revision: str) -> None:
 
     Raises `SettingsError` for a schema of a later release.
     """
-    with db.connection() as connection:
+    with db.migrating() as connection:
         _lock(connection)
-        if not _is_known(found := _revision(connection)):
+        if not _is_known(found := current(db)):
             raise SettingsError(
                 f"database schema is at {found}, which this release does not know; "
                 "use the release that made it"
@@ -103,11 +101,8 @@ def downgrade(db: Database, revision: str) -> None:
 def current(db: Database) -> str | None:
     """The revision the database is at, None when it is empty."""
     with db.reading() as session:
-        return _revision(session.connection())
-
-
-def _revision(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()
+        context = MigrationContext.configure(session.connection())
+        return context.get_current_revision()
 
 
 @cache
@@ -137,8 +132,13 @@ def config(connection: Connection | None = None) -> Config:
 
 
 def _lock(connection: Connection) -> None:
-    # SQLite's transaction already is the only writer.
-    if connection.dialect.name == "postgresql":
-        connection.execute(
-            text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK}
-        )
+    """Be the only one that changes the schema for as long as the connection lives."""
+    if connection.dialect.name == "sqlite":
+        return  # its transaction already is the only writer
+    statement = text("SELECT pg_try_advisory_lock(:key)").bindparams(key=_UPGRADE_LOCK)
+    # Asked, not waited for: an index that is built beside other work waits for every
+    # statement that began before it, and so would wait for us.
+    while not connection.execute(statement).scalar():
+        connection.rollback()
+        time.sleep(LOCK_EVERY_S)
+    connection.commit()

@@ -1,12 +1,12 @@
-"""Statements SQLModel has no portable word for, and the shortest way to one row."""
+"""Statements SQLModel has no portable word for, and records from rows and back."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, bindparam
+from sqlalchemy import Connection, delete, inspect, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import psycopg
 from sqlalchemy.engine import CursorResult
@@ -19,44 +19,46 @@ from cloud_app.store.tables import Table
 from genie.contracts import codec
 from genie.contracts.base import Contract
 
+R = TypeVar("R")
+
+
+def record(kind: type[R], row: Any, **made: Any) -> R:
+    """A record of a row: all but what is ``made`` are columns of the same names."""
+    names: Mapping[str, Any] = kind.__dataclass_fields__  # type: ignore[attr-defined]  # records are dataclasses
+    same = {name: getattr(row, name) for name in names if name not in made}
+    return kind(**same, **made)
+
+
+def columns_of(table: type[Table], record: Any) -> dict[str, Any]:
+    """The other way round: what a record holds under the names of a table's columns."""
+    names = inspect(table).columns.keys()
+    return {name: getattr(record, name) for name in names if hasattr(record, name)}
+
 
 def insert_once(session: Session, table: type[Table], **values: Any) -> bool:
     """Insert a row unless a unique constraint already holds one; True when inserted.
 
     A concurrent insert of the same row is waited for, so False means it is there.
     """
-    return insert_new(session, table, [values]) == 1
+    return insert_new(session.connection(), table, [values]) == 1
 
 
 def insert_new(
-    session: Session, table: type[Table], rows: Sequence[Mapping[str, Any]]
+    connection: Connection, table: type[Table], rows: Sequence[Mapping[str, Any]]
 ) -> int:
-    """Insert the rows no unique constraint holds yet, in one statement; how many."""
-    if len(rows) == 1:
-        return int(insert_row(session.connection(), table, rows[0]))
-    dialect = session.get_bind().dialect.name
-    statement = _inserts[dialect](table).values(list(rows)).on_conflict_do_nothing()
-    return changed(session, statement)
-
-
-def insert_row(
-    connection: Connection, table: type[Table], values: Mapping[str, Any]
-) -> bool:
-    """`insert_once` without a session, whose own work would count."""
-    statement = _once(connection.dialect.name, table, tuple(values))
-    given = {f"new_{name}": value for name, value in values.items()}
-    return connection.execute(statement, given).rowcount == 1
+    """Insert the rows no unique constraint holds yet; how many."""
+    return connection.execute(_once(connection.dialect.name, table), rows).rowcount
 
 
 def insert_alone(db: Database, table: type[Table], values: Mapping[str, Any]) -> bool:
-    """`insert_row` as the one statement of its transaction.
+    """`insert_once` as the one statement of its transaction.
 
     On PostgreSQL it goes to psycopg without SQLAlchemy's work on every statement, which
     is half of what a row costs, for the request somebody waits for.
     """
     if db.dialect == "sqlite":
         with db.connection() as connection:
-            return insert_row(connection, table, values)
+            return insert_new(connection, table, [values]) == 1
     text, names = _text(table, tuple(values))
     given = [_plain(values[name]) for name in names]
     with db.cursor() as cursor:
@@ -81,21 +83,35 @@ _inserts: Mapping[str, Callable[[type[Table]], Any]] = {
 
 
 @cache
-def _once(dialect: str, table: type[Table], names: tuple[str, ...]) -> Insert:
-    """The insert of one row; made once, for making it takes longer than running it."""
-    values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in names}
-    statement: Insert = _inserts[dialect](table).values(values).on_conflict_do_nothing()
+def _once(dialect: str, table: type[Table]) -> Insert:
+    statement: Insert = _inserts[dialect](table).on_conflict_do_nothing()
     return statement.execution_options(preserve_rowcount=True)
 
 
 @cache
-def _text(table: type[Table], names: tuple[str, ...]) -> tuple[bytes, list[str]]:
+def _text(table: type[Table], names: tuple[str, ...]) -> tuple[bytes, Sequence[str]]:
     """The same insert as SQL with psycopg's places, and what belongs into each."""
     dialect = psycopg.dialect(paramstyle="format")  # type: ignore[no-untyped-call]  # SQLAlchemy's gap
-    compiled = _once("postgresql", table, names).compile(dialect=dialect)
+    statement = _once("postgresql", table)
+    compiled = statement.compile(dialect=dialect, column_keys=names)
     assert isinstance(compiled, SQLCompiler)  # noqa: S101  # what DML always gives
-    places = [name.removeprefix("new_") for name in compiled.positiontup or ()]
-    return str(compiled).encode(), places
+    return str(compiled).encode(), compiled.positiontup or ()
+
+
+Condition = Any
+"""A comparison of columns; to SQLModel's types it is a bool, to SQLAlchemy's not."""
+
+
+def update_rows(
+    session: Session, table: type[Table], *which: Condition, **values: Any
+) -> int:
+    """Set columns of the rows for which all of ``which`` holds; how many they are."""
+    return changed(session, update(table).where(*which).values(**values))
+
+
+def delete_rows(session: Session, table: type[Table], *which: Condition) -> int:
+    """Delete the rows for which all of ``which`` holds; how many they were."""
+    return changed(session, delete(table).where(*which))
 
 
 def changed(session: Session, statement: UpdateBase) -> int:

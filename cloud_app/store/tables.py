@@ -1,27 +1,25 @@
 """The tables. Only `cloud_app.store` and the migrations look in here."""
 
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
     JSON,
     BigInteger,
-    CheckConstraint,
-    Column,
     DateTime,
     Dialect,
-    ForeignKey,
+    Enum,
     Index,
     MetaData,
-    String,
     Text,
     TypeDecorator,
     UniqueConstraint,
     text,
 )
-from sqlalchemy import UniqueConstraint as Unique
 from sqlmodel import Field, SQLModel
 
+from cloud_app.store.records import DeliveryState, RunState
 from genie.contracts import codec
 from genie.contracts.base import Contract
 from genie.contracts.batch import BatchState
@@ -102,39 +100,63 @@ class ContractText(TypeDecorator[Contract]):
         return None if value is None else codec.decode(self.contract, value)
 
 
-def _moment(*, null: bool = True) -> Any:  # SQLModel types its own Field so
-    return Field(default=None, sa_column=Column(UtcDateTime(), nullable=null))
+class JsonTuple(TypeDecorator[tuple[Any, ...]]):
+    """A list of plain JSON values that comes back as a tuple."""
+
+    impl = JSON
+    cache_ok = True
+
+    def process_result_value(
+        self, value: list[Any] | None, dialect: Dialect
+    ) -> tuple[Any, ...] | None:
+        """The values in order."""
+        return None if value is None else tuple(value)
 
 
-def _contract(contract: type[Contract], name: str | None = None) -> Any:
-    kind = ContractText(contract)
-    named = (name, kind) if name else (kind,)
-    return Field(default=None, sa_column=Column(*named, nullable=True))
+def _field(kind: Any, **options: Any) -> Any:  # SQLModel types its own Field so
+    return Field(default=None, sa_type=kind, **options)
 
 
-def _json(name: str | None = None, *, null: bool = False) -> Any:
-    kind = JSON(none_as_null=True)
-    column = Column(name, kind, nullable=null) if name else Column(kind, nullable=null)
-    return Field(default=None, sa_column=column)
+def _moment() -> Any:
+    return _field(UtcDateTime)
 
 
-def _short(length: int) -> Any:
-    return Field(default=None, sa_column=Column(String(length), nullable=True))
+def _json(kind: type[JSON | JsonTuple] = JSON, **names: str) -> Any:
+    return _field(kind(none_as_null=True), sa_column_kwargs=names)
+
+
+def _contract(contract: type[Contract], **names: str) -> Any:
+    return _field(ContractText(contract), sa_column_kwargs=names)
+
+
+def _enum(values: type[StrEnum], *, is_checked: bool = True) -> Any:
+    """A column of one of these values; where it ``is_checked``, by the database too."""
+    kind = Enum(
+        values,
+        values_callable=lambda kind: [one.value for one in kind],
+        native_enum=False,
+        length=16,
+        create_constraint=is_checked,
+        name="state",
+    )
+    return _field(kind)
+
+
+def _short(length: int, **options: Any) -> Any:
+    return Field(default=None, max_length=length, **options)
+
+
+def _id(**options: Any) -> Any:
+    return _short(ID_LENGTH, **options)
+
+
+def _large() -> Any:
+    return Field(default=0, sa_type=BigInteger)
 
 
 def _where(condition: str) -> dict[str, Any]:
     """Of an index: only the rows that meet ``condition`` are in it."""
     return {f"{name}_where": text(condition) for name in ("postgresql", "sqlite")}
-
-
-def _id() -> Any:
-    return Field(sa_column=Column(String(ID_LENGTH), primary_key=True))
-
-
-def _org() -> Any:
-    return Field(
-        sa_column=Column(String(ID_LENGTH), ForeignKey("org.id"), nullable=False)
-    )
 
 
 class Table(SQLModel):
@@ -149,10 +171,10 @@ class OrgRow(Table, table=True):
 
     __tablename__ = "org"
 
-    id: str = _id()
-    slug: str = Field(sa_column=Column(String(40), nullable=False, unique=True))
+    id: str = _id(primary_key=True)
+    slug: str = _short(40, unique=True)
     name: str
-    created_at: datetime = _moment(null=False)
+    created_at: datetime = _moment()
     retain_h: int | None = None
 
 
@@ -161,14 +183,14 @@ class ApiKeyRow(Table, table=True):
 
     __tablename__ = "api_key"
 
-    id: str = _id()
-    org_id: str = _org()
+    id: str = _id(primary_key=True)
+    org_id: str = _id(foreign_key="org.id")
     name: str
-    prefix: str = Field(sa_column=Column(String(80), nullable=False, unique=True))
-    digest: str = Field(sa_column=Column(String(64), nullable=False))
+    prefix: str = _short(80, unique=True)
+    digest: str = _short(64)
     is_admin: bool = False
-    allowed_models: list[str] | None = _json(null=True)
-    created_at: datetime = _moment(null=False)
+    allowed_models: tuple[str, ...] | None = _json(JsonTuple)
+    created_at: datetime = _moment()
     revoked_at: datetime | None = _moment()
 
 
@@ -177,13 +199,13 @@ class JoinTokenRow(Table, table=True):
 
     __tablename__ = "join_token"
 
-    id: str = _id()
-    org_id: str = _org()
-    prefix: str = Field(sa_column=Column(String(80), nullable=False, unique=True))
-    digest: str = Field(sa_column=Column(String(64), nullable=False))
-    queues: list[str] = _json()
-    created_at: datetime = _moment(null=False)
-    expires_at: datetime = _moment(null=False)
+    id: str = _id(primary_key=True)
+    org_id: str = _id(foreign_key="org.id")
+    prefix: str = _short(80, unique=True)
+    digest: str = _short(64)
+    queues: tuple[str, ...] = _json(JsonTuple)
+    created_at: datetime = _moment()
+    expires_at: datetime = _moment()
     used_at: datetime | None = _moment()
 
 
@@ -197,20 +219,20 @@ class WorkerRow(Table, table=True):
     __tablename__ = "worker"
     __table_args__ = (Index(None, "org_id", "name"), Index(None, "seen_at"))
 
-    id: str = _id()
-    org_id: str = _org()
+    id: str = _id(primary_key=True)
+    org_id: str = _id(foreign_key="org.id")
     name: str
     hostname: str
-    queues: list[str] = _json()
-    secret_digest: str = Field(sa_column=Column(String(64), nullable=False))
+    queues: tuple[str, ...] = _json(JsonTuple)
+    secret_digest: str = _short(64)
     boot_id: str
     version: str
-    engines: list[str] = _json()
-    engine_facts: list[dict[str, Any]] | None = _json(null=True)
+    engines: tuple[str, ...] = _json(JsonTuple)
+    engine_facts: list[dict[str, Any]] | None = _json()
     labels: dict[str, str] = _json()
-    registered_at: datetime = _moment(null=False)
+    registered_at: datetime = _moment()
     seen_at: datetime | None = _moment()
-    seq: int = Field(default=-1, sa_column=Column(BigInteger, nullable=False))
+    seq: int = Field(default=-1, sa_type=BigInteger)
     status: Heartbeat | None = _contract(Heartbeat)
     noted: str = "online"
     quarantined_at: datetime | None = _moment()
@@ -222,15 +244,13 @@ class PlacementRow(Table, table=True):
 
     __tablename__ = "placement"
 
-    worker_id: str = Field(
-        sa_column=Column(String(ID_LENGTH), ForeignKey("worker.id"), primary_key=True)
-    )
+    worker_id: str = _id(foreign_key="worker.id", primary_key=True)
     model: str = Field(primary_key=True)
     quant: str
     slots: int
     context: int
     reason: str
-    since: datetime = _moment(null=False)
+    since: datetime = _moment()
 
 
 class ModelFactRow(Table, table=True):
@@ -242,10 +262,7 @@ class ModelFactRow(Table, table=True):
     quant: str = Field(primary_key=True)
     fingerprint: str = Field(primary_key=True)
     files: list[dict[str, Any]] = _json()
-    first_seen_at: datetime = _moment(null=False)
-
-
-_STATES = ", ".join(f"'{state.value}'" for state in JobState)
+    first_seen_at: datetime = _moment()
 
 
 class JobRow(Table, table=True):
@@ -259,7 +276,6 @@ class JobRow(Table, table=True):
     __tablename__ = "job"
     __table_args__ = (
         UniqueConstraint("org_id", "idempotency_key"),
-        CheckConstraint(f"state IN ({_STATES})", name="state"),
         Index(None, "org_id", "id"),
         Index(None, "state", "queue", "model"),
         Index(None, "state", "deadline_at"),
@@ -269,11 +285,11 @@ class JobRow(Table, table=True):
         Index(None, "org_id", "label", "id", **_where("label IS NOT NULL")),
     )
 
-    id: str = _id()
-    org_id: str = _org()
-    key_id: str = Field(sa_column=Column(String(ID_LENGTH), nullable=False))
-    state: str = Field(sa_column=Column(String(16), nullable=False))
-    mode: str = Field(sa_column=Column(String(8), nullable=False))
+    id: str = _id(primary_key=True)
+    org_id: str = _id(foreign_key="org.id")
+    key_id: str = _id()
+    state: JobState = _enum(JobState)
+    mode: str = _short(8)
     persona: str | None = None
     model: str
     queue: str
@@ -282,8 +298,8 @@ class JobRow(Table, table=True):
     body_sha256: str | None = None
     retain_h: int | None = None
     label: str | None = _short(LABEL_LENGTH)
-    created_at: datetime = _moment(null=False)
-    deadline_at: datetime = _moment(null=False)
+    created_at: datetime = _moment()
+    deadline_at: datetime = _moment()
     confirmed_at: datetime | None = _moment()
     relayed_at: datetime | None = _moment()
     started_at: datetime | None = _moment()
@@ -299,18 +315,16 @@ class JobRow(Table, table=True):
     worker: str | None = None
     fingerprint: str | None = None
     request: JobRequest | None = _contract(JobRequest)
-    task: InferenceTask | None = _contract(InferenceTask, "payload")
+    task: InferenceTask | None = _contract(InferenceTask, name="payload", key="task")
     outcome: JobOutcome | None = _contract(JobOutcome)
-    text: str | None = _json(null=True)
+    text: str | None = _json()
     extras: AnswerExtras | None = _contract(AnswerExtras)
 
     locality: str
     substituted: str | None = None
     route: dict[str, Any] = _json()
-    labels: dict[str, str] = _json("metadata")
-    retry_of: str | None = Field(
-        default=None, sa_column=Column(String(ID_LENGTH), nullable=True)
-    )
+    labels: dict[str, str] = _json(name="metadata", key="labels")
+    retry_of: str | None = _id()
     usage: Usage | None = _contract(Usage)
     timing: Timing | None = _contract(Timing)
     finish_reason: str | None = None
@@ -323,21 +337,13 @@ class AuditRow(Table, table=True):
     __tablename__ = "audit"
     __table_args__ = (Index(None, "org_id", "id"),)
 
-    id: str = _id()
-    at: datetime = _moment(null=False)
-    org_id: str = _org()
+    id: str = _id(primary_key=True)
+    at: datetime = _moment()
+    org_id: str = _id(foreign_key="org.id")
     actor: str
     action: str
     subject: str
     detail: dict[str, Any] = _json()
-
-
-def _large() -> Any:  # SQLModel types its own Field so
-    return Field(default=0, sa_column=Column(BigInteger, nullable=False))
-
-
-def _reference(*, null: bool = True) -> Any:
-    return Field(default=None, sa_column=Column(String(ID_LENGTH), nullable=null))
 
 
 class FileRow(Table, table=True):
@@ -346,19 +352,16 @@ class FileRow(Table, table=True):
     __tablename__ = "file"
     __table_args__ = (Index(None, "org_id", "id"), Index(None, "expires_at"))
 
-    id: str = _id()
-    org_id: str = _org()
-    key_id: str = _reference(null=False)
-    purpose: str = Field(sa_column=Column(String(24), nullable=False))
+    id: str = _id(primary_key=True)
+    org_id: str = _id(foreign_key="org.id")
+    key_id: str = _id()
+    purpose: str = _short(24)
     filename: str
     size_bytes: int = _large()
-    sha256: str = Field(sa_column=Column(String(64), nullable=False))
+    sha256: str = _short(64)
     path: str
-    created_at: datetime = _moment(null=False)
-    expires_at: datetime = _moment(null=False)
-
-
-_BATCH_STATES = ", ".join(f"'{state.value}'" for state in BatchState)
+    created_at: datetime = _moment()
+    expires_at: datetime = _moment()
 
 
 class BatchRow(Table, table=True):
@@ -371,21 +374,20 @@ class BatchRow(Table, table=True):
     __tablename__ = "batch"
     __table_args__ = (
         UniqueConstraint("org_id", "idempotency_key"),
-        CheckConstraint(f"state IN ({_BATCH_STATES})", name="state"),
         Index(None, "org_id", "id"),
         Index(None, "tidied_at", "id"),
     )
 
-    id: str = _id()
-    org_id: str = _org()
-    key_id: str = _reference(null=False)
-    state: str = Field(sa_column=Column(String(16), nullable=False))
-    closing: str | None = Field(default=None, sa_column=Column(String(16)))
+    id: str = _id(primary_key=True)
+    org_id: str = _id(foreign_key="org.id")
+    key_id: str = _id()
+    state: BatchState = _enum(BatchState)
+    closing: BatchState | None = _enum(BatchState, is_checked=False)
     endpoint: str
     window: str
-    input_file_id: str = _reference(null=False)
-    output_file_id: str | None = _reference()
-    error_file_id: str | None = _reference()
+    input_file_id: str = _id()
+    output_file_id: str | None = _id()
+    error_file_id: str | None = _id()
     model: str | None = None
     total: int = _large()
     completed: int = _large()
@@ -393,15 +395,15 @@ class BatchRow(Table, table=True):
     prompt_tokens: int = _large()
     completion_tokens: int = _large()
     cached_tokens: int = _large()
-    errors: list[dict[str, Any]] | None = _json(null=True)
-    labels: dict[str, str] = _json("metadata")
+    errors: list[dict[str, Any]] | None = _json()
+    labels: dict[str, str] = _json(name="metadata", key="labels")
     read_offset: int = _large()
     read_line: int = _large()
     chunks: int = 0
-    lease: str | None = _reference()
+    lease: str | None = _id()
     lease_until: datetime | None = _moment()
-    created_at: datetime = _moment(null=False)
-    expires_at: datetime = _moment(null=False)
+    created_at: datetime = _moment()
+    expires_at: datetime = _moment()
     in_progress_at: datetime | None = _moment()
     finalizing_at: datetime | None = _moment()
     completed_at: datetime | None = _moment()
@@ -422,9 +424,7 @@ class BatchChunkRow(Table, table=True):
 
     __tablename__ = "batch_chunk"
 
-    batch_id: str = Field(
-        sa_column=Column(String(ID_LENGTH), ForeignKey("batch.id"), primary_key=True)
-    )
+    batch_id: str = _id(foreign_key="batch.id", primary_key=True)
     number: int = Field(primary_key=True)
     offset: int = _large()
     size_bytes: int = _large()
@@ -432,13 +432,9 @@ class BatchChunkRow(Table, table=True):
     lines: int
     tries: dict[str, int] = _json()
     refused: dict[str, dict[str, Any]] = _json()
-    part: str | None = _reference()
+    part: str | None = _id()
     has_output: bool = False
     has_errors: bool = False
-
-
-def _text(*, null: bool = True) -> Any:
-    return Field(default=None, sa_column=Column(Text, nullable=null))
 
 
 class ScheduleRow(Table, table=True):
@@ -449,24 +445,24 @@ class ScheduleRow(Table, table=True):
     """
 
     __tablename__ = "schedule"
-    __table_args__ = (Unique("org_id", "name"), Index(None, "due_at"))
+    __table_args__ = (UniqueConstraint("org_id", "name"), Index(None, "due_at"))
 
-    id: str = _id()
-    org_id: str = _org()
-    key_id: str = _reference(null=False)
+    id: str = _id(primary_key=True)
+    org_id: str = _id(foreign_key="org.id")
+    key_id: str = _id()
     name: str
     cron: str
     timezone: str
     request: dict[str, Any] = _json()
-    webhook: dict[str, str] | None = _json(null=True)
+    webhook: dict[str, str] | None = _json()
     overlap: str
     catch_up: str
     jitter_s: float
-    created_at: datetime = _moment(null=False)
+    created_at: datetime = _moment()
     next_at: datetime | None = _moment()
     due_at: datetime | None = _moment()
     paused_at: datetime | None = _moment()
-    trouble: str | None = _text()
+    trouble: str | None = _field(Text)
 
 
 class ScheduleRunRow(Table, table=True):
@@ -474,23 +470,18 @@ class ScheduleRunRow(Table, table=True):
 
     __tablename__ = "schedule_run"
     __table_args__ = (
-        Unique("schedule_id", "fire_at"),
+        UniqueConstraint("schedule_id", "fire_at"),
         Index(None, "schedule_id", "id"),
-        CheckConstraint(
-            "state IN ('started', 'queued', 'skipped', 'refused')", name="state"
-        ),
     )
 
-    id: str = _id()
-    schedule_id: str = Field(
-        sa_column=Column(String(ID_LENGTH), ForeignKey("schedule.id"), nullable=False)
-    )
-    fire_at: datetime = _moment(null=False)
+    id: str = _id(primary_key=True)
+    schedule_id: str = _id(foreign_key="schedule.id")
+    fire_at: datetime = _moment()
     trigger: str
-    state: str = Field(sa_column=Column(String(16), nullable=False))
-    reason: str | None = _text()
-    job_id: str | None = _reference()
-    decided_at: datetime = _moment(null=False)
+    state: RunState = _enum(RunState)
+    reason: str | None = _field(Text)
+    job_id: str | None = _id()
+    decided_at: datetime = _moment()
 
 
 class WebhookDeliveryRow(Table, table=True):
@@ -501,25 +492,22 @@ class WebhookDeliveryRow(Table, table=True):
         Index(None, "state", "next_at"),
         Index(None, "org_id", "id"),
         Index(None, "job_id"),
-        CheckConstraint(
-            "state IN ('waiting', 'pending', 'delivered', 'failed')", name="state"
-        ),
     )
 
-    id: str = _id()
-    org_id: str = _org()
-    job_id: str | None = _reference()
+    id: str = _id(primary_key=True)
+    org_id: str = _id(foreign_key="org.id")
+    job_id: str | None = _id()
     event: str | None = None
-    url: str = _text(null=False)
-    secret: str = _text(null=False)
-    body: str | None = _text()
-    state: str = Field(sa_column=Column(String(16), nullable=False))
+    url: str = _field(Text)
+    secret: str = _field(Text)
+    body: str | None = _field(Text)
+    state: DeliveryState = _enum(DeliveryState)
     attempts: int = 0
     next_at: datetime | None = _moment()
-    created_at: datetime = _moment(null=False)
+    created_at: datetime = _moment()
     ended_at: datetime | None = _moment()
     status: int | None = None
-    error: str | None = _text()
+    error: str | None = _field(Text)
 
 
 class JobAttemptRow(Table, table=True):
@@ -530,9 +518,9 @@ class JobAttemptRow(Table, table=True):
 
     __tablename__ = "job_attempt"
 
-    job_id: str = Field(sa_column=Column(String(ID_LENGTH), primary_key=True))
+    job_id: str = _id(primary_key=True)
     attempt_id: str = Field(primary_key=True)
     worker_id: str
     worker: str
-    started_at: datetime = _moment(null=False)
+    started_at: datetime = _moment()
     lost_at: datetime | None = _moment()

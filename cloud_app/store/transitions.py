@@ -17,20 +17,18 @@ from sqlalchemy import (
     bindparam,
     case,
     func,
+    inspect,
     null,
-    or_,
-    select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.elements import ColumnElement
-from sqlmodel import Session, col
+from sqlmodel import Session, col, select
 
 from cloud_app.store import legacy
-from cloud_app.store.jobs import OPEN
+from cloud_app.store.jobs import IS_OPEN
 from cloud_app.store.records import JobRecord
-from cloud_app.store.statements import changed, insert_once
-from cloud_app.store.tables import JobAttemptRow, JobRow, OrgRow, UtcDateTime
+from cloud_app.store.statements import insert_once, record, update_rows
+from cloud_app.store.tables import JobAttemptRow, JobRow, OrgRow
 from genie.contracts.base import part
 from genie.contracts.inference import (
     AttemptGivenBack,
@@ -45,8 +43,6 @@ from genie.contracts.inference import (
 )
 
 _MAX_NAME = 255
-_moment = UtcDateTime()
-_now = bindparam("now", type_=_moment)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,21 +96,14 @@ def storable(event: E) -> E:
 
 def confirm(session: Session, job_ids: Sequence[str], now: datetime) -> int:
     """The broker has the messages of these jobs; of how many that is news."""
-    statement = (
-        update(JobRow)
-        .where(col(JobRow.id).in_(job_ids), col(JobRow.confirmed_at).is_(None))
-        .values(confirmed_at=now)
-    )
-    return changed(session, statement)
+    which = (col(JobRow.id).in_(job_ids), col(JobRow.confirmed_at).is_(None))
+    return update_rows(session, JobRow, *which, confirmed_at=now)
 
 
 def lock(connection: Connection, job_ids: Sequence[str]) -> dict[str, OpenJobState]:
     """Those of these jobs that are open, which nobody else can change from here on."""
     rows = connection.execute(_LOCK, {"ids": list(job_ids)})
-    return {
-        job_id: OpenJobState(attempts=attempts, attempt_id=attempt_id)
-        for job_id, attempts, attempt_id in rows
-    }
+    return {row.id: record(OpenJobState, row) for row in rows}
 
 
 def start(connection: Connection, event: AttemptStarted, now: datetime) -> int | None:
@@ -141,24 +130,21 @@ def end(connection: Connection, ends: Sequence[JobCompletion], now: datetime) ->
     return connection.execute(_END, [_ended(one, now) for one in ends]).rowcount
 
 
-def give_back(
-    session: Session, event: AttemptGivenBack, *, is_lost: bool = False
-) -> bool:
+def give_back(session: Session, event: AttemptGivenBack) -> bool:
     """A worker gave its attempt back in good order: it does not count, the job waits.
 
-    One that ``is_lost`` is subtracted by `lost_attempts` already. False when another
-    attempt has begun since, or the job has ended.
+    False when another attempt has begun since, or the job has ended.
     """
-    statement = (
-        _open(col(JobRow.id) == event.job_id)
-        .where(col(JobRow.attempt_id) == event.attempt_id)
-        .values(
-            **_UNSTARTED,
-            state=JobState.QUEUED.value,
-            attempts=JobRow.attempts - (0 if is_lost else 1),
-        )
-    )
-    return changed(session, statement) == 1
+    is_lost = (*_is_attempt(event), col(JobAttemptRow.lost_at).is_not(None))
+    found = session.exec(select(JobAttemptRow).where(*is_lost)).first()
+    counted = 0 if found else 1  # one that was lost is subtracted by `lost_attempts`
+    is_it = (JobRow.id == event.job_id, JobRow.attempt_id == event.attempt_id)
+    values = {
+        **_UNSTARTED,
+        "state": JobState.QUEUED,
+        "attempts": JobRow.attempts - counted,
+    }
+    return update_rows(session, JobRow, *is_it, IS_OPEN, **values) == 1
 
 
 def close(
@@ -189,7 +175,7 @@ def time_out(
     """End jobs whose deadline passed before ``before``, oldest deadline first."""
     due = (
         select(col(JobRow.id))
-        .where(col(JobRow.state).in_(OPEN), col(JobRow.deadline_at) < before)
+        .where(IS_OPEN, col(JobRow.deadline_at) < before)
         .order_by(col(JobRow.deadline_at))
         .limit(limit)
     )
@@ -200,51 +186,37 @@ def time_out(
 def reopen(session: Session, job: JobRecord, task: InferenceTask) -> bool:
     """Queue a failed job once more, its message kept for the relay; False when it
     changed since ``job`` was read. Its attempts are counted anew."""
-    losses = update(JobAttemptRow).where(col(JobAttemptRow.job_id) == job.id)
-    statement = (
-        update(JobRow)
-        .where(col(JobRow.id) == job.id)
-        .where(col(JobRow.state) == JobState.FAILED.value)
-        .where(col(JobRow.finished_at) == job.finished_at)
-        .values(
-            **_UNSTARTED,
-            **_outcome(None),
-            text=None,
-            extras=None,
-            state=JobState.QUEUED.value,
-            finished_at=None,
-            purged_at=None,
-            task=task,
-            publications=task.publication,
-            deadline_at=task.deadline_at,
-            confirmed_at=None,
-            relayed_at=None,
-            attempts=0,
-        )
-    )
-    if not changed(session, statement):
+    has_failed = (JobRow.id == job.id, JobRow.state == JobState.FAILED)
+    emptied = ("text", "extras", "finished_at", "purged_at", *_PUBLISHED)
+    values = {
+        **_UNSTARTED,
+        **_outcome(None),
+        **dict.fromkeys(emptied),
+        "state": JobState.QUEUED,
+        "task": task,
+        "publications": task.publication,
+        "deadline_at": task.deadline_at,
+        "attempts": 0,
+    }
+    is_same = JobRow.finished_at == job.finished_at
+    if not update_rows(session, JobRow, *has_failed, is_same, **values):
         return False
-    changed(session, losses.values(lost_at=None))
+    update_rows(session, JobAttemptRow, JobAttemptRow.job_id == job.id, lost_at=None)
     return True
 
 
 def recover(session: Session, *, now: datetime, fault: Fault) -> int:
     """Queue open jobs that can be published again; end the others with ``fault``."""
-    again = _open(col(JobRow.task).is_not(None)).values(
-        state=JobState.QUEUED.value, confirmed_at=None, relayed_at=None
-    )
     lost = _close(session, [col(JobRow.task).is_(None)], JobState.FAILED, now, fault)
-    return changed(session, again) + len(lost)
+    values = {"state": JobState.QUEUED, **dict.fromkeys(_PUBLISHED)}
+    is_kept = col(JobRow.task).is_not(None)
+    return len(lost) + update_rows(session, JobRow, is_kept, IS_OPEN, **values)
 
 
 def drop(session: Session, job_id: str) -> bool:
     """Count an outcome that came after the first; False when there is no such job."""
-    statement = (
-        update(JobRow)
-        .where(col(JobRow.id) == job_id)
-        .values(dropped=JobRow.dropped + 1)
-    )
-    return changed(session, statement) == 1
+    values = {"dropped": JobRow.dropped + 1}
+    return update_rows(session, JobRow, JobRow.id == job_id, **values) == 1
 
 
 def note_attempt(session: Session, event: AttemptStarted, now: datetime) -> None:
@@ -268,107 +240,78 @@ def lose_attempt(session: Session, event: AttemptGivenBack, now: datetime) -> bo
     """Its worker lost the job's message and lives; False when that is known, or when
     nothing is known of that attempt."""
     _copy_attempt(session, event.job_id, col(JobRow.attempt_id) == event.attempt_id)
-    statement = (
-        update(JobAttemptRow)
-        .where(*_is_attempt(event), col(JobAttemptRow.lost_at).is_(None))
-        .values(lost_at=now)
-    )
-    return changed(session, statement) == 1
-
-
-def is_attempt_lost(session: Session, event: AttemptGivenBack) -> bool:
-    """True when the worker of this attempt was said to have lost its message."""
-    lost = select(col(JobAttemptRow.job_id)).where(
-        *_is_attempt(event), col(JobAttemptRow.lost_at).is_not(None)
-    )
-    return session.connection().execute(lost).first() is not None
+    which = (*_is_attempt(event), col(JobAttemptRow.lost_at).is_(None))
+    return update_rows(session, JobAttemptRow, *which, lost_at=now) == 1
 
 
 def lost_attempts(session: Session, job_id: str) -> int:
     """How many attempts of a job ended, if they did, with their worker alive."""
-    statement = (
-        select(func.count())
-        .select_from(JobAttemptRow)
-        .where(col(JobAttemptRow.job_id) == job_id)
-        .where(col(JobAttemptRow.lost_at).is_not(None))
-    )
-    return session.connection().execute(statement).scalar_one()
+    is_lost = col(JobAttemptRow.lost_at).is_not(None)
+    statement = select(func.count()).where(JobAttemptRow.job_id == job_id, is_lost)
+    return session.exec(statement).one()
 
 
 def attempts_of(session: Session, job_id: str) -> tuple[AttemptRecord, ...]:
     """The noted attempts of a job, oldest first."""
-    names = tuple(AttemptRecord.__dataclass_fields__)
-    statement = (
-        select(*(getattr(JobAttemptRow, name) for name in names))
-        .where(col(JobAttemptRow.job_id) == job_id)
+    rows = session.exec(
+        select(JobAttemptRow)
+        .where(JobAttemptRow.job_id == job_id)
         .order_by(col(JobAttemptRow.started_at), col(JobAttemptRow.attempt_id))
     )
-    rows = session.connection().execute(statement).mappings()
-    return tuple(AttemptRecord(**{name: row[name] for name in names}) for row in rows)
+    return tuple(record(AttemptRecord, row) for row in rows)
 
-
-_IS_OPEN = or_(
-    col(JobRow.state) == JobState.QUEUED.value,
-    col(JobRow.state) == JobState.RUNNING.value,
-)
 
 _UNSTARTED = {"attempt_id": None, "worker_id": None, "worker": None}
+_PUBLISHED = ("confirmed_at", "relayed_at")
 
 _LOCK = (
     select(col(JobRow.id), col(JobRow.attempts), col(JobRow.attempt_id))
-    .where(col(JobRow.id).in_(bindparam("ids", expanding=True)), _IS_OPEN)
+    .where(col(JobRow.id).in_(bindparam("ids", expanding=True)), IS_OPEN)
     .order_by(col(JobRow.id))  # two brains lock in the same order
     .with_for_update()
 )
 
+
+def _open(*which: ColumnElement[bool]) -> Update:
+    """An update of jobs that have not ended: the compare of every compare-and-set."""
+    return update(JobRow).where(*which, IS_OPEN)
+
+
+def _unless_set(name: str, given: str) -> ColumnElement[Any]:
+    """A column as it stands; where it is empty, what is ``given``."""
+    column = inspect(JobRow).columns[name]
+    return func.coalesce(column, bindparam(given, type_=column.type))
+
+
+# Both take the columns whose names are not bound here from what they are executed with.
 _START = (
-    update(JobRow)
-    .where(col(JobRow.id) == bindparam("of"), _IS_OPEN)
-    .where(
-        or_(
-            col(JobRow.attempt_id).is_(None),
-            col(JobRow.attempt_id) != bindparam("attempt"),
-        )
-    )
+    _open(col(JobRow.id) == bindparam("of"))
+    .where(col(JobRow.attempt_id).is_distinct_from(bindparam("attempt")))
     .values(
-        state=JobState.RUNNING.value,
+        state=JobState.RUNNING,
         attempts=JobRow.attempts + 1,
         attempt_id=bindparam("attempt"),
-        started_at=func.coalesce(JobRow.started_at, _now),
-        confirmed_at=func.coalesce(JobRow.confirmed_at, _now),
-        worker_id=bindparam("by_id"),
-        worker=bindparam("by"),
+        started_at=_unless_set("started_at", "now"),
+        confirmed_at=_unless_set("confirmed_at", "now"),
         fingerprint=func.coalesce(bindparam("print"), JobRow.fingerprint),
     )
 )
 _START_ONE = _START.returning(col(JobRow.attempts))
 
-_DOCUMENTS = ("outcome", "text", "extras", *legacy.OUTCOME)
-
-_END = (
-    update(JobRow)
-    .where(col(JobRow.id) == bindparam("of"), _IS_OPEN)
-    .values(
-        state=bindparam("into"),
-        task=case(
-            (bindparam("is_done", type_=Boolean()), null()),
-            (col(JobRow.retain_h) == 0, null()),
-            else_=col(JobRow.task),
-        ),
-        finished_at=_now,
-        started_at=func.coalesce(JobRow.started_at, bindparam("began", type_=_moment)),
-        confirmed_at=func.coalesce(JobRow.confirmed_at, _now),
-        first_token_at=bindparam("first"),
-        worker_id=bindparam("by_id"),
-        worker=bindparam("by"),
-        attempts=case(
-            (col(JobRow.attempts) < bindparam("tries"), bindparam("tries")),
-            else_=col(JobRow.attempts),
-        ),
-        attempt_id=func.coalesce(bindparam("attempt"), JobRow.attempt_id),
-        fingerprint=func.coalesce(bindparam("print"), JobRow.fingerprint),
-        **{name: bindparam(f"new_{name}") for name in _DOCUMENTS},
-    )
+_END = _open(col(JobRow.id) == bindparam("of")).values(
+    task=case(
+        (bindparam("is_done", type_=Boolean()), null()),
+        (col(JobRow.retain_h) == 0, null()),
+        else_=col(JobRow.task),
+    ),
+    started_at=_unless_set("started_at", "began"),
+    confirmed_at=_unless_set("confirmed_at", "now"),
+    attempts=case(
+        (col(JobRow.attempts) < bindparam("tries"), bindparam("tries")),
+        else_=col(JobRow.attempts),
+    ),
+    attempt_id=func.coalesce(bindparam("attempt"), JobRow.attempt_id),
+    fingerprint=func.coalesce(bindparam("print"), JobRow.fingerprint),
 )
 
 
@@ -376,10 +319,10 @@ def _started(event: AttemptStarted, now: datetime) -> dict[str, Any]:
     return {
         "of": event.job_id,
         "attempt": event.attempt_id,
-        "by_id": event.worker_id,
-        "by": event.worker,
         "print": event.fingerprint,
         "now": now,
+        "worker_id": event.worker_id,
+        "worker": event.worker,
     }
 
 
@@ -388,21 +331,22 @@ def _ended(end: JobCompletion, now: datetime) -> dict[str, Any]:
     began = now - timedelta(seconds=timing.total_s)
     has_text = outcome.usage.completion_tokens > 0
     first_token_at = began + timedelta(seconds=timing.first_token_s)
-    kept = replace(part(JobOutcome, outcome), at=now)
-    documents = {**_outcome(kept), "text": outcome.text, "extras": outcome.extras}
     return {
         "of": outcome.job_id,
-        "into": outcome.state.value,
         "is_done": outcome.state is JobState.COMPLETED,
         "now": now,
         "began": began,
-        "first": first_token_at if has_text else None,
-        "by_id": outcome.worker_id,
-        "by": outcome.worker,
         "tries": end.attempts,
         "attempt": end.attempt_id,
         "print": outcome.fingerprint,
-        **{f"new_{name}": documents[name] for name in _DOCUMENTS},
+        "state": outcome.state,
+        "finished_at": now,
+        "first_token_at": first_token_at if has_text else None,
+        "worker_id": outcome.worker_id,
+        "worker": outcome.worker,
+        "text": outcome.text,
+        "extras": outcome.extras,
+        **_outcome(replace(part(JobOutcome, outcome), at=now)),
     }
 
 
@@ -412,11 +356,6 @@ def _outcome(outcome: JobOutcome | None) -> dict[str, Any]:
         return {"outcome": None, **legacy.outcome_columns(JobOutcome())}
     kept = replace(outcome, text=None, extras=None)
     return {"outcome": kept, **legacy.outcome_columns(outcome)}
-
-
-def _open(*which: ColumnElement[bool]) -> Update:
-    """An update of jobs that have not ended: the compare of every compare-and-set."""
-    return update(JobRow).where(*which).where(col(JobRow.state).in_(OPEN))
 
 
 def _close(
@@ -435,16 +374,13 @@ def _close(
     values = {"task": kept if keeps_task else None, **_outcome(outcome)}
     statement = (
         _open(*which)
-        .values(state=state.value, finished_at=now, **values)
+        .values(state=state, finished_at=now, **values)
         .returning(
             col(JobRow.id), col(JobRow.model), col(JobRow.queue), col(JobRow.worker_id)
         )
     )
     rows = session.connection().execute(statement).all()
-    return tuple(
-        ClosedJob(job_id=job_id, model=model, queue=queue, worker_id=worker_id)
-        for job_id, model, queue, worker_id in rows
-    )
+    return tuple(record(ClosedJob, row, job_id=row.id) for row in rows)
 
 
 def _is_attempt(event: AttemptGivenBack) -> tuple[ColumnElement[bool], ...]:
@@ -456,15 +392,12 @@ def _is_attempt(event: AttemptGivenBack) -> tuple[ColumnElement[bool], ...]:
 
 def _copy_attempt(session: Session, job_id: str, wanted: ColumnElement[bool]) -> None:
     """Keep the attempt that stands in a job's row, if it is a ``wanted`` one."""
-    from_row = ("id", "attempt_id", "worker_id", "worker", "started_at")
+    kept = ("attempt_id", "worker_id", "worker", "started_at")
     in_row = (
-        select(*(col(getattr(JobRow, name)) for name in from_row))
+        select(*(col(getattr(JobRow, name)) for name in kept))
         .where(col(JobRow.id) == job_id, wanted)
         .where(col(JobRow.attempt_id).is_not(None))
         .where(col(JobRow.started_at).is_not(None))
     )
-    names = ["job_id", "attempt_id", "worker_id", "worker", "started_at"]
-    dialect = session.get_bind().dialect.name
-    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
-    copied = insert(JobAttemptRow).from_select(names, in_row).on_conflict_do_nothing()
-    changed(session, copied)
+    if (found := session.connection().execute(in_row).mappings().first()) is not None:
+        insert_once(session, JobAttemptRow, job_id=job_id, **found)

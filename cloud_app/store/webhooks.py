@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, or_, update
+from sqlalchemy import or_
 from sqlmodel import Session, col, select
 
 from cloud_app.store import ids
@@ -13,7 +13,7 @@ from cloud_app.store.records import (
     OrgRecord,
     WebhookConfig,
 )
-from cloud_app.store.statements import changed
+from cloud_app.store.statements import delete_rows, record, update_rows
 from cloud_app.store.tables import JobRow, OrgRow, WebhookDeliveryRow
 
 CLAIM = timedelta(seconds=60)
@@ -25,7 +25,7 @@ def await_job(
 ) -> None:
     """Tell ``hook`` once the job has ended."""
     state = DeliveryState.WAITING
-    session.add(_row(org, hook, now, job_id=job_id, state=state.value))
+    session.add(_row(org, hook, now, job_id=job_id, state=state))
 
 
 def add(
@@ -38,7 +38,7 @@ def add(
     now: datetime,
 ) -> str:
     """Tell ``hook`` of anything else, with this very body, now; the delivery's id."""
-    state = DeliveryState.PENDING.value
+    state = DeliveryState.PENDING
     row = _row(org, hook, now, event=event, body=body, state=state, next_at=now)
     session.add(row)
     return row.id
@@ -53,10 +53,9 @@ def claim(session: Session, now: datetime, limit: int) -> tuple[DeliveryRecord, 
         JobRow.id == WebhookDeliveryRow.job_id, col(JobRow.finished_at).is_not(None)
     )
     is_due = or_(
-        (col(WebhookDeliveryRow.state) == DeliveryState.PENDING.value)
+        (col(WebhookDeliveryRow.state) == DeliveryState.PENDING)
         & (col(WebhookDeliveryRow.next_at) <= now),
-        (col(WebhookDeliveryRow.state) == DeliveryState.WAITING.value)
-        & has_ended.exists(),
+        (col(WebhookDeliveryRow.state) == DeliveryState.WAITING) & has_ended.exists(),
     )
     due = (
         select(WebhookDeliveryRow.id)
@@ -66,58 +65,53 @@ def claim(session: Session, now: datetime, limit: int) -> tuple[DeliveryRecord, 
         .with_for_update(skip_locked=True)  # PostgreSQL's; SQLite has one writer anyway
     )
     found = list(session.exec(due))
-    statement = (
-        update(WebhookDeliveryRow)
-        .where(col(WebhookDeliveryRow.id).in_(found))
-        .where(is_due)
-    )
-    changed(
-        session,
-        statement.values(
-            state=DeliveryState.PENDING.value,
-            next_at=now + CLAIM,
-            attempts=WebhookDeliveryRow.attempts + 1,
-        ),
-    )
-    return _records(session, col(WebhookDeliveryRow.id).in_(found))
+    is_found = col(WebhookDeliveryRow.id).in_(found)
+    values = {
+        "state": DeliveryState.PENDING,
+        "next_at": now + CLAIM,
+        "attempts": WebhookDeliveryRow.attempts + 1,
+    }
+    update_rows(session, WebhookDeliveryRow, is_found, is_due, **values)
+    return _records(session, is_found)
 
 
-def done(session: Session, tried: DeliveryRecord, status: int, now: datetime) -> None:
-    """The receiver took it."""
-    state = DeliveryState.DELIVERED
-    _end(session, tried, state, now, status=status, error=None, event=tried.event)
-
-
-def failed(
+def note_try(
     session: Session,
     tried: DeliveryRecord,
     *,
-    error: str,
+    error: str | None,
     status: int | None,
     now: datetime,
     again_at: datetime | None,
 ) -> None:
-    """The receiver did not take it; ``again_at`` None: it is given up."""
+    """How a try went: the receiver took it, unless there is an ``error``.
+
+    ``again_at`` is when the next try is due; None: it is given up.
+    """
     values: dict[str, Any] = {"status": status, "error": error, "event": tried.event}
-    if again_at is None:
-        _end(session, tried, DeliveryState.FAILED, now, **values)
-        return
-    changed(session, _same(tried).values(next_at=again_at, **values))
+    if error is None or again_at is None:
+        state = DeliveryState.FAILED if error else DeliveryState.DELIVERED
+        values |= {"state": state, "ended_at": now}
+        again_at = None
+    which = (
+        WebhookDeliveryRow.id == tried.id,
+        WebhookDeliveryRow.state == DeliveryState.PENDING,
+        WebhookDeliveryRow.attempts == tried.attempts,  # nobody claimed it since
+    )
+    update_rows(session, WebhookDeliveryRow, *which, next_at=again_at, **values)
 
 
 def redeliver(session: Session, org: str, delivery_id: str, now: datetime) -> bool:
     """Try one that has ended anew, from its first attempt; False: there is none."""
-    ended = (DeliveryState.DELIVERED.value, DeliveryState.FAILED.value)
-    statement = (
-        update(WebhookDeliveryRow)
-        .where(col(WebhookDeliveryRow.id) == delivery_id)
-        .where(col(WebhookDeliveryRow.state).in_(ended))
-        .where(col(WebhookDeliveryRow.org_id) == _org_id(org))
-        .values(
-            state=DeliveryState.PENDING.value, next_at=now, attempts=0, ended_at=None
-        )
+    ended = (DeliveryState.DELIVERED, DeliveryState.FAILED)
+    owner = select(OrgRow.id).where(OrgRow.slug == org).scalar_subquery()
+    which = (
+        WebhookDeliveryRow.id == delivery_id,
+        col(WebhookDeliveryRow.state).in_(ended),
+        col(WebhookDeliveryRow.org_id) == owner,
     )
-    return changed(session, statement) == 1
+    anew = {"state": DeliveryState.PENDING, "next_at": now, "attempts": 0}
+    return update_rows(session, WebhookDeliveryRow, *which, **anew, ended_at=None) == 1
 
 
 def of_org(
@@ -140,9 +134,8 @@ def one_of_org(session: Session, org: str, delivery_id: str) -> DeliveryRecord |
 
 def forget(session: Session, before: datetime) -> int:
     """Delete deliveries, and with them their secrets, that ended before a moment."""
-    return changed(
-        session,
-        delete(WebhookDeliveryRow).where(col(WebhookDeliveryRow.ended_at) < before),
+    return delete_rows(
+        session, WebhookDeliveryRow, col(WebhookDeliveryRow.ended_at) < before
     )
 
 
@@ -160,30 +153,6 @@ def _row(
     )
 
 
-def _same(tried: DeliveryRecord) -> Any:  # an update; later claims are not touched
-    return (
-        update(WebhookDeliveryRow)
-        .where(col(WebhookDeliveryRow.id) == tried.id)
-        .where(col(WebhookDeliveryRow.state) == DeliveryState.PENDING.value)
-        .where(col(WebhookDeliveryRow.attempts) == tried.attempts)
-    )
-
-
-def _end(
-    session: Session,
-    tried: DeliveryRecord,
-    state: DeliveryState,
-    now: datetime,
-    **values: Any,
-) -> None:
-    ended = {"state": state.value, "ended_at": now, "next_at": None}
-    changed(session, _same(tried).values(**ended, **values))
-
-
-def _org_id(slug: str) -> Any:  # a scalar subquery; its type has no public name
-    return select(OrgRow.id).where(OrgRow.slug == slug).scalar_subquery()
-
-
 def _records(
     session: Session, *wanted: Any, limit: int | None = None
 ) -> tuple[DeliveryRecord, ...]:
@@ -194,17 +163,5 @@ def _records(
         .order_by(col(WebhookDeliveryRow.id).desc())
         .limit(limit)
     )
-    return tuple(_record(row, slug) for row, slug in session.exec(statement))
-
-
-def _record(row: WebhookDeliveryRow, org: str) -> DeliveryRecord:
-    same = ("id", "job_id", "event", "url", "secret", "body", "attempts", "next_at")
-    return DeliveryRecord(
-        org=org,
-        state=DeliveryState(row.state),
-        created_at=row.created_at,
-        ended_at=row.ended_at,
-        status=row.status,
-        error=row.error,
-        **{name: getattr(row, name) for name in same},
-    )
+    found = session.exec(statement)
+    return tuple(record(DeliveryRecord, row, org=slug) for row, slug in found)

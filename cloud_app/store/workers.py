@@ -7,9 +7,8 @@ from typing import Any
 from sqlalchemy import or_, update
 from sqlmodel import Session, col, select
 
-from cloud_app.store import orgs
 from cloud_app.store.records import OrgRecord, WorkerRecord
-from cloud_app.store.statements import changed, insert_new
+from cloud_app.store.statements import insert_new, record, update_rows
 from cloud_app.store.tables import ModelFactRow, OrgRow, PlacementRow, WorkerRow
 from genie import logs
 from genie.contracts import codec
@@ -18,32 +17,13 @@ from genie.errors import CodecError
 
 log = logs.logger("store.workers")
 
+_IS_THERE = col(WorkerRow.removed_at).is_(None)
+_WITH_ORG = select(WorkerRow, OrgRow).where(WorkerRow.org_id == OrgRow.id, _IS_THERE)
+
 
 def _record(row: WorkerRow, org: OrgRecord) -> WorkerRecord:
-    return WorkerRecord(
-        id=row.id,
-        name=row.name,
-        org=org,
-        queues=tuple(row.queues),
-        hostname=row.hostname,
-        boot_id=row.boot_id,
-        version=row.version,
-        engines=tuple(row.engines),
-        engine_facts=_facts(row.engine_facts),
-        labels=row.labels,
-        registered_at=row.registered_at,
-        seen_at=row.seen_at,
-        seq=row.seq,
-        status=row.status,
-        noted=row.noted,
-        quarantined_at=row.quarantined_at,
-        removed_at=row.removed_at,
-    )
-
-
-def _facts(documents: list[dict[str, Any]] | None) -> tuple[EngineFacts, ...]:
-    found = (_readable(one) for one in documents or ())
-    return tuple(facts for facts in found if facts is not None)
+    facts = tuple(filter(None, map(_readable, row.engine_facts or ())))
+    return record(WorkerRecord, row, org=org, engine_facts=facts)
 
 
 def _readable(document: dict[str, Any]) -> EngineFacts | None:
@@ -71,11 +51,9 @@ def insert(
         WorkerRow(
             id=worker_id,
             org_id=org.id,
-            queues=list(queues),
+            queues=queues,
             secret_digest=secret_digest,
             registered_at=now,
-            quarantined_at=None,
-            removed_at=None,
             **_said(said, now),
         )
     )
@@ -85,8 +63,7 @@ def update_registration(
     session: Session, worker_id: str, said: Registration, now: datetime
 ) -> None:
     """Write what a known worker says of itself when it registers again."""
-    statement = update(WorkerRow).where(col(WorkerRow.id) == worker_id)
-    changed(session, statement.values(**_said(said, now)))
+    update_rows(session, WorkerRow, WorkerRow.id == worker_id, **_said(said, now))
 
 
 def _said(said: Registration, now: datetime) -> dict[str, Any]:
@@ -96,7 +73,7 @@ def _said(said: Registration, now: datetime) -> dict[str, Any]:
         "hostname": said.hostname,
         "boot_id": said.boot_id,
         "version": said.version,
-        "engines": list(said.engines),
+        "engines": said.engines,
         "engine_facts": [codec.builtins(facts) for facts in said.engine_facts],
         "labels": said.labels,
         "seen_at": now,
@@ -110,16 +87,11 @@ def _said(said: Registration, now: datetime) -> dict[str, Any]:
 
 def by_id(session: Session, worker_id: str) -> tuple[WorkerRecord, str] | None:
     """A worker that was not removed, and the digest of its secret."""
-    found = session.exec(
-        select(WorkerRow, OrgRow)
-        .where(WorkerRow.id == worker_id)
-        .where(col(WorkerRow.removed_at).is_(None))
-        .where(WorkerRow.org_id == OrgRow.id)
-    ).first()
+    found = session.exec(_WITH_ORG.where(WorkerRow.id == worker_id)).first()
     if found is None:
         return None
     row, org = found
-    return _record(row, orgs.record(org)), row.secret_digest
+    return _record(row, record(OrgRecord, org)), row.secret_digest
 
 
 def of_org(session: Session, org: OrgRecord) -> tuple[WorkerRecord, ...]:
@@ -127,7 +99,7 @@ def of_org(session: Session, org: OrgRecord) -> tuple[WorkerRecord, ...]:
     rows = session.exec(
         select(WorkerRow)
         .where(WorkerRow.org_id == org.id)
-        .where(col(WorkerRow.removed_at).is_(None))
+        .where(_IS_THERE)
         .order_by(col(WorkerRow.name), col(WorkerRow.id))
     )
     return tuple(_record(row, org) for row in rows)
@@ -135,50 +107,34 @@ def of_org(session: Session, org: OrgRecord) -> tuple[WorkerRecord, ...]:
 
 def seen_since(session: Session, moment: datetime) -> tuple[WorkerRecord, ...]:
     """Every worker of every org that was heard of since ``moment``, by id."""
-    found = session.exec(
-        select(WorkerRow, OrgRow)
-        .where(WorkerRow.org_id == OrgRow.id)
-        .where(col(WorkerRow.removed_at).is_(None))
-        .where(col(WorkerRow.seen_at) >= moment)
-        .order_by(col(WorkerRow.id))
-    )
-    return tuple(_record(row, orgs.record(org)) for row, org in found)
+    is_recent = col(WorkerRow.seen_at) >= moment
+    found = session.exec(_WITH_ORG.where(is_recent).order_by(col(WorkerRow.id)))
+    return tuple(_record(row, record(OrgRecord, org)) for row, org in found)
 
 
 def save_heartbeat(
     session: Session, worker_id: str, beat: Heartbeat, now: datetime
 ) -> bool:
     """Store a heartbeat unless a newer one of the same boot is there."""
-    statement = (
-        update(WorkerRow)
-        .where(col(WorkerRow.id) == worker_id)
-        .where(col(WorkerRow.removed_at).is_(None))
-        .where(
-            or_(col(WorkerRow.boot_id) != beat.boot_id, col(WorkerRow.seq) < beat.seq)
-        )
-        .values(status=beat, boot_id=beat.boot_id, seq=beat.seq, seen_at=now)
+    is_newer = or_(
+        col(WorkerRow.boot_id) != beat.boot_id, col(WorkerRow.seq) < beat.seq
     )
-    return changed(session, statement) == 1
+    which = (WorkerRow.id == worker_id, _IS_THERE, is_newer)
+    values = {"status": beat, "boot_id": beat.boot_id, "seq": beat.seq, "seen_at": now}
+    return update_rows(session, WorkerRow, *which, **values) == 1
 
 
 def seq(session: Session, worker_id: str) -> int | None:
     """Number of the stored heartbeat; None when the worker was removed."""
     return session.exec(
-        select(WorkerRow.seq)
-        .where(WorkerRow.id == worker_id)
-        .where(col(WorkerRow.removed_at).is_(None))
+        select(WorkerRow.seq).where(WorkerRow.id == worker_id).where(_IS_THERE)
     ).first()
 
 
 def note_liveness(session: Session, worker_id: str, was: str, now_is: str) -> bool:
     """Note that a worker's liveness changed; False when another brain noted it."""
-    statement = (
-        update(WorkerRow)
-        .where(col(WorkerRow.id) == worker_id)
-        .where(col(WorkerRow.noted) == was)
-        .values(noted=now_is)
-    )
-    return changed(session, statement) == 1
+    which = (WorkerRow.id == worker_id, WorkerRow.noted == was)
+    return update_rows(session, WorkerRow, *which, noted=now_is) == 1
 
 
 def retire(
@@ -187,10 +143,8 @@ def retire(
     """Forget silent workers of this name: a new one takes it; the ids forgotten."""
     statement = (
         update(WorkerRow)
-        .where(col(WorkerRow.org_id) == org.id)
-        .where(col(WorkerRow.name) == name)
-        .where(col(WorkerRow.removed_at).is_(None))
-        .where(col(WorkerRow.seen_at) < seen_before)
+        .where(col(WorkerRow.org_id) == org.id, col(WorkerRow.name) == name)
+        .where(_IS_THERE, col(WorkerRow.seen_at) < seen_before)
         .values(removed_at=now)
         .returning(col(WorkerRow.id))
     )
@@ -201,25 +155,14 @@ def quarantine(
     session: Session, org: OrgRecord, worker_id: str, at: datetime | None
 ) -> bool:
     """Take a worker out of planning, or with ``at`` None back into it."""
-    statement = (
-        update(WorkerRow)
-        .where(col(WorkerRow.id) == worker_id)
-        .where(col(WorkerRow.org_id) == org.id)
-        .values(quarantined_at=at)
-    )
-    return changed(session, statement) == 1
+    which = (WorkerRow.id == worker_id, WorkerRow.org_id == org.id)
+    return update_rows(session, WorkerRow, *which, quarantined_at=at) == 1
 
 
 def remove(session: Session, org: OrgRecord, worker_id: str, now: datetime) -> bool:
     """Forget a worker; its secret is worthless from then on."""
-    statement = (
-        update(WorkerRow)
-        .where(col(WorkerRow.id) == worker_id)
-        .where(col(WorkerRow.org_id) == org.id)
-        .where(col(WorkerRow.removed_at).is_(None))
-        .values(removed_at=now)
-    )
-    return changed(session, statement) == 1
+    which = (WorkerRow.id == worker_id, WorkerRow.org_id == org.id, _IS_THERE)
+    return update_rows(session, WorkerRow, *which, removed_at=now) == 1
 
 
 def holding(session: Session, model: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -250,14 +193,4 @@ def insert_facts(
         }
         for (model, quant, fingerprint), status in found.items()
     ]
-    return insert_new(session, ModelFactRow, rows)
-
-
-def fingerprints(session: Session, model: str) -> tuple[FingerprintFact, ...]:
-    """Every fingerprint the fleet has seen of a model, oldest first."""
-    rows = session.exec(
-        select(ModelFactRow)
-        .where(ModelFactRow.model == model)
-        .order_by(col(ModelFactRow.first_seen_at))
-    )
-    return tuple((row.model, row.quant, row.fingerprint) for row in rows)
+    return insert_new(session.connection(), ModelFactRow, rows)

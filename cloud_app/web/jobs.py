@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from cloud_app import store
 from cloud_app.api import errors, responses
 from cloud_app.api.requests import NulFreeText, RequestModel
-from cloud_app.jobs import lifecycle, retry, timeline
-from cloud_app.jobs.follow import JobListener
+from cloud_app.jobs import lifecycle, submit, timeline
 from cloud_app.jobs.job_json import entry_json, job_details, job_json, unix
+from cloud_app.jobs.stream import JobListener
 from cloud_app.jobs.timeline import TimelineEntry
 from cloud_app.store.records import DeliveryRecord, JobFilter, JobRecord
 from cloud_app.web import streaming
@@ -123,7 +123,7 @@ def list_jobs(query: JobsQuery) -> JobList:
 @api.post("/retry")
 def retry_jobs(body: RetryRequest) -> RetryAnswer:
     """Submit again, as new jobs, those that match and did not complete."""
-    found = retry.retry_all(context(), key(), limit=body.limit, **_filter(body))
+    found = submit.retry_all(context(), key(), limit=body.limit, **_filter(body))
     skipped = tuple(SkippedJob(id=job_id, why=why) for job_id, why in found.skipped)
     return RetryAnswer(data=tuple(map(job_json, found.jobs)), skipped=skipped)
 
@@ -197,7 +197,7 @@ def stream_job(
 @api.post("/<job_id>/retry")
 def retry_job(path: JobPath) -> tuple[JobAnswer, Literal[202]]:
     """Submit a job that did not complete again; doing it twice is doing it once."""
-    return _answer(retry.retry(context(), key(), path.job_id)), 202
+    return _answer(submit.retry(context(), key(), path.job_id)), 202
 
 
 @api.post("/<job_id>/cancel")

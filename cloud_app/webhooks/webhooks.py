@@ -210,20 +210,13 @@ def _attempt(
     hint = "; redirects are not followed" if 300 <= status < 400 else ""
     return DeliveryAttempt(status=status, error=f"it answered {status}{hint}")
 
-
 def _note(
     ctx: Context, due: DeliveryRecord, job: JobRecord | None, answered: DeliveryAttempt
 ) -> None:
     now = ctx.now()
-    if answered.error is None:
-        with ctx.db.session() as session:
-            store.webhooks.done(session, due, answered.status or 0, now)
-            if job is not None and job.retain_h == 0:
-                store.backlog.delivered(session, job.id, now)
-        return
     gap = webhook_rules.next_gap(due.attempts)
     with ctx.db.session() as session:
-        store.webhooks.failed(
+        store.webhooks.note_try(
             session,
             due,
             error=answered.error,
@@ -231,13 +224,16 @@ def _note(
             now=now,
             again_at=None if gap is None else now + gap,
         )
-    log.warning(
-        "webhook_not_delivered",
-        delivery=due.id,
-        attempt=due.attempts,
-        status=answered.status,
-        is_last=gap is None,
-    )
+        if answered.error is None and job is not None and job.retain_h == 0:
+            store.backlog.delivered(session, job.id, now)
+    if answered.error is not None:
+        log.warning(
+            "webhook_not_delivered",
+            delivery=due.id,
+            attempt=due.attempts,
+            status=answered.status,
+            is_last=gap is None,
+        )
 
 
 def _refuse_private(ctx: Context, addresses: tuple[str, ...]) -> None:

@@ -18,18 +18,10 @@ def upgrade() -> None:
     op.add_column("job", sa.Column("request", sa.Text(), nullable=True))
     op.add_column("job", sa.Column("outcome", sa.Text(), nullable=True))
     op.add_column("job", sa.Column("label", sa.String(length=200), nullable=True))
-    op.create_index(
-        "ix_job_org_id_label_id",
-        "job",
-        ["org_id", "label", "id"],
-        postgresql_where=sa.text("label IS NOT NULL"),
-        sqlite_where=sa.text("label IS NOT NULL"),
-    )
 
 
 def downgrade() -> None:
     """Drop the columns."""
-    op.drop_index("ix_job_org_id_label_id", "job")
     with op.batch_alter_table("job") as table:
         table.drop_column("label")
         table.drop_column("outcome")

@@ -58,7 +58,7 @@ def test_connections_cut_again_and_again_make_no_job_poison(
     job = cloud.job(mode="stream")
     with ExitStack() as stack:
         asker.ask("word " * 60, job_id=job.id)
-        for number in range(lifecycle.MOST + 3):
+        for number in range(lifecycle.ATTEMPTS_MAX + 3):
             way = stack.enter_context(Proxy(rabbitmq.port))
             rig = Rig(way.of(rabbitmq_url), f"w{number}", ms_per_token=100)
             stack.enter_context(rig)
@@ -73,7 +73,10 @@ def test_connections_cut_again_and_again_make_no_job_poison(
         lifecycle.apply(cloud.ctx, event)
     ended = cloud.reread(job)
     cloud.close()
-    assert (ended.state, ended.attempts) == (JobState.COMPLETED, lifecycle.MOST + 3)
+    assert (ended.state, ended.attempts) == (
+        JobState.COMPLETED,
+        lifecycle.ATTEMPTS_MAX + 3,
+    )
 
 
 def test_a_network_that_was_gone_for_a_while_needs_no_restart(

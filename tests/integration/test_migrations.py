@@ -4,18 +4,22 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from alembic import command
-from sqlalchemy import inspect
+from sqlalchemy import inspect, text
 
 from cloud_app import store
 from cloud_app.store import Database, schema
 from cloud_app.store.tables import Table
 from fixtures.clouds import NOON
+from fixtures.fleet import wait_until
 from fixtures.nodes import PostgresNode
+from genie.errors import DatabaseDown
 
+WRITE = text("UPDATE job SET dropped = dropped")
 TABLES = {table.name for table in Table.metadata.sorted_tables}
 
 
@@ -78,6 +82,46 @@ def test_an_upgrade_keeps_what_is_stored(db: Database) -> None:
         assert store.orgs.by_slug(session, "acme") is not None
 
 
+@pytest.fixture
+def fleet(postgres: PostgresNode) -> Iterator[Database]:
+    """A PostgreSQL database that lacks this release's index of labelled jobs."""
+    postgres.start()
+    made = Database(postgres.create_database())
+    schema.upgrade(made, "0007")
+    yield made
+    made.dispose()
+
+
+def test_jobs_are_written_while_their_index_is_built(fleet: Database) -> None:
+    with ThreadPoolExecutor() as pool:
+        with fleet.connection() as writer:  # whom the build has to wait for
+            writer.execute(WRITE)
+            upgrade = pool.submit(schema.upgrade, fleet)
+            wait_until(lambda: _builder(fleet) is not None, 10, "the build waits")
+            with fleet.connection() as other:
+                other.execute(text("SET LOCAL lock_timeout = '2s'"))
+                other.execute(WRITE)
+        upgrade.result(30)
+    assert _is_index_valid(fleet)
+
+
+def test_a_build_that_was_broken_off_is_begun_anew(fleet: Database) -> None:
+    with ThreadPoolExecutor() as pool:
+        with fleet.connection() as writer:
+            writer.execute(WRITE)
+            upgrade = pool.submit(schema.upgrade, fleet)
+            wait_until(lambda: _builder(fleet) is not None, 10, "the build waits")
+            with fleet.connection() as other:
+                stop = text("SELECT pg_cancel_backend(:pid)")
+                other.execute(stop, {"pid": _builder(fleet)})
+        with pytest.raises(DatabaseDown):
+            upgrade.result(30)
+    assert not _is_index_valid(fleet)
+    schema.upgrade(fleet)
+    assert _is_index_valid(fleet)
+    schema.check(fleet)
+
+
 def test_the_brain_does_not_start_on_an_old_schema(tmp_path: Path) -> None:
     environ = {
         "GENIE_DATABASE_URL": f"sqlite:///{tmp_path}/old.db",
@@ -95,6 +139,22 @@ def test_the_brain_does_not_start_on_an_old_schema(tmp_path: Path) -> None:
     )
     assert ran.returncode != 0
     assert "run `genie db upgrade`" in ran.stdout + ran.stderr
+
+
+def _builder(db: Database) -> int | None:
+    """The process of the server that builds an index."""
+    statement = "SELECT pid FROM pg_stat_progress_create_index"
+    with db.reading() as session:
+        return session.connection().execute(text(statement)).scalar()
+
+
+def _is_index_valid(db: Database) -> bool:
+    statement = (
+        "SELECT indisvalid FROM pg_index WHERE indexrelid = CAST(:name AS regclass)"
+    )
+    with db.reading() as session:
+        name = {"name": "ix_job_org_id_label_id"}
+        return bool(session.connection().execute(text(statement), name).scalar_one())
 
 
 def _tables(db: Database) -> set[str]:

@@ -58,6 +58,18 @@ def test_concurrent_submits_under_one_key_make_one_job(cloud: Cloud) -> None:
     assert len({job.id for job, _ in answers}) == 1
 
 
+def test_of_many_jobs_recorded_at_once_those_that_are_new_are_counted(
+    cloud: Cloud,
+) -> None:
+    new = [cloud.new_job(mode="batch") for _ in range(MANY)]
+    with cloud.ctx.db.session() as session:
+        assert store.jobs.insert_all(session, new[:2]) == 2
+        assert store.jobs.insert_all(session, new) == MANY - 2
+        assert store.jobs.insert_all(session, new[:1]) == 0
+        ids = [one.task.job_id for one in new]
+        assert set(store.jobs.still_open(session, ids)) == set(ids)
+
+
 def test_concurrent_submits_of_other_bodies_conflict(cloud: Cloud) -> None:
     new = [cloud.new_job(idempotency_key="k", body=f"{n:064d}") for n in range(MANY)]
 
@@ -242,7 +254,7 @@ def test_a_row_written_the_short_way_is_the_row_of_the_usual_way(cloud: Cloud) -
 
 def _the_usual_way(db: store.Database, new: NewJob) -> bool:
     with db.session() as session:
-        return store.jobs.insert(session, new)
+        return store.jobs.insert_all(session, [new]) == 1
 
 
 def test_a_nul_where_no_column_takes_one_is_refused_whole(cloud: Cloud) -> None:

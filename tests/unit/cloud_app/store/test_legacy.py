@@ -1,14 +1,13 @@
 """Rows that this release shares with f74c802, which knows no documents.
 
-`jobs_of_f74c802.json` was written by that release's own code on SQLite: ``rows`` are
-its rows as they lie there, ``read`` is what it read of them, ``fields`` are the fields
-it knows of the contracts it reads strictly.
+That release's own code wrote them, and said which fields it knows of the contracts it
+reads strictly (`tests/upgrade/record.py`).
 """
 
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -20,6 +19,7 @@ from cloud_app import store
 from cloud_app.jobs import lifecycle
 from cloud_app.store.records import JobRecord
 from fixtures.clouds import Cloud, outcome
+from fixtures.releases import PREVIOUS
 from genie.contracts.inference import (
     AnswerExtras,
     Fault,
@@ -32,8 +32,12 @@ from genie.contracts.inference import (
     PartialAnswer,
 )
 
-RECORDED = json.loads(Path(__file__).with_name("jobs_of_f74c802.json").read_text())
-NAMES = tuple(RECORDED["rows"])
+RECORDED = PREVIOUS.parent / "recorded" / "f74c802"
+TABLES = json.loads((RECORDED / "rows.json").read_text(encoding="utf-8"))["tables"]
+ORG, ROWS = TABLES["org"][0], TABLES["job"]
+MESSAGES = json.loads((RECORDED / "messages.json").read_text(encoding="utf-8"))
+SCHEMAS = MESSAGES["schemas"]["$defs"]
+MOMENT = "%Y-%m-%d %H:%M:%S.%f"
 
 IN_REQUEST = ("route", "locality", "substituted", "metadata", "retry_of")
 IN_OUTCOME = ("text", "extras", "finish_reason", "usage", "timing", "fault")
@@ -52,34 +56,46 @@ def execute(cloud: Cloud, statement: str, **values: object) -> None:
         connection.execute(text(statement), values)
 
 
-def put(cloud: Cloud, table: str, row: dict[str, object]) -> None:
+def put(cloud: Cloud, table: str, row: dict[str, Any]) -> None:
+    """A row as it lies in SQLite."""
+    values = dict(row)
+    for name, value in row.items():
+        if name.endswith("_at") and value:
+            values[name] = datetime.fromisoformat(value).strftime(
+                "%Y-%m-%d %H:%M:%S.%f"
+            )
+        elif name in ("route", "metadata", "text"):
+            values[name] = None if value is None else json.dumps(value)
     names = ", ".join(row)
     places = ", ".join(f":{name}" for name in row)
-    execute(cloud, f"INSERT INTO {table} ({names}) VALUES ({places})", **row)
+    execute(cloud, f"INSERT INTO {table} ({names}) VALUES ({places})", **values)
 
 
-def as_it_read(read: dict[str, Any]) -> JobRecord:
-    """What f74c802 read of a row, in the shape of this release."""
-    old = dict(read)
-    asked = {name: old.pop(name) for name in IN_REQUEST}
-    ended = {name: old.pop(name) for name in IN_OUTCOME}
+def as_written(row: dict[str, Any]) -> JobRecord:
+    """What f74c802 wrote into a row's columns, in the shape of this release."""
+    documents = {name: row[name] and json.loads(row[name]) for name in STRICT}
+    known = row | documents
     shaped = {
-        **old,
-        "task": old.pop("payload"),
-        "request": asked,
-        "outcome": {**ended, "at": old["finished_at"]},
+        **known,
+        "org": ORG["slug"],
+        "task": known["payload"],
+        "request": {name: known[name] for name in IN_REQUEST},
+        "outcome": {
+            **{name: known[name] for name in IN_OUTCOME},
+            "at": row["finished_at"],
+        },
     }
-    shaped.pop("payload")
     return msgspec.convert(shaped, JobRecord)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_row_of_the_release_before_reads_the_same(cloud: Cloud, name: str) -> None:
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['state']}-{row['id']}")
+def test_a_row_of_the_release_before_reads_the_same(
+    cloud: Cloud, row: dict[str, Any]
+) -> None:
     execute(cloud, "DELETE FROM org")
-    put(cloud, "org", RECORDED["org"])
-    put(cloud, "job", RECORDED["rows"][name])
-    expected = as_it_read(RECORDED["read"][name])
-    assert lifecycle.get(cloud.ctx, "acme", expected.id) == expected
+    put(cloud, "org", ORG)
+    put(cloud, "job", row)
+    assert lifecycle.get(cloud.ctx, ORG["slug"], row["id"]) == as_written(row)
 
 
 def queued(cloud: Cloud) -> JobRecord:
@@ -142,13 +158,13 @@ def test_the_release_before_knows_every_field_it_reads(
     cloud: Cloud, walk: Callable[[Cloud], JobRecord]
 ) -> None:
     job = walk(cloud)
-    columns = ", ".join(RECORDED["rows"]["queued"])
+    columns = ", ".join(ROWS[0])
     with cloud.ctx.db.connection() as connection:
         statement = text(f"SELECT {columns} FROM job WHERE id = :id")
         row = connection.execute(statement, {"id": job.id}).mappings().one()
     for column, contract in STRICT.items():
         written = json.loads(row[column] or "{}")
-        assert written.keys() - {"kind"} <= set(RECORDED["fields"][contract])
+        assert written.keys() <= SCHEMAS[contract]["properties"].keys()
 
 
 def test_an_end_that_the_release_before_wrote_outdates_the_document(

@@ -11,9 +11,7 @@ from cloud_app import store
 from cloud_app.api.orders import Mode, Order
 from cloud_app.context import Context
 from cloud_app.fleet import registry
-from cloud_app.jobs import lifecycle
-from cloud_app.jobs import retry as retries
-from cloud_app.jobs import submit as submission
+from cloud_app.jobs import lifecycle, submit
 from cloud_app.store import tables
 from cloud_app.store.records import JobRecord, KeyRecord, WebhookConfig
 from fixtures import web
@@ -44,11 +42,11 @@ class Rig:
             "request": JobRequest(metadata={"ticket": "7"}),
         }
         order = Order(**(values | given))  # type: ignore[arg-type]  # by name
-        accepted = submission.submit(self.ctx, order)
+        accepted = submit.submit(self.ctx, order)
         return lifecycle.get(self.ctx, "acme", accepted.job.id)
 
     def retry(self, job: JobRecord) -> JobRecord:
-        made = retries.retry(self.ctx, self.key, job.id)
+        made = submit.retry(self.ctx, self.key, job.id)
         return lifecycle.get(self.ctx, "acme", made.id)
 
 
@@ -122,7 +120,7 @@ def test_only_what_did_not_complete_is_retried(rig: Rig) -> None:
 
 def test_another_orgs_job_is_unknown(rig: Rig) -> None:
     with pytest.raises(UnknownJob):
-        retries.retry(rig.ctx, rig.key, store.ids.new_id())
+        submit.retry(rig.ctx, rig.key, store.ids.new_id())
 
 
 def test_many_are_retried_by_a_filter_and_the_rest_is_explained(rig: Rig) -> None:
@@ -130,12 +128,12 @@ def test_many_are_retried_by_a_filter_and_the_rest_is_explained(rig: Rig) -> Non
     waited = rig.submit(mode=Mode.SYNC)
     rig.bus.work = web.answer
     rig.submit()
-    found = retries.retry_all(rig.ctx, rig.key, limit=100, model="echo:small")
+    found = submit.retry_all(rig.ctx, rig.key, limit=100, model="echo:small")
     assert {job.request.retry_of for job in found.jobs} == {job.id for job in failed}
     assert [job_id for job_id, _ in found.skipped] == [waited.id]
-    again = retries.retry_all(rig.ctx, rig.key, limit=100)
+    again = submit.retry_all(rig.ctx, rig.key, limit=100)
     assert {job.id for job in again.jobs} == {job.id for job in found.jobs}
-    assert retries.retry_all(rig.ctx, rig.key, limit=9, persona="x").jobs == ()
+    assert submit.retry_all(rig.ctx, rig.key, limit=9, persona="x").jobs == ()
 
 
 def test_a_retry_waits_for_a_worker_that_is_away(rig: Rig) -> None:
@@ -153,5 +151,5 @@ def test_a_fleet_that_can_never_serve_refuses_to_retry(rig: Rig) -> None:
         session.exec(delete(tables.WorkerRow))
     registry.invalidate_view(rig.ctx)
     with pytest.raises(NoCapacity):
-        retries.retry_all(rig.ctx, rig.key, limit=10)
+        submit.retry_all(rig.ctx, rig.key, limit=10)
     assert lifecycle.get(rig.ctx, "acme", old.id).state is JobState.FAILED

@@ -5,9 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from cloud_app.bus import JobInbox
-from cloud_app.jobs import follow, lifecycle
-from cloud_app.jobs.follow import JobListener
-from cloud_app.jobs.stream import AnswerText, QueueWait
+from cloud_app.jobs import lifecycle, stream
+from cloud_app.jobs.stream import AnswerText, JobListener, QueueWait
 from cloud_app.store.records import JobRecord
 from fixtures.clouds import Cloud, outcome
 from genie.contracts.inference import Chunk, JobState, Outcome
@@ -18,7 +17,7 @@ Say = Callable[[], None]
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follow, "LOOK_S", 0.01)
+    monkeypatch.setattr(stream, "LISTEN_S", 0.01)
 
 
 def hear(
@@ -127,7 +126,7 @@ def test_leaving_changes_nothing(cloud_with_replies: Cloud) -> None:
     job = cloud.job()
     items = JobListener(cloud.ctx, job).items()
     next(items)
-    items.close()  # type: ignore[attr-defined]  # a generator
+    items.close()
     assert cloud.reread(job).state is JobState.QUEUED
     assert cloud.ctx.replies._inboxes == {}
 
