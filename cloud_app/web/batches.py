@@ -5,16 +5,13 @@ from datetime import datetime
 from typing import Any, Literal
 
 from flask import request
-from flask_openapi3.blueprint import APIBlueprint
-from flask_openapi3.models.tag import Tag
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from cloud_app.api import errors
 from cloud_app.api.requests import Metadata, NulFreeText, RequestModel, UnsupportedField
 from cloud_app.batches import batches
 from cloud_app.files import files
 from cloud_app.store.records import BatchRecord
-from cloud_app.web.request import context, key, require_key
+from cloud_app.web.request import blueprint, context, key
 from genie.api_types import (
     BatchAnswer,
     BatchInputError,
@@ -27,15 +24,7 @@ from genie.api_types import (
 
 PAGE_MAX = 100
 
-api = APIBlueprint(
-    "batches",
-    __name__,
-    url_prefix="/v1/batches",
-    abp_tags=[Tag(name="batches", description="Many requests in one file")],
-    abp_security=[{"key": []}],
-    abp_responses=errors.RESPONSES,
-)
-api.before_request(require_key)
+api = blueprint("batches", "batches", prefix="/v1/batches")
 
 
 class BatchRequest(RequestModel):
@@ -63,8 +52,6 @@ class BatchPath(BaseModel):
 
 class BatchesQuery(BaseModel):
     """Which batches; newest first."""
-
-    model_config = ConfigDict(extra="ignore")
 
     limit: int = Field(20, ge=1, le=PAGE_MAX)
     after: str | None = Field(None, max_length=64, description="The last id seen.")

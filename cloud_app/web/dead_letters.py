@@ -2,16 +2,13 @@
 
 from typing import Any, Literal
 
-from flask_openapi3.blueprint import APIBlueprint
-from flask_openapi3.models.tag import Tag
 from msgspec import structs
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from cloud_app.api import errors
 from cloud_app.bus import DeadLetter
 from cloud_app.jobs import dead_letters
 from cloud_app.jobs.job_json import job_json
-from cloud_app.web.request import context, key, require_admin, tell
+from cloud_app.web.request import blueprint, context, key, require_admin, tell
 from genie.api_types import (
     DeadLetterAnswer,
     DeadLetterList,
@@ -22,15 +19,7 @@ from genie.api_types import (
 from genie.contracts import codec
 from genie.errors import CodecError
 
-api = APIBlueprint(
-    "dead_letters",
-    __name__,
-    url_prefix="/v1/dead-letters",
-    abp_tags=[Tag(name="admin", description="For admin keys")],
-    abp_security=[{"key": []}],
-    abp_responses=errors.RESPONSES,
-)
-api.before_request(require_admin)
+api = blueprint("dead_letters", "admin", prefix="/v1/dead-letters", guard=require_admin)
 
 
 class DeadLetterPath(BaseModel):
@@ -41,8 +30,6 @@ class DeadLetterPath(BaseModel):
 
 class DeadLetterQuery(BaseModel):
     """How much of it to show."""
-
-    model_config = ConfigDict(extra="ignore")
 
     text: bool = Field(False, description="With the prompt; that is written down.")
 

@@ -4,16 +4,13 @@ from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from flask import Response, request
-from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.file import FileStorage
-from flask_openapi3.models.tag import Tag
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from cloud_app.api import errors
 from cloud_app.files import files
 from cloud_app.store.records import FileRecord
 from cloud_app.web.openapi import BYTES, ResponseSpec
-from cloud_app.web.request import context, key, require_key
+from cloud_app.web.request import blueprint, context, key
 from genie.api_types import DeletedFile, FileAnswer, FileList
 from genie.errors import BadRequest
 
@@ -21,15 +18,7 @@ PAGE_MAX = 1000
 ENVELOPE_BYTES = 64 * 1024
 """What a form adds to the file in it."""
 
-api = APIBlueprint(
-    "files",
-    __name__,
-    url_prefix="/v1/files",
-    abp_tags=[Tag(name="batches", description="Many requests in one file")],
-    abp_security=[{"key": []}],
-    abp_responses=errors.RESPONSES,
-)
-api.before_request(require_key)
+api = blueprint("files", "batches", prefix="/v1/files")
 
 
 @api.before_request
@@ -63,8 +52,6 @@ class FileForm(BaseModel):
 
 class FilesQuery(BaseModel):
     """Which files; newest first unless ``order`` is asc."""
-
-    model_config = ConfigDict(extra="ignore")
 
     purpose: str | None = Field(None, max_length=24)
     limit: int = Field(PAGE_MAX, ge=1, le=10_000)

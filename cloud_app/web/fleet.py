@@ -5,12 +5,9 @@ from datetime import datetime, timedelta
 from typing import Annotated
 
 from flask import Response, request
-from flask_openapi3.blueprint import APIBlueprint
-from flask_openapi3.models.tag import Tag
 from msgspec import structs
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from cloud_app.api import errors
 from cloud_app.brain import liveness
 from cloud_app.brain.views import PlacementView
 from cloud_app.bus import QueueDepth
@@ -25,7 +22,7 @@ from cloud_app.store.reports import JobTimes
 from cloud_app.web import figures
 from cloud_app.web.figures import WorkShare
 from cloud_app.web.openapi import BodySpec, ResponseSpec
-from cloud_app.web.request import bearer, context, key, require_admin
+from cloud_app.web.request import bearer, blueprint, context, key, require_admin
 from genie import topology
 from genie.api_types import (
     FiguresAnswer,
@@ -51,21 +48,11 @@ from genie.contracts.fleet import (
 )
 from genie.contracts.inference import JobState, WorkClass
 
-api = APIBlueprint(
-    "admin_api",
-    __name__,
-    url_prefix="/v1",
-    abp_tags=[Tag(name="admin", description="For admin keys")],
-    abp_security=[{"key": []}],
-    abp_responses=errors.RESPONSES,
-)
-api.before_request(require_admin)
+api = blueprint("admin_api", "admin", guard=require_admin)
 
 
 class FleetQuery(BaseModel):
     """How much to show."""
-
-    model_config = ConfigDict(extra="ignore")
 
     jobs: int = Field(20, ge=0, le=200, description="So many jobs at most.")
 
@@ -256,13 +243,7 @@ def _merged(found: Iterable[ReasonAnswer]) -> Iterator[ReasonAnswer]:
         yield structs.replace(group[0], personas=personas)
 
 
-fleet_api = APIBlueprint(
-    "fleet",
-    __name__,
-    url_prefix="/fleet/v1",
-    abp_tags=[Tag(name="fleet", description="What workers call")],
-    abp_responses=errors.RESPONSES,
-)
+fleet_api = blueprint("fleet", "fleet", prefix="/fleet/v1", guard=None)
 
 
 @fleet_api.post("/register")

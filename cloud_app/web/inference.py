@@ -4,8 +4,6 @@ import base64
 from typing import Annotated
 
 from flask import Response, g, request
-from flask_openapi3.blueprint import APIBlueprint
-from flask_openapi3.models.tag import Tag
 
 from cloud_app.api import errors, orders, responses
 from cloud_app.api.json import response
@@ -18,12 +16,12 @@ from cloud_app.jobs.submit import CompletedJob, SubmittedJob
 from cloud_app.web import streaming
 from cloud_app.web.openapi import EVENTS, ResponseSpec
 from cloud_app.web.request import (
+    blueprint,
     context,
     has_hung_up,
     key,
     metrics,
     only_waits,
-    require_key,
     stream_limit,
     tell,
 )
@@ -39,15 +37,7 @@ from genie.api_types import (
 from genie.contracts.inference import Outcome
 from genie.errors import BadRequest
 
-api = APIBlueprint(
-    "openai",
-    __name__,
-    url_prefix="/v1",
-    abp_tags=[Tag(name="inference", description="OpenAI-compatible inference")],
-    abp_security=[{"key": []}],
-    abp_responses=errors.OF_WORK,
-)
-api.before_request(require_key)
+api = blueprint("openai", "inference", failures=errors.OF_WORK)
 
 
 STREAMED = ResponseSpec(ChatChunk | ErrorBody, media=EVENTS)
@@ -144,15 +134,7 @@ def _submit(order: Order) -> SubmittedJob:
     return accepted
 
 
-embeddings_api = APIBlueprint(
-    "embeddings",
-    __name__,
-    url_prefix="/v1",
-    abp_tags=[Tag(name="inference", description="OpenAI-compatible inference")],
-    abp_security=[{"key": []}],
-    abp_responses=errors.OF_WORK,
-)
-embeddings_api.before_request(require_key)
+embeddings_api = blueprint("embeddings", "inference", failures=errors.OF_WORK)
 
 
 @embeddings_api.post("/embeddings")

@@ -5,12 +5,10 @@ from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from flask import Response, g, request
-from flask_openapi3.blueprint import APIBlueprint
-from flask_openapi3.models.tag import Tag
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from cloud_app import store
-from cloud_app.api import errors, responses
+from cloud_app.api import responses
 from cloud_app.api.requests import NulFreeText, RequestModel
 from cloud_app.jobs import lifecycle, retry, timeline
 from cloud_app.jobs.follow import JobListener
@@ -20,10 +18,10 @@ from cloud_app.store.records import DeliveryRecord, JobFilter, JobRecord
 from cloud_app.web import streaming
 from cloud_app.web.openapi import EVENTS, HeaderSpec, ResponseSpec
 from cloud_app.web.request import (
+    blueprint,
     context,
     key,
     only_waits,
-    require_key,
     stream_limit,
     tell,
 )
@@ -46,15 +44,7 @@ from genie.contracts.inference import JobState
 
 PAGE_MAX = 200
 
-api = APIBlueprint(
-    "jobs",
-    __name__,
-    url_prefix="/v1/jobs",
-    abp_tags=[Tag(name="jobs", description="Work that was accepted")],
-    abp_security=[{"key": []}],
-    abp_responses=errors.RESPONSES,
-)
-api.before_request(require_key)
+api = blueprint("jobs", "jobs", prefix="/v1/jobs")
 
 
 class JobPath(BaseModel):
@@ -65,8 +55,6 @@ class JobPath(BaseModel):
 
 class JobsQuery(BaseModel):
     """Which jobs; newest first."""
-
-    model_config = ConfigDict(extra="ignore")
 
     state: JobState | None = None
     persona: str | None = None
@@ -100,8 +88,6 @@ class RetryRequest(RequestModel):
 
 class JobQuery(BaseModel):
     """What to show of one job."""
-
-    model_config = ConfigDict(extra="ignore")
 
     timeline: bool = Field(False, description="Also when what happened.")
 
@@ -269,15 +255,7 @@ class JobEventsBody:
         self._permit.release()
 
 
-deliveries_api = APIBlueprint(
-    "webhooks",
-    __name__,
-    url_prefix="/v1/webhook-deliveries",
-    abp_tags=[Tag(name="webhooks", description="What receivers were told")],
-    abp_security=[{"key": []}],
-    abp_responses=errors.RESPONSES,
-)
-deliveries_api.before_request(require_key)
+deliveries_api = blueprint("webhooks", "webhooks", prefix="/v1/webhook-deliveries")
 
 
 class DeliveryPath(BaseModel):
@@ -288,8 +266,6 @@ class DeliveryPath(BaseModel):
 
 class DeliveriesQuery(BaseModel):
     """Which deliveries; newest first."""
-
-    model_config = ConfigDict(extra="ignore")
 
     job: str | None = Field(None, max_length=64, description="Only of this job.")
     limit: int = Field(20, ge=1, le=200)

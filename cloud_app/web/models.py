@@ -2,18 +2,15 @@
 
 from collections.abc import Sequence
 
-from flask_openapi3.blueprint import APIBlueprint
-from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, Field
 
-from cloud_app.api import errors
 from cloud_app.api.requests import RouteRequest
 from cloud_app.brain.views import ModelView, WorkerView
 from cloud_app.fleet import registry
 from cloud_app.jobs import admission, failures
 from cloud_app.jobs.job_json import route_answer
 from cloud_app.store.records import KeyRecord
-from cloud_app.web.request import context, key, require_key
+from cloud_app.web.request import blueprint, context, key
 from genie import topology
 from genie.api_types import (
     DecisionAnswer,
@@ -30,15 +27,7 @@ from genie.contracts.inference import WorkClass
 from genie.contracts.model import ModelSpec
 from genie.errors import UnknownModel
 
-api = APIBlueprint(
-    "models",
-    __name__,
-    url_prefix="/v1",
-    abp_tags=[Tag(name="models", description="What can be asked")],
-    abp_security=[{"key": []}],
-    abp_responses=errors.RESPONSES,
-)
-api.before_request(require_key)
+api = blueprint("models", "models")
 
 
 class ModelPath(BaseModel):

@@ -4,17 +4,14 @@ from datetime import timedelta
 from typing import Annotated, Literal
 
 from flask import request
-from flask_openapi3.blueprint import APIBlueprint
-from flask_openapi3.models.tag import Tag
 from msgspec import structs
 from pydantic import BaseModel, Field
 
-from cloud_app.api import errors
 from cloud_app.api.requests import RequestModel
 from cloud_app.orgs import auth
 from cloud_app.settings import ALONE, CloudSettings
 from cloud_app.store.records import KeyRecord
-from cloud_app.web.request import context, key, require_admin
+from cloud_app.web.request import blueprint, context, key, require_admin
 from genie import topology
 from genie.api_types import (
     JoinTokenAnswer,
@@ -26,15 +23,7 @@ from genie.api_types import (
 )
 from genie.errors import Conflict
 
-api = APIBlueprint(
-    "orgs",
-    __name__,
-    url_prefix="/v1",
-    abp_tags=[Tag(name="admin", description="For admin keys")],
-    abp_security=[{"key": []}],
-    abp_responses=errors.RESPONSES,
-)
-api.before_request(require_admin)
+api = blueprint("orgs", "admin", guard=require_admin)
 
 DisplayName = Annotated[str, Field(min_length=1, max_length=80)]
 

@@ -4,10 +4,14 @@ import re
 import time
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 from urllib.parse import quote
 
 from flask import Flask, Response, current_app, g, request
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.tag import Tag
 
+from cloud_app.api import errors
 from cloud_app.context import Context
 from cloud_app.orgs import auth
 from cloud_app.store import ids
@@ -97,6 +101,41 @@ def require_admin() -> None:
             "this needs an admin key; ask whoever runs your fleet for one "
             "(`genie up` prints the first)"
         )
+
+
+TAGS = {
+    "admin": "For admin keys",
+    "batches": "Many requests in one file",
+    "fleet": "What workers call",
+    "inference": "OpenAI-compatible inference",
+    "jobs": "Work that was accepted",
+    "models": "What can be asked",
+    "ops": "For probes; no key",
+    "schedules": "Requests made again and again",
+    "webhooks": "What receivers were told",
+}
+
+
+def blueprint(
+    name: str,
+    tag: str,
+    *,
+    prefix: str | None = "/v1",
+    guard: Callable[[], None] | None = require_key,
+    failures: dict[int | str, Any] = errors.RESPONSES,
+) -> APIBlueprint:
+    """Operations that stand under one tag in ``/openapi`` and behind one guard."""
+    made = APIBlueprint(
+        name,
+        __name__,
+        url_prefix=prefix,
+        abp_tags=[Tag(name=tag, description=TAGS[tag])],
+        abp_security=[{"key": []}] if guard else None,
+        abp_responses=failures,
+    )
+    if guard:
+        made.before_request(guard)
+    return made
 
 
 def tell(job: JobRecord, *, worker: str | None = None, replayed: bool = False) -> None:

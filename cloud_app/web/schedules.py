@@ -3,12 +3,9 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from flask_openapi3.blueprint import APIBlueprint
-from flask_openapi3.models.tag import Tag
 from msgspec import structs
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
-from cloud_app.api import errors
 from cloud_app.api.orders import of_request
 from cloud_app.api.requests import RequestModel, WebhookInput
 from cloud_app.brain import calendar
@@ -17,7 +14,7 @@ from cloud_app.jobs.job_json import unix
 from cloud_app.schedules import fire, schedules
 from cloud_app.schedules.schedules import NewSchedule
 from cloud_app.store.records import RunRecord, ScheduleRecord
-from cloud_app.web.request import context, key, require_key
+from cloud_app.web.request import blueprint, context, key
 from genie.api_types import (
     DeletedSchedule,
     RunAnswer,
@@ -32,15 +29,7 @@ from genie.errors import BadRequest
 UPCOMING = 3
 RUNS_MAX = 200
 
-api = APIBlueprint(
-    "schedules",
-    __name__,
-    url_prefix="/v1/schedules",
-    abp_tags=[Tag(name="schedules", description="Requests made again and again")],
-    abp_security=[{"key": []}],
-    abp_responses=errors.RESPONSES,
-)
-api.before_request(require_key)
+api = blueprint("schedules", "schedules", prefix="/v1/schedules")
 
 
 class SchedulePath(BaseModel):
@@ -51,8 +40,6 @@ class SchedulePath(BaseModel):
 
 class RunsQuery(BaseModel):
     """How many of its newest runs."""
-
-    model_config = ConfigDict(extra="ignore")
 
     limit: int = Field(20, ge=1, le=RUNS_MAX)
 
