@@ -1,6 +1,8 @@
 """JSON of the web: strict to read (no NaN, no lone surrogates), quick to write."""
 
-from typing import Any
+from datetime import datetime
+from functools import cache
+from typing import Any, TypeVar, get_args
 
 import msgspec
 from flask import Request, Response
@@ -32,6 +34,38 @@ def dumps(value: object) -> str:
 def response(value: ApiObject, status: int = 200) -> Response:
     """An API object as the response to a request."""
     return Response(encode(value), status, mimetype="application/json")
+
+
+A = TypeVar("A", bound=ApiObject)
+
+
+def of_record(kind: type[A], record: object, **given: object) -> A:
+    """An answer of the record's fields of the same names, and of those given.
+
+    A moment is said in seconds since 1970: whole ones or with milliseconds, as the
+    answer's type has it.
+    """
+    for name, is_whole in _fields(kind):
+        if name not in given and hasattr(record, name):
+            value = getattr(record, name)
+            if isinstance(value, datetime):
+                value = int(value.timestamp()) if is_whole else unix(value)
+            given[name] = value
+    return kind(**given)
+
+
+@cache
+def _fields(kind: type[ApiObject]) -> tuple[tuple[str, bool], ...]:
+    """The name of each field, and whether it holds whole numbers."""
+    return tuple(
+        (field.name, int in (field.type, *get_args(field.type)))
+        for field in msgspec.structs.fields(kind)
+    )
+
+
+def unix(at: datetime | None) -> float | None:
+    """A moment in seconds since 1970, to the millisecond."""
+    return None if at is None else round(at.timestamp(), 3)
 
 
 class StrictJson(JSONProvider):

@@ -7,6 +7,7 @@ from flask import Response, request
 from flask_openapi3.models.file import FileStorage
 from pydantic import BaseModel, Field
 
+from cloud_app.api.json import of_record
 from cloud_app.files import files
 from cloud_app.store.records import FileRecord
 from cloud_app.web.openapi import BYTES, ResponseSpec
@@ -127,12 +128,5 @@ def delete_file(path: FilePath) -> DeletedFile:
 
 def file_answer(file: FileRecord) -> FileAnswer:
     """A file as the API shows it."""
-    return FileAnswer(
-        id=f"{files.PREFIX}{file.id}",
-        bytes=file.size_bytes,
-        created_at=int(file.created_at.timestamp()),
-        expires_at=int(file.expires_at.timestamp()),
-        filename=file.filename,
-        purpose=file.purpose,
-        sha256=file.sha256,
-    )
+    shown_id = f"{files.PREFIX}{file.id}"
+    return of_record(FileAnswer, file, id=shown_id, bytes=file.size_bytes)

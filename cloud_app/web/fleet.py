@@ -8,13 +8,14 @@ from flask import Response, request
 from msgspec import structs
 from pydantic import BaseModel, Field
 
+from cloud_app.api.json import of_record
 from cloud_app.brain import liveness
 from cloud_app.brain.views import PlacementView
 from cloud_app.bus import QueueDepth
 from cloud_app.context import Context
 from cloud_app.fleet import placement, registry
 from cloud_app.jobs import admission, failures
-from cloud_app.jobs.job_json import route_answer, unix
+from cloud_app.jobs.job_json import route_answer
 from cloud_app.orgs import auth
 from cloud_app.store import reports
 from cloud_app.store.records import KeyRecord, WorkerRecord
@@ -81,7 +82,10 @@ def show_fleet(query: FleetQuery) -> FleetAnswer:
         figures=_figures(jobs, now),
         workers=workers_now(),
         queues=queues_now(),
-        jobs=tuple(map(_line, _running_first(jobs)[: query.jobs])),
+        jobs=tuple(
+            of_record(JobLine, job, status=job.state)
+            for job in _running_first(jobs)[: query.jobs]
+        ),
         routes=routing_reasons(ctx, key(), figures.shares(jobs, now)),
     )
 
@@ -102,20 +106,6 @@ def _figures(jobs: Sequence[JobTimes], now: datetime) -> FiguresAnswer:
 
 def _running_first(jobs: Sequence[JobTimes]) -> list[JobTimes]:
     return sorted(jobs, key=lambda job: job.state is not JobState.RUNNING)
-
-
-def _line(job: JobTimes) -> JobLine:
-    return JobLine(
-        id=job.id,
-        status=job.state,
-        persona=job.persona,
-        model=job.model,
-        worker=job.worker,
-        created_at=round(job.created_at.timestamp(), 3),
-        started_at=unix(job.started_at),
-        finished_at=unix(job.finished_at),
-        tokens=job.tokens,
-    )
 
 
 def workers_now() -> tuple[WorkerAnswer, ...]:
@@ -154,29 +144,15 @@ def _worker(worker: WorkerRecord, held: tuple[PlacementView, ...]) -> WorkerAnsw
         gpus=from_contract(tuple[GpuAnswer, ...], status.gpus) if status else (),
         host=from_contract(HostAnswer, status.host) if status else None,
         models=from_contract(tuple[WorkerModel, ...], status.models) if status else (),
-        placements=tuple(map(_placement, held)),
+        placements=tuple(of_record(PlacementAnswer, one) for one in held),
         last_heartbeat_s=round(age_s, 1),
     )
 
 
-def _placement(held: PlacementView) -> PlacementAnswer:
-    return PlacementAnswer(
-        model=held.model,
-        quant=held.quant,
-        slots=held.slots,
-        context=held.context,
-        reason=held.reason,
-        since=int(held.since.timestamp()),
-    )
-
-
 def _queue(depth: QueueDepth, oldest_s: float | None) -> QueueAnswer:
-    return QueueAnswer(
-        queue=depth.queue,
-        model=depth.model,
-        work_class=depth.work_class.value,
-        waiting=depth.waiting,
-        consumers=depth.consumers,
+    return of_record(
+        QueueAnswer,
+        depth,
         oldest_s=None if oldest_s is None else round(oldest_s, 1),
         sla_s=sla_s(context(), depth.model),
     )

@@ -9,10 +9,11 @@ from pydantic import BaseModel, Field
 
 from cloud_app import store
 from cloud_app.api import responses
+from cloud_app.api.json import of_record
 from cloud_app.api.requests import NulFreeText, RequestModel
 from cloud_app.jobs import lifecycle, retry, timeline
 from cloud_app.jobs.follow import JobListener
-from cloud_app.jobs.job_json import entry_json, job_details, job_json, unix
+from cloud_app.jobs.job_json import entry_json, job_details, job_json
 from cloud_app.jobs.timeline import TimelineEntry
 from cloud_app.store.records import DeliveryRecord, JobFilter, JobRecord
 from cloud_app.web import streaming
@@ -289,16 +290,5 @@ def redeliver(path: DeliveryPath) -> tuple[DeliveryAnswer, Literal[202]]:
 
 def delivery_answer(delivery: DeliveryRecord) -> DeliveryAnswer:
     """A delivery as the API shows it, without its secret."""
-    return DeliveryAnswer(
-        id=delivery.id,
-        event=delivery.event,
-        job_id=delivery.job_id,
-        url=delivery.url,
-        status=delivery.state.value,
-        attempts=delivery.attempts,
-        next_at=unix(delivery.next_at),
-        response_status=delivery.status,
-        error=delivery.error,
-        created_at=unix(delivery.created_at),
-        ended_at=unix(delivery.ended_at),
-    )
+    status, heard = delivery.state, delivery.status
+    return of_record(DeliveryAnswer, delivery, status=status, response_status=heard)

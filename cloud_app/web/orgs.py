@@ -4,13 +4,12 @@ from datetime import timedelta
 from typing import Annotated, Literal
 
 from flask import request
-from msgspec import structs
 from pydantic import BaseModel, Field
 
+from cloud_app.api.json import of_record
 from cloud_app.api.requests import RequestModel
 from cloud_app.orgs import auth
 from cloud_app.settings import ALONE, CloudSettings
-from cloud_app.store.records import KeyRecord
 from cloud_app.web.request import blueprint, context, key, require_admin
 from genie import topology
 from genie.api_types import (
@@ -78,7 +77,7 @@ def make_join_token(body: JoinTokenRequest) -> tuple[JoinTokenAnswer, Literal[20
 def list_keys() -> KeyList:
     """Every API key of this org, without its secret."""
     found = auth.list_keys(context(), key().org.slug)
-    return KeyList(data=tuple(map(_key, found)))
+    return KeyList(data=tuple(of_record(KeyAnswer, one) for one in found))
 
 
 @api.post("/keys")
@@ -93,7 +92,7 @@ def make_key(body: KeyRequest) -> tuple[NewKeyAnswer, Literal[201]]:
         None if allowed is None else tuple(allowed),
         actor=key().prefix,
     )
-    return NewKeyAnswer(**structs.asdict(_key(record)), secret=secret), 201
+    return of_record(NewKeyAnswer, record, secret=secret), 201
 
 
 @api.delete("/keys/<key_id>")
@@ -127,17 +126,4 @@ def join_command(settings: CloudSettings, host_url: str, token: str) -> str:
     url = (settings.public_url or host_url).rstrip("/")
     return (
         f"pip install 'genie-fleet[worker]' && genie worker join {url} --token {token}"
-    )
-
-
-def _key(record: KeyRecord) -> KeyAnswer:
-    revoked_at = record.revoked_at
-    return KeyAnswer(
-        id=record.id,
-        name=record.name,
-        prefix=record.prefix,
-        is_admin=record.is_admin,
-        allowed_models=record.allowed_models,
-        created_at=int(record.created_at.timestamp()),
-        revoked_at=None if revoked_at is None else int(revoked_at.timestamp()),
     )

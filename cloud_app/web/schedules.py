@@ -1,16 +1,15 @@
 """Schedules: made, looked at, run now, paused, resumed, removed."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from msgspec import structs
 from pydantic import BaseModel, BeforeValidator, Field
 
+from cloud_app.api.json import of_record
 from cloud_app.api.orders import of_request
 from cloud_app.api.requests import RequestModel, WebhookInput
 from cloud_app.brain import calendar
 from cloud_app.brain.calendar import CatchUpPolicy, OverlapPolicy
-from cloud_app.jobs.job_json import unix
 from cloud_app.schedules import fire, schedules
 from cloud_app.schedules.schedules import NewSchedule
 from cloud_app.store.records import RunRecord, ScheduleRecord
@@ -28,6 +27,8 @@ from genie.errors import BadRequest
 
 UPCOMING = 3
 RUNS_MAX = 200
+
+S = TypeVar("S", bound=ScheduleSummary)
 
 api = blueprint("schedules", "schedules", prefix="/v1/schedules")
 
@@ -118,15 +119,14 @@ def create_schedule(body: ScheduleRequest) -> tuple[ScheduleSummary, Literal[201
         jitter_s=body.jitter_s,
     )
     made = schedules.create(context(), key(), new, of_request)
-    return schedule_answer(made, context().now()), 201
+    return _shown(made), 201
 
 
 @api.get("")
 def list_schedules() -> ScheduleList:
     """Every schedule of this org, by name."""
-    now = context().now()
     found = schedules.find(context(), key().org)
-    return ScheduleList(data=tuple(schedule_answer(one, now) for one in found))
+    return ScheduleList(data=tuple(map(_shown, found)))
 
 
 @api.get("/<schedule>")
@@ -134,8 +134,7 @@ def get_schedule(path: SchedulePath) -> ScheduleAnswer:
     """One schedule, its next runs in words, and what became of the last."""
     found = schedules.get(context(), key().org, path.schedule)
     runs = tuple(map(run_answer, schedules.runs(context(), found)))
-    shown = schedule_answer(found, context().now())
-    return ScheduleAnswer(**structs.asdict(shown), runs=runs)
+    return schedule_answer(ScheduleAnswer, found, context().now(), runs=runs)
 
 
 @api.get("/<schedule>/runs")
@@ -173,45 +172,28 @@ def delete_schedule(path: SchedulePath) -> DeletedSchedule:
 
 
 def _shown(schedule: ScheduleRecord) -> ScheduleSummary:
-    return schedule_answer(schedule, context().now())
+    return schedule_answer(ScheduleSummary, schedule, context().now())
 
 
-def schedule_answer(schedule: ScheduleRecord, now: datetime) -> ScheduleSummary:
+def schedule_answer(
+    kind: type[S], schedule: ScheduleRecord, now: datetime, **given: object
+) -> S:
     """A schedule as the API shows it, without the webhook's secret."""
     cron = schedules.cron_of(schedule)
-    is_paused = schedule.paused_at is not None
-    return ScheduleSummary(
-        id=schedule.id,
-        name=schedule.name,
-        cron=schedule.cron,
-        timezone=schedule.timezone,
+    hook, is_paused = schedule.webhook, schedule.paused_at is not None
+    if is_paused:
+        given["next_at"] = None
+    return of_record(
+        kind,
+        schedule,
         in_words=calendar.explain(cron),
-        next_runs=() if is_paused else _upcoming(schedule, now),
-        next_at=None if is_paused else unix(schedule.next_at),
+        next_runs=() if is_paused else calendar.upcoming(cron, now, UPCOMING),
         paused=is_paused,
-        paused_at=unix(schedule.paused_at),
-        trouble=schedule.trouble,
-        request=schedule.request,
-        webhook=Webhook(url=schedule.webhook.url) if schedule.webhook else None,
-        overlap=schedule.overlap,
-        catch_up=schedule.catch_up,
-        jitter_s=schedule.jitter_s,
-        created_at=unix(schedule.created_at),
+        webhook=Webhook(url=hook.url) if hook else None,
+        **given,
     )
-
-
-def _upcoming(schedule: ScheduleRecord, now: datetime) -> tuple[str, ...]:
-    return calendar.upcoming(schedules.cron_of(schedule), now, UPCOMING)
 
 
 def run_answer(run: RunRecord) -> RunAnswer:
     """One run of a schedule."""
-    return RunAnswer(
-        id=run.id,
-        fire_at=unix(run.fire_at),
-        trigger=run.trigger.value,
-        status=run.state.value,
-        reason=run.reason,
-        job_id=run.job_id,
-        decided_at=unix(run.decided_at),
-    )
+    return of_record(RunAnswer, run, status=run.state)
