@@ -1,7 +1,7 @@
 """A job that nobody waits for, read while it is written by somebody who asks later."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 from cloud_app import store
 from cloud_app.bus import JobInbox
@@ -38,7 +38,7 @@ class JobListener:
             return max(1, self._job.task.n)
         return len(self._job.outcome.answers)
 
-    def items(self) -> Iterator[QueueWait | AnswerText | Outcome]:
+    def items(self) -> Generator[QueueWait | AnswerText | Outcome, None, None]:
         """Everything the listener is told; the last item is the outcome."""
         inbox = self._ctx.replies.expect(self._name)
         try:

@@ -1,6 +1,6 @@
 """Jobs: what was submitted, how far it is, and how to stop it."""
 
-from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
@@ -23,10 +23,9 @@ from cloud_app.web.request import (
     context,
     key,
     only_waits,
-    stream_limit,
+    take_place,
     tell,
 )
-from cloud_app.web.stream_limit import StreamPermit
 from cloud_app.webhooks import webhooks
 from genie.api_types import (
     ChatChunk,
@@ -151,9 +150,15 @@ def follow_job(
     """
     last = request.headers.get("Last-Event-ID")
     entries = timeline.follow(context(), key().org.slug, path.job_id, last)
-    following = JobEventsBody(entries, stream_limit().take())
-    only_waits()
-    return Response(following, mimetype="text/event-stream", headers=streaming.HEADERS)
+    with take_place() as held:
+        only_waits()
+        return streaming.answer(map(_event, entries), held)
+
+
+def _event(entry: TimelineEntry | None) -> bytes:
+    if entry is None:
+        return streaming.comment("nothing new")
+    return streaming.event(entry.id, entry.name, entry_json(entry))
 
 
 @api.get("/<job_id>/stream")
@@ -176,9 +181,10 @@ def stream_job(
         request_id=g.request_id,
         n=listening.answers,
     )
-    body = JobStreamBody(plan, listening.items(), stream_limit().take())
-    only_waits()
-    return Response(body, mimetype="text/event-stream", headers=streaming.HEADERS)
+    with take_place() as held:
+        items = held.enter_context(closing(listening.items()))
+        only_waits()
+        return streaming.answer(streaming.frames(plan, items), held)
 
 
 @api.post("/<job_id>/retry")
@@ -208,52 +214,6 @@ def _delivered(job: JobRecord, shown: JobAnswer) -> JobAnswer:
     tell(job)
     lifecycle.mark_delivered(context(), job)
     return shown
-
-
-class JobStreamBody:
-    """The body of a job's answer; closing it stops neither the job nor its worker."""
-
-    def __init__(
-        self,
-        plan: streaming.StreamPlan,
-        items: Iterator[streaming.StreamItem],
-        permit: StreamPermit,
-    ) -> None:
-        self._items, self._permit = items, permit
-        self._frames = streaming.frames(plan, items)
-
-    def __iter__(self) -> "JobStreamBody":
-        return self
-
-    def __next__(self) -> bytes:
-        return next(self._frames)
-
-    def close(self) -> None:
-        """Stop."""
-        streaming.close(self._items)
-        self._permit.release()
-
-
-class JobEventsBody:
-    """The body of a job's events; the server closes it when the client goes."""
-
-    def __init__(
-        self, entries: Iterator[TimelineEntry | None], permit: StreamPermit
-    ) -> None:
-        self._entries, self._permit = entries, permit
-
-    def __iter__(self) -> "JobEventsBody":
-        return self
-
-    def __next__(self) -> bytes:
-        entry = next(self._entries)
-        if entry is None:
-            return streaming.comment("nothing new")
-        return streaming.event(entry.id, entry.name, entry_json(entry))
-
-    def close(self) -> None:
-        """Stop."""
-        self._permit.release()
 
 
 deliveries_api = blueprint("webhooks", "webhooks", prefix="/v1/webhook-deliveries")

@@ -102,7 +102,7 @@ def _workers(key: KeyRecord) -> tuple[WorkerView, ...]:
 
 def _model(spec: ModelSpec, workers: Sequence[WorkerView]) -> ModelAnswer:
     held = [seen for w in workers if (seen := w.reported(spec.id)) is not None]
-    states = Counter(seen.state for seen in held)
+    states = Counter(seen.state.value for seen in held)
     personas = context().catalog.personas.values()
     details = ModelDetails(
         ready=states[ModelState.READY] > 0,

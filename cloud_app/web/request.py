@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
@@ -48,10 +49,16 @@ def context() -> Context:
     return ctx
 
 
-def stream_limit() -> StreamLimit:
-    """The places of requests that wait for their answer."""
-    found: StreamLimit = current_app.extensions["genie.stream_limit"]
-    return found
+def take_place() -> ExitStack:
+    """One place of those that wait for their answer; closing it gives it back.
+
+    Raises `Unavailable` when all are taken.
+    """
+    limit: StreamLimit = current_app.extensions["genie.stream_limit"]
+    limit.take()
+    held = ExitStack()
+    held.callback(limit.give_back)
+    return held
 
 
 def has_hung_up() -> Callable[[], bool]:

@@ -127,7 +127,7 @@ def test_leaving_changes_nothing(cloud_with_replies: Cloud) -> None:
     job = cloud.job()
     items = JobListener(cloud.ctx, job).items()
     next(items)
-    items.close()  # type: ignore[attr-defined]  # a generator
+    items.close()
     assert cloud.reread(job).state is JobState.QUEUED
     assert cloud.ctx.replies._inboxes == {}
 
