@@ -1,5 +1,6 @@
 """JSON of the web: strict to read (no NaN, no lone surrogates), quick to write."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
 from typing import Any, TypeVar, get_args
@@ -8,7 +9,7 @@ import msgspec
 from flask import Request, Response
 from flask.json.provider import JSONProvider
 
-from genie.api_types import ApiObject
+from genie.api_types import ApiObject, CursorPage
 
 _encoder = msgspec.json.Encoder()
 
@@ -37,6 +38,7 @@ def response(value: ApiObject, status: int = 200) -> Response:
 
 
 A = TypeVar("A", bound=ApiObject)
+P = TypeVar("P", bound=CursorPage[Any])
 
 
 def of_record(kind: type[A], record: object, **given: object) -> A:
@@ -52,6 +54,14 @@ def of_record(kind: type[A], record: object, **given: object) -> A:
                 value = int(value.timestamp()) if is_whole else unix(value)
             given[name] = value
     return kind(**given)
+
+
+def cursor_page(kind: type[P], answers: Sequence[Any], limit: int) -> P:
+    """One page; ``answers`` is one longer than ``limit`` when there are more."""
+    data = tuple(answers[:limit])
+    ids = (data[0].id, data[-1].id) if data else (None, None)
+    more = len(answers) > limit
+    return kind(data=data, first_id=ids[0], last_id=ids[1], has_more=more)
 
 
 @cache

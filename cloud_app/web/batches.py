@@ -6,7 +6,7 @@ from typing import Literal
 from flask import request
 from pydantic import BaseModel, Field
 
-from cloud_app.api.json import of_record
+from cloud_app.api.json import cursor_page, of_record
 from cloud_app.api.requests import Metadata, NulFreeText, RequestModel, UnsupportedField
 from cloud_app.batches import batches
 from cloud_app.files import files
@@ -81,13 +81,7 @@ def create_batch(body: BatchRequest) -> BatchAnswer:
 def list_batches(query: BatchesQuery) -> BatchList:
     """List this org's batches, newest first."""
     found = batches.find(context(), key(), limit=query.limit + 1, after=query.after)
-    page = tuple(batch_answer(batch) for batch in found[: query.limit])
-    return BatchList(
-        data=page,
-        first_id=page[0].id if page else None,
-        last_id=page[-1].id if page else None,
-        has_more=len(found) > query.limit,
-    )
+    return cursor_page(BatchList, [*map(batch_answer, found)], query.limit)
 
 
 @api.get("/<batch_id>")

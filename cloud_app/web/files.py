@@ -7,7 +7,7 @@ from flask import Response, request
 from flask_openapi3.models.file import FileStorage
 from pydantic import BaseModel, Field
 
-from cloud_app.api.json import of_record
+from cloud_app.api.json import cursor_page, of_record
 from cloud_app.files import files
 from cloud_app.store.records import FileRecord
 from cloud_app.web.openapi import BYTES, ResponseSpec
@@ -90,13 +90,7 @@ def list_files(query: FilesQuery) -> FileList:
         purpose=query.purpose,
         oldest_first=query.order == "asc",
     )
-    page = tuple(map(file_answer, found[:limit]))
-    return FileList(
-        data=page,
-        first_id=page[0].id if page else None,
-        last_id=page[-1].id if page else None,
-        has_more=len(found) > limit,
-    )
+    return cursor_page(FileList, [*map(file_answer, found)], limit)
 
 
 @api.get("/<file_id>")

@@ -1,7 +1,6 @@
 """The fleet over HTTP: what workers call, and what its admins see of it."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
 from typing import Annotated
 
 from flask import Response, request
@@ -26,7 +25,6 @@ from cloud_app.web.openapi import BodySpec, ResponseSpec
 from cloud_app.web.request import bearer, blueprint, context, key, require_admin
 from genie import topology
 from genie.api_types import (
-    FiguresAnswer,
     FleetAnswer,
     GpuAnswer,
     HostAnswer,
@@ -76,10 +74,11 @@ def show_fleet(query: FleetQuery) -> FleetAnswer:
     ctx, org = context(), key().org
     now = ctx.now()
     jobs = reports.since(ctx.db, org, now - figures.HOUR)
+    counts = reports.counts(ctx.db, org, now - figures.HOUR)
     return FleetAnswer(
         org=org.slug,
         now=round(now.timestamp(), 3),
-        figures=_figures(jobs, now),
+        figures=figures.figures_now(jobs, counts, now),
         workers=workers_now(),
         queues=queues_now(),
         jobs=tuple(
@@ -87,20 +86,6 @@ def show_fleet(query: FleetQuery) -> FleetAnswer:
             for job in _running_first(jobs)[: query.jobs]
         ),
         routes=routing_reasons(ctx, key(), figures.shares(jobs, now)),
-    )
-
-
-def _figures(jobs: Sequence[JobTimes], now: datetime) -> FiguresAnswer:
-    ctx = context()
-    counts = reports.counts(ctx.db, key().org, now - figures.HOUR)
-    minute = now - timedelta(seconds=figures.NOW_S)
-    rate = figures.tokens_between(jobs, minute, now) / figures.NOW_S
-    return FiguresAnswer(
-        tokens_per_s=round(rate, 1),
-        running=counts[JobState.RUNNING],
-        waiting=counts[JobState.QUEUED],
-        first_token_p95_s=figures.first_token_p95_s(jobs, now),
-        failed_1h=sum(counts[state] for state in figures.FAILURES),
     )
 
 

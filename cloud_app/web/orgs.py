@@ -10,6 +10,7 @@ from cloud_app.api.json import of_record
 from cloud_app.api.requests import RequestModel
 from cloud_app.orgs import auth
 from cloud_app.settings import ALONE, CloudSettings
+from cloud_app.web.ops import release
 from cloud_app.web.request import blueprint, context, key, require_admin
 from genie import topology
 from genie.api_types import (
@@ -122,8 +123,9 @@ def _retention(hours: int | None) -> RetentionAnswer:
 
 
 def join_command(settings: CloudSettings, host_url: str, token: str) -> str:
-    """What to type on a machine that shall join this fleet."""
+    """The command for a machine that shall join, beside a copy of the wheel there."""
     url = (settings.public_url or host_url).rstrip("/")
     return (
-        f"pip install 'genie-fleet[worker]' && genie worker join {url} --token {token}"
+        f"pip install 'genie_fleet-{release()}-py3-none-any.whl[worker]' && "
+        f"genie worker join {url} --token {token}"
     )

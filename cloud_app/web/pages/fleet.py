@@ -23,7 +23,7 @@ from cloud_app.web.pages import admin, sessions
 from cloud_app.web.request import context
 from genie import topology
 from genie.api_types import ReasonAnswer
-from genie.contracts.fleet import GpuStatus, Heartbeat, ModelState, ModelStatus
+from genie.contracts.fleet import Heartbeat, ModelState, ModelStatus
 from genie.errors import Conflict
 
 GIB = 1024**3
@@ -76,17 +76,6 @@ class WorkerLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RoutingLine:
-    """Where one persona's work goes; share and time are of the last hour."""
-
-    persona: str
-    model: str
-    share: str
-    p95: str
-    why: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class QueueLine:
     """One logical queue now, and what its users were promised."""
 
@@ -104,8 +93,11 @@ class FleetPage:
     summary: str
     tiles: tuple[FigureTile, ...]
     workers: tuple[WorkerLine, ...]
-    reasons: tuple[RoutingLine, ...]
+    reasons: tuple[ReasonAnswer, ...]
     queues: tuple[QueueLine, ...]
+
+
+admin.pages.add_app_template_filter(figures.seconds)
 
 
 @admin.page("/admin/", "Fleet", "fleet.html")
@@ -154,9 +146,7 @@ def fleet_page(ctx: Context, key: KeyRecord) -> FleetPage:
         workers=tuple(
             worker_row(worker, now, ctx.settings.heartbeat_s) for worker in workers
         ),
-        reasons=tuple(
-            map(_reason, routing_reasons(ctx, key, figures.shares(jobs, now)))
-        ),
+        reasons=routing_reasons(ctx, key, figures.shares(jobs, now)),
         queues=_queues(ctx, key, workers),
     )
 
@@ -190,14 +180,13 @@ def worker_row(worker: WorkerRecord, now: datetime, heartbeat_s: float) -> Worke
 def bars(status: Heartbeat) -> tuple[MemoryBar, ...]:
     """Memory of every GPU, or the host's when the machine has none."""
     if status.gpus:
-        return tuple(_gpu_bar(gpu) for gpu in status.gpus)
+        return tuple(
+            _bar(str(gpu.index), gpu.memory_used_bytes, gpu.memory_total_bytes)
+            for gpu in status.gpus
+        )
     host = status.host
     used = max(0, host.memory_total_bytes - host.memory_available_bytes)
     return (_bar("CPU", used, host.memory_total_bytes),)
-
-
-def _gpu_bar(gpu: GpuStatus) -> MemoryBar:
-    return _bar(str(gpu.index), gpu.memory_used_bytes, gpu.memory_total_bytes)
 
 
 def _bar(name: str, used: int, total: int) -> MemoryBar:
@@ -220,17 +209,6 @@ def _line(model: ModelStatus) -> ModelLine:
     tone = "bad" if model.state is ModelState.FAILED else "quiet"
     error = shorten(model.error or "", ERROR_SHOWN, placeholder=" …")
     return ModelLine(id=model.model, note=note, tone=tone, error=error)
-
-
-def _reason(found: ReasonAnswer) -> RoutingLine:
-    share = "–" if found.share is None else f"{found.share:.0%}".replace("%", " %")
-    return RoutingLine(
-        persona=", ".join(found.personas) or "by name",
-        model=found.model or "nowhere now",
-        share=share,
-        p95=figures.seconds(found.first_token_p95_s),
-        why=found.why,
-    )
 
 
 def _queues(
