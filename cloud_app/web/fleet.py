@@ -59,7 +59,7 @@ class FleetQuery(BaseModel):
 @api.get("/workers")
 def list_workers() -> WorkerList:
     """Every worker of this org: state, GPUs, models, placements."""
-    return WorkerList(data=workers_now())
+    return WorkerList(data=workers_now(context(), key()))
 
 
 @api.get("/queues")
@@ -79,7 +79,7 @@ def show_fleet(query: FleetQuery) -> FleetAnswer:
         org=org.slug,
         now=round(now.timestamp(), 3),
         figures=figures.figures_now(jobs, counts, now),
-        workers=workers_now(),
+        workers=workers_now(ctx, key()),
         queues=queues_now(),
         jobs=tuple(
             of_record(JobLine, job, status=job.state)
@@ -93,12 +93,11 @@ def _running_first(jobs: Sequence[JobTimes]) -> list[JobTimes]:
     return sorted(jobs, key=lambda job: job.state is not JobState.RUNNING)
 
 
-def workers_now() -> tuple[WorkerAnswer, ...]:
+def workers_now(ctx: Context, key: KeyRecord) -> tuple[WorkerAnswer, ...]:
     """Every worker of the org that asks."""
-    ctx = context()
     held = {view.id: view.placements for view in registry.view(ctx).workers}
-    known = registry.workers(ctx, key().org.slug)
-    return tuple(_worker(worker, held.get(worker.id, ())) for worker in known)
+    known = registry.workers(ctx, key.org.slug)
+    return tuple(_worker(ctx, worker, held.get(worker.id, ())) for worker in known)
 
 
 def queues_now() -> tuple[QueueAnswer, ...]:
@@ -114,18 +113,17 @@ def queues_now() -> tuple[QueueAnswer, ...]:
     )
 
 
-def _worker(worker: WorkerRecord, held: tuple[PlacementView, ...]) -> WorkerAnswer:
+def _worker(
+    ctx: Context, worker: WorkerRecord, held: tuple[PlacementView, ...]
+) -> WorkerAnswer:
     seen_at = worker.seen_at or worker.registered_at
-    age_s = max(0.0, (context().now() - seen_at).total_seconds())
+    age_s = max(0.0, (ctx.now() - seen_at).total_seconds())
     status = worker.status
-    return WorkerAnswer(
-        id=worker.id,
-        name=worker.name,
+    return of_record(
+        WorkerAnswer,
+        worker,
         org=worker.org.slug,
-        state=worker_state(worker, age_s, context().settings.heartbeat_s),
-        queues=worker.queues,
-        hostname=worker.hostname,
-        version=worker.version,
+        state=worker_state(worker, age_s, ctx.settings.heartbeat_s),
         gpus=from_contract(tuple[GpuAnswer, ...], status.gpus) if status else (),
         host=from_contract(HostAnswer, status.host) if status else None,
         models=from_contract(tuple[WorkerModel, ...], status.models) if status else (),

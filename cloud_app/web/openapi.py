@@ -87,7 +87,7 @@ class OpenApiDocument:
             operation.describe(schemas, components)
         for operation in operations:
             operation.link(operations)
-        for kind in {kind for one in operations for kind in one.parameters()}:
+        for kind in {k for one in operations for k in one.parameters().values()}:
             del components[_name(schemas[kind])]
         error = _errors(schemas[ErrorBody])
         document["components"] |= {"schemas": components, "responses": error}
@@ -123,10 +123,10 @@ class Operation:
         if self._contract is not None:
             yield self._contract
 
-    def parameters(self) -> Iterator[Any]:
-        """The types whose fields are parameters."""
+    def parameters(self) -> dict[str, Any]:
+        """The types whose fields are parameters, by where they stand."""
         given = self._inputs
-        yield from (given[place] for place in PARAMETERS if place in given)
+        return {place: given[place] for place in PARAMETERS if place in given}
 
     def describe(self, schemas: Schemas, components: OpenApiJson) -> None:
         """Describe what it takes and what it answers."""
@@ -141,11 +141,8 @@ class Operation:
         self._describe_body(schemas)
         parameters = [
             parameter
-            for place in PARAMETERS
-            if place in self._inputs
-            for parameter in _parameters(
-                schemas[self._inputs[place]], components, place
-            )
+            for place, kind in self.parameters().items()
+            for parameter in _parameters(schemas[kind], components, place)
         ]
         parameters += map(_header, self._headers)
         if parameters:
@@ -192,7 +189,9 @@ class Operation:
         kept = codes - ONLY_WRITES if reads else codes
         described = {str(one.status) for one in self._responses}
         return {
-            code: {"$ref": f"#/components/responses/{_error(code)}"}
+            code: {
+                "$ref": f"#/components/responses/{'Busy' if code == '503' else 'Error'}"
+            }
             for code in sorted(kept - described)
         }
 
@@ -372,10 +371,6 @@ RETRY_AFTER: OpenApiJson = {
     "required": True,
     "schema": {"type": "integer", "minimum": 1, "maximum": 120},
 }
-
-
-def _error(code: str) -> str:
-    return "Busy" if code == "503" else "Error"
 
 
 def _schema(response: ResponseSpec, schemas: Schemas) -> OpenApiJson:

@@ -1,9 +1,9 @@
 """Schedules: made, looked at, run now, paused, resumed, removed."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, Field
 
 from cloud_app.api.json import of_record
 from cloud_app.api.orders import of_request
@@ -45,16 +45,6 @@ class RunsQuery(BaseModel):
     limit: int = Field(20, ge=1, le=RUNS_MAX)
 
 
-def _word(kind: type[OverlapPolicy] | type[CatchUpPolicy]) -> BeforeValidator:
-    """Strict shapes take no text for an enum; this does, and only known words."""
-
-    def read(value: object) -> object:
-        known = [one.value for one in kind]
-        return kind(value) if value in known else value
-
-    return BeforeValidator(read)
-
-
 class ScheduleRequest(RequestModel):
     """A schedule to make."""
 
@@ -88,11 +78,15 @@ class ScheduleRequest(RequestModel):
         ],
     )
     webhook: WebhookInput | None = None
-    overlap: Annotated[OverlapPolicy, _word(OverlapPolicy)] = Field(
-        OverlapPolicy.SKIP, description="What a run does while the one before goes on."
+    overlap: OverlapPolicy = Field(
+        OverlapPolicy.SKIP,
+        strict=False,
+        description="What a run does while the one before goes on.",
     )
-    catch_up: Annotated[CatchUpPolicy, _word(CatchUpPolicy)] = Field(
-        CatchUpPolicy.LAST, description="Which missed runs are made up for."
+    catch_up: CatchUpPolicy = Field(
+        CatchUpPolicy.LAST,
+        strict=False,
+        description="Which missed runs are made up for.",
     )
     jitter_s: float = Field(
         0.0, ge=0, le=3600, description="Runs start up to so many seconds later."
