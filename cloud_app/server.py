@@ -154,7 +154,7 @@ class Starts:
                 self._waiting.popleft().release()
 
 
-class Refusal(Error):  # type: ignore[misc]  # waitress has no types
+class RequestRefusal(Error):  # type: ignore[misc]  # waitress has no types
     """Why the application never sees a request."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
@@ -215,7 +215,7 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
             self.error = self._refusal()
         elif self.error is not None:
             reason = self.error.body.rstrip(".")
-            self.error = Refusal(
+            self.error = RequestRefusal(
                 self.error.code,
                 "invalid_request",
                 f"This request cannot be read: {reason}; correct the client.",
@@ -245,12 +245,12 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
         }
         return next((what for what, is_so in found.items() if is_so), None)
 
-    def _refusal(self) -> Refusal | None:
+    def _refusal(self) -> RequestRefusal | None:
         received = self.body_bytes_received
         if self.content_length > self.most_bytes or (
             received > self.most_bytes + FORM_BYTES  # chunks have a frame around them
         ):
-            return Refusal(
+            return RequestRefusal(
                 413,
                 "message_too_large",
                 f"The body is larger than {self.most_bytes} bytes; send less in one "
@@ -258,7 +258,7 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
             )
         more = received - self._stored if received > FREE_BYTES else 0
         if not self.budget.take(more):
-            return Refusal(
+            return RequestRefusal(
                 503,
                 "too_many_bodies",
                 "Too many large bodies are being sent at once; try again in a moment.",
@@ -292,7 +292,7 @@ class KeyCheck:
             is_good = is_bearer and self.connection.web.is_key_known(key.strip())
             self.request.is_key_known = is_good
         except GenieError as error:  # nobody can say: the database is down
-            self.request.error = Refusal(
+            self.request.error = RequestRefusal(
                 error.http_status, error.error_code, error.message
             )
         finally:  # whatever happened, the connection must go on
@@ -418,7 +418,7 @@ class Connection(HTTPChannel):  # type: ignore[misc]
         self.request = None
         reading.close()
         reading.version = "1.1"
-        reading.error = Refusal(
+        reading.error = RequestRefusal(
             408,
             "request_timeout",
             f"The request was not complete after {after_s:.0f} s; send it faster, "
