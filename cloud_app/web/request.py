@@ -19,19 +19,14 @@ from cloud_app.store import ids
 from cloud_app.store.records import JobRecord, KeyRecord
 from cloud_app.web.metrics import Metrics
 from cloud_app.web.stream_limit import StreamLimit
+from genie import logs
 from genie.errors import BadRequest, Forbidden
-from genie.logs import logger
+
+log = logs.logger("web")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _QUIET = frozenset(
-    {
-        "ops.livez",
-        "ops.readyz",
-        "ops.health",
-        "ops.metrics",
-        "static",
-        "admin.live",
-    }
+    {"ops.livez", "ops.readyz", "ops.health", "ops.metrics", "static", "admin.live"}
 )
 """Asked every few seconds by machines; a log line each would drown the others."""
 
@@ -190,11 +185,9 @@ def _finish(response: Response) -> Response:
     response.headers.setdefault("X-Content-Type-Options", "nosniff")
     route = request.url_rule.rule if request.url_rule else "none"
     seconds = time.perf_counter() - g.began
-    current_app.extensions["genie.metrics"].count(
-        route, request.method, response.status_code, seconds
-    )
+    metrics().count(route, request.method, response.status_code, seconds)
     if request.endpoint not in _QUIET:
-        logger("web").info(
+        log.info(
             "request",
             request_id=g.request_id,
             method=request.method,
