@@ -290,17 +290,18 @@ def _say_what_is_written(schema: OpenApiJson, kind: type[ApiObject]) -> None:
         value.pop("default", None)
         is_left_out = is_sparse and not field.required
         if value.pop("x-never-null", False) or is_left_out:
-            _forget_null(value)
-        if is_left_out:
+            schema["properties"][name] = _never_null(value)
+        if is_left_out or field.default is msgspec.UNSET:
             continue
-        if field.default is not msgspec.UNSET and name not in schema["required"]:
+        if name not in schema["required"]:
             schema["required"].append(name)
 
 
-def _forget_null(schema: OpenApiJson) -> None:
-    """What is left out when it is not known is never null."""
-    kinds = [one for one in schema.pop("anyOf", ()) if one.get("type") != "null"]
-    schema |= kinds[0] if len(kinds) == 1 else {"anyOf": kinds} if kinds else {}
+def _never_null(schema: OpenApiJson) -> OpenApiJson:
+    """The schema of what is left out when it is not known."""
+    rest = {key: value for key, value in schema.items() if key != "default"}
+    kinds = [one for one in rest.pop("anyOf", ()) if one.get("type") != "null"]
+    return rest | (kinds[0] if len(kinds) == 1 else {"anyOf": kinds} if kinds else {})
 
 
 def _api_objects(base: type[ApiObject]) -> Iterator[type[ApiObject]]:
@@ -327,7 +328,7 @@ def _parameters(
             "name": name,
             "in": place,
             "required": place == "path" or name in required,
-            "schema": _parameter_schema(value),
+            "schema": _never_null(value),
         }
 
 
@@ -339,13 +340,6 @@ def _header(header: HeaderSpec) -> OpenApiJson:
         "description": header.description,
         "schema": {"type": "string"},
     }
-
-
-def _parameter_schema(schema: OpenApiJson) -> OpenApiJson:
-    """A parameter's schema; what is not given is left out, so there is no null."""
-    rest = {key: value for key, value in schema.items() if key != "default"}
-    kinds = [one for one in rest.pop("anyOf", ()) if one.get("type") != "null"]
-    return rest | (kinds[0] if len(kinds) == 1 else {})
 
 
 def _name(schema: OpenApiJson) -> str:
