@@ -74,7 +74,7 @@ def create_app(ctx: Context | None = None) -> Flask:
     errors.install(app)
     sessions.install(app, ctx.settings)
     ops.install(app, ctx)
-    asked = (inference.api, inference.embeddings_api, files.api, batches.api)
+    asked = (inference.api, files.api, batches.api)
     fleets = (fleet.fleet_api, fleet.api, orgs.api, dead_letters.api)
     work = (jobs.api, schedules.api, jobs.deliveries_api)
     for api in (*asked, *work, models.api, *fleets, ops.api):

@@ -4,13 +4,14 @@ Waitress reads a request in its own loop and takes a thread only when the reques
 complete, so slow clients hold none. Names its manual does not promise have tests.
 """
 
+import re
 import resource
 import socket
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from http import HTTPStatus
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -19,16 +20,17 @@ from waitress import wasyncore
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.server import create_server
-from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
-from waitress.utilities import Error, RequestEntityTooLarge
+from waitress.task import ThreadedTaskDispatcher, WSGITask
+from waitress.utilities import Error
 
 from cloud_app.api import errors
-from cloud_app.api.json import dumps
+from cloud_app.api.json import encode
 from cloud_app.context import Context
 from cloud_app.orgs import auth
 from cloud_app.store import ids
 from genie import logs
 from genie.contracts.inference import Fault
+from genie.errors import GenieError
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -68,8 +70,7 @@ START_S = 0.1
 
 WAITS = "genie.waits"
 """In a request's environment: what to call when it only waits from now on."""
-SINGLE = (b"host", b"content-length", b"transfer-encoding")
-"""Headers that two servers on the way may read differently if they come twice."""
+VERSIONS = ("1.0", "1.1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,50 +154,24 @@ class Starts:
                 self._waiting.popleft().release()
 
 
-class ServerBusy(Error):  # type: ignore[misc]  # waitress has no types
-    """Large bodies use up their budget."""
+class RequestRefusal(Error):  # type: ignore[misc]  # waitress has no types
+    """Why the application never sees a request."""
 
-    code, reason = 503, "Service Unavailable"
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code, self.fault = status, Fault(code=code, message=message)
 
-
-class RefusalTask(ErrorTask):  # type: ignore[misc]
-    """Answers what never became a request, in the API's one shape for errors."""
-
-    def execute(self) -> None:
-        """Write the answer; the connection ends with it."""
-        error = self.request.error
-        said, request_id = _fault(error.code, error.body), f"req_{ids.new_id()}"
-        log.info("request_refused", request_id=request_id, status=error.code)
-        self.status = f"{error.code} {HTTPStatus(error.code).phrase}"
-        self.response_headers.append(("x-request-id", request_id))
-        self.response_headers.append(("Content-Type", "application/json"))
-        if error.code == ServerBusy.code:
-            self.response_headers.append(("Retry-After", "2"))
-        self.set_close_on_finish()
-        self.content_length = len(said)
-        self.write(said)
-
-
-_CODES = {413: "message_too_large", 408: "request_timeout", 503: "too_many_bodies"}
-
-
-def _fault(status: int, message: str) -> bytes:
-    fault = Fault(code=_CODES.get(status, "invalid_request"), message=message)
-    return dumps(errors.body(fault, status)).encode()
-
-
-@cache
-def late_answer(seconds: int) -> bytes:
-    """What a client hears whose request did not arrive in time."""
-    said = _fault(
-        408,
-        f"The request was not complete after {seconds} s; send it faster, with more "
-        f"than {SLOWEST_BYTES_S // 1000} kB/s.",
-    )
-    return (
-        b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n"
-        b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
-    ) % (len(said), said)
+    def to_response(
+        self, ident: str | None = None
+    ) -> tuple[str, list[tuple[str, str]], bytes]:
+        """The answer, in the API's one shape for errors."""
+        request_id = f"req_{ids.new_id()}"
+        log.info("request_refused", request_id=request_id, status=self.code)
+        headers = [("Content-Type", "application/json"), ("X-Request-Id", request_id)]
+        if self.code == 503:
+            headers.append(("Retry-After", "2"))
+        status = f"{self.code} {HTTPStatus(self.code).phrase}"
+        return status, headers, encode(errors.body(self.fault, self.code))
 
 
 class RequestParser(HTTPRequestParser):  # type: ignore[misc]
@@ -219,19 +194,16 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
         size = max(self.content_length, self.body_bytes_received)
         return self.error is None and bool(size > FREE_BYTES)
 
-    def is_late(self, now: float) -> bool:
-        """True when it should be complete by now."""
+    def is_late(self, after_s: float) -> bool:
+        """True when it should be complete after so long."""
         slow_s = self.body_bytes_received / SLOWEST_BYTES_S
-        return bool(now - self.began_at > self._limits.read_s + slow_s)
+        return bool(after_s > self._limits.read_s + slow_s)
 
     def parse_header(self, header_plus: bytes) -> None:
         """Read the header; raises `ParsingError` where two readers could differ."""
-        _check_framing(header_plus)
         super().parse_header(header_plus)
-        if self.version not in ("1.0", "1.1"):
-            raise ParsingError("the version is not HTTP/1.0 or HTTP/1.1")
-        if self.version == "1.0" and "TRANSFER_ENCODING" in self.headers:
-            raise ParsingError("HTTP/1.0 has no Transfer-Encoding")
+        if wrong := self._ambiguity(header_plus):
+            raise ParsingError(wrong)
         self.most_bytes = self._limits.of_path(self.path)
         if self.path.startswith("/v1/files"):
             self.budget = self._connection.web.files
@@ -243,8 +215,10 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
             self.error = self._refusal()
         elif self.error is not None:
             reason = self.error.body.rstrip(".")
-            self.error.body = (
-                f"This request cannot be read: {reason}; correct the client."
+            self.error = RequestRefusal(
+                self.error.code,
+                "invalid_request",
+                f"This request cannot be read: {reason}; correct the client.",
             )
         if self.error is not None:
             self.completed, self.expect_continue = True, False
@@ -257,37 +231,40 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
         stored, self._stored = self._stored, 0
         self.budget.give_back(stored)
 
-    def _refusal(self) -> Error | None:
+    def _ambiguity(self, header_plus: bytes) -> str | None:
+        """What waitress takes and another server on the way may read differently."""
+        codings = re.findall(rb"(?m)^transfer-encoding:(.*)", header_plus.lower())
+        found = {
+            "a header goes on in the next line": re.search(rb"\r\n[ \t]", header_plus),
+            "the version is not HTTP/1.0 or HTTP/1.1": self.version not in VERSIONS,
+            "there are two Host headers": "," in self.headers.get("HOST", ""),
+            "there are two transfer encodings": len(b",".join(codings).split(b",")) > 1,
+            "there are both Content-Length and Transfer-Encoding": codings
+            and "CONTENT_LENGTH" in self.headers,
+            "HTTP/1.0 has no Transfer-Encoding": codings and self.version == "1.0",
+        }
+        return next((what for what, is_so in found.items() if is_so), None)
+
+    def _refusal(self) -> RequestRefusal | None:
         received = self.body_bytes_received
         if self.content_length > self.most_bytes or (
             received > self.most_bytes + FORM_BYTES  # chunks have a frame around them
         ):
-            return RequestEntityTooLarge(
+            return RequestRefusal(
+                413,
+                "message_too_large",
                 f"The body is larger than {self.most_bytes} bytes; send less in one "
-                "request."
+                "request.",
             )
         more = received - self._stored if received > FREE_BYTES else 0
         if not self.budget.take(more):
-            return ServerBusy(
-                "Too many large bodies are being sent at once; try again in a moment."
+            return RequestRefusal(
+                503,
+                "too_many_bodies",
+                "Too many large bodies are being sent at once; try again in a moment.",
             )
         self._stored += more
         return None
-
-
-def _check_framing(header_plus: bytes) -> None:
-    lines = header_plus.split(b"\r\n")[1:]
-    if any(line[:1] in (b" ", b"\t") for line in lines):
-        raise ParsingError("a header goes on in the next line")
-    found = [line.lower().partition(b":")[::2] for line in lines]
-    names = [name for name, _value in found]
-    for single in SINGLE:
-        if names.count(single) > 1:
-            raise ParsingError(f"there are two {single.decode().title()} headers")
-    if SINGLE[1] in names and SINGLE[2] in names:
-        raise ParsingError("there are both Content-Length and Transfer-Encoding")
-    if b"," in dict(found).get(SINGLE[2], b""):
-        raise ParsingError("there are two transfer encodings")
 
 
 class RequestTask(WSGITask):  # type: ignore[misc]
@@ -314,6 +291,10 @@ class KeyCheck:
         try:
             is_good = is_bearer and self.connection.web.is_key_known(key.strip())
             self.request.is_key_known = is_good
+        except GenieError as error:  # nobody can say: the database is down
+            self.request.error = RequestRefusal(
+                error.http_status, error.error_code, error.message
+            )
         finally:  # whatever happened, the connection must go on
             if not is_good:
                 self.connection.answer_now(self.request)
@@ -327,7 +308,7 @@ class KeyCheck:
 class Connection(HTTPChannel):  # type: ignore[misc]
     """One client: its deadlines, and how it ends."""
 
-    error_task_class, task_class = RefusalTask, RequestTask
+    task_class = RequestTask
     request: RequestParser | None
     """The one that is not complete yet."""
 
@@ -403,7 +384,9 @@ class Connection(HTTPChannel):  # type: ignore[misc]
         """Close, or refuse, what is over; called each second, from the loop."""
         if self._is_stuck(now) or (self._ends_at is not None and now > self._ends_at):
             self.handle_close()
-        elif self.requests or self.total_outbufs_len or self._ends_at is not None:
+        elif self.requests or self.total_outbufs_len:
+            self._rests_since = now
+        elif self._ends_at is not None:
             return
         elif self.request is not None:
             self._refuse_late(self.request, now)
@@ -424,13 +407,25 @@ class Connection(HTTPChannel):  # type: ignore[misc]
         return self._stuck is not None and now - self._stuck[1] > self.web.limits.send_s
 
     def _refuse_late(self, reading: RequestParser, now: float) -> None:
-        if not reading.is_late(now) or reading.is_key_known is False:
+        """Refuse it, from the loop: many are late at once.
+
+        Its clock starts when the answers before it are done.
+        """
+        after_s = now - max(reading.began_at, self._rests_since)
+        if not reading.is_late(after_s) or reading.is_key_known is False:
             return
         self.refuse()
         self.request = None
         reading.close()
-        self.send(late_answer(round(now - reading.began_at)))  # many are late at once
-        self._linger()
+        reading.version = "1.1"
+        reading.error = RequestRefusal(
+            408,
+            "request_timeout",
+            f"The request was not complete after {after_s:.0f} s; send it faster, "
+            f"with more than {SLOWEST_BYTES_S // 1000} kB/s.",
+        )
+        self.error_task_class(self, reading).service()
+        self.close_when_flushed = True
 
     def _must_close(self) -> bool:
         if self.close_when_flushed and not self.total_outbufs_len:

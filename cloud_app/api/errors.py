@@ -9,13 +9,15 @@ from werkzeug.exceptions import HTTPException
 
 from cloud_app.api.json import loads
 from cloud_app.api.json import response as json_response
+from genie import logs
 from genie.api_types import ApiError, ErrorBody
 from genie.contracts.inference import Fault
 from genie.errors import GenieError
-from genie.logs import logger
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
+
+log = logs.logger("web")
 
 MAX_RETRY_AFTER_S = 120
 """OpenAI clients give up on a longer wait."""
@@ -113,7 +115,7 @@ def of_anything(error: Exception) -> Response:
 
 def unforeseen(error: Exception, request_id: str) -> Fault:
     """Log a mistake of ours and say what the caller may know of it."""
-    logger("web").error("unforeseen", request_id=request_id, exc_info=error)
+    log.error("unforeseen", request_id=request_id, exc_info=error)
     return Fault(
         code="internal_error",
         message=f"Something broke on our side; it is logged as request {request_id}.",

@@ -8,7 +8,6 @@ from typing import Any
 from pydantic import ValidationError
 
 from cloud_app.api import errors
-from cloud_app.api.json import dumps
 from cloud_app.api.requests import (
     ChatMessage,
     ChatRequest,
@@ -83,27 +82,20 @@ def of_request(body: dict[str, Any], key: KeyRecord) -> Order:
         raise BadRequest(
             f"request.{fault.message}", param=param, code=fault.code
         ) from error
-    return of_chat(shape, key, raw=dumps(body).encode())
+    return of_chat(shape, key)
 
 
-def of_chat(
-    body: ChatRequest,
-    key: KeyRecord,
-    *,
-    raw: bytes = b"",
-    idempotency_key: str | None = None,
-) -> Order:
-    """A conversation to answer; ``raw`` are the bytes ``body`` was read from."""
-    messages = tuple(_message(one) for one in body.messages)
+def of_chat(body: ChatRequest, key: KeyRecord) -> Order:
+    """A conversation to answer."""
     asked = ModelInput(
-        messages=messages,
+        messages=tuple(map(_message, body.messages)),
         json_schema=body.json_schema,
         tools=body.offered,
         force_tool=body.force_tool,
         one_call=body.parallel_tool_calls is False,
         n=body.n or 1,
     )
-    return _order(body, key, raw, idempotency_key, asked)
+    return _order(body, key, asked)
 
 
 def _message(said: ChatMessage) -> Message:
@@ -116,14 +108,13 @@ def _message(said: ChatMessage) -> Message:
     )
 
 
-def of_embedding(
-    body: EmbeddingRequest,
-    key: KeyRecord,
-    *,
-    raw: bytes = b"",
-    idempotency_key: str | None = None,
-) -> Order:
-    """Texts to turn into vectors; ``raw`` are the bytes ``body`` was read from."""
+def of_completion(body: CompletionRequest, key: KeyRecord) -> Order:
+    """One prompt to continue."""
+    return _order(body, key, ModelInput(prompt=body.prompt, n=body.n or 1))
+
+
+def of_embedding(body: EmbeddingRequest, key: KeyRecord) -> Order:
+    """Texts to turn into vectors."""
     return Order(
         key=key,
         mode=Mode.SYNC,
@@ -131,32 +122,12 @@ def of_embedding(
         persona=body.persona,
         input=ModelInput(inputs=tuple(body.input)),
         sampling={},
-        idempotency_key=idempotency_key,
-        body=raw,
         deadline_s=body.deadline_s,
         request=body.job_request(),
     )
 
 
-def of_completion(
-    body: CompletionRequest,
-    key: KeyRecord,
-    *,
-    raw: bytes = b"",
-    idempotency_key: str | None = None,
-) -> Order:
-    """One prompt to continue; ``raw`` are the bytes ``body`` was read from."""
-    asked = ModelInput(prompt=body.prompt, n=body.n or 1)
-    return _order(body, key, raw, idempotency_key, asked)
-
-
-def _order(
-    body: GenerationInput,
-    key: KeyRecord,
-    raw: bytes,
-    idempotency_key: str | None,
-    asked: ModelInput,
-) -> Order:
+def _order(body: GenerationInput, key: KeyRecord, asked: ModelInput) -> Order:
     return Order(
         key=key,
         mode=Mode(body.way),
@@ -164,8 +135,6 @@ def _order(
         persona=body.persona,
         input=asked,
         sampling=body.sampling(),
-        idempotency_key=idempotency_key,
-        body=raw,
         deadline_s=body.deadline_s,
         request=body.job_request(),
         webhook=body.webhook.webhook() if body.webhook else None,

@@ -1,7 +1,7 @@
 """The bodies of requests: what people may send, and how a mistake is named."""
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -54,7 +54,7 @@ class RequestModel(BaseModel):
 
 
 def _named(schema: dict[str, Any]) -> None:
-    """Say in the API's description what `_named` of the shapes checks."""
+    """Say in the API's description what `NamedRequest` checks."""
     text = {"type": "string", "minLength": 1}
     schema["anyOf"] = [
         {"required": [name], "properties": {name: text}}
@@ -62,12 +62,33 @@ def _named(schema: dict[str, Any]) -> None:
     ]
 
 
-NAMED = ConfigDict(json_schema_extra=_named)
+class NamedRequest(RequestModel):
+    """A request that names a model or a persona."""
+
+    model_config = ConfigDict(json_schema_extra=_named)
+
+    model: str | None = Field(
+        None,
+        description="A catalog id, a tier (lite … heavy) or a persona.",
+        examples=["chat"],
+    )
+    persona: str | None = Field(
+        None, description="A persona: Genie picks the model.", examples=["chat"]
+    )
+
+    @model_validator(mode="after")
+    def _is_named(self) -> Self:
+        if not (self.model or self.persona):
+            raise wrong("name a model or a persona; see /v1/models", "model")
+        return self
 
 
-class JobInput(RequestModel):
+class JobInput(NamedRequest):
     """What a client may say of any job, beside the work: it is kept and shown."""
 
+    deadline_s: float | None = Field(
+        None, gt=0, le=86_400, description="Seconds.", examples=[60.0]
+    )
     label: Label | None = Field(None, description="Jobs are listed by it.")
     metadata: Metadata | None = None
     user: str | None = None
@@ -126,7 +147,7 @@ class ResponseFormat(RequestModel):
     json_schema: JsonSchema | None = None
 
     @model_validator(mode="after")
-    def _whole(self) -> "ResponseFormat":
+    def _whole(self) -> Self:
         if self.type == "json_schema" and self.json_schema is None:
             raise wrong("needs json_schema with a name and a schema", ".json_schema")
         return self
@@ -136,9 +157,8 @@ class ResponseFormat(RequestModel):
         """The schema the answer must satisfy, None for free text."""
         if self.type == "text":
             return None
-        if self.type == "json_schema" and self.json_schema is not None:
-            return json.dumps(self.json_schema.schema_)
-        return json.dumps({"type": "object"})
+        named = self.json_schema if self.type == "json_schema" else None
+        return json.dumps(named.schema_ if named else {"type": "object"})
 
 
 class FunctionInput(RequestModel):
@@ -213,13 +233,6 @@ def _choice(value: object) -> object:
 ToolChoice = Annotated[Any, BeforeValidator(_choice)]
 
 
-def forced_tool(choice: object) -> str | None:
-    """The tool that must be called, ``*`` for any, None for the model's choice."""
-    if choice == "required":
-        return ANY_TOOL
-    return str(choice["name"]) if isinstance(choice, dict) else None
-
-
 MAX_INPUTS = 256
 """Texts of one embeddings request."""
 
@@ -248,11 +261,8 @@ EmbeddingTexts = Annotated[
 class EmbeddingRequest(JobInput):
     """The body of an embeddings request."""
 
-    model_config = NAMED
-
     input: Annotated[
-        list[NonEmptyText],
-        Field(min_length=1, max_length=MAX_INPUTS),
+        EmbeddingTexts,
         BeforeValidator(_texts, json_schema_input_type=NonEmptyText | EmbeddingTexts),
     ] = Field(
         description="A text or an array of texts.", examples=[["One text.", "Two."]]
@@ -263,15 +273,6 @@ class EmbeddingRequest(JobInput):
     persona: str | None = Field(None, examples=["embed"])
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(None, ge=1, description="Only the model's own.")
-    deadline_s: float | None = Field(
-        None, gt=0, le=86_400, description="Seconds.", examples=[60.0]
-    )
-
-    @model_validator(mode="after")
-    def _named(self) -> "EmbeddingRequest":
-        if not (self.model or self.persona):
-            raise wrong("name a model or a persona; see /v1/models", "model")
-        return self
 
 
 MOST_ANSWERS = 8
@@ -336,10 +337,9 @@ MessageText = Annotated[
     str | None,
     BeforeValidator(_flatten, json_schema_input_type=str | list[TextPart] | None),
 ]
-StopText = Annotated[str, Field(min_length=1)]
 StopSequences = Annotated[
-    list[StopText],
-    BeforeValidator(_listed, json_schema_input_type=StopText | list[StopText]),
+    list[NonEmptyText],
+    BeforeValidator(_listed, json_schema_input_type=NonEmptyText | list[NonEmptyText]),
 ]
 TokenId = Annotated[str, Field(pattern=r"^\d{1,9}$")]
 Bias = Annotated[float, Field(ge=-100, le=100)]
@@ -358,7 +358,7 @@ class ChatMessage(RequestModel):
     audio: UnsupportedField = None
 
     @model_validator(mode="after")
-    def _whole(self) -> "ChatMessage":
+    def _whole(self) -> Self:
         if self.content is None and not self.tool_calls:
             raise wrong("must be a text or an array of text parts", ".content")
         if self.tool_calls and self.role != "assistant":
@@ -393,30 +393,19 @@ class SamplingInput(RequestModel):
 
     def sampling(self) -> dict[str, object]:
         """The fields that were given, by the names of the sampling contract."""
-        names = SamplingInput.model_fields
-        given = {name: getattr(self, name) for name in names}
-        return {name: value for name, value in given.items() if value is not None}
+        return {
+            name: value
+            for name in SamplingInput.model_fields
+            if (value := getattr(self, name)) is not None
+        }
 
 
 class GenerationInput(JobInput, SamplingInput):
     """What chat and plain completions have in common."""
 
-    model_config = NAMED
-
-    model: str | None = Field(
-        None,
-        description="A catalog id, a tier (lite … heavy) or a persona.",
-        examples=["chat"],
-    )
-    persona: str | None = Field(
-        None, description="A persona: Genie picks the model.", examples=["chat"]
-    )
     mode: Literal["sync", "stream", "async"] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    deadline_s: float | None = Field(
-        None, gt=0, le=86_400, description="Seconds.", examples=[60.0]
-    )
     retain: int | None = Field(
         None,
         ge=0,
@@ -428,9 +417,7 @@ class GenerationInput(JobInput, SamplingInput):
     webhook: WebhookInput | None = Field(None, description="With mode async.")
 
     @model_validator(mode="after")
-    def _named(self) -> "GenerationInput":
-        if not (self.model or self.persona):
-            raise wrong("name a model or a persona; see /v1/models", "model")
+    def _has_one_way(self) -> Self:
         if self.stream and self.mode not in (None, "stream"):
             raise wrong(f"stream is true, so mode cannot be {self.mode}", "mode")
         if self.webhook and self.way != "async":
@@ -486,13 +473,13 @@ class ChatRequest(GenerationInput):
         return self.response_format.schema_text if self.response_format else None
 
     @model_validator(mode="after")
-    def _likely(self) -> "ChatRequest":
+    def _likely(self) -> Self:
         if self.top_logprobs is not None and not self.logprobs:
             raise wrong("needs logprobs: true", "top_logprobs")
         return self
 
     @model_validator(mode="after")
-    def _callable(self) -> "ChatRequest":
+    def _callable(self) -> Self:
         if self.offered and self.json_schema is not None:
             raise wrong("cannot be had together with tools yet", "response_format")
         if self.tool_choice in (None, "none", "auto") or self.offered:
@@ -514,7 +501,10 @@ class ChatRequest(GenerationInput):
     @property
     def force_tool(self) -> str | None:
         """The tool that must be called, ``*`` for any, None for the model's choice."""
-        return forced_tool(self.tool_choice)
+        if self.tool_choice == "required":
+            return ANY_TOOL
+        chosen = self.tool_choice
+        return str(chosen["name"]) if isinstance(chosen, dict) else None
 
 
 def _only_prompt(value: object) -> object:
@@ -557,24 +547,16 @@ class CompletionRequest(GenerationInput):
         return given if self.logprobs is None else {**given, "logprobs": self.logprobs}
 
     @model_validator(mode="after")
-    def _all_shown(self) -> "CompletionRequest":
+    def _all_shown(self) -> Self:
         if self.best_of not in (None, self.n or 1):
             raise unsupported("anything but n", "best_of")
         return self
 
 
-class RouteRequest(RequestModel):
+class RouteRequest(NamedRequest):
     """What to decide a route for, without running anything."""
-
-    model_config = NAMED
 
     model: str | None = Field(None, examples=["chat"])
     persona: str | None = Field(None, examples=["chat"])
     input: str | None = Field(None, description="The text, to see whether it fits.")
     mode: Literal["sync", "stream", "async"] = "sync"
-
-    @model_validator(mode="after")
-    def _named(self) -> "RouteRequest":
-        if not (self.model or self.persona):
-            raise wrong("name a model or a persona; see /v1/models", "model")
-        return self

@@ -72,7 +72,9 @@ def chat_choice(said: ChoiceParts) -> ChatChoice:
     """A whole answer of a chat."""
     message = AssistantMessage(content=said.text)
     if said.calls:
-        calls = tuple(map(_call, said.calls))
+        calls = tuple(
+            ToolCallAnswer(id=call.id, function=_function(call)) for call in said.calls
+        )
         message = AssistantMessage(content=said.text or None, tool_calls=calls)
     return ChatChoice(
         index=said.index,
@@ -84,8 +86,10 @@ def chat_choice(said: ChoiceParts) -> ChatChoice:
 
 def chat_delta(said: ChoiceParts) -> DeltaChoice:
     """A piece of an answer of a chat."""
-    numbered = enumerate(said.calls, said.first_call)
-    calls = tuple(_call_delta(number, call) for number, call in numbered)
+    calls = tuple(
+        ToolCallDelta(index=number, id=call.id, function=_function(call))
+        for number, call in enumerate(said.calls, said.first_call)
+    )
     return DeltaChoice(
         index=said.index,
         delta=MessageDelta(content=said.text or UNSET, tool_calls=calls or UNSET),
@@ -104,28 +108,21 @@ def text_choice(said: ChoiceParts) -> TextChoice:
     )
 
 
-def _call(call: ToolCall) -> ToolCallAnswer:
-    function = FunctionCall(name=call.name, arguments=call.arguments)
-    return ToolCallAnswer(id=call.id, function=function)
-
-
-def _call_delta(number: int, call: ToolCall) -> ToolCallDelta:
-    function = FunctionCall(name=call.name, arguments=call.arguments)
-    return ToolCallDelta(index=number, id=call.id, function=function)
+def _function(call: ToolCall) -> FunctionCall:
+    return FunctionCall(name=call.name, arguments=call.arguments)
 
 
 def _chat_logprobs(odds: Iterable[SampledToken]) -> Logprobs | None:
-    content = tuple(map(_token_logprob, odds))
-    return Logprobs(content=content, refusal=None) if content else None
-
-
-def _token_logprob(odds: SampledToken) -> TokenLogprob:
-    return TokenLogprob(
-        token=odds.token,
-        logprob=odds.logprob,
-        bytes=tuple(bytes_of(odds)),
-        top_logprobs=tuple(map(_top_logprob, odds.rivals)),
+    content = tuple(
+        TokenLogprob(
+            token=one.token,
+            logprob=one.logprob,
+            bytes=tuple(bytes_of(one)),
+            top_logprobs=tuple(map(_top_logprob, one.rivals)),
+        )
+        for one in odds
     )
+    return Logprobs(content=content, refusal=None) if content else None
 
 
 def _top_logprob(odds: Logprob) -> TopLogprob:

@@ -1,12 +1,11 @@
 """Jobs and their events as the API shows them, and as webhooks tell of them."""
 
-from datetime import datetime
 from typing import Any, cast
 
 import msgspec
 
 from cloud_app.api import responses
-from cloud_app.api.json import encode
+from cloud_app.api.json import encode, unix
 from cloud_app.jobs import stream
 from cloud_app.jobs.timeline import TimelineEntry
 from cloud_app.store.records import DeliveryRecord, JobRecord
@@ -75,11 +74,6 @@ def _result(job: JobRecord) -> AnyCompletion | EmbeddingsAnswer | None:
         return responses.vectors(job, outcome)
     dialect = responses.TEXT if job.request.route.get("is_plain") else responses.CHAT
     return responses.whole(dialect, job, outcome)
-
-
-def unix(at: datetime | None) -> float | None:
-    """A moment in seconds since 1970, to the millisecond."""
-    return None if at is None else round(at.timestamp(), 3)
 
 
 def entry_json(entry: TimelineEntry) -> JobEvent:

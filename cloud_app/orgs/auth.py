@@ -24,7 +24,7 @@ from cloud_app.store.records import (
     slug_of,
 )
 from genie import logs, topology
-from genie.errors import BadRequest, GenieError, NotFound, Unauthorized
+from genie.errors import BadRequest, NotFound, Unauthorized
 
 log = logs.logger("auth")
 
@@ -67,13 +67,13 @@ def authenticate(
 
 
 def is_known(ctx: Context, bearer: str) -> bool:
-    """True for a live API key, join token or worker secret."""
+    """True for a live API key, join token or worker secret; raises `DatabaseDown`."""
     try:
         if bearer.startswith(KEY):
             authenticate(ctx, bearer)
         else:
             check_joiner(ctx, bearer)
-    except GenieError:
+    except Unauthorized:
         return False
     return True
 

@@ -1,20 +1,17 @@
 """Batches, in OpenAI's shape: create, list, look at, cancel."""
 
 import hashlib
-from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 from flask import request
-from flask_openapi3.blueprint import APIBlueprint
-from flask_openapi3.models.tag import Tag
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from cloud_app.api import errors
+from cloud_app.api.json import cursor_page, of_record
 from cloud_app.api.requests import Metadata, NulFreeText, RequestModel, UnsupportedField
 from cloud_app.batches import batches
 from cloud_app.files import files
 from cloud_app.store.records import BatchRecord
-from cloud_app.web.request import context, key, require_key
+from cloud_app.web.request import blueprint, context, key
 from genie.api_types import (
     BatchAnswer,
     BatchInputError,
@@ -23,19 +20,12 @@ from genie.api_types import (
     BatchUsage,
     InputTokenDetails,
     RequestCounts,
+    from_contract,
 )
 
 PAGE_MAX = 100
 
-api = APIBlueprint(
-    "batches",
-    __name__,
-    url_prefix="/v1/batches",
-    abp_tags=[Tag(name="batches", description="Many requests in one file")],
-    abp_security=[{"key": []}],
-    abp_responses=errors.RESPONSES,
-)
-api.before_request(require_key)
+api = blueprint("batches", "batches", prefix="/v1/batches")
 
 
 class BatchRequest(RequestModel):
@@ -64,8 +54,6 @@ class BatchPath(BaseModel):
 class BatchesQuery(BaseModel):
     """Which batches; newest first."""
 
-    model_config = ConfigDict(extra="ignore")
-
     limit: int = Field(20, ge=1, le=PAGE_MAX)
     after: str | None = Field(None, max_length=64, description="The last id seen.")
 
@@ -93,13 +81,7 @@ def create_batch(body: BatchRequest) -> BatchAnswer:
 def list_batches(query: BatchesQuery) -> BatchList:
     """List this org's batches, newest first."""
     found = batches.find(context(), key(), limit=query.limit + 1, after=query.after)
-    page = tuple(batch_answer(batch) for batch in found[: query.limit])
-    return BatchList(
-        data=page,
-        first_id=page[0].id if page else None,
-        last_id=page[-1].id if page else None,
-        has_more=len(found) > query.limit,
-    )
+    return cursor_page(BatchList, [*map(batch_answer, found)], query.limit)
 
 
 @api.get("/<batch_id>")
@@ -115,62 +97,28 @@ def cancel_batch(path: BatchPath) -> BatchAnswer:
 
 
 def batch_answer(batch: BatchRecord) -> BatchAnswer:
-    """A batch as the API shows it; moments in unix seconds."""
-    return BatchAnswer(
+    """A batch as the API shows it."""
+    used = batch.usage
+    mistakes = from_contract(tuple[BatchInputError, ...], batch.errors)
+    return of_record(
+        BatchAnswer,
+        batch,
         id=f"{batches.PREFIX}{batch.id}",
-        endpoint=batch.endpoint,
-        model=batch.model,
-        errors=_errors(batch),
-        input_file_id=f"{files.PREFIX}{batch.input_file_id}",
-        completion_window=batch.window,
         status=batch.state,
+        completion_window=batch.window,
+        errors=BatchInputErrors(data=mistakes) if mistakes else None,
+        input_file_id=_file(batch.input_file_id),
         output_file_id=_file(batch.output_file_id),
         error_file_id=_file(batch.error_file_id),
-        created_at=int(batch.created_at.timestamp()),
-        in_progress_at=_unix(batch.in_progress_at),
-        expires_at=int(batch.expires_at.timestamp()),
-        finalizing_at=_unix(batch.finalizing_at),
-        completed_at=_unix(batch.completed_at),
-        failed_at=_unix(batch.failed_at),
-        expired_at=_unix(batch.expired_at),
-        cancelling_at=_unix(batch.cancelling_at),
-        cancelled_at=_unix(batch.cancelled_at),
-        request_counts=RequestCounts(
-            total=batch.total, completed=batch.completed, failed=batch.failed
+        request_counts=of_record(RequestCounts, batch),
+        usage=BatchUsage(
+            input_tokens=used.prompt_tokens,
+            input_tokens_details=InputTokenDetails(cached_tokens=used.cached_tokens),
+            output_tokens=used.completion_tokens,
+            total_tokens=used.prompt_tokens + used.completion_tokens,
         ),
-        usage=_usage(batch),
-        metadata=batch.metadata,
-    )
-
-
-def _errors(batch: BatchRecord) -> BatchInputErrors | None:
-    if not batch.errors:
-        return None
-    return BatchInputErrors(data=tuple(map(_error, batch.errors)))
-
-
-def _error(mistake: dict[str, Any]) -> BatchInputError:
-    return BatchInputError(
-        code=mistake["code"],
-        message=mistake["message"],
-        param=mistake["param"],
-        line=mistake["line"],
-    )
-
-
-def _usage(batch: BatchRecord) -> BatchUsage:
-    used = batch.usage
-    return BatchUsage(
-        input_tokens=used.prompt_tokens,
-        input_tokens_details=InputTokenDetails(cached_tokens=used.cached_tokens),
-        output_tokens=used.completion_tokens,
-        total_tokens=used.prompt_tokens + used.completion_tokens,
     )
 
 
 def _file(file_id: str | None) -> str | None:
     return None if file_id is None else f"{files.PREFIX}{file_id}"
-
-
-def _unix(at: datetime | None) -> int | None:
-    return None if at is None else int(at.timestamp())

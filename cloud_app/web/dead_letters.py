@@ -1,17 +1,14 @@
 """Dead letters for admins: look, replay, discard."""
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from flask_openapi3.blueprint import APIBlueprint
-from flask_openapi3.models.tag import Tag
-from msgspec import structs
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from cloud_app.api import errors
+from cloud_app.api.json import of_record
 from cloud_app.bus import DeadLetter
 from cloud_app.jobs import dead_letters
 from cloud_app.jobs.job_json import job_json
-from cloud_app.web.request import context, key, require_admin, tell
+from cloud_app.web.request import blueprint, context, key, require_admin, tell
 from genie.api_types import (
     DeadLetterAnswer,
     DeadLetterList,
@@ -22,15 +19,9 @@ from genie.api_types import (
 from genie.contracts import codec
 from genie.errors import CodecError
 
-api = APIBlueprint(
-    "dead_letters",
-    __name__,
-    url_prefix="/v1/dead-letters",
-    abp_tags=[Tag(name="admin", description="For admin keys")],
-    abp_security=[{"key": []}],
-    abp_responses=errors.RESPONSES,
-)
-api.before_request(require_admin)
+L = TypeVar("L", bound=DeadLetterSummary)
+
+api = blueprint("dead_letters", "admin", prefix="/v1/dead-letters", guard=require_admin)
 
 
 class DeadLetterPath(BaseModel):
@@ -42,8 +33,6 @@ class DeadLetterPath(BaseModel):
 class DeadLetterQuery(BaseModel):
     """How much of it to show."""
 
-    model_config = ConfigDict(extra="ignore")
-
     text: bool = Field(False, description="With the prompt; that is written down.")
 
 
@@ -51,7 +40,7 @@ class DeadLetterQuery(BaseModel):
 def list_letters() -> DeadLetterList:
     """Messages of this org that nobody could serve, oldest first, without text."""
     found = dead_letters.find(context(), key().org)
-    return DeadLetterList(data=tuple(map(_letter, found)))
+    return DeadLetterList(data=tuple(_letter(DeadLetterSummary, one) for one in found))
 
 
 @api.get("/<letter_id>")
@@ -60,10 +49,9 @@ def get_letter(
 ) -> DeadLetterSummary | DeadLetterAnswer:
     """One dead letter; its text only with text=true, which is audited."""
     letter = dead_letters.get(context(), key(), path.letter_id, shows_text=query.text)
-    shown = _letter(letter)
     if not query.text:
-        return shown
-    return DeadLetterAnswer(**structs.asdict(shown), content=_text(letter))
+        return _letter(DeadLetterSummary, letter)
+    return _letter(DeadLetterAnswer, letter, content=_text(letter))
 
 
 @api.post("/<letter_id>/replay")
@@ -81,19 +69,8 @@ def discard_letter(path: DeadLetterPath) -> DiscardedDeadLetter:
     return DiscardedDeadLetter(id=path.letter_id)
 
 
-def _letter(letter: DeadLetter) -> DeadLetterSummary:
-    return DeadLetterSummary(
-        id=letter.id,
-        queue=letter.queue,
-        source=letter.source,
-        reason=letter.reason,
-        why=letter.why,
-        died_at=letter.died_at.timestamp() if letter.died_at else None,
-        model=letter.model,
-        work_class=letter.work_class,
-        persona=letter.persona,
-        size_bytes=len(letter.body),
-    )
+def _letter(kind: type[L], letter: DeadLetter, **given: object) -> L:
+    return of_record(kind, letter, size_bytes=len(letter.body), **given)
 
 
 def _text(letter: DeadLetter) -> dict[str, Any] | str:

@@ -1,11 +1,12 @@
 """The five figures of the Fleet page and their last hour: arithmetic on job times."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from math import ceil
 
 from cloud_app.store.reports import JobTimes
+from genie.api_types import FiguresAnswer
 from genie.contracts.inference import JobState
 
 HOUR = timedelta(hours=1)
@@ -40,30 +41,37 @@ class WorkShare:
     newest_job_id: str
 
 
+def figures_now(
+    jobs: Sequence[JobTimes], counts: Mapping[JobState, int], now: datetime
+) -> FiguresAnswer:
+    """The five figures; ``counts`` are of all jobs."""
+    minute = now - timedelta(seconds=NOW_S)
+    return FiguresAnswer(
+        tokens_per_s=round(tokens_between(jobs, minute, now) / NOW_S, 1),
+        running=counts.get(JobState.RUNNING, 0),
+        waiting=counts.get(JobState.QUEUED, 0),
+        first_token_p95_s=percentile_95(_first_tokens(jobs, now - HOUR, now)),
+        failed_1h=sum(counts.get(state, 0) for state in FAILURES),
+    )
+
+
 def tiles(
     jobs: Sequence[JobTimes], counts: Mapping[JobState, int], now: datetime
 ) -> tuple[FigureTile, ...]:
-    """The five figures, in the order they are shown; ``counts`` are of all jobs."""
-    minute = now - timedelta(seconds=NOW_S)
-    rate = tokens_between(jobs, minute, now) / NOW_S
-    failed = sum(counts.get(state, 0) for state in FAILURES)
-    p95 = first_token_p95_s(jobs, now)
+    """The five figures, in the order they are shown, and the hour before them."""
+    said, spans = figures_now(jobs, counts, now), _spans(now)
+    running = [float(running_at(jobs, end)) for _, end in spans]
+    waiting = [float(waiting_at(jobs, end)) for _, end in spans]
+    failed = [float(sum(is_failure(j, a, b) for j in jobs)) for a, b in spans]
+    step_s = HOUR.total_seconds() / STEPS
+    rates = [tokens_between(jobs, a, b) / step_s for a, b in spans]
+    p95 = seconds(said.first_token_p95_s)
     return (
-        _tile("tokens", "Tokens / s", rounded(rate), _rates(jobs, now)),
-        _tile(
-            "running",
-            "Jobs running",
-            str(counts.get(JobState.RUNNING, 0)),
-            _sampled(jobs, now, running_at),
-        ),
-        _tile(
-            "waiting",
-            "Waiting",
-            str(counts.get(JobState.QUEUED, 0)),
-            _sampled(jobs, now, waiting_at),
-        ),
-        _tile("ttft", "TTFT p95", seconds(p95), _first_token_line(jobs, now)),
-        _tile("failed", "Failed · 1 h", str(failed), _failures(jobs, now)),
+        _tile("tokens", "Tokens / s", rounded(said.tokens_per_s), rates),
+        _tile("running", "Jobs running", str(said.running), running),
+        _tile("waiting", "Waiting", str(said.waiting), waiting),
+        _tile("ttft", "TTFT p95", p95, _first_token_line(jobs, spans)),
+        _tile("failed", "Failed · 1 h", str(said.failed_1h), failed),
     )
 
 
@@ -122,11 +130,6 @@ def _tokens(job: JobTimes, start: datetime, end: datetime) -> float:
         return job.tokens if start < last <= end else 0.0
     overlap = (min(last, end) - max(first, start)).total_seconds()
     return job.tokens * max(0.0, overlap) / length
-
-
-def first_token_p95_s(jobs: Iterable[JobTimes], now: datetime) -> float | None:
-    """What 95 of 100 jobs of the last hour waited at most for their first token."""
-    return percentile_95(_first_tokens(jobs, now - HOUR, now))
 
 
 def percentile_95(values: Sequence[float]) -> float | None:
@@ -198,30 +201,15 @@ def _spans(now: datetime) -> list[tuple[datetime, datetime]]:
     return [(now - step * (n + 1), now - step * n) for n in reversed(range(STEPS))]
 
 
-def _rates(jobs: Sequence[JobTimes], now: datetime) -> list[float]:
-    step_s = HOUR.total_seconds() / STEPS
-    return [tokens_between(jobs, a, b) / step_s for a, b in _spans(now)]
-
-
-def _sampled(
-    jobs: Sequence[JobTimes],
-    now: datetime,
-    count: Callable[[Sequence[JobTimes], datetime], int],
+def _first_token_line(
+    jobs: Sequence[JobTimes], spans: Sequence[tuple[datetime, datetime]]
 ) -> list[float]:
-    return [float(count(jobs, end)) for _, end in _spans(now)]
-
-
-def _first_token_line(jobs: Sequence[JobTimes], now: datetime) -> list[float]:
     """Spans in which nothing was answered keep the figure of the one before."""
     line, last = [], 0.0
-    for start, end in _spans(now):
+    for start, end in spans:
         last = percentile_95(_first_tokens(jobs, start, end)) or last
         line.append(last)
     return line
-
-
-def _failures(jobs: Sequence[JobTimes], now: datetime) -> list[float]:
-    return [float(sum(is_failure(j, a, b) for j in jobs)) for a, b in _spans(now)]
 
 
 def _first_tokens(

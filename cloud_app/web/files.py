@@ -4,16 +4,14 @@ from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from flask import Response, request
-from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.file import FileStorage
-from flask_openapi3.models.tag import Tag
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from cloud_app.api import errors
+from cloud_app.api.json import cursor_page, of_record
 from cloud_app.files import files
 from cloud_app.store.records import FileRecord
 from cloud_app.web.openapi import BYTES, ResponseSpec
-from cloud_app.web.request import context, key, require_key
+from cloud_app.web.request import blueprint, context, key
 from genie.api_types import DeletedFile, FileAnswer, FileList
 from genie.errors import BadRequest
 
@@ -21,15 +19,7 @@ PAGE_MAX = 1000
 ENVELOPE_BYTES = 64 * 1024
 """What a form adds to the file in it."""
 
-api = APIBlueprint(
-    "files",
-    __name__,
-    url_prefix="/v1/files",
-    abp_tags=[Tag(name="batches", description="Many requests in one file")],
-    abp_security=[{"key": []}],
-    abp_responses=errors.RESPONSES,
-)
-api.before_request(require_key)
+api = blueprint("files", "batches", prefix="/v1/files")
 
 
 @api.before_request
@@ -63,8 +53,6 @@ class FileForm(BaseModel):
 
 class FilesQuery(BaseModel):
     """Which files; newest first unless ``order`` is asc."""
-
-    model_config = ConfigDict(extra="ignore")
 
     purpose: str | None = Field(None, max_length=24)
     limit: int = Field(PAGE_MAX, ge=1, le=10_000)
@@ -102,13 +90,7 @@ def list_files(query: FilesQuery) -> FileList:
         purpose=query.purpose,
         oldest_first=query.order == "asc",
     )
-    page = tuple(map(file_answer, found[:limit]))
-    return FileList(
-        data=page,
-        first_id=page[0].id if page else None,
-        last_id=page[-1].id if page else None,
-        has_more=len(found) > limit,
-    )
+    return cursor_page(FileList, [*map(file_answer, found)], limit)
 
 
 @api.get("/<file_id>")
@@ -140,12 +122,5 @@ def delete_file(path: FilePath) -> DeletedFile:
 
 def file_answer(file: FileRecord) -> FileAnswer:
     """A file as the API shows it."""
-    return FileAnswer(
-        id=f"{files.PREFIX}{file.id}",
-        bytes=file.size_bytes,
-        created_at=int(file.created_at.timestamp()),
-        expires_at=int(file.expires_at.timestamp()),
-        filename=file.filename,
-        purpose=file.purpose,
-        sha256=file.sha256,
-    )
+    shown_id = f"{files.PREFIX}{file.id}"
+    return of_record(FileAnswer, file, id=shown_id, bytes=file.size_bytes)

@@ -1,23 +1,20 @@
 """The fleet over HTTP: what workers call, and what its admins see of it."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
 from typing import Annotated
 
 from flask import Response, request
-from flask_openapi3.blueprint import APIBlueprint
-from flask_openapi3.models.tag import Tag
 from msgspec import structs
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from cloud_app.api import errors
+from cloud_app.api.json import of_record
 from cloud_app.brain import liveness
 from cloud_app.brain.views import Liveness, PlacementView
 from cloud_app.bus import QueueDepth
 from cloud_app.context import Context
 from cloud_app.fleet import placement, registry
 from cloud_app.jobs import admission, failures
-from cloud_app.jobs.job_json import route_answer, unix
+from cloud_app.jobs.job_json import route_answer
 from cloud_app.orgs import auth
 from cloud_app.store import reports
 from cloud_app.store.records import KeyRecord, WorkerRecord
@@ -25,10 +22,9 @@ from cloud_app.store.reports import JobTimes
 from cloud_app.web import figures
 from cloud_app.web.figures import WorkShare
 from cloud_app.web.openapi import BodySpec, ResponseSpec
-from cloud_app.web.request import bearer, context, key, require_admin
+from cloud_app.web.request import bearer, blueprint, context, key, require_admin
 from genie import topology
 from genie.api_types import (
-    FiguresAnswer,
     FleetAnswer,
     GpuAnswer,
     HostAnswer,
@@ -51,21 +47,11 @@ from genie.contracts.fleet import (
 )
 from genie.contracts.inference import JobState, WorkClass
 
-api = APIBlueprint(
-    "admin_api",
-    __name__,
-    url_prefix="/v1",
-    abp_tags=[Tag(name="admin", description="For admin keys")],
-    abp_security=[{"key": []}],
-    abp_responses=errors.RESPONSES,
-)
-api.before_request(require_admin)
+api = blueprint("admin_api", "admin", guard=require_admin)
 
 
 class FleetQuery(BaseModel):
     """How much to show."""
-
-    model_config = ConfigDict(extra="ignore")
 
     jobs: int = Field(20, ge=0, le=200, description="So many jobs at most.")
 
@@ -73,7 +59,7 @@ class FleetQuery(BaseModel):
 @api.get("/workers")
 def list_workers() -> WorkerList:
     """Every worker of this org: state, GPUs, models, placements."""
-    return WorkerList(data=workers_now())
+    return WorkerList(data=workers_now(context(), key()))
 
 
 @api.get("/queues")
@@ -88,28 +74,18 @@ def show_fleet(query: FleetQuery) -> FleetAnswer:
     ctx, org = context(), key().org
     now = ctx.now()
     jobs = reports.since(ctx.db, org, now - figures.HOUR)
+    counts = reports.counts(ctx.db, org, now - figures.HOUR)
     return FleetAnswer(
         org=org.slug,
         now=round(now.timestamp(), 3),
-        figures=_figures(jobs, now),
-        workers=workers_now(),
+        figures=figures.figures_now(jobs, counts, now),
+        workers=workers_now(ctx, key()),
         queues=queues_now(),
-        jobs=tuple(map(_line, _running_first(jobs)[: query.jobs])),
+        jobs=tuple(
+            of_record(JobLine, job, status=job.state)
+            for job in _running_first(jobs)[: query.jobs]
+        ),
         routes=routing_reasons(ctx, key(), figures.shares(jobs, now)),
-    )
-
-
-def _figures(jobs: Sequence[JobTimes], now: datetime) -> FiguresAnswer:
-    ctx = context()
-    counts = reports.counts(ctx.db, key().org, now - figures.HOUR)
-    minute = now - timedelta(seconds=figures.NOW_S)
-    rate = figures.tokens_between(jobs, minute, now) / figures.NOW_S
-    return FiguresAnswer(
-        tokens_per_s=round(rate, 1),
-        running=counts[JobState.RUNNING],
-        waiting=counts[JobState.QUEUED],
-        first_token_p95_s=figures.first_token_p95_s(jobs, now),
-        failed_1h=sum(counts[state] for state in figures.FAILURES),
     )
 
 
@@ -117,26 +93,11 @@ def _running_first(jobs: Sequence[JobTimes]) -> list[JobTimes]:
     return sorted(jobs, key=lambda job: job.state is not JobState.RUNNING)
 
 
-def _line(job: JobTimes) -> JobLine:
-    return JobLine(
-        id=job.id,
-        status=job.state,
-        persona=job.persona,
-        model=job.model,
-        worker=job.worker,
-        created_at=round(job.created_at.timestamp(), 3),
-        started_at=unix(job.started_at),
-        finished_at=unix(job.finished_at),
-        tokens=job.tokens,
-    )
-
-
-def workers_now() -> tuple[WorkerAnswer, ...]:
+def workers_now(ctx: Context, key: KeyRecord) -> tuple[WorkerAnswer, ...]:
     """Every worker of the org that asks."""
-    ctx = context()
     held = {view.id: view.placements for view in registry.view(ctx).workers}
-    known = registry.workers(ctx, key().org.slug)
-    return tuple(_worker(worker, held.get(worker.id, ())) for worker in known)
+    known = registry.workers(ctx, key.org.slug)
+    return tuple(_worker(ctx, worker, held.get(worker.id, ())) for worker in known)
 
 
 def queues_now() -> tuple[QueueAnswer, ...]:
@@ -152,44 +113,29 @@ def queues_now() -> tuple[QueueAnswer, ...]:
     )
 
 
-def _worker(worker: WorkerRecord, held: tuple[PlacementView, ...]) -> WorkerAnswer:
+def _worker(
+    ctx: Context, worker: WorkerRecord, held: tuple[PlacementView, ...]
+) -> WorkerAnswer:
     seen_at = worker.seen_at or worker.registered_at
-    age_s = max(0.0, (context().now() - seen_at).total_seconds())
+    age_s = max(0.0, (ctx.now() - seen_at).total_seconds())
     status = worker.status
-    return WorkerAnswer(
-        id=worker.id,
-        name=worker.name,
+    return of_record(
+        WorkerAnswer,
+        worker,
         org=worker.org.slug,
-        state=worker_state(worker, age_s, context().settings.heartbeat_s),
-        queues=worker.queues,
-        hostname=worker.hostname,
-        version=worker.version,
+        state=worker_state(worker, age_s, ctx.settings.heartbeat_s),
         gpus=from_contract(tuple[GpuAnswer, ...], status.gpus) if status else (),
         host=from_contract(HostAnswer, status.host) if status else None,
         models=from_contract(tuple[WorkerModel, ...], status.models) if status else (),
-        placements=tuple(map(_placement, held)),
+        placements=tuple(of_record(PlacementAnswer, one) for one in held),
         last_heartbeat_s=round(age_s, 1),
     )
 
 
-def _placement(held: PlacementView) -> PlacementAnswer:
-    return PlacementAnswer(
-        model=held.model,
-        quant=held.quant,
-        slots=held.slots,
-        context=held.context,
-        reason=held.reason,
-        since=int(held.since.timestamp()),
-    )
-
-
 def _queue(depth: QueueDepth, oldest_s: float | None) -> QueueAnswer:
-    return QueueAnswer(
-        queue=depth.queue,
-        model=depth.model,
-        work_class=depth.work_class.value,
-        waiting=depth.waiting,
-        consumers=depth.consumers,
+    return of_record(
+        QueueAnswer,
+        depth,
         oldest_s=None if oldest_s is None else round(oldest_s, 1),
         sla_s=sla_s(context(), depth.model),
     )
@@ -256,13 +202,7 @@ def _merged(found: Iterable[ReasonAnswer]) -> Iterator[ReasonAnswer]:
         yield structs.replace(group[0], personas=personas)
 
 
-fleet_api = APIBlueprint(
-    "fleet",
-    __name__,
-    url_prefix="/fleet/v1",
-    abp_tags=[Tag(name="fleet", description="What workers call")],
-    abp_responses=errors.RESPONSES,
-)
+fleet_api = blueprint("fleet", "fleet", prefix="/fleet/v1", guard=None)
 
 
 @fleet_api.post("/register")

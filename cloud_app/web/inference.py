@@ -1,14 +1,14 @@
 """Chats, completions and embeddings: answered, streamed, or accepted for later."""
 
 import base64
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from typing import Annotated
 
 from flask import Response, g, request
-from flask_openapi3.blueprint import APIBlueprint
-from flask_openapi3.models.tag import Tag
 
 from cloud_app.api import errors, orders, responses
-from cloud_app.api.json import response
 from cloud_app.api.json import response as json_response
 from cloud_app.api.orders import Mode, Order
 from cloud_app.api.requests import ChatRequest, CompletionRequest, EmbeddingRequest
@@ -16,18 +16,19 @@ from cloud_app.api.responses import Dialect
 from cloud_app.jobs import submit
 from cloud_app.jobs.submit import CompletedJob, SubmittedJob
 from cloud_app.web import streaming
+from cloud_app.web.metrics import Metrics
 from cloud_app.web.openapi import EVENTS, ResponseSpec
 from cloud_app.web.request import (
+    blueprint,
     context,
     has_hung_up,
     key,
     metrics,
     only_waits,
-    require_key,
-    stream_limit,
+    take_place,
     tell,
 )
-from cloud_app.web.stream_limit import StreamPermit
+from cloud_app.web.streaming import StreamItem
 from genie.api_types import (
     AcceptedJob,
     ChatChunk,
@@ -39,15 +40,7 @@ from genie.api_types import (
 from genie.contracts.inference import Outcome
 from genie.errors import BadRequest
 
-api = APIBlueprint(
-    "openai",
-    __name__,
-    url_prefix="/v1",
-    abp_tags=[Tag(name="inference", description="OpenAI-compatible inference")],
-    abp_security=[{"key": []}],
-    abp_responses=errors.OF_WORK,
-)
-api.before_request(require_key)
+api = blueprint("openai", "inference", failures=errors.OF_WORK)
 
 
 STREAMED = ResponseSpec(ChatChunk | ErrorBody, media=EVENTS)
@@ -66,9 +59,7 @@ def chat(
     server-sent events, async answers 202 with a polling_url at once. With the header
     Idempotency-Key the same key and body give the same job, another body is a 409.
     """
-    order = orders.of_chat(
-        body, key(), raw=request.get_data(), idempotency_key=_idempotency_key()
-    )
+    order = orders.of_chat(body, key())
     return _serve(responses.CHAT, order, body.includes_usage)
 
 
@@ -82,50 +73,42 @@ def complete(
     ResponseSpec(AcceptedJob, 202),
 ]:
     """Continue one prompt, exactly as given: no chat template, no system prompt."""
-    order = orders.of_completion(
-        body, key(), raw=request.get_data(), idempotency_key=_idempotency_key()
-    )
+    order = orders.of_completion(body, key())
     return _serve(responses.TEXT, order, body.includes_usage)
-
-
-def _idempotency_key() -> str | None:
-    return request.headers.get("Idempotency-Key")
 
 
 def _serve(dialect: Dialect, order: Order, includes_usage: bool) -> Response:
     if order.mode is Mode.ASYNC:
         return _later(dialect, order)
-    permit = stream_limit().take()
-    try:
-        if order.mode is Mode.SYNC:
-            return _whole(dialect, order, permit)
-        return _stream(dialect, order, permit, includes_usage)
-    except BaseException:
-        permit.release()  # whoever sends a stream gives its permit back at the end
-        raise
-
-
-def _later(dialect: Dialect, order: Order) -> Response:
-    accepted = _submit(order)
-    response = json_response(responses.accepted(dialect, accepted.job), 202)
-    response.headers["Location"] = f"/v1/jobs/{dialect.prefix}{accepted.job.id}"
-    return response
-
-
-def _whole(dialect: Dialect, order: Order, permit: StreamPermit) -> Response:
-    accepted = _submit(order)
-    answer = submit.collect(context(), accepted, has_hung_up())
-    permit.release()
-    metrics().used(answer.job.model, answer.outcome.usage)
-    tell(answer.job, worker=answer.outcome.worker, replayed=accepted.replayed)
+    with take_place() as held:
+        if order.mode is Mode.STREAM:
+            return _stream(dialect, order, includes_usage, held)
+        answer = _answer(order)
     return json_response(responses.whole(dialect, answer.job, answer.outcome))
 
 
-def _stream(
-    dialect: Dialect, order: Order, permit: StreamPermit, includes_usage: bool
-) -> Response:
+def _later(dialect: Dialect, order: Order) -> Response:
+    job = _submit(order).job
+    response = json_response(responses.accepted(dialect, job), 202)
+    response.headers["Location"] = f"/v1/jobs/{dialect.prefix}{job.id}"
+    return response
+
+
+def _answer(order: Order) -> CompletedJob:
     accepted = _submit(order)
-    items = streaming.prime(submit.stream(context(), accepted))
+    answer = submit.collect(context(), accepted, has_hung_up())
+    metrics().used(answer.job.model, answer.outcome.usage)
+    tell(answer.job, worker=answer.outcome.worker, replayed=accepted.replayed)
+    return answer
+
+
+def _stream(
+    dialect: Dialect, order: Order, includes_usage: bool, held: ExitStack
+) -> Response:
+    """The answer as it is made; who leaves before its end cancels the job."""
+    accepted = _submit(order)
+    items = submit.stream(context(), accepted)
+    held.callback(items.close)
     plan = streaming.StreamPlan(
         dialect=dialect,
         job=accepted.job,
@@ -133,29 +116,33 @@ def _stream(
         request_id=g.request_id,
         n=order.input.n,
     )
-    sending = streaming.AnswerStreamBody(plan, items, permit, metrics())
-    return Response(sending, mimetype="text/event-stream", headers=streaming.HEADERS)
+    counted = _counted(streaming.prime(items), accepted.job.model, metrics())
+    held.enter_context(metrics().streams.track_inprogress())
+    return streaming.answer(streaming.frames(plan, counted), held)
+
+
+def _counted(
+    items: Iterator[StreamItem], model: str, metrics: Metrics
+) -> Iterator[StreamItem]:
+    for item in items:
+        if isinstance(item, Outcome):
+            metrics.used(model, item.usage)
+        yield item
 
 
 def _submit(order: Order) -> SubmittedJob:
-    accepted = submit.submit(context(), order)
+    sent = replace(
+        order,
+        body=request.get_data(),
+        idempotency_key=request.headers.get("Idempotency-Key"),
+    )
+    accepted = submit.submit(context(), sent)
     tell(accepted.job, replayed=accepted.replayed)
     only_waits()
     return accepted
 
 
-embeddings_api = APIBlueprint(
-    "embeddings",
-    __name__,
-    url_prefix="/v1",
-    abp_tags=[Tag(name="inference", description="OpenAI-compatible inference")],
-    abp_security=[{"key": []}],
-    abp_responses=errors.OF_WORK,
-)
-embeddings_api.before_request(require_key)
-
-
-@embeddings_api.post("/embeddings")
+@api.post("/embeddings")
 def embed(
     body: EmbeddingRequest,
 ) -> Annotated[Response, ResponseSpec(EmbeddingsAnswer)]:
@@ -163,29 +150,11 @@ def embed(
 
     encoding_format base64 is little-endian float32, what OpenAI's clients ask for.
     """
-    order = orders.of_embedding(
-        body,
-        key(),
-        raw=request.get_data(),
-        idempotency_key=request.headers.get("Idempotency-Key"),
-    )
-    permit = stream_limit().take()
-    try:
-        answer = _answered(order)
-    finally:
-        permit.release()
+    with take_place():
+        answer = _answer(orders.of_embedding(body, key()))
     _check_dimensions(body.dimensions, answer.outcome)
-    return response(responses.vectors(answer.job, answer.outcome, body.encoding_format))
-
-
-def _answered(order: Order) -> CompletedJob:
-    accepted = submit.submit(context(), order)
-    tell(accepted.job, replayed=accepted.replayed)
-    only_waits()
-    answer = submit.collect(context(), accepted, has_hung_up())
-    metrics().used(answer.job.model, answer.outcome.usage)
-    tell(answer.job, worker=answer.outcome.worker, replayed=accepted.replayed)
-    return answer
+    vectors = responses.vectors(answer.job, answer.outcome, body.encoding_format)
+    return json_response(vectors)
 
 
 def _check_dimensions(wanted: int | None, outcome: Outcome) -> None:

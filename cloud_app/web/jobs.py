@@ -1,33 +1,31 @@
 """Jobs: what was submitted, how far it is, and how to stop it."""
 
-from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from flask import Response, g, request
-from flask_openapi3.blueprint import APIBlueprint
-from flask_openapi3.models.tag import Tag
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from cloud_app import store
-from cloud_app.api import errors, responses
+from cloud_app.api import responses
+from cloud_app.api.json import of_record
 from cloud_app.api.requests import NulFreeText, RequestModel
 from cloud_app.jobs import lifecycle, submit, timeline
-from cloud_app.jobs.job_json import entry_json, job_details, job_json, unix
+from cloud_app.jobs.job_json import entry_json, job_details, job_json
 from cloud_app.jobs.stream import JobListener
 from cloud_app.jobs.timeline import TimelineEntry
 from cloud_app.store.records import DeliveryRecord, JobFilter, JobRecord
 from cloud_app.web import streaming
 from cloud_app.web.openapi import EVENTS, HeaderSpec, ResponseSpec
 from cloud_app.web.request import (
+    blueprint,
     context,
     key,
     only_waits,
-    require_key,
-    stream_limit,
+    take_place,
     tell,
 )
-from cloud_app.web.stream_limit import StreamPermit
 from cloud_app.webhooks import webhooks
 from genie.api_types import (
     ChatChunk,
@@ -46,15 +44,7 @@ from genie.contracts.inference import JobState
 
 PAGE_MAX = 200
 
-api = APIBlueprint(
-    "jobs",
-    __name__,
-    url_prefix="/v1/jobs",
-    abp_tags=[Tag(name="jobs", description="Work that was accepted")],
-    abp_security=[{"key": []}],
-    abp_responses=errors.RESPONSES,
-)
-api.before_request(require_key)
+api = blueprint("jobs", "jobs", prefix="/v1/jobs")
 
 
 class JobPath(BaseModel):
@@ -65,8 +55,6 @@ class JobPath(BaseModel):
 
 class JobsQuery(BaseModel):
     """Which jobs; newest first."""
-
-    model_config = ConfigDict(extra="ignore")
 
     state: JobState | None = None
     persona: str | None = None
@@ -100,8 +88,6 @@ class RetryRequest(RequestModel):
 
 class JobQuery(BaseModel):
     """What to show of one job."""
-
-    model_config = ConfigDict(extra="ignore")
 
     timeline: bool = Field(False, description="Also when what happened.")
 
@@ -164,9 +150,15 @@ def follow_job(
     """
     last = request.headers.get("Last-Event-ID")
     entries = timeline.follow(context(), key().org.slug, path.job_id, last)
-    following = JobEventsBody(entries, stream_limit().take())
-    only_waits()
-    return Response(following, mimetype="text/event-stream", headers=streaming.HEADERS)
+    with take_place() as held:
+        only_waits()
+        return streaming.answer(map(_event, entries), held)
+
+
+def _event(entry: TimelineEntry | None) -> bytes:
+    if entry is None:
+        return streaming.comment("nothing new")
+    return streaming.event(entry.id, entry.name, entry_json(entry))
 
 
 @api.get("/<job_id>/stream")
@@ -189,9 +181,10 @@ def stream_job(
         request_id=g.request_id,
         n=listening.answers,
     )
-    body = JobStreamBody(plan, listening.items(), stream_limit().take())
-    only_waits()
-    return Response(body, mimetype="text/event-stream", headers=streaming.HEADERS)
+    with take_place() as held:
+        items = held.enter_context(closing(listening.items()))
+        only_waits()
+        return streaming.answer(streaming.frames(plan, items), held)
 
 
 @api.post("/<job_id>/retry")
@@ -223,61 +216,7 @@ def _delivered(job: JobRecord, shown: JobAnswer) -> JobAnswer:
     return shown
 
 
-class JobStreamBody:
-    """The body of a job's answer; closing it stops neither the job nor its worker."""
-
-    def __init__(
-        self,
-        plan: streaming.StreamPlan,
-        items: Iterator[streaming.StreamItem],
-        permit: StreamPermit,
-    ) -> None:
-        self._items, self._permit = items, permit
-        self._frames = streaming.frames(plan, items)
-
-    def __iter__(self) -> "JobStreamBody":
-        return self
-
-    def __next__(self) -> bytes:
-        return next(self._frames)
-
-    def close(self) -> None:
-        """Stop."""
-        streaming.close(self._items)
-        self._permit.release()
-
-
-class JobEventsBody:
-    """The body of a job's events; the server closes it when the client goes."""
-
-    def __init__(
-        self, entries: Iterator[TimelineEntry | None], permit: StreamPermit
-    ) -> None:
-        self._entries, self._permit = entries, permit
-
-    def __iter__(self) -> "JobEventsBody":
-        return self
-
-    def __next__(self) -> bytes:
-        entry = next(self._entries)
-        if entry is None:
-            return streaming.comment("nothing new")
-        return streaming.event(entry.id, entry.name, entry_json(entry))
-
-    def close(self) -> None:
-        """Stop."""
-        self._permit.release()
-
-
-deliveries_api = APIBlueprint(
-    "webhooks",
-    __name__,
-    url_prefix="/v1/webhook-deliveries",
-    abp_tags=[Tag(name="webhooks", description="What receivers were told")],
-    abp_security=[{"key": []}],
-    abp_responses=errors.RESPONSES,
-)
-deliveries_api.before_request(require_key)
+deliveries_api = blueprint("webhooks", "webhooks", prefix="/v1/webhook-deliveries")
 
 
 class DeliveryPath(BaseModel):
@@ -288,8 +227,6 @@ class DeliveryPath(BaseModel):
 
 class DeliveriesQuery(BaseModel):
     """Which deliveries; newest first."""
-
-    model_config = ConfigDict(extra="ignore")
 
     job: str | None = Field(None, max_length=64, description="Only of this job.")
     limit: int = Field(20, ge=1, le=200)
@@ -313,16 +250,5 @@ def redeliver(path: DeliveryPath) -> tuple[DeliveryAnswer, Literal[202]]:
 
 def delivery_answer(delivery: DeliveryRecord) -> DeliveryAnswer:
     """A delivery as the API shows it, without its secret."""
-    return DeliveryAnswer(
-        id=delivery.id,
-        event=delivery.event,
-        job_id=delivery.job_id,
-        url=delivery.url,
-        status=delivery.state.value,
-        attempts=delivery.attempts,
-        next_at=unix(delivery.next_at),
-        response_status=delivery.status,
-        error=delivery.error,
-        created_at=unix(delivery.created_at),
-        ended_at=unix(delivery.ended_at),
-    )
+    status, heard = delivery.state, delivery.status
+    return of_record(DeliveryAnswer, delivery, status=status, response_status=heard)

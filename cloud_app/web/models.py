@@ -1,19 +1,18 @@
 """What can be asked: models, personas, and the decision a request would get."""
 
+from collections import Counter
 from collections.abc import Sequence
 
-from flask_openapi3.blueprint import APIBlueprint
-from flask_openapi3.models.tag import Tag
 from pydantic import BaseModel, Field
 
-from cloud_app.api import errors
+from cloud_app.api.json import of_record
 from cloud_app.api.requests import RouteRequest
 from cloud_app.brain.views import WorkerView
 from cloud_app.fleet import registry
 from cloud_app.jobs import admission, failures
 from cloud_app.jobs.job_json import route_answer
 from cloud_app.store.records import KeyRecord
-from cloud_app.web.request import context, key, require_key
+from cloud_app.web.request import blueprint, context, key
 from genie import topology
 from genie.api_types import (
     DecisionAnswer,
@@ -25,20 +24,12 @@ from genie.api_types import (
     RouteQuestion,
 )
 from genie.catalog import Catalog, Persona
-from genie.contracts.fleet import ModelState, ModelStatus
+from genie.contracts.fleet import ModelState
 from genie.contracts.inference import WorkClass
 from genie.contracts.model import ModelSpec
 from genie.errors import UnknownModel
 
-api = APIBlueprint(
-    "models",
-    __name__,
-    url_prefix="/v1",
-    abp_tags=[Tag(name="models", description="What can be asked")],
-    abp_security=[{"key": []}],
-    abp_responses=errors.RESPONSES,
-)
-api.before_request(require_key)
+api = blueprint("models", "models")
 
 
 class ModelPath(BaseModel):
@@ -111,36 +102,26 @@ def _workers(key: KeyRecord) -> tuple[WorkerView, ...]:
 
 def _model(spec: ModelSpec, workers: Sequence[WorkerView]) -> ModelAnswer:
     held = [seen for w in workers if (seen := w.reported(spec.id)) is not None]
+    states = Counter(seen.state.value for seen in held)
     personas = context().catalog.personas.values()
     details = ModelDetails(
-        ready=any(seen.state is ModelState.READY for seen in held),
-        workers=sum(seen.state is ModelState.READY for seen in held),
+        ready=states[ModelState.READY] > 0,
+        workers=states[ModelState.READY],
         parameters=spec.parameters,
         license=spec.license,
         context=spec.context_max,
-        states=_states(held),
+        states=dict(states),
         personas=tuple(p.name for p in personas if spec.id in p.ladder),
     )
     return ModelAnswer(id=spec.id, genie=details)
 
 
-def _states(held: Sequence[ModelStatus]) -> dict[str, int]:
-    """How many workers have the model in which state."""
-    counts: dict[str, int] = {}
-    for seen in held:
-        counts[seen.state.value] = counts.get(seen.state.value, 0) + 1
-    return counts
-
-
 def _persona(persona: Persona, catalog: Catalog) -> PersonaAnswer:
-    return PersonaAnswer(
+    return of_record(
+        PersonaAnswer,
+        persona,
         id=persona.name,
-        tier=persona.tier,
         ladder=tuple(m for m in persona.ladder if catalog.models[m].enabled),
-        floor=persona.floor,
-        work_class=persona.work_class.value,
-        max_tokens=persona.max_tokens,
-        temperature=persona.temperature,
         sla_s=persona.sla.queue_wait_p95_s,
         has_system_prompt=persona.system_prompt is not None,
     )

@@ -87,7 +87,7 @@ class OpenApiDocument:
             operation.describe(schemas, components)
         for operation in operations:
             operation.link(operations)
-        for kind in {kind for one in operations for kind in one.parameters()}:
+        for kind in {k for one in operations for k in one.parameters().values()}:
             del components[_name(schemas[kind])]
         error = _errors(schemas[ErrorBody])
         document["components"] |= {"schemas": components, "responses": error}
@@ -123,10 +123,10 @@ class Operation:
         if self._contract is not None:
             yield self._contract
 
-    def parameters(self) -> Iterator[Any]:
-        """The types whose fields are parameters."""
+    def parameters(self) -> dict[str, Any]:
+        """The types whose fields are parameters, by where they stand."""
         given = self._inputs
-        yield from (given[place] for place in PARAMETERS if place in given)
+        return {place: given[place] for place in PARAMETERS if place in given}
 
     def describe(self, schemas: Schemas, components: OpenApiJson) -> None:
         """Describe what it takes and what it answers."""
@@ -141,11 +141,8 @@ class Operation:
         self._describe_body(schemas)
         parameters = [
             parameter
-            for place in PARAMETERS
-            if place in self._inputs
-            for parameter in _parameters(
-                schemas[self._inputs[place]], components, place
-            )
+            for place, kind in self.parameters().items()
+            for parameter in _parameters(schemas[kind], components, place)
         ]
         parameters += map(_header, self._headers)
         if parameters:
@@ -192,7 +189,9 @@ class Operation:
         kept = codes - ONLY_WRITES if reads else codes
         described = {str(one.status) for one in self._responses}
         return {
-            code: {"$ref": f"#/components/responses/{_error(code)}"}
+            code: {
+                "$ref": f"#/components/responses/{'Busy' if code == '503' else 'Error'}"
+            }
             for code in sorted(kept - described)
         }
 
@@ -291,17 +290,18 @@ def _say_what_is_written(schema: OpenApiJson, kind: type[ApiObject]) -> None:
         value.pop("default", None)
         is_left_out = is_sparse and not field.required
         if value.pop("x-never-null", False) or is_left_out:
-            _forget_null(value)
-        if is_left_out:
+            schema["properties"][name] = _never_null(value)
+        if is_left_out or field.default is msgspec.UNSET:
             continue
-        if field.default is not msgspec.UNSET and name not in schema["required"]:
+        if name not in schema["required"]:
             schema["required"].append(name)
 
 
-def _forget_null(schema: OpenApiJson) -> None:
-    """What is left out when it is not known is never null."""
-    kinds = [one for one in schema.pop("anyOf", ()) if one.get("type") != "null"]
-    schema |= kinds[0] if len(kinds) == 1 else {"anyOf": kinds} if kinds else {}
+def _never_null(schema: OpenApiJson) -> OpenApiJson:
+    """The schema of what is left out when it is not known."""
+    rest = {key: value for key, value in schema.items() if key != "default"}
+    kinds = [one for one in rest.pop("anyOf", ()) if one.get("type") != "null"]
+    return rest | (kinds[0] if len(kinds) == 1 else {"anyOf": kinds} if kinds else {})
 
 
 def _api_objects(base: type[ApiObject]) -> Iterator[type[ApiObject]]:
@@ -328,7 +328,7 @@ def _parameters(
             "name": name,
             "in": place,
             "required": place == "path" or name in required,
-            "schema": _parameter_schema(value),
+            "schema": _never_null(value),
         }
 
 
@@ -340,13 +340,6 @@ def _header(header: HeaderSpec) -> OpenApiJson:
         "description": header.description,
         "schema": {"type": "string"},
     }
-
-
-def _parameter_schema(schema: OpenApiJson) -> OpenApiJson:
-    """A parameter's schema; what is not given is left out, so there is no null."""
-    rest = {key: value for key, value in schema.items() if key != "default"}
-    kinds = [one for one in rest.pop("anyOf", ()) if one.get("type") != "null"]
-    return rest | (kinds[0] if len(kinds) == 1 else {})
 
 
 def _name(schema: OpenApiJson) -> str:
@@ -372,10 +365,6 @@ RETRY_AFTER: OpenApiJson = {
     "required": True,
     "schema": {"type": "integer", "minimum": 1, "maximum": 120},
 }
-
-
-def _error(code: str) -> str:
-    return "Busy" if code == "503" else "Error"
 
 
 def _schema(response: ResponseSpec, schemas: Schemas) -> OpenApiJson:

@@ -7,13 +7,12 @@ from threading import Lock
 from typing import Annotated, Any
 
 from flask import Flask, Response, current_app, jsonify
-from flask_openapi3.blueprint import APIBlueprint
-from flask_openapi3.models.tag import Tag
 
 from cloud_app import store
 from cloud_app.api.json import response as json_response
 from cloud_app.context import Context
 from cloud_app.web.openapi import OpenApiDocument, ResponseSpec
+from cloud_app.web.request import blueprint
 from genie.api_types import (
     HealthAnswer,
     LivenessStatus,
@@ -29,12 +28,7 @@ CHECK_EVERY_S = 1.0
 
 RETRY_AFTER_S = "2"
 
-api = APIBlueprint(
-    "ops",
-    __name__,
-    abp_tags=[Tag(name="ops", description="For probes; no key")],
-    abp_responses={503: None},
-)
+api = blueprint("ops", "ops", prefix=None, guard=None, failures={503: None})
 
 
 class Readiness:

@@ -4,17 +4,14 @@ from datetime import timedelta
 from typing import Annotated, Literal
 
 from flask import request
-from flask_openapi3.blueprint import APIBlueprint
-from flask_openapi3.models.tag import Tag
-from msgspec import structs
 from pydantic import BaseModel, Field
 
-from cloud_app.api import errors
+from cloud_app.api.json import of_record
 from cloud_app.api.requests import RequestModel
 from cloud_app.orgs import auth
 from cloud_app.settings import ALONE, CloudSettings
-from cloud_app.store.records import KeyRecord
-from cloud_app.web.request import context, key, require_admin
+from cloud_app.web.ops import release
+from cloud_app.web.request import blueprint, context, key, require_admin
 from genie import topology
 from genie.api_types import (
     JoinTokenAnswer,
@@ -26,15 +23,7 @@ from genie.api_types import (
 )
 from genie.errors import Conflict
 
-api = APIBlueprint(
-    "orgs",
-    __name__,
-    url_prefix="/v1",
-    abp_tags=[Tag(name="admin", description="For admin keys")],
-    abp_security=[{"key": []}],
-    abp_responses=errors.RESPONSES,
-)
-api.before_request(require_admin)
+api = blueprint("orgs", "admin", guard=require_admin)
 
 DisplayName = Annotated[str, Field(min_length=1, max_length=80)]
 
@@ -89,7 +78,7 @@ def make_join_token(body: JoinTokenRequest) -> tuple[JoinTokenAnswer, Literal[20
 def list_keys() -> KeyList:
     """Every API key of this org, without its secret."""
     found = auth.list_keys(context(), key().org.slug)
-    return KeyList(data=tuple(map(_key, found)))
+    return KeyList(data=tuple(of_record(KeyAnswer, one) for one in found))
 
 
 @api.post("/keys")
@@ -104,7 +93,7 @@ def make_key(body: KeyRequest) -> tuple[NewKeyAnswer, Literal[201]]:
         None if allowed is None else tuple(allowed),
         actor=key().prefix,
     )
-    return NewKeyAnswer(**structs.asdict(_key(record)), secret=secret), 201
+    return of_record(NewKeyAnswer, record, secret=secret), 201
 
 
 @api.delete("/keys/<key_id>")
@@ -134,21 +123,9 @@ def _retention(hours: int | None) -> RetentionAnswer:
 
 
 def join_command(settings: CloudSettings, host_url: str, token: str) -> str:
-    """What to type on a machine that shall join this fleet."""
+    """The command for a machine that shall join, beside a copy of the wheel there."""
     url = (settings.public_url or host_url).rstrip("/")
     return (
-        f"pip install 'genie-fleet[worker]' && genie worker join {url} --token {token}"
-    )
-
-
-def _key(record: KeyRecord) -> KeyAnswer:
-    revoked_at = record.revoked_at
-    return KeyAnswer(
-        id=record.id,
-        name=record.name,
-        prefix=record.prefix,
-        is_admin=record.is_admin,
-        allowed_models=record.allowed_models,
-        created_at=int(record.created_at.timestamp()),
-        revoked_at=None if revoked_at is None else int(revoked_at.timestamp()),
+        f"pip install 'genie_fleet-{release()}-py3-none-any.whl[worker]' && "
+        f"genie worker join {url} --token {token}"
     )

@@ -3,30 +3,30 @@
 import re
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import lru_cache
+from typing import Any
 from urllib.parse import quote
 
 from flask import Flask, Response, current_app, g, request
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.tag import Tag
 
+from cloud_app.api import errors
 from cloud_app.context import Context
 from cloud_app.orgs import auth
 from cloud_app.store import ids
 from cloud_app.store.records import JobRecord, KeyRecord
 from cloud_app.web.metrics import Metrics
 from cloud_app.web.stream_limit import StreamLimit
+from genie import logs
 from genie.errors import BadRequest, Forbidden
-from genie.logs import logger
+
+log = logs.logger("web")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _QUIET = frozenset(
-    {
-        "ops.livez",
-        "ops.readyz",
-        "ops.health",
-        "ops.metrics",
-        "static",
-        "admin.live",
-    }
+    {"ops.livez", "ops.readyz", "ops.health", "ops.metrics", "static", "admin.live"}
 )
 """Asked every few seconds by machines; a log line each would drown the others."""
 
@@ -44,10 +44,16 @@ def context() -> Context:
     return ctx
 
 
-def stream_limit() -> StreamLimit:
-    """The places of requests that wait for their answer."""
-    found: StreamLimit = current_app.extensions["genie.stream_limit"]
-    return found
+def take_place() -> ExitStack:
+    """One place of those that wait for their answer; closing it gives it back.
+
+    Raises `Unavailable` when all are taken.
+    """
+    limit: StreamLimit = current_app.extensions["genie.stream_limit"]
+    limit.take()
+    held = ExitStack()
+    held.callback(limit.give_back)
+    return held
 
 
 def has_hung_up() -> Callable[[], bool]:
@@ -99,6 +105,41 @@ def require_admin() -> None:
         )
 
 
+TAGS = {
+    "admin": "For admin keys",
+    "batches": "Many requests in one file",
+    "fleet": "What workers call",
+    "inference": "OpenAI-compatible inference",
+    "jobs": "Work that was accepted",
+    "models": "What can be asked",
+    "ops": "For probes; no key",
+    "schedules": "Requests made again and again",
+    "webhooks": "What receivers were told",
+}
+
+
+def blueprint(
+    name: str,
+    tag: str,
+    *,
+    prefix: str | None = "/v1",
+    guard: Callable[[], None] | None = require_key,
+    failures: dict[int | str, Any] = errors.RESPONSES,
+) -> APIBlueprint:
+    """Operations that stand under one tag in ``/openapi`` and behind one guard."""
+    made = APIBlueprint(
+        name,
+        __name__,
+        url_prefix=prefix,
+        abp_tags=[Tag(name=tag, description=TAGS[tag])],
+        abp_security=[{"key": []}] if guard else None,
+        abp_responses=failures,
+    )
+    if guard:
+        made.before_request(guard)
+    return made
+
+
 def tell(job: JobRecord, *, worker: str | None = None, replayed: bool = False) -> None:
     """Say in the answer's headers which job, model and machines this is about."""
     facts = {
@@ -144,11 +185,9 @@ def _finish(response: Response) -> Response:
     response.headers.setdefault("X-Content-Type-Options", "nosniff")
     route = request.url_rule.rule if request.url_rule else "none"
     seconds = time.perf_counter() - g.began
-    current_app.extensions["genie.metrics"].count(
-        route, request.method, response.status_code, seconds
-    )
+    metrics().count(route, request.method, response.status_code, seconds)
     if request.endpoint not in _QUIET:
-        logger("web").info(
+        log.info(
             "request",
             request_id=g.request_id,
             method=request.method,

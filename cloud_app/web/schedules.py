@@ -1,22 +1,18 @@
 """Schedules: made, looked at, run now, paused, resumed, removed."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Any, Literal, TypeVar
 
-from flask_openapi3.blueprint import APIBlueprint
-from flask_openapi3.models.tag import Tag
-from msgspec import structs
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from cloud_app.api import errors
+from cloud_app.api.json import of_record
 from cloud_app.api.requests import RequestModel, WebhookInput
 from cloud_app.brain import calendar
 from cloud_app.brain.calendar import CatchUpPolicy, OverlapPolicy
-from cloud_app.jobs.job_json import unix
 from cloud_app.schedules import schedules
 from cloud_app.schedules.schedules import NewSchedule
 from cloud_app.store.records import RunRecord, ScheduleRecord
-from cloud_app.web.request import context, key, require_key
+from cloud_app.web.request import blueprint, context, key
 from genie.api_types import (
     DeletedSchedule,
     RunAnswer,
@@ -31,15 +27,9 @@ from genie.errors import BadRequest
 UPCOMING = 3
 RUNS_MAX = 200
 
-api = APIBlueprint(
-    "schedules",
-    __name__,
-    url_prefix="/v1/schedules",
-    abp_tags=[Tag(name="schedules", description="Requests made again and again")],
-    abp_security=[{"key": []}],
-    abp_responses=errors.RESPONSES,
-)
-api.before_request(require_key)
+S = TypeVar("S", bound=ScheduleSummary)
+
+api = blueprint("schedules", "schedules", prefix="/v1/schedules")
 
 
 class SchedulePath(BaseModel):
@@ -51,19 +41,7 @@ class SchedulePath(BaseModel):
 class RunsQuery(BaseModel):
     """How many of its newest runs."""
 
-    model_config = ConfigDict(extra="ignore")
-
     limit: int = Field(20, ge=1, le=RUNS_MAX)
-
-
-def _word(kind: type[OverlapPolicy] | type[CatchUpPolicy]) -> BeforeValidator:
-    """Strict shapes take no text for an enum; this does, and only known words."""
-
-    def read(value: object) -> object:
-        known = [one.value for one in kind]
-        return kind(value) if value in known else value
-
-    return BeforeValidator(read)
 
 
 class ScheduleRequest(RequestModel):
@@ -99,11 +77,15 @@ class ScheduleRequest(RequestModel):
         ],
     )
     webhook: WebhookInput | None = None
-    overlap: Annotated[OverlapPolicy, _word(OverlapPolicy)] = Field(
-        OverlapPolicy.SKIP, description="What a run does while the one before goes on."
+    overlap: OverlapPolicy = Field(
+        OverlapPolicy.SKIP,
+        strict=False,
+        description="What a run does while the one before goes on.",
     )
-    catch_up: Annotated[CatchUpPolicy, _word(CatchUpPolicy)] = Field(
-        CatchUpPolicy.LAST, description="Which missed runs are made up for."
+    catch_up: CatchUpPolicy = Field(
+        CatchUpPolicy.LAST,
+        strict=False,
+        description="Which missed runs are made up for.",
     )
     jitter_s: float = Field(
         0.0, ge=0, le=3600, description="Runs start up to so many seconds later."
@@ -130,15 +112,14 @@ def create_schedule(body: ScheduleRequest) -> tuple[ScheduleSummary, Literal[201
         jitter_s=body.jitter_s,
     )
     made = schedules.create(context(), key(), new)
-    return schedule_answer(made, context().now()), 201
+    return _shown(made), 201
 
 
 @api.get("")
 def list_schedules() -> ScheduleList:
     """Every schedule of this org, by name."""
-    now = context().now()
     found = schedules.find(context(), key().org)
-    return ScheduleList(data=tuple(schedule_answer(one, now) for one in found))
+    return ScheduleList(data=tuple(map(_shown, found)))
 
 
 @api.get("/<schedule>")
@@ -146,8 +127,7 @@ def get_schedule(path: SchedulePath) -> ScheduleAnswer:
     """One schedule, its next runs in words, and what became of the last."""
     found = schedules.get(context(), key().org, path.schedule)
     runs = tuple(map(run_answer, schedules.runs(context(), found)))
-    shown = schedule_answer(found, context().now())
-    return ScheduleAnswer(**structs.asdict(shown), runs=runs)
+    return schedule_answer(ScheduleAnswer, found, context().now(), runs=runs)
 
 
 @api.get("/<schedule>/runs")
@@ -185,45 +165,28 @@ def delete_schedule(path: SchedulePath) -> DeletedSchedule:
 
 
 def _shown(schedule: ScheduleRecord) -> ScheduleSummary:
-    return schedule_answer(schedule, context().now())
+    return schedule_answer(ScheduleSummary, schedule, context().now())
 
 
-def schedule_answer(schedule: ScheduleRecord, now: datetime) -> ScheduleSummary:
+def schedule_answer(
+    kind: type[S], schedule: ScheduleRecord, now: datetime, **given: object
+) -> S:
     """A schedule as the API shows it, without the webhook's secret."""
     cron = schedules.cron_of(schedule)
-    is_paused = schedule.paused_at is not None
-    return ScheduleSummary(
-        id=schedule.id,
-        name=schedule.name,
-        cron=schedule.cron,
-        timezone=schedule.timezone,
+    hook, is_paused = schedule.webhook, schedule.paused_at is not None
+    if is_paused:
+        given["next_at"] = None
+    return of_record(
+        kind,
+        schedule,
         in_words=calendar.explain(cron),
-        next_runs=() if is_paused else _upcoming(schedule, now),
-        next_at=None if is_paused else unix(schedule.next_at),
+        next_runs=() if is_paused else calendar.upcoming(cron, now, UPCOMING),
         paused=is_paused,
-        paused_at=unix(schedule.paused_at),
-        trouble=schedule.trouble,
-        request=schedule.request,
-        webhook=Webhook(url=schedule.webhook.url) if schedule.webhook else None,
-        overlap=schedule.overlap,
-        catch_up=schedule.catch_up,
-        jitter_s=schedule.jitter_s,
-        created_at=unix(schedule.created_at),
+        webhook=Webhook(url=hook.url) if hook else None,
+        **given,
     )
-
-
-def _upcoming(schedule: ScheduleRecord, now: datetime) -> tuple[str, ...]:
-    return calendar.upcoming(schedules.cron_of(schedule), now, UPCOMING)
 
 
 def run_answer(run: RunRecord) -> RunAnswer:
     """One run of a schedule."""
-    return RunAnswer(
-        id=run.id,
-        fire_at=unix(run.fire_at),
-        trigger=run.trigger.value,
-        status=run.state.value,
-        reason=run.reason,
-        job_id=run.job_id,
-        decided_at=unix(run.decided_at),
-    )
+    return of_record(RunAnswer, run, status=run.state)

@@ -13,41 +13,23 @@ class StreamLimit:
 
     def __init__(self, threads: int) -> None:
         self.total = max(1, threads - SPARE_THREADS)
-        self._taken = 0
+        self.taken = 0
+        """Requests that wait right now."""
         self._lock = Lock()
 
-    @property
-    def taken(self) -> int:
-        """Requests that wait right now."""
-        return self._taken
-
-    def take(self) -> "StreamPermit":
-        """One place; raises `Unavailable` when all are taken."""
+    def take(self) -> None:
+        """Take one place; raises `Unavailable` when all are taken."""
         with self._lock:
-            if self._taken >= self.total:
+            if self.taken >= self.total:
                 raise Unavailable(
                     f"all {self.total} places for waiting requests are taken; try "
                     'again in a moment, or send mode "async"',
                     code="too_many_waiting",
                     retry_after_s=2,
                 )
-            self._taken += 1
-        return StreamPermit(self)
+            self.taken += 1
 
     def give_back(self) -> None:
         """One place is free again."""
         with self._lock:
-            self._taken -= 1
-
-
-class StreamPermit:
-    """A taken place; leaving twice is harmless."""
-
-    def __init__(self, limit: StreamLimit) -> None:
-        self._limit: StreamLimit | None = limit
-
-    def release(self) -> None:
-        """Give the place back."""
-        limit, self._limit = self._limit, None
-        if limit is not None:
-            limit.give_back()
+            self.taken -= 1

@@ -2,7 +2,11 @@
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
+
+from flask import Response
 
 from cloud_app.api import errors, responses
 from cloud_app.api.json import encode
@@ -10,8 +14,6 @@ from cloud_app.api.responses import ChoiceParts, Dialect, begun
 from cloud_app.jobs import failures
 from cloud_app.jobs.stream import AnswerText, QueueWait
 from cloud_app.store.records import JobRecord
-from cloud_app.web.metrics import Metrics
-from cloud_app.web.stream_limit import StreamPermit
 from genie.contracts.inference import JobState, Outcome, SampledToken
 from genie.errors import GenieError
 from genie.toolcalls import AnswerPart
@@ -66,54 +68,11 @@ class StreamPlan:
     n: int = 1
 
 
-class AnswerStreamBody:
-    """The body of a streaming answer; the server closes it when the client goes.
-
-    Closing gives the permit back and, before the end, cancels the job. A class, because
-    a generator that was never started would do neither.
-    """
-
-    def __init__(
-        self,
-        plan: StreamPlan,
-        items: Iterator[StreamItem],
-        permit: StreamPermit,
-        metrics: Metrics,
-    ) -> None:
-        self._items, self._permit, self._metrics = items, permit, metrics
-        self._frames = frames(plan, self._counted(plan.job))
-        self._is_open = True
-        metrics.streams.inc()
-
-    def __iter__(self) -> "AnswerStreamBody":
-        return self
-
-    def __next__(self) -> bytes:
-        return next(self._frames)
-
-    def close(self) -> None:
-        """Stop, from whichever side."""
-        if not self._is_open:
-            return
-        self._is_open = False
-        self._metrics.streams.dec()
-        try:
-            close(self._items)
-        finally:
-            self._permit.release()
-
-    def _counted(self, job: JobRecord) -> Iterator[StreamItem]:
-        for item in self._items:
-            if isinstance(item, Outcome):
-                self._metrics.used(job.model, item.usage)
-            yield item
-
-
-def close(items: Iterator[StreamItem]) -> None:
-    """Close an iterator that may be a generator; for ours that cancels the job."""
-    stop = getattr(items, "close", None)
-    if stop is not None:
-        stop()
+def answer(events: Iterator[bytes], held: ExitStack) -> Response:
+    """Events as they come; what is ``held`` is let go in the end, read or not."""
+    response = Response(events, mimetype="text/event-stream", headers=HEADERS)
+    response.call_on_close(held.pop_all().close)
+    return response
 
 
 def prime(items: Iterator[StreamItem]) -> Iterator[StreamItem]:
@@ -125,9 +84,8 @@ def prime(items: Iterator[StreamItem]) -> Iterator[StreamItem]:
     if isinstance(first, Outcome) and first.state is not JobState.COMPLETED:
         error = failures.job_failure(first.state, first.fault)
         if error.http_status in (400, 413):
-            close(items)
             raise error
-    return PrimedIterator(first, items)
+    return chain([first], items)
 
 
 class ChunkWriter:
@@ -193,25 +151,6 @@ class ChunkWriter:
         )
 
 
-class PrimedIterator:
-    """An iterator with its first item put back; closing closes the original."""
-
-    def __init__(self, first: StreamItem, rest: Iterator[StreamItem]) -> None:
-        self._first: StreamItem | None = first
-        self._rest = rest
-
-    def __iter__(self) -> "PrimedIterator":
-        return self
-
-    def __next__(self) -> StreamItem:
-        first, self._first = self._first, None
-        return next(self._rest) if first is None else first
-
-    def close(self) -> None:
-        """Close the original."""
-        close(self._rest)
-
-
 def frames(plan: StreamPlan, items: Iterator[StreamItem]) -> Iterator[bytes]:
     """The events of one stream as bytes."""
     try:
@@ -266,12 +205,12 @@ def waiting(item: QueueWait) -> str:
 def _end(
     plan: StreamPlan, outcome: Outcome, pieces: list[ChunkWriter]
 ) -> Iterator[bytes]:
-    answers_ = outcome.answers
+    answers = outcome.answers
     open_ = [one for one in pieces if not one.has_ended]
     is_good = outcome.state is JobState.COMPLETED
     for one in open_:
         yield from one.rest()
-        ended = answers_[one.index].finish_reason if one.index < len(answers_) else None
+        ended = answers[one.index].finish_reason if one.index < len(answers) else None
         reason = (ended.value if ended else "stop") if is_good else "error"
         yield one.end(reason, outcome if one is open_[-1] else None)
     if not is_good:

@@ -210,6 +210,7 @@ def _attempt(
     hint = "; redirects are not followed" if 300 <= status < 400 else ""
     return DeliveryAttempt(status=status, error=f"it answered {status}{hint}")
 
+
 def _note(
     ctx: Context, due: DeliveryRecord, job: JobRecord | None, answered: DeliveryAttempt
 ) -> None:

@@ -62,6 +62,13 @@ class ErrorBody(ApiObject, frozen=True):
     error: ApiError
 
 
+class FaultSummary(ApiObject, frozen=True):
+    """Why a job did not complete, in short."""
+
+    code: str = ""
+    message: str = ""
+
+
 class _AnyList(ApiObject, frozen=True):
     data: msgspec.Raw
 

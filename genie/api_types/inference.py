@@ -1,11 +1,18 @@
-"""What a model's answers look like: completions, their chunks, and vectors."""
+"""What a model answers, and the jobs that answer; moments are seconds since 1970."""
 
 from typing import Annotated, Literal, cast
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from genie.api_types.base import NEVER_NULL, ApiObject, read
+from genie.api_types.base import (
+    NEVER_NULL,
+    ApiObject,
+    FaultSummary,
+    ListAnswer,
+    PageAnswer,
+    read,
+)
 from genie.contracts.inference import JobState, Locality
 
 EndReason = Annotated[
@@ -237,3 +244,139 @@ def read_completion(body: bytes | str) -> AnyCompletion:
 def read_chunk(body: bytes | str) -> AnyChunk:
     """A piece of an answer of a model; raises `CodecError`."""
     return read(cast("type[AnyChunk]", AnyChunk), body)
+
+
+class JobTiming(ApiObject, frozen=True):
+    """Where a job spent its time on the worker, in seconds."""
+
+    queue_s: float = 0.0
+    first_token_s: float = 0.0
+    total_s: float = 0.0
+
+
+class JobFault(FaultSummary, frozen=True):
+    """Why a job did not complete."""
+
+    param: str | None = None
+    retryable: bool = False
+
+
+class SkippedModel(ApiObject, frozen=True):
+    """A model the router did not choose, and why."""
+
+    model: str
+    why: str
+
+
+class RouteAnswer(ApiObject, frozen=True, rename={"work_class": "class"}):
+    """Where a request goes, or would go, with the reasons; or why it is refused.
+
+    ``waits`` says what it waits for when no live worker can serve it yet.
+    """
+
+    model: str | None = None
+    queue: str | None = None
+    work_class: str | None = None
+    locality: Locality | None = None
+    ready: bool | None = None
+    waits: str | None = None
+    substituted: str | None = None
+    refused: str | None = None
+    message: str | None = None
+    reasons: tuple[str, ...] = ()
+    skipped: tuple[SkippedModel, ...] = ()
+
+
+class RouteQuestion(ApiObject, frozen=True):
+    """What a route was wanted for."""
+
+    model: str | None = None
+    persona: str | None = None
+
+
+class DecisionAnswer(ApiObject, frozen=True, tag_field="object", tag="route"):
+    """Where a request would go now: chosen or refused, with the reasons."""
+
+    route: RouteAnswer
+    asked: RouteQuestion = RouteQuestion()
+
+
+class JobEvent(ApiObject, frozen=True, omit_defaults=True):
+    """One thing that happened to a job, and at what moment; the rest as known.
+
+    ``event`` is accepted, routed, queued, started, first_token or how the job ended.
+    """
+
+    event: str
+    at: float
+    mode: str | None = None
+    retry_of: str | None = None
+    model: str | None = None
+    queue: str | None = None
+    reasons: tuple[str, ...] = ()
+    skipped: tuple[SkippedModel, ...] = ()
+    attempt: int | None = None
+    attempts: int | None = None
+    worker: str | None = None
+    finish_reason: str | None = None
+    error: FaultSummary | None = None
+
+
+class JobAnswer(ApiObject, frozen=True, tag_field="object", tag="job"):
+    """Something submitted, how far it is and, once completed, its result."""
+
+    id: str
+    status: JobState
+    mode: str = ""
+    persona: str | None = None
+    model: str = ""
+    worker: str | None = None
+    locality: Annotated[Locality | None, NEVER_NULL] = None
+    model_substituted: str | None = None
+    created_at: float | None = None
+    started_at: float | None = None
+    first_token_at: float | None = None
+    finished_at: float | None = None
+    deadline_at: float | None = None
+    attempts: int = 0
+    retry_of: str | None = None
+    retain: int | None = None
+    usage: TokenUsage | None = None
+    timing: JobTiming | None = None
+    error: JobFault | None = None
+    route: RouteAnswer = RouteAnswer()
+    result: ChatCompletion | TextCompletion | EmbeddingsAnswer | None = None
+    label: str | None = None
+    metadata: dict[str, str] = {}
+
+
+class JobDetails(JobAnswer, frozen=True, tag="job"):
+    """A job, and what happened to it."""
+
+    timeline: tuple[JobEvent, ...] = ()
+
+
+class JobList(PageAnswer[JobAnswer], frozen=True):
+    """Jobs, newest first."""
+
+
+class SkippedJob(ApiObject, frozen=True):
+    """A job that was not retried, and why."""
+
+    id: str
+    why: str
+
+
+class RetryAnswer(ListAnswer[JobAnswer], frozen=True):
+    """The new jobs, and those that were left."""
+
+    skipped: tuple[SkippedJob, ...] = ()
+
+
+class WebhookEvent(ApiObject, frozen=True, tag_field="object", tag="event"):
+    """What a webhook is told of a job's end."""
+
+    id: str
+    type: str | None
+    created_at: float | None
+    data: JobAnswer

@@ -78,9 +78,9 @@ def test_the_page_tells_how_long_where_and_why(ctx: Context, key: KeyRecord) -> 
     page = fleet.fleet_page(ctx, key)
 
     row = page.reasons[0]
-    assert (row.persona, row.model, row.share) == ("review", "echo:small", "100 %")
+    assert (row.personas, row.model, row.share) == (("review",), "echo:small", 1.0)
     assert row.why
-    assert sum("chat" in other.persona for other in page.reasons) == 1
+    assert sum("chat" in other.personas for other in page.reasons) == 1
     assert [worker.name for worker in page.workers] == ["atlas"]
     assert page.queues[0].name == "genie"
 

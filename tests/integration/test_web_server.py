@@ -275,6 +275,23 @@ def test_a_request_that_is_late_hears_why(shared: Web) -> None:
     assert "50 kB/s" in fault["message"]
 
 
+def test_the_clock_of_a_request_sent_ahead_starts_with_the_answer_before_it(
+    start: Start,
+) -> None:
+    second = head("/second", 0)
+    web = start()
+    with web.connect() as client:
+        client.sendall(head("/slow", 0) + second[:20])  # two seconds, of one to read
+        assert client.recv(65_536).endswith(b"/slow")
+        time.sleep(0.3)
+        client.sendall(second[20:])
+        assert answer(client)[1] == b"/second"
+    with web.connect() as client:
+        client.sendall(head("/slow", 0) + second[:20])
+        said = b"".join(iter(lambda: client.recv(65_536), b""))
+    assert b"HTTP/1.1 408 " in said
+
+
 def test_an_upload_at_a_fair_speed_has_as_long_as_it_needs(shared: Web) -> None:
     size, piece = 400_000, b"x" * 20_000
     with shared.connect() as client:
@@ -420,6 +437,19 @@ def test_a_large_body_without_a_good_key_is_refused_before_it_is_there(
             response, said = answer(client)
             assert (response.status, said) == (401, b"no key")
             assert response.getheader("Connection") == "close"
+
+
+def test_a_large_body_whose_key_nobody_can_look_up_is_answered_503(
+    shared: Web,
+) -> None:
+    for size in (FREE_BYTES + 1, 200_000):
+        extra = "Authorization: Bearer down\r\n"
+        with shared.connect() as client:
+            client.sendall(head("/v1/echo", size, extra) + b"x" * FREE_BYTES)
+            response, said = answer(client)
+        assert response.status == 503
+        assert response.getheader("Retry-After")
+        assert json.loads(said)["error"]["code"] == "database_unavailable"
 
 
 @pytest.mark.parametrize("size", [100, 60_000, 1_000_000, 20_000_000])

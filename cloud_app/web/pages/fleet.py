@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from textwrap import shorten
 
 from flask import make_response, render_template, request
@@ -10,20 +9,20 @@ from werkzeug.wrappers import Response
 
 from cloud_app.brain.views import DemandView
 from cloud_app.context import Context
-from cloud_app.fleet import placement, registry
+from cloud_app.fleet import placement
 from cloud_app.orgs import auth
 from cloud_app.settings import ALONE
 from cloud_app.store import reports
-from cloud_app.store.records import KeyRecord, WorkerRecord
+from cloud_app.store.records import KeyRecord
 from cloud_app.web import figures
 from cloud_app.web.figures import FigureTile
-from cloud_app.web.fleet import routing_reasons, sla_s, worker_state
+from cloud_app.web.fleet import routing_reasons, sla_s, workers_now
 from cloud_app.web.orgs import join_command
 from cloud_app.web.pages import admin, sessions
 from cloud_app.web.request import context
 from genie import topology
-from genie.api_types import ReasonAnswer
-from genie.contracts.fleet import GpuStatus, Heartbeat, ModelState, ModelStatus
+from genie.api_types import ReasonAnswer, WorkerAnswer, WorkerModel
+from genie.contracts.fleet import ModelState
 from genie.errors import Conflict
 
 GIB = 1024**3
@@ -62,31 +61,6 @@ class ModelLine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerLine:
-    """One line of the table of workers."""
-
-    name: str
-    host: str
-    state: str
-    queues: tuple[str, ...]
-    bars: tuple[MemoryBar, ...]
-    models: tuple[ModelLine, ...]
-    running: int
-    heartbeat: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoutingLine:
-    """Where one persona's work goes; share and time are of the last hour."""
-
-    persona: str
-    model: str
-    share: str
-    p95: str
-    why: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class QueueLine:
     """One logical queue now, and what its users were promised."""
 
@@ -103,9 +77,12 @@ class FleetPage:
 
     summary: str
     tiles: tuple[FigureTile, ...]
-    workers: tuple[WorkerLine, ...]
-    reasons: tuple[RoutingLine, ...]
+    workers: tuple[WorkerAnswer, ...]
+    reasons: tuple[ReasonAnswer, ...]
     queues: tuple[QueueLine, ...]
+
+
+admin.pages.add_app_template_filter(figures.seconds)
 
 
 @admin.page("/admin/", "Fleet", "fleet.html")
@@ -147,22 +124,18 @@ def fleet_page(ctx: Context, key: KeyRecord) -> FleetPage:
     now = ctx.now()
     jobs = reports.since(ctx.db, key.org, now - figures.HOUR)
     counts = reports.counts(ctx.db, key.org, now - figures.HOUR)
-    workers = registry.workers(ctx, key.org.slug)
+    workers = workers_now(ctx, key)
     return FleetPage(
         summary=_summary(workers),
         tiles=figures.tiles(jobs, counts, now),
-        workers=tuple(
-            worker_row(worker, now, ctx.settings.heartbeat_s) for worker in workers
-        ),
-        reasons=tuple(
-            map(_reason, routing_reasons(ctx, key, figures.shares(jobs, now)))
-        ),
+        workers=workers,
+        reasons=routing_reasons(ctx, key, figures.shares(jobs, now)),
         queues=_queues(ctx, key, workers),
     )
 
 
-def _summary(workers: Sequence[WorkerRecord]) -> str:
-    gpus = sum(len(w.status.gpus) for w in workers if w.status)
+def _summary(workers: Sequence[WorkerAnswer]) -> str:
+    gpus = sum(len(worker.gpus) for worker in workers)
     return f"{_count(len(workers), 'worker')} · {_count(gpus, 'GPU')}"
 
 
@@ -170,34 +143,16 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def worker_row(worker: WorkerRecord, now: datetime, heartbeat_s: float) -> WorkerLine:
-    """One worker as a line of the table."""
-    status, seen_at = worker.status, worker.seen_at or worker.registered_at
-    age_s = max(0.0, (now - seen_at).total_seconds())
-    models = status.models if status else ()
-    return WorkerLine(
-        name=worker.name,
-        host=worker.hostname,
-        state=worker_state(worker, age_s, heartbeat_s),
-        queues=worker.queues,
-        bars=bars(status) if status else (),
-        models=tuple(_line(m) for m in models if m.state is not ModelState.ABSENT),
-        running=sum(m.in_flight for m in models),
-        heartbeat=figures.seconds(age_s) if age_s >= 10 else f"{age_s:.0f} s",
-    )
-
-
-def bars(status: Heartbeat) -> tuple[MemoryBar, ...]:
+@admin.pages.app_template_filter()
+def memory_bars(worker: WorkerAnswer) -> tuple[MemoryBar, ...]:
     """Memory of every GPU, or the host's when the machine has none."""
-    if status.gpus:
-        return tuple(_gpu_bar(gpu) for gpu in status.gpus)
-    host = status.host
-    used = max(0, host.memory_total_bytes - host.memory_available_bytes)
-    return (_bar("CPU", used, host.memory_total_bytes),)
-
-
-def _gpu_bar(gpu: GpuStatus) -> MemoryBar:
-    return _bar(str(gpu.index), gpu.memory_used_bytes, gpu.memory_total_bytes)
+    if worker.gpus or worker.host is None:
+        return tuple(
+            _bar(str(gpu.index), gpu.memory_used_bytes, gpu.memory_total_bytes)
+            for gpu in worker.gpus
+        )
+    total = worker.host.memory_total_bytes
+    return (_bar("CPU", max(0, total - worker.host.memory_available_bytes), total),)
 
 
 def _bar(name: str, used: int, total: int) -> MemoryBar:
@@ -211,30 +166,25 @@ def _bar(name: str, used: int, total: int) -> MemoryBar:
     )
 
 
-def _line(model: ModelStatus) -> ModelLine:
+@admin.pages.app_template_filter()
+def model_lines(worker: WorkerAnswer) -> tuple[ModelLine, ...]:
+    """What a worker has, or is about to have."""
+    return tuple(_line(m) for m in worker.models if m.state is not ModelState.ABSENT)
+
+
+def _line(model: WorkerModel) -> ModelLine:
     note = STATE_WORDS.get(model.state, "")
     if model.progress is not None and model.state is not ModelState.READY:
         note = f"{note} {model.progress:.0%}"
     if model.stage is not None:
-        note = f"{note}, {model.stage.value}"
+        note = f"{note}, {model.stage}"
     tone = "bad" if model.state is ModelState.FAILED else "quiet"
     error = shorten(model.error or "", ERROR_SHOWN, placeholder=" …")
     return ModelLine(id=model.model, note=note, tone=tone, error=error)
 
 
-def _reason(found: ReasonAnswer) -> RoutingLine:
-    share = "–" if found.share is None else f"{found.share:.0%}".replace("%", " %")
-    return RoutingLine(
-        persona=", ".join(found.personas) or "by name",
-        model=found.model or "nowhere now",
-        share=share,
-        p95=figures.seconds(found.first_token_p95_s),
-        why=found.why,
-    )
-
-
 def _queues(
-    ctx: Context, key: KeyRecord, workers: Iterable[WorkerRecord]
+    ctx: Context, key: KeyRecord, workers: Iterable[WorkerAnswer]
 ) -> tuple[QueueLine, ...]:
     own = topology.org_queue(key.org.slug)
     names = {topology.SHARED} | {q for w in workers for q in w.queues if q == own}

@@ -33,13 +33,13 @@ NAMES = {
         "add_task",
     ),
     task.WSGITask: ("get_environment",),
-    task.ErrorTask: ("status", "content_length", "set_close_on_finish", "write"),
+    task.ErrorTask: ("service",),
     task.ThreadedTaskDispatcher: (
         *("active_count", "start_new_thread", "handler_thread", "shutdown"),
         "add_task",
     ),
-    utilities: ("Error", "RequestEntityTooLarge"),
-    utilities.Error: ("code", "reason"),
+    utilities: ("Error",),
+    utilities.Error: ("code", "to_response"),
     wasyncore: ("loop", "close_all"),
     wasyncore.dispatcher: ("close",),
 }

@@ -12,7 +12,7 @@ from cloud_app.orgs import auth
 from cloud_app.store import tables
 from cloud_app.store.records import KeyRecord
 from fixtures.clouds import Cloud
-from genie.errors import BadRequest, NotFound, Unauthorized
+from genie.errors import BadRequest, DatabaseDown, NotFound, Unauthorized
 
 
 def test_a_key_is_shown_once_and_lets_its_owner_in(cloud: Cloud) -> None:
@@ -208,3 +208,14 @@ def test_a_live_key_token_or_secret_is_known_and_nothing_else(cloud: Cloud) -> N
         assert not auth.is_known(ctx, stranger)
     auth.revoke_key(ctx, "acme", record.id)
     assert not auth.is_known(ctx, key)
+
+
+def test_of_a_key_that_nobody_can_look_up_it_is_said_that_nobody_can(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def down(*_arguments: object) -> None:
+        raise DatabaseDown("the database is down")
+
+    monkeypatch.setattr(auth, "authenticate", down)
+    with pytest.raises(DatabaseDown):
+        auth.is_known(cloud.ctx, "sk-genie-abc")

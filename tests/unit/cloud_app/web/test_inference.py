@@ -278,6 +278,7 @@ def test_closing_a_stream_cancels_the_job_and_frees_the_place(
     assert limit.taken == 1
 
     response.close()
+    response.close()
 
     assert limit.taken == 0
     job = lifecycle.get(ctx, web.ORG, response.headers["x-genie-job-id"])
@@ -301,14 +302,15 @@ def test_without_a_free_place_waiting_requests_are_refused_and_others_served(
     app: Flask, client: FlaskClient
 ) -> None:
     limit = app.extensions["genie.stream_limit"]
-    taken = [limit.take() for _ in range(limit.total)]
+    for _ in range(limit.total):
+        limit.take()
     refused = client.post(CHAT, json=ask())
 
     assert refused.status_code == 503
     assert error(refused)["code"] == "too_many_waiting"
     assert refused.headers["Retry-After"] == "2"
     assert client.post(CHAT, json=ask(mode="async")).status_code == 202
-    taken[0].release()
+    limit.give_back()
     assert client.post(CHAT, json=ask()).status_code == 200
     assert limit.taken == limit.total - 1
 
