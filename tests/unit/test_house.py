@@ -16,7 +16,7 @@ SHIPPED = (*PACKAGES, "migrations")
 
 READS_THE_ENVIRONMENT = {
     "genie/env.py": "the one place that reads settings",
-    "workers/engine/parent/spawn.py": "hands a child the few variables it needs to run",
+    "workers/engine/parent/process.py": "hands a child the few variables it needs",
 }
 
 PROVIDERS = re.compile(

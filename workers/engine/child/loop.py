@@ -3,11 +3,8 @@
 The same loop runs in a child process and in a thread of the worker.
 """
 
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from workers.engine.child.backend import Backend, PieceCoalescer
 from workers.engine.protocol import EngineEvent, EngineStats
@@ -16,47 +13,18 @@ from workers.engine.wire import Cancel, Command, Stop, Submit
 STATS_S = 0.5
 """Statistics leave at least this often, busy or idle: they prove the loop lives."""
 
+TakeCommands = Callable[[float], Sequence[Command]]
+"""All commands so far; waits up to so many seconds for the first."""
+
 EmitEvents = Callable[[Sequence[EngineEvent | EngineStats]], None]
-
-
-class CommandSource(Protocol):
-    """Where commands come from."""
-
-    def take(self, timeout: float) -> list[Command]:
-        """All commands so far; waits up to ``timeout`` seconds for the first."""
-
-
-class CommandQueue:
-    """Commands from other threads, in order."""
-
-    def __init__(self) -> None:
-        self._commands: deque[Command] = deque()
-        self._arrived = threading.Condition()
-
-    def put(self, commands: Sequence[Command]) -> None:
-        """Add commands and wake the loop."""
-        with self._arrived:
-            self._commands.extend(commands)
-            self._arrived.notify()
-
-    def take(self, timeout: float) -> list[Command]:
-        """All commands so far; waits up to ``timeout`` seconds for the first."""
-        with self._arrived:
-            if not self._commands and timeout > 0:
-                self._arrived.wait(timeout)
-            commands = list(self._commands)
-            self._commands.clear()
-        return commands
 
 
 class EngineLoop:
     """Steps a backend until it is told to stop."""
 
-    def __init__(
-        self, backend: Backend, inbox: CommandSource, emit: EmitEvents
-    ) -> None:
+    def __init__(self, backend: Backend, take: TakeCommands, emit: EmitEvents) -> None:
         self._backend = backend
-        self._inbox = inbox
+        self._take = take
         self._emit = emit
         self._pieces = PieceCoalescer()
         self._stopping = False
@@ -66,7 +34,7 @@ class EngineLoop:
     def run(self) -> None:
         """Serve until a `Stop` arrives."""
         while not self._stopping:
-            for command in self._inbox.take(self._pause()):
+            for command in self._take(self._pause()):
                 self._obey(command)
             self._turn()
 

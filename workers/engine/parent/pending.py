@@ -19,15 +19,15 @@ from workers.engine.protocol import (
 class PendingRequests:
     """The sinks of all requests in flight; safe from any thread."""
 
-    def __init__(self, *, slots: int, waiting: int) -> None:
+    def __init__(self, *, slots: int, waiting: int, context: int = 0) -> None:
+        self.latest = EngineStats(slots=slots, free_slots=slots, context=context)
+        """What the engine has reported last."""
+
         self._lock = threading.Lock()
         self._slots = slots
         self._bound = waiting
         self._sinks: dict[str, tuple[Sink, float]] = {}
         self._gone: Fault | None = None
-
-    def __len__(self) -> int:
-        return len(self._sinks)
 
     def add(self, request: EngineRequest, sink: Sink) -> None:
         """Take a request in; raises EngineGone, EngineBusy, or ValueError for a
@@ -77,17 +77,29 @@ class PendingRequests:
             oldest = min((at for _, at in self._sinks.values()), default=None)
         return 0.0 if oldest is None else time.monotonic() - oldest
 
-    def count(self, latest: EngineStats) -> EngineStats:
-        """The engine's figures with this side's exact counts of requests."""
+    def stats(self) -> EngineStats:
+        """The engine's latest figures, with this side's exact counts of requests."""
         in_flight = len(self._sinks)
         active = min(in_flight, self._slots)
         return msgspec.structs.replace(
-            latest,
+            self.latest,
             slots=self._slots,
             active=active,
             free_slots=self._slots - active,
             waiting=in_flight - active,
         )
+
+
+def closed(model: str) -> Fault:
+    """Why requests end when their engine is closed."""
+    message = f"the engine of {model} was closed"
+    return Fault(code="engine_closed", message=message, retryable=True)
+
+
+def died(model: str, why: str) -> Fault:
+    """Why requests end when their engine has died."""
+    message = f"the engine of {model} died: {why}"
+    return Fault(code="engine_died", message=message, retryable=True)
 
 
 def _failed(request_id: str, fault: Fault, seconds: float) -> Finish:

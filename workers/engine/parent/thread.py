@@ -4,15 +4,17 @@ What crashes it crashes the worker, and its memory comes back only with the work
 end; an engine with weights of its own belongs into a child.
 """
 
+import contextlib
+import queue
 import threading
 from collections.abc import Callable, Sequence
 
 from genie import logs
 from genie.contracts.inference import Fault
 from workers.engine.child.backend import Backend, EngineLimits
-from workers.engine.child.loop import CommandQueue, EngineLoop
+from workers.engine.child.loop import EngineLoop
 from workers.engine.errors import load_failed
-from workers.engine.parent.pending import PendingRequests
+from workers.engine.parent.pending import PendingRequests, closed, died
 from workers.engine.protocol import (
     EngineEvent,
     EngineHooks,
@@ -23,7 +25,7 @@ from workers.engine.protocol import (
     Sink,
 )
 from workers.engine.registry import RegisteredEngine
-from workers.engine.wire import Cancel, Stop, Submit
+from workers.engine.wire import Cancel, Command, Stop, Submit
 
 log = logs.logger("engine")
 
@@ -39,31 +41,30 @@ class EngineThread:
     ) -> None:
         room = backend.room
         self._model, self._on_exit = room.model, on_exit
-        self._sinks = PendingRequests(slots=room.slots, waiting=room.waiting)
-        self._inbox = CommandQueue()
-        self._latest = EngineStats(
-            slots=room.slots, free_slots=room.slots, context=room.context
+        self._sinks = PendingRequests(
+            slots=room.slots, waiting=room.waiting, context=room.context
         )
-        self._loop = EngineLoop(backend, self._inbox, self._emit)
+        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._loop = EngineLoop(backend, self._take, self._emit)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
     def submit(self, request: EngineRequest, sink: Sink) -> None:
         """Start a request; raises EngineBusy when full, EngineGone after its end."""
         self._sinks.add(request, sink)
-        self._inbox.put([Submit(request=request)])
+        self._commands.put(Submit(request=request))
 
     def cancel(self, request_id: str) -> None:
         """Stop a request; its `Finish` says cancelled."""
-        self._inbox.put([Cancel(id=request_id)])
+        self._commands.put(Cancel(id=request_id))
 
     def stats(self) -> EngineStats:
         """The engine's latest figures."""
-        return self._sinks.count(self._latest)
+        return self._sinks.stats()
 
     def close(self) -> None:
         """Stop; what still runs fails with ``engine_closed``."""
-        self._inbox.put([Stop()])
+        self._commands.put(Stop())
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
@@ -74,22 +75,24 @@ class EngineThread:
             self._loop.run()
         except Exception as error:
             log.error("engine_raised", model=self._model, exc_info=True)
-            self._died(f"{type(error).__name__}: {error}"[:500])
+            fault = died(self._model, f"{type(error).__name__}: {error}"[:500])
+            self._sinks.fail_all(fault)
+            self._on_exit(fault)
             return
-        message = f"the engine of {self._model} was closed"
-        fault = Fault(code="engine_closed", message=message, retryable=True)
-        self._sinks.fail_all(fault)
+        self._sinks.fail_all(closed(self._model))
 
-    def _died(self, why: str) -> None:
-        message = f"the engine of {self._model} died: {why}"
-        fault = Fault(code="engine_died", message=message, retryable=True)
-        self._sinks.fail_all(fault)
-        self._on_exit(fault)
+    def _take(self, timeout: float) -> list[Command]:
+        commands: list[Command] = []
+        with contextlib.suppress(queue.Empty):
+            commands.append(self._commands.get(timeout=timeout))
+            while True:
+                commands.append(self._commands.get_nowait())
+        return commands
 
     def _emit(self, batch: Sequence[EngineEvent | EngineStats]) -> None:
         for event in batch:
             if isinstance(event, EngineStats):
-                self._latest = event
+                self._sinks.latest = event
             else:
                 self._sinks.deliver(event)
 

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +27,18 @@ from genie.contracts.inference import Fault, FinishReason, Sampling
 from genie.contracts.model import Quant
 from workers.engine.errors import EngineBusy, EngineGone, LoadFailed
 from workers.engine.parent import starter as engines
-from workers.engine.parent.spawn import (
+from workers.engine.parent.process import (
     ChildEnvironment,
-    ChildProcess,
-    child_environment,
+    ChildTimeouts,
+    EngineProcess,
 )
-from workers.engine.parent.starter import ChildTimeouts, EngineProcess
 from workers.engine.pipe import Pipe
 from workers.engine.protocol import EngineHooks, Load, LoadedEngine, Piece
 
 Make = Callable[..., Any]
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).parents[5]
 QUANT = Quant(name="f32", dtype="float32", weight_bytes=0)
+HERE = ChildEnvironment("", 1)
 LONG = Sampling(max_tokens=3000)
 
 
@@ -62,13 +63,13 @@ def start() -> Iterator[Callable[..., LoadedEngine]]:
         *,
         slots: int = 4,
         on_exit: Callable[[Fault], None] = lambda _: None,
-        bounds: ChildTimeouts | None = None,
+        timeouts: ChildTimeouts | None = None,
         **hooks: Any,
     ) -> LoadedEngine:
         loaded = engines.start(
             wanted(echo_spec(source), quant=QUANT, slots=slots, context=4096),
             EngineHooks(on_exit=on_exit, **hooks),
-            bounds=bounds,
+            child_for=partial(EngineProcess, timeouts=timeouts),
         )
         started.append(loaded)
         return loaded
@@ -148,8 +149,8 @@ def test_closing_ends_the_child_and_is_no_accident(
 
 def test_a_child_that_hangs_is_killed(start: Make, request_for: Make) -> None:
     heard = Heard()
-    bounds = ChildTimeouts(hang_s=0.5, close_s=1.0)
-    loaded = start("echo:?ms_per_token=5", bounds=bounds)
+    timeouts = ChildTimeouts(hang_s=0.5, close_s=1.0)
+    loaded = start("echo:?ms_per_token=5", timeouts=timeouts)
     os.kill(pid_of(loaded), signal.SIGSTOP)
     loaded.engine.submit(request_for(chat="a", sampling=LONG), heard)
     fault = heard.finish.fault
@@ -160,7 +161,7 @@ def test_a_child_that_hangs_is_killed(start: Make, request_for: Make) -> None:
 def test_a_child_lives_that_is_silent_while_nobody_waits(
     start: Make, request_for: Make
 ) -> None:
-    loaded, heard = start(bounds=ChildTimeouts(hang_s=0.5)), Heard()
+    loaded, heard = start(timeouts=ChildTimeouts(hang_s=0.5)), Heard()
     loaded.engine._heard_at -= 60.0
     loaded.engine._watch()
     loaded.engine.submit(request_for(chat="a"), heard)
@@ -171,7 +172,7 @@ def test_a_child_lives_that_takes_long_and_shows_signs_of_life(
     start: Make, request_for: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded, heard = (
-        start("echo:?ms_per_token=5", bounds=ChildTimeouts(hang_s=30.0)),
+        start("echo:?ms_per_token=5", timeouts=ChildTimeouts(hang_s=30.0)),
         Heard(),
     )
     monkeypatch.setattr(loaded.engine._sinks, "waited_s", lambda: 60.0)
@@ -187,7 +188,7 @@ def test_an_idle_child_shows_signs_of_life(start: Make) -> None:
 
 
 def test_a_child_that_ignores_a_polite_stop_is_killed(start: Make) -> None:
-    loaded = start(bounds=ChildTimeouts(close_s=0.3))
+    loaded = start(timeouts=ChildTimeouts(close_s=0.3))
     pid = pid_of(loaded)
     os.kill(pid, signal.SIGSTOP)
     loaded.engine.close()
@@ -213,7 +214,7 @@ def test_a_load_that_fails_says_why(start: Make) -> None:
 
 def test_a_load_that_takes_too_long_is_given_up(start: Make) -> None:
     with pytest.raises(LoadFailed, match="loading took longer"):
-        start("echo:?load_s=60", bounds=ChildTimeouts(load_s=0.3))
+        start("echo:?load_s=60", timeouts=ChildTimeouts(load_s=0.3))
 
 
 def test_a_death_while_loading_is_a_failed_load() -> None:
@@ -229,20 +230,18 @@ def test_a_death_while_loading_is_a_failed_load() -> None:
         threads=1,
     )
     exits = Exits()
-    engine = EngineProcess(
-        load, EngineHooks(on_exit=exits), child=ChildProcess(ChildEnvironment("", 1))
-    )
+    engine = EngineProcess(HERE)
     failures: list[LoadFailed] = []
 
     def start() -> None:
         try:
-            engine.start()
+            engine.load(load, EngineHooks(on_exit=exits))
         except LoadFailed as failure:
             failures.append(failure)
 
     thread = threading.Thread(target=start)
     thread.start()
-    assert wait_until(lambda: hasattr(engine, "_child"))
+    assert wait_until(lambda: engine.pid != 0)
     os.kill(engine.pid, signal.SIGKILL)
     thread.join(PATIENCE_S)
     (failure,) = failures
@@ -294,7 +293,7 @@ def test_an_engine_takes_as_many_at_once_as_its_source_says(
         request = request_for(f"r{index}", chat="a", sampling=LONG)
         loaded.engine.submit(request, heard)
     child = loaded.engine  # its own word, not the count of what was asked of it
-    assert wait_until(lambda: child._latest.active == 1024, 20)
+    assert wait_until(lambda: child._sinks.latest.active == 1024, 20)
     stats = child.stats()
     assert (stats.active, stats.waiting, stats.free_slots) == (1024, 0, 0)
 
@@ -303,7 +302,7 @@ def test_a_child_gets_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENIE_WORKER_SECRET", "s3cret")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cret")
     monkeypatch.setenv("HF_TOKEN", "s3cret")
-    environment = child_environment("0,1", 3)
+    environment = ChildEnvironment("0,1", 3).variables()
     assert "s3cret" not in environment.values()
     assert environment["CUDA_VISIBLE_DEVICES"] == "0,1"
     assert environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
