@@ -5,7 +5,7 @@ request with one `Finish`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from genie.contracts.inference import Fault, FinishReason, SampledToken, Usage
@@ -28,62 +28,7 @@ from workers.engine.protocol import (
 
 EVERY_S = 0.03
 EVERY_TOKENS = 4
-
-
-@dataclass(slots=True)
-class _PendingPiece:
-    """What of one answer is not sent yet; ``sent_at`` is when the last piece was."""
-
-    sent_at: float | None = None
-    text: str = ""
-    tokens: int = 0
-    choices: list[SampledToken] = field(default_factory=list)
-
-    def add(self, piece: Piece) -> None:
-        self.text += piece.text
-        self.tokens += piece.tokens
-        self.choices += piece.choices
-
-    def is_due(self, now: float) -> bool:
-        if self.sent_at is None or self.tokens >= EVERY_TOKENS:
-            return True
-        return now - self.sent_at >= EVERY_S
-
-    def take(self, request_id: str, now: float) -> Piece:
-        whole = Piece(
-            id=request_id,
-            text=self.text,
-            tokens=self.tokens,
-            choices=tuple(self.choices),
-        )
-        self.sent_at, self.text, self.tokens = now, "", 0
-        self.choices.clear()
-        return whole
-
-
-class PieceCoalescer:
-    """Gathers the pieces of all requests; times are monotonic seconds."""
-
-    def __init__(self) -> None:
-        self._held: dict[str, _PendingPiece] = {}
-
-    def feed(self, events: Iterable[EngineEvent], now: float) -> list[EngineEvent]:
-        """What to send of what has happened; an end takes all of its answer along."""
-        sent: list[EngineEvent] = []
-        for event in events:
-            if isinstance(event, Finish):
-                held = self._held.pop(event.id, None)
-                if held is not None and (held.text or held.tokens):
-                    sent.append(held.take(event.id, now))
-                sent.append(event)
-                continue
-            held = self._held.get(event.id)
-            if held is None:
-                held = self._held[event.id] = _PendingPiece()
-            held.add(event)
-            if held.is_due(now):
-                sent.append(held.take(event.id, now))
-        return sent
+"""A piece is sent when it has so many tokens, or the last one was so long ago."""
 
 
 class StopFilter:
@@ -153,10 +98,18 @@ class PieceWriter:
         self._prompt = prompt
         self._started = started
         self._first: float | None = None
-        self._unsent = 0
-        self._choices: list[tuple[int, SampledToken]] = []
-        self._said = self._shown = 0
+        self._sent_at: float | None = None
         self._stops = StopFilter(request.sampling.stop)
+        self._text = ""
+        """Text that may be shown and is not sent yet."""
+
+        self._text_tokens = self._held_tokens = 0
+        """How many tokens that text took, and how many have shown none so far."""
+
+        self._choices: list[tuple[int, SampledToken]] = []
+        """Tokens not sent yet, each with the place in the answer where it begins."""
+
+        self._said = self._shown = 0
 
     @property
     def is_stopped(self) -> bool:
@@ -166,46 +119,61 @@ class PieceWriter:
     def add(
         self, text: str, now: float, choice: SampledToken | None = None
     ) -> Piece | None:
-        """Count one token; the piece to send, if any text is ready."""
+        """Count one token; the piece to send, if one is due."""
         self.tokens += 1
+        self._held_tokens += 1
         if choice is not None:
             self._choices.append((self._said, choice))
         self._said += len(text)
-        self._unsent += 1
         if self._first is None:
             self._first = now
-        if self.tokens <= self.request.sampling.min_tokens:
-            return self._piece(text)
-        return self._piece(self._stops.feed(text))
+        if self.tokens > self.request.sampling.min_tokens:
+            text = self._stops.feed(text)
+        if not text:
+            return None
+        self._show(text)
+        return self._piece(now) if self._is_due(now) else None
 
     def end(
         self, reason: FinishReason, now: float, fault: Fault | None
     ) -> list[Piece | Finish]:
-        """The last events: text held back, if the answer is whole, then the finish."""
+        """The last events: the text not sent yet, then the finish.
+
+        Text held back for a stop string is part of an answer without a fault.
+        """
+        if fault is None and not self.is_stopped:
+            text = self._stops.flush()
+            # Tokens whose bytes never became text are owed to whoever asked for them.
+            is_owed = any(place >= self._shown for place, _ in self._choices)
+            if text or is_owed:
+                self._show(text)
+                self._shown = self._said + 1
         finish = self._finish(reason, now, fault)
-        piece = None if fault else self._piece(self._stops.flush(), is_last=True)
-        return [finish] if piece is None else [piece, finish]
+        is_left = self._text or self._text_tokens
+        return [self._piece(now), finish] if is_left else [finish]
 
-    def _piece(self, text: str, *, is_last: bool = False) -> Piece | None:
-        # Tokens whose bytes never became text are owed to whoever asked for them.
-        is_owed = is_last and self._choices and not self.is_stopped
-        if not (text or is_owed):
-            return None
-        tokens, self._unsent = self._unsent, 0
+    def _show(self, text: str) -> None:
+        self._text += text
         self._shown += len(text)
-        return Piece(
-            id=self.request.id,
-            text=text,
-            tokens=tokens,
-            choices=self._due(is_all=bool(is_owed)),
-        )
+        self._text_tokens += self._held_tokens
+        self._held_tokens = 0
 
-    def _due(self, *, is_all: bool) -> tuple[SampledToken, ...]:
-        """The tokens whose text has begun to be shown; a stop's own never are."""
-        held = [one for one in self._choices if not is_all and one[0] >= self._shown]
-        due = self._choices[: len(self._choices) - len(held)]
-        self._choices = held
-        return tuple(choice for _, choice in due)
+    def _is_due(self, now: float) -> bool:
+        if self._sent_at is None or self._text_tokens >= EVERY_TOKENS:
+            return True
+        return now - self._sent_at >= EVERY_S
+
+    def _piece(self, now: float) -> Piece:
+        """All that may be shown; the tokens of a stop string never are."""
+        piece = Piece(
+            id=self.request.id,
+            text=self._text,
+            tokens=self._text_tokens,
+            choices=tuple(one for place, one in self._choices if place < self._shown),
+        )
+        self._choices = [one for one in self._choices if one[0] >= self._shown]
+        self._sent_at, self._text, self._text_tokens = now, "", 0
+        return piece
 
     def _finish(self, reason: FinishReason, now: float, fault: Fault | None) -> Finish:
         first = self._first if self._first is not None else now

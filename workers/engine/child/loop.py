@@ -6,7 +6,7 @@ The same loop runs in a child process and in a thread of the worker.
 import time
 from collections.abc import Callable, Sequence
 
-from workers.engine.child.backend import Backend, PieceCoalescer
+from workers.engine.child.backend import Backend
 from workers.engine.protocol import EngineEvent, EngineStats
 from workers.engine.wire import Cancel, Command, Stop, Submit
 
@@ -26,7 +26,6 @@ class EngineLoop:
         self._backend = backend
         self._take = take
         self._emit = emit
-        self._pieces = PieceCoalescer()
         self._stopping = False
         self._reported_at = 0.0
         self._reported: tuple[int, int] | None = None
@@ -53,8 +52,7 @@ class EngineLoop:
     def _turn(self) -> None:
         batch: list[EngineEvent | EngineStats] = []
         if self._backend.is_busy:
-            events = self._backend.step()
-            batch.extend(self._pieces.feed(events, time.monotonic()))
+            batch += self._backend.step()
         if self._stats_due():
             batch.append(self._report())
         if batch:

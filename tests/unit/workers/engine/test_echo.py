@@ -157,7 +157,7 @@ def test_an_id_in_flight_is_refused(echo: Make, request_for: Make) -> None:
 def test_tokens_come_at_the_pace_asked_for(request_for: Make) -> None:
     now = 0.0
     room = EngineLimits(model="e", slots=4, context=99, waiting=4, budget=999)
-    backend = EchoBackend(room, EchoOptions(ms_per_token=10.0), clock=lambda: now)
+    backend = EchoBackend(room, EchoOptions(ms_per_token=40.0), clock=lambda: now)
     for name in ("a", "b"):
         backend.submit(request_for(name, chat="x y", sampling=Sampling(max_tokens=3)))
     times: dict[str, list[float]] = {"a": [], "b": []}
@@ -172,8 +172,8 @@ def test_tokens_come_at_the_pace_asked_for(request_for: Make) -> None:
     assert [
         round(b - a, 3) for a, b in zip(times["a"], times["a"][1:], strict=False)
     ] == [
-        0.01,
-        0.01,
+        0.04,
+        0.04,
     ]
 
 
