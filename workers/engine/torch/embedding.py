@@ -5,25 +5,21 @@ the steps as generations do, and a long one never holds up a short one.
 """
 
 import base64
-import resource
 import sys
 import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel
-from transformers.utils import logging
+from transformers import AutoModel, PreTrainedModel
 
 from genie.contracts.fleet import LoadStage
 from genie.contracts.inference import AnswerExtras, Fault, FinishReason, Usage
-from genie.fingerprint import fingerprint
 from workers.engine.child.backend import (
     Backend,
     EngineClock,
@@ -40,7 +36,6 @@ from workers.engine.protocol import (
     Load,
     OnLoadProgress,
 )
-from workers.engine.registry import VerifiedFiles
 from workers.engine.torch import loading
 
 STEP_INPUTS = 32
@@ -180,7 +175,7 @@ class EmbeddingBackend(Backend):
 
     def peak_bytes(self) -> int:
         """Device memory reserved at most, or resident memory on a CPU."""
-        return peak_bytes(self._encoder.device)
+        return loading.peak_bytes(self._encoder.device)
 
     def _check_size(self, inputs: int) -> None:
         # base64 writes three bytes as four characters.
@@ -262,46 +257,29 @@ def encode_vector(vector: Tensor) -> str:
     return base64.b64encode(values.tobytes()).decode("ascii")
 
 
-def load(
-    load: Load, limits: EngineLimits, files: VerifiedFiles, progress: OnLoadProgress
+def build(
+    load: Load, limits: EngineLimits, progress: OnLoadProgress
 ) -> tuple[Backend, str]:
-    """Load, check and self-test an encoder; raises LoadFailed with the reason."""
-    torch.set_num_threads(load.threads)
-    torch.set_grad_enabled(False)
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    path = Path(load.path or "")
-    sources = files()
+    """Load, check and self-test an encoder, which has no chat template.
+
+    Raises LoadFailed with the reason.
+    """
     progress(0.3, LoadStage.READING)
-    encoder = load_encoder(load, path)
+    encoder = load_encoder(load)
     progress(0.9, LoadStage.TESTING)
     self_test(encoder, load.spec.id, load.context)
-    progress(1.0, LoadStage.TESTING)
-    identity = fingerprint(
-        sources, load.quant, chat_template="", engine=loading.engine_name()
-    )
-    return EmbeddingBackend(limits, time.monotonic, encoder), identity
+    return EmbeddingBackend(limits, time.monotonic, encoder), ""
 
 
-def load_encoder(load: Load, path: Path) -> Encoder:
+def load_encoder(load: Load) -> Encoder:
     """The encoder with all of its weights; raises LoadFailed."""
     if load.spec.pooling not in POOLINGS:
         message = (
             f"{load.spec.id} pools by {load.spec.pooling}; this engine knows mean, cls"
         )
         raise load_failed("unsupported_pooling", message)
-    loaded: Any = AutoModel.from_pretrained(
-        path,
-        dtype=loading.plain_dtype_of(load),
-        device_map=loading.device_map(load.device_kind),
-        trust_remote_code=False,
-        use_safetensors=True,
-        local_files_only=True,
-        output_loading_info=True,
-    )
-    model, report = cast("tuple[PreTrainedModel, loading.LoadingReport]", loaded)
-    model.train(False)
-    loading.check_placement(load.spec.id, model)
+    dtype = loading.plain_dtype_of(load)
+    model, report = loading.read_model(AutoModel, load, dtype)
     # The pooler belongs to another use of the same weights; no vector passes it.
     used = {
         kind: [name for name in names if not str(name).startswith("pooler.")]
@@ -309,8 +287,7 @@ def load_encoder(load: Load, path: Path) -> Encoder:
         if kind in ("missing_keys", "mismatched_keys")
     }
     loading.check_weights(load.spec.id, used)
-    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    return Encoder(model, tokenizer, load.spec.pooling)
+    return Encoder(model, loading.read_tokenizer(load), load.spec.pooling)
 
 
 def self_test(encoder: Encoder, model_id: str, window: int) -> None:
@@ -340,12 +317,3 @@ def reads_one_way(encoder: Encoder, tokens: list[int]) -> bool:
     ]
     whole, half = (out.last_hidden_state[0, 0].float() for out in first)
     return bool(torch.allclose(whole, half, atol=1e-4))
-
-
-def peak_bytes(device: torch.device) -> int:
-    """Device memory reserved at most, or resident memory on a CPU."""
-    if device.type == "cuda":
-        devices = range(torch.cuda.device_count())
-        return sum(torch.cuda.max_memory_reserved(one) for one in devices)
-    # Linux counts the peak in KiB.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

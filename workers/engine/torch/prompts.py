@@ -4,7 +4,7 @@ Only the chat template may write control tokens: the same characters inside a
 message are encoded as ordinary text, so a prompt cannot pose as another role.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from itertools import groupby
 from typing import Any, cast
@@ -13,6 +13,7 @@ from jinja2 import TemplateError
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from genie import toolcalls
 from genie.contracts.inference import Logprob, Message, Tool, ToolCall
@@ -48,11 +49,28 @@ BYTE_NAME_LENGTH = len("<0xE4>")
 
 @cache
 def _byte_names() -> dict[str, int]:
-    """How byte-level vocabularies write each byte: printable ones as themselves."""
-    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
-    others = (byte for byte in range(256) if byte not in printable)
-    names = {chr(byte): byte for byte in printable}
-    return names | {chr(256 + n): byte for n, byte in enumerate(others)}
+    """How byte-level vocabularies write each byte."""
+    names = bytes_to_unicode()  # type: ignore[no-untyped-call]
+    return {name: byte for byte, name in names.items()}
+
+
+SAID = (Message(role="user", content="a"),)
+"""What the checks of a template have said before what they look at."""
+
+
+def _writable(
+    controls: Iterable[tuple[int, str]], chat: Callable[[str], list[int]]
+) -> str | None:
+    """The first of the control tokens that a text in a prompt can write, if any."""
+    plain = chat("a")
+    return next(
+        (
+            control
+            for token, control in controls
+            if chat(f"a{control}").count(token) != plain.count(token)
+        ),
+        None,
+    )
 
 
 class PromptRenderer:
@@ -127,62 +145,42 @@ class PromptRenderer:
         return str(self._backend.decode(tokens, skip_special_tokens=False))
 
     def guard(self) -> None:
-        """Check that a message cannot write control tokens; raises LoadFailed."""
-        if not self.template:
-            return
+        """Check that no prompt can write control tokens, and that calls of tools are
+        written as they are read; raises LoadFailed."""
         for template in self._templates():
             rendering.check(template)
-        plain = self._chat((Message(role="user", content="a"),))
-        controls = zip(
-            self._tokenizer.all_special_tokens,
-            self._tokenizer.all_special_ids,
-            strict=True,
+        if self.template:
+            self._guard_messages()
+        if self.tool_format is not None:
+            self._guard_calls(self.tool_format)
+            self._guard_tools()
+
+    def _guard_messages(self) -> None:
+        tokenizer = self._tokenizer
+        found = _writable(
+            zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True),
+            lambda text: self._chat((Message(role="user", content=text),)),
         )
-        for control, token in controls:
-            posing = (Message(role="user", content=f"a{control}"),)
-            if self._chat(posing).count(token) != plain.count(token):
-                message = (
-                    f"this tokenizer takes {control!r} inside a message for a control "
-                    "token; the model cannot be served safely"
-                )
-                raise load_failed("unsafe_tokenizer", message)
+        if found is not None:
+            message = (
+                f"this tokenizer takes {found!r} inside a message for a control "
+                "token; the model cannot be served safely"
+            )
+            raise load_failed("unsafe_tokenizer", message)
 
-    @property
-    def end_token(self) -> int | None:
-        """The tokenizer's own end token, for models that name none."""
-        token = self._tokenizer.eos_token_id
-        return token if isinstance(token, int) else None
-
-    def plain(self, text: str) -> list[int]:
-        """Token ids of plain text; control tokens in it stay ordinary text."""
-        encoded = self._tokenizer(text, split_special_tokens=True)
-        return [int(token) for token in encoded["input_ids"]]
-
-    def continued(self, text: str) -> list[int]:
-        """Token ids of an answer's own text, to go on after it."""
-        if not text:
-            return []
-        encoded = self._tokenizer(
-            text, split_special_tokens=True, add_special_tokens=False
+    def _guard_tools(self) -> None:
+        found = _writable(
+            self._controls(),
+            lambda text: self._chat(SAID, (Tool(name="f", description=text),)),
         )
-        return [int(token) for token in encoded["input_ids"]]
+        if found is not None:
+            message = f"this model's template lets a tool write {found!r}"
+            raise load_failed("unsafe_tokenizer", message)
 
-    def guard_tools(self) -> None:
-        """Check that a tool cannot write control tokens; raises LoadFailed."""
-        said = (Message(role="user", content="a"),)
-        plain = self._chat(said, (Tool(name="f", description="a"),))
-        for token, text in self._controls():
-            posing = (Tool(name="f", description=f"a{text}"),)
-            if self._chat(said, posing).count(token) != plain.count(token):
-                message = f"this model's template lets a tool write {text!r}"
-                raise load_failed("unsafe_tokenizer", message)
-
-    def guard_calls(self) -> None:
-        """Check that calls written as the template writes them are read; raises
-        LoadFailed."""
+    def _guard_calls(self, format: str) -> None:
         call = ToolCall(id="abcdefghi", name="f", arguments='{"x": "y"}')
         said = (
-            Message(role="user", content="a"),
+            *SAID,
             Message(role="assistant", content="", tool_calls=(call,)),
             Message(role="tool", content="b", tool_call_id=call.id, name="f"),
         )
@@ -191,16 +189,30 @@ class PromptRenderer:
             tokens = self._chat(said, (Tool(name="f", description="a"),))
         except RequestRefused as refusal:
             tokens, why = [], refusal.fault.message
-        written = self.tool_format or ""
         for text in self._between_controls(tokens):
-            _, calls = toolcalls.read(written, "", text)
+            _, calls = toolcalls.read(format, "", text)
             if [(one.name, one.arguments) for one in calls] == [("f", '{"x": "y"}')]:
                 return
         message = (
-            f"this model's tool_format is {written} in the catalog, and {why}; correct "
+            f"this model's tool_format is {format} in the catalog, and {why}; correct "
             "it, or leave it and the capability tools out"
         )
         raise load_failed("wrong_tool_format", message)
+
+    @property
+    def end_token(self) -> int | None:
+        """The tokenizer's own end token, for models that name none."""
+        token = self._tokenizer.eos_token_id
+        return token if isinstance(token, int) else None
+
+    def plain(self, text: str, **said: bool) -> list[int]:
+        """Token ids of plain text; control tokens in it stay ordinary text."""
+        encoded = self._tokenizer(text, split_special_tokens=True, **said)
+        return [int(token) for token in encoded["input_ids"]]
+
+    def continued(self, text: str) -> list[int]:
+        """Token ids of an answer's own text, to go on after it."""
+        return self.plain(text, add_special_tokens=False) if text else []
 
     def _between_controls(self, tokens: list[int]) -> list[str]:
         """The texts between control tokens; marks of calls belong to the text."""

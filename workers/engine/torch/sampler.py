@@ -56,8 +56,8 @@ class Sampler:
             scores = self.guide.narrow(scores)
         if self.sampling.temperature == 0:
             return int(scores.argmax())
-        scores = _narrowed(scores / self.sampling.temperature, self.sampling)
-        weights = torch.softmax(scores, dim=-1)
+        scores = _narrowed(scores[None] / self.sampling.temperature, [self.sampling])
+        weights = torch.softmax(scores[0], dim=-1)
         return int(torch.multinomial(weights, 1, generator=self.generator))
 
     def _adjusted(self, scores: Tensor) -> Tensor:
@@ -154,61 +154,48 @@ def _bias(said: dict[str, float], vocabulary: int) -> dict[int, float]:
     return bias
 
 
-def _narrowed(scores: Tensor, said: Sampling) -> Tensor:
-    """Rule out what top_k, top_p and min_p leave out, in that order."""
-    if 0 < said.top_k < len(scores):
-        lowest = scores.topk(said.top_k).values[-1]
+def pick_together(logits: Tensor, samplers: Sequence[Sampler]) -> list[int]:
+    """The next token of each row of ``[rows, vocabulary]``; see `Sampler.is_plain`."""
+    said = [one.sampling for one in samplers]
+    # A lower temperature would make numbers of them that are not finite.
+    temperatures = [max(one.temperature, 1e-30) for one in said]
+    scores = logits.float() / _column(temperatures, logits)
+    noise = torch.empty_like(scores)
+    for row, one in zip(noise, samplers, strict=True):
+        # What `torch.multinomial` draws for one row.
+        row.exponential_(generator=one.generator)
+    weights = torch.softmax(_narrowed(scores, said), dim=-1) / noise
+    chosen: list[int] = weights.argmax(dim=-1).tolist()
+    return chosen
+
+
+def _narrowed(scores: Tensor, said: Sequence[Sampling]) -> Tensor:
+    """Rule out what each row's top_k, top_p and min_p leave out, in that order."""
+    size = scores.shape[-1]
+    counts = [one.top_k if 0 < one.top_k < size else size for one in said]
+    if min(counts) < size:
+        best = scores.topk(max(counts)).values
+        lowest = best.gather(-1, _column(counts, scores).long() - 1)
         scores = scores.masked_fill(scores < lowest, -torch.inf)
-    if said.top_p < 1:
-        scores = _nucleus(scores, said.top_p)
-    if said.min_p > 0:
+    if any(one.top_p < 1 for one in said):
+        scores = _nuclei(scores, [one.top_p for one in said])
+    if any(one.min_p > 0 for one in said):
         weights = torch.softmax(scores, dim=-1)
-        too_rare = weights < said.min_p * weights.max()
+        least = _column([one.min_p for one in said], scores)
+        too_rare = weights < least * weights.amax(dim=-1, keepdim=True)
         scores = scores.masked_fill(too_rare, -torch.inf)
     return scores
 
 
-def _nucleus(scores: Tensor, share: float) -> Tensor:
-    ordered, at = scores.sort(descending=True)
-    weights = torch.softmax(ordered, dim=-1)
-    # What comes before a token must fill the share already for it to go; the
-    # likeliest token always stays.
-    out = weights.cumsum(dim=-1) - weights >= share
-    out[0] = False
-    return scores.index_fill(0, at[out], -torch.inf)
-
-
-def pick_together(logits: Tensor, samplers: Sequence[Sampler]) -> list[int]:
-    """The next token of each row of ``[rows, vocabulary]``; see `Sampler.is_plain`."""
-    said = [one.sampling for one in samplers]
-    scores = logits.float() / _column([one.temperature for one in said], logits)
+def _nuclei(scores: Tensor, shares: list[float]) -> Tensor:
     ordered, at = scores.sort(dim=-1, descending=True, stable=True)
-    ordered = _narrowed_rows(ordered, samplers)
-    noise = torch.empty_like(scores)
-    for row, one in zip(noise, samplers, strict=True):
-        # What `torch.multinomial` draws for one row: in the order of the vocabulary.
-        row.exponential_(generator=one.generator)
-    weights = torch.softmax(ordered, dim=-1) / noise.gather(-1, at)
-    best = weights.argmax(dim=-1, keepdim=True)
-    chosen: list[int] = at.gather(-1, best)[:, 0].tolist()
-    return chosen
-
-
-def _narrowed_rows(ordered: Tensor, samplers: Sequence[Sampler]) -> Tensor:
-    """Rule out what top_k, top_p and min_p leave out, the likeliest coming first."""
-    said = [one.sampling for one in samplers]
-    size = ordered.shape[-1]
-    counts = [one.top_k if 0 < one.top_k < size else size for one in said]
-    lowest = ordered.gather(-1, _column(counts, ordered).long() - 1)
-    ordered = ordered.masked_fill(ordered < lowest, -torch.inf)
     weights = torch.softmax(ordered, dim=-1)
     # What comes before a token must fill the share already for it to go; the
     # likeliest token always stays.
-    shares = [one.top_p if one.top_p < 1 else torch.inf for one in said]
-    out = weights.cumsum(dim=-1) - weights >= _column(shares, ordered)
-    out |= weights < weights[:, :1] * _column([one.min_p for one in said], ordered)
+    wanted = [share if share < 1 else torch.inf for share in shares]
+    out = weights.cumsum(dim=-1) - weights >= _column(wanted, scores)
     out[:, 0] = False
-    return ordered.masked_fill(out, -torch.inf)
+    return scores.masked_fill(out.scatter(-1, at, out), -torch.inf)
 
 
 def _column(values: Sequence[float], like: Tensor) -> Tensor:
