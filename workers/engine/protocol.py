@@ -119,23 +119,13 @@ class EngineHooks:
 
 
 class EngineStats(Contract, frozen=True, kw_only=True, tag_field="kind", tag="stats"):
-    """The engine now; what bids and heartbeats are made of.
-
-    ``prefill_queued_s`` is the estimated time to prefill what already waits;
-    ``cached_tokens`` are the prompt tokens that were never computed so far, since
-    an earlier prompt of the same scope began alike.
-    """
+    """The engine now: what heartbeats report of it."""
 
     slots: Count = 0
-    free_slots: Count = 0
     active: Count = 0
     waiting: Count = 0
-    context: Count = 0
-    kv_used: float = 0.0
     tokens_per_s: float = 0.0
-    prefill_queued_s: float = 0.0
     peak_bytes: Count = 0
-    cached_tokens: Count = 0
 
 
 def waiting_bound(slots: int) -> int:

@@ -233,25 +233,18 @@ class PreparedPrompt:
 
 
 class ThroughputMeter:
-    """Tokens a second, smoothed over the last steps."""
+    """Tokens written a second, smoothed over the last steps."""
 
     WEIGHT = 0.2
 
     def __init__(self) -> None:
-        self.decode_rate = 0.0
-        self.prefill_rate = 0.0
+        self.rate = 0.0
 
-    def note(self, *, decoded: int, prefilled: int, seconds: float) -> None:
-        """Count one step. A step with both counts as prefill: that is its cost."""
-        if seconds <= 0:
-            return
-        if prefilled:
-            self.prefill_rate = self._blend(self.prefill_rate, prefilled / seconds)
-        if decoded:
-            self.decode_rate = self._blend(self.decode_rate, decoded / seconds)
-
-    def _blend(self, old: float, new: float) -> float:
-        return new if old == 0 else old + self.WEIGHT * (new - old)
+    def note(self, tokens: int, seconds: float) -> None:
+        """Count one step."""
+        if tokens and seconds > 0:
+            new = tokens / seconds
+            self.rate += (new - self.rate) * (self.WEIGHT if self.rate else 1)
 
 
 class Backend(ABC):
@@ -273,7 +266,6 @@ class Backend(ABC):
             slots=room.slots, budget=room.budget, waiting=room.waiting
         )
         self.meter = ThroughputMeter()
-        self.reused_tokens = 0
         self._answers: dict[str, PieceWriter] = {}
         self._events: list[EngineEvent] = []
 
@@ -364,25 +356,17 @@ class Backend(ABC):
         self.scheduler.remove(sequence, keep=fault is None)
         answer = self._answers.pop(sequence.id)
         answer.reused = sequence.reused
-        self.reused_tokens += sequence.reused
         self._events += answer.end(reason, self.clock(), fault)
         self.forget(sequence.id)
 
     def stats(self) -> EngineStats:
         """The engine now."""
-        scheduler, room = self.scheduler, self.room
-        rate = self.meter.prefill_rate
         return EngineStats(
-            slots=room.slots,
-            free_slots=room.slots - scheduler.active,
-            active=scheduler.active,
-            waiting=scheduler.waiting,
-            context=room.context,
-            kv_used=scheduler.cached / (room.slots * room.context),
-            tokens_per_s=self.meter.decode_rate,
-            prefill_queued_s=scheduler.queued / rate if rate else 0.0,
+            slots=self.room.slots,
+            active=self.scheduler.active,
+            waiting=self.scheduler.waiting,
+            tokens_per_s=self.meter.rate,
             peak_bytes=self.peak_bytes(),
-            cached_tokens=self.reused_tokens,
         )
 
     def _check(self, prompt: PreparedPrompt, request: EngineRequest) -> None:
@@ -431,12 +415,11 @@ class Backend(ABC):
         step = self.scheduler.plan()
         if step.is_empty:
             return
-        prefilled = sum(chunk.length for chunk in step.chunks)
-        produced = len(step.decodes) + sum(chunk.completes for chunk in step.chunks)
+        written = len(step.decodes) + sum(chunk.completes for chunk in step.chunks)
         started = self.clock()
         self.advance(step)
         seconds = max(self.clock() - started, self.pace_s)
-        self.meter.note(decoded=produced, prefilled=prefilled, seconds=seconds)
+        self.meter.note(written, seconds)
 
 
 def _overdue(sequence: Sequence) -> Fault:

@@ -1,7 +1,7 @@
 """The child process: loads one model, then serves it until told to stop.
 
-Run as ``python -m workers.engine.child.main FD PARENT_PID ENGINE`` by
-`workers.engine.parent.process`; ENGINE is what to import before any load, or empty.
+Run as ``python -m workers.engine.child.main FD PARENT_PID [ENGINE]`` by
+`workers.engine.parent.process`; ENGINE is whose imports to begin before any load.
 """
 
 import contextlib
@@ -41,8 +41,8 @@ def main(arguments: list[str]) -> None:
     os.set_inheritable(descriptor, False)
     die_with_parent(parent)
     raise_oom_score()
-    if arguments[2]:
-        warm_up(arguments[2])
+    for argument in arguments[2:]:
+        warm_up(argument)
     pipe = Pipe.of(descriptor)
     send = _sender(pipe)
     load = _first(pipe)

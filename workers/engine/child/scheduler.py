@@ -430,25 +430,3 @@ class Scheduler:
     def waiting(self) -> int:
         """Requests without a slot."""
         return len(self._waiting)
-
-    @property
-    def cached(self) -> int:
-        """Tokens in the KV cache."""
-        return sum(one.computed for one in self._running.values())
-
-    @property
-    def queued(self) -> int:
-        """Prompt tokens not computed yet, waiting and running."""
-        left = (one.prompt - one.computed for one in self._known.values())
-        return sum(max(0, tokens) for tokens in left)
-
-
-__all__ = [
-    "ForwardPass",
-    "PromptChunk",
-    "RANKS",
-    "Scheduler",
-    "Sequence",
-    "SlotCopy",
-    "WaitingQueueFull",
-]

@@ -19,8 +19,8 @@ from workers.engine.protocol import (
 class PendingRequests:
     """The sinks of all requests in flight; safe from any thread."""
 
-    def __init__(self, *, slots: int, waiting: int, context: int = 0) -> None:
-        self.latest = EngineStats(slots=slots, free_slots=slots, context=context)
+    def __init__(self, *, slots: int, waiting: int) -> None:
+        self.latest = EngineStats(slots=slots)
         """What the engine has reported last."""
 
         self._lock = threading.Lock()
@@ -85,7 +85,6 @@ class PendingRequests:
             self.latest,
             slots=self._slots,
             active=active,
-            free_slots=self._slots - active,
             waiting=in_flight - active,
         )
 

@@ -130,9 +130,7 @@ class EngineProcess:
     def load(self, load: Load, hooks: EngineHooks) -> LoadedEngine:
         """Load a model, once, and wait until it serves; raises LoadFailed."""
         self._model, self._hooks = load.spec.id, hooks
-        self._sinks = PendingRequests(
-            slots=load.slots, waiting=load.waiting, context=load.context
-        )
+        self._sinks = PendingRequests(slots=load.slots, waiting=load.waiting)
         self._started.wait()
         if self._not_started is None:
             self._put(encode([load]))
@@ -220,10 +218,11 @@ class EngineProcess:
     def _start(self) -> None:
         self._pipe, theirs = Pipe.pair()
         descriptor = theirs.fileno()
+        warms = [self.warms] if self.warms else []
         command = [sys.executable, "-P", "-m", "workers.engine.child.main"]
         try:
             self._child = subprocess.Popen(
-                [*command, str(descriptor), str(os.getpid()), self.warms],
+                [*command, str(descriptor), str(os.getpid()), *warms],
                 env=self.site.variables(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

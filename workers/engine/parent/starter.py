@@ -50,9 +50,7 @@ class EngineThread:
     ) -> None:
         room = backend.room
         self._model, self._on_exit = room.model, on_exit
-        self._sinks = PendingRequests(
-            slots=room.slots, waiting=room.waiting, context=room.context
-        )
+        self._sinks = PendingRequests(slots=room.slots, waiting=room.waiting)
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._loop = EngineLoop(backend, self._take, self._emit)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)

@@ -5,7 +5,6 @@ Registered through transformers' `AttentionInterface`; the layout of a step reac
 """
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from torch.nn import functional
 from transformers import AttentionInterface
 
 from genie import logs
-from workers.engine.torch.layout import DecodePart, Layout
+from workers.engine.torch.layout import AttentionOptions, DecodePart, Layout
 
 log = logs.logger("engine")
 
@@ -45,16 +44,6 @@ def has_kernel(device: torch.device) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _AttentionOptions:
-    """What a layer's attention adds to the plain one."""
-
-    scale: float | None
-    window: int | None
-    softcap: float | None
-    sinks: Tensor | None
-
-
-@dataclass(frozen=True, slots=True)
 class _KeyMask:
     """Which keys a token sees: those a mask leaves, the earlier ones, or all."""
 
@@ -83,7 +72,8 @@ def slot_attention(  # noqa: PLR0913 - the signature transformers calls
     layout = layout.on(query.device)
     layout.cache.windows.setdefault(layer, sliding_window)
     layout.cache.write(layer, key, value, layout)
-    kind = _AttentionOptions(scaling, sliding_window, softcap, s_aux)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    kind = AttentionOptions(scale, sliding_window, softcap, s_aux)
     count = len(layout.decoding)
     parts = []
     if count:
@@ -96,12 +86,20 @@ def slot_attention(  # noqa: PLR0913 - the signature transformers calls
 
 
 def _decode(
-    query: Tensor, layer: int, layout: Layout, kind: _AttentionOptions
+    query: Tensor, layer: int, layout: Layout, kind: AttentionOptions
 ) -> list[Tensor]:
     """One token a sequence: ``[heads, n, d]`` to parts of ``[n, heads, d]``."""
     keys, values = layout.cache.read(layer)
     if layout.lengths is not None:
-        return [_decode_on_gpu(query, keys, values, layout, kind)]
+        # triton comes with torch for CUDA only.
+        from workers.engine.torch import kernels
+
+        rows, slots, lengths = query.transpose(0, 1), layout.slots, layout.lengths
+        return [
+            kernels.decode(
+                rows, keys, values, slots=slots, lengths=lengths, options=kind
+            )
+        ]
     kv_heads = keys.shape[1]
     heads, count, width = query.shape
     # Query heads that share a key/value head become rows of one small matrix.
@@ -113,34 +111,12 @@ def _decode(
     ]
 
 
-def _decode_on_gpu(
-    query: Tensor, keys: Tensor, values: Tensor, layout: Layout, kind: _AttentionOptions
-) -> Tensor:
-    """The same in one kernel that reads each slot as far as it is used."""
-    # triton comes with torch for CUDA only.
-    from workers.engine.torch import kernels
-
-    return kernels.decode(
-        query.transpose(0, 1),
-        keys,
-        values,
-        slots=layout.slots,
-        lengths=cast("Tensor", layout.lengths),
-        look=kernels.KernelOptions(
-            scale=kind.scale if kind.scale is not None else query.shape[-1] ** -0.5,
-            window=kind.window,
-            softcap=kind.softcap,
-            sinks=kind.sinks,
-        ),
-    )
-
-
 def _decode_part(
     grouped: Tensor,
     layer: int,
     layout: Layout,
     part: DecodePart,
-    kind: _AttentionOptions,
+    kind: AttentionOptions,
 ) -> Tensor:
     """Some rows of ``[n, kv_heads, groups, d]`` over the slots of their span."""
     span = part.span
@@ -159,7 +135,7 @@ def _decode_part(
 
 
 def _prefill(
-    query: Tensor, layer: int, layout: Layout, index: int, kind: _AttentionOptions
+    query: Tensor, layer: int, layout: Layout, index: int, kind: AttentionOptions
 ) -> Tensor:
     """One prompt chunk: ``[heads, n, d]`` to ``[n, heads, d]``."""
     chunk = layout.chunks[index]
@@ -183,7 +159,7 @@ def _attend(
     keys: Tensor,
     values: Tensor,
     seen: _KeyMask,
-    kind: _AttentionOptions,
+    kind: AttentionOptions,
     sinks: Tensor | None,
 ) -> Tensor:
     """Attention of ``[batch, heads, n, d]``."""
@@ -204,12 +180,11 @@ def _attend_plainly(
     keys: Tensor,
     values: Tensor,
     seen: _KeyMask,
-    kind: _AttentionOptions,
+    kind: AttentionOptions,
     sinks: Tensor | None,
 ) -> Tensor:
     """The same by hand, for what the fused kernel lacks: soft caps and sinks."""
-    scale = kind.scale if kind.scale is not None else query.shape[-1] ** -0.5
-    scores = query @ keys.transpose(-1, -2) * scale
+    scores = query @ keys.transpose(-1, -2) * kind.scale
     if kind.softcap is not None:
         scores = torch.tanh(scores / kind.softcap) * kind.softcap
     if seen.is_causal:

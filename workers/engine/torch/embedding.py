@@ -31,7 +31,6 @@ from workers.engine.child.scheduler import Sequence as Running
 from workers.engine.errors import load_failed, refused
 from workers.engine.protocol import (
     EngineRequest,
-    EngineStats,
     Finish,
     Load,
     OnLoadProgress,
@@ -166,12 +165,6 @@ class EmbeddingBackend(Backend):
     def forget(self, request_id: str) -> None:
         """Drop the inputs of a request that has ended."""
         self._requests.pop(request_id, None)
-
-    def stats(self) -> EngineStats:
-        """The engine now; an encoder keeps nothing between two steps."""
-        return msgspec.structs.replace(
-            super().stats(), context=self._context, kv_used=0.0
-        )
 
     def peak_bytes(self) -> int:
         """Device memory reserved at most, or resident memory on a CPU."""

@@ -41,9 +41,9 @@ class SlotCache:
         if layer not in self._layers:
             self._layers[layer] = (self._room(key), self._room(value))
         if at.has_kernel:
-            from workers.engine.torch import fused
+            from workers.engine.torch import kernels
 
-            fused.store(self._layers[layer], key, value, at.slots, at.positions)
+            kernels.store(self._layers[layer], key, value, at.slots, at.positions)
             return
         keys, values = self._layers[layer]
         keys[at.slots, :, at.positions] = key[0].transpose(0, 1)
@@ -69,6 +69,16 @@ class SlotCache:
         _, heads, _, width = like.shape
         shape = (self.slots, heads, self.length, width)
         return torch.zeros(shape, dtype=like.dtype, device=like.device)
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionOptions:
+    """What a layer adds to plain attention; ``sinks`` has one score a head."""
+
+    scale: float
+    window: int | None = None
+    softcap: float | None = None
+    sinks: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

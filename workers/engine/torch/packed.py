@@ -447,9 +447,9 @@ def self_tested(
     loading.block_weights(model)
     runner = ModelRunner(model, SlotCache(slots=room.slots, length=room.context))
     if runner.has_kernel:
-        from workers.engine.torch import fused
+        from workers.engine.torch import kernels
 
-        fused.fuse(model)
+        kernels.fuse(model)
     try:
         found = _packed(runner, tokens)
     except LayoutNotPassed as error:

@@ -45,9 +45,9 @@ def test_counts_are_exact_before_the_engine_reports(request_for: Make) -> None:
         sinks.add(request_for(name), lambda _: None)
     with pytest.raises(EngineBusy):
         sinks.add(request_for("d"), lambda _: None)
-    sinks.latest = EngineStats(slots=2, free_slots=2, tokens_per_s=5.0)
+    sinks.latest = EngineStats(slots=2, tokens_per_s=5.0)
     stats = sinks.stats()
-    assert (stats.active, stats.free_slots, stats.waiting) == (2, 0, 1)
+    assert (stats.slots, stats.active, stats.waiting) == (2, 2, 1)
     assert stats.tokens_per_s == 5.0
 
 

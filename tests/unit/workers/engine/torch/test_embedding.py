@@ -238,9 +238,9 @@ def test_only_the_culprit_of_a_failing_batch_fails(
     assert len(vectors(found["good"])) == 1
 
 
-def test_figures_show_the_window_and_no_cache(backend: EmbeddingBackend) -> None:
+def test_figures_tell_what_an_encoder_takes(backend: EmbeddingBackend) -> None:
     stats = backend.stats()
-    assert (stats.slots, stats.context, stats.kv_used) == (4, WINDOW, 0.0)
+    assert stats.slots == 4
     assert stats.peak_bytes > 0
 
 
