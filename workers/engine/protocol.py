@@ -68,6 +68,17 @@ class Finish(Contract, frozen=True, kw_only=True, tag_field="kind", tag="finish"
     extras: AnswerExtras | None = None
 
 
+def failed(request_id: str, fault: Fault, total_s: Seconds = 0.0) -> Finish:
+    """The end of a request that has computed nothing."""
+    return Finish(
+        id=request_id,
+        reason=FinishReason.ERROR,
+        usage=Usage(),
+        fault=fault,
+        total_s=total_s,
+    )
+
+
 EngineEvent = Piece | Finish
 Sink = Callable[[EngineEvent], None]
 """Called from the engine's own thread; must return at once and never raise."""

@@ -9,8 +9,15 @@ import msgspec
 
 from genie.contracts.base import Contract, Count
 from genie.contracts.fleet import LoadStage
-from genie.contracts.inference import Fault, FinishReason, Usage
-from workers.engine.protocol import EngineRequest, EngineStats, Finish, Load, Piece
+from genie.contracts.inference import Fault
+from workers.engine.protocol import (
+    EngineRequest,
+    EngineStats,
+    Finish,
+    Load,
+    Piece,
+    failed,
+)
 
 
 class Submit(Contract, frozen=True, kw_only=True, tag_field="kind", tag="submit"):
@@ -91,10 +98,7 @@ def failures_of_unreadable(frame: bytes, why: str) -> list[Finish]:
     except (msgspec.DecodeError, UnicodeDecodeError):
         return []
     fault = Fault(code="invalid_request", message=f"the request is malformed: {why}")
-    return [
-        Finish(id=one.request.id, reason=FinishReason.ERROR, usage=Usage(), fault=fault)
-        for one in submitted
-    ]
+    return [failed(one.request.id, fault) for one in submitted]
 
 
 def decode_reports(frame: bytes) -> tuple[ChildReport, ...]:

@@ -8,7 +8,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from genie.contracts.inference import Fault, FinishReason, SampledToken, Usage
+from genie.contracts.inference import (
+    AnswerExtras,
+    Fault,
+    FinishReason,
+    SampledToken,
+    Usage,
+)
 from workers.engine.child.scheduler import (
     YIELDING,
     ForwardPass,
@@ -24,6 +30,7 @@ from workers.engine.protocol import (
     Finish,
     Load,
     Piece,
+    failed,
 )
 
 EVERY_S = 0.03
@@ -135,7 +142,11 @@ class PieceWriter:
         return self._piece(now) if self._is_due(now) else None
 
     def end(
-        self, reason: FinishReason, now: float, fault: Fault | None
+        self,
+        reason: FinishReason,
+        now: float,
+        fault: Fault | None = None,
+        extras: AnswerExtras | None = None,
     ) -> list[Piece | Finish]:
         """The last events: the text not sent yet, then the finish.
 
@@ -148,7 +159,20 @@ class PieceWriter:
             if text or is_owed:
                 self._show(text)
                 self._shown = self._said + 1
-        finish = self._finish(reason, now, fault)
+        first = now if self._first is None else self._first
+        finish = Finish(
+            id=self.request.id,
+            reason=reason,
+            usage=Usage(
+                prompt_tokens=self._prompt,
+                completion_tokens=self.tokens,
+                cached_tokens=self.reused,
+            ),
+            fault=fault,
+            first_token_s=max(0.0, first - self._started),
+            total_s=max(0.0, now - self._started),
+            extras=extras,
+        )
         is_left = self._text or self._text_tokens
         return [self._piece(now), finish] if is_left else [finish]
 
@@ -174,21 +198,6 @@ class PieceWriter:
         self._choices = [one for one in self._choices if one[0] >= self._shown]
         self._sent_at, self._text, self._text_tokens = now, "", 0
         return piece
-
-    def _finish(self, reason: FinishReason, now: float, fault: Fault | None) -> Finish:
-        first = self._first if self._first is not None else now
-        return Finish(
-            id=self.request.id,
-            reason=reason,
-            usage=Usage(
-                prompt_tokens=self._prompt,
-                completion_tokens=self.tokens,
-                cached_tokens=self.reused,
-            ),
-            fault=fault,
-            first_token_s=max(0.0, first - self._started),
-            total_s=max(0.0, now - self._started),
-        )
 
 
 EngineClock = Callable[[], float]
@@ -230,6 +239,9 @@ class PreparedPrompt:
     ids: list[int] = field(default_factory=list)
     resumed: int = 0
     """The last so many tokens are the beginning of the answer."""
+
+    counted: int | None = None
+    """What the usage says of the prompt, if not its ``tokens`` before the answer."""
 
 
 class ThroughputMeter:
@@ -309,7 +321,7 @@ class Backend(ABC):
             self._queue(request, prompt, started)
         except RequestRefused as refusal:
             self.forget(request.id)
-            self._events.append(_refusal(request, refusal.fault))
+            self._events.append(failed(request.id, refusal.fault))
 
     def cancel(self, request_id: str) -> None:
         """End a request now; unknown ids have ended already."""
@@ -349,14 +361,19 @@ class Backend(ABC):
             self.finish(sequence, FinishReason.LENGTH)
 
     def finish(
-        self, sequence: Sequence, reason: FinishReason, *, fault: Fault | None = None
+        self,
+        sequence: Sequence,
+        reason: FinishReason,
+        *,
+        fault: Fault | None = None,
+        extras: AnswerExtras | None = None,
     ) -> None:
         """End a request: its one terminal event, and its slot is free."""
         # What a fault has left in the cache is nothing to build on.
         self.scheduler.remove(sequence, keep=fault is None)
         answer = self._answers.pop(sequence.id)
         answer.reused = sequence.reused
-        self._events += answer.end(reason, self.clock(), fault)
+        self._events += answer.end(reason, self.clock(), fault, extras)
         self.forget(sequence.id)
 
     def stats(self) -> EngineStats:
@@ -401,9 +418,10 @@ class Backend(ABC):
             message = f"{self.room.waiting} requests already wait here; try again later"
             fault = Fault(code="engine_busy", message=message, retryable=True)
             raise RequestRefused(fault) from None
+        asked = prompt.tokens - prompt.resumed
         answer = PieceWriter(
             request,
-            prompt=prompt.tokens - prompt.resumed,
+            prompt=asked if prompt.counted is None else prompt.counted,
             started=started,
             resumed=prompt.resumed,
         )
@@ -429,7 +447,3 @@ def _overdue(sequence: Sequence) -> Fault:
         "allow more time or ask for fewer tokens"
     )
     return Fault(code="deadline_exceeded", message=message)
-
-
-def _refusal(request: EngineRequest, fault: Fault) -> Finish:
-    return Finish(id=request.id, reason=FinishReason.ERROR, usage=Usage(), fault=fault)

@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,7 +44,7 @@ def main(arguments: list[str]) -> None:
     raise_oom_score()
     for argument in arguments[2:]:
         warm_up(argument)
-    pipe = Pipe.of(descriptor)
+    pipe = Pipe(socket.socket(fileno=descriptor))
     send = _sender(pipe)
     load = _first(pipe)
     backend = _ready(load, send)
@@ -80,7 +81,7 @@ def warm_up(engine: str) -> None:
 
 def _first(pipe: Pipe) -> Load:
     try:
-        load = wire.decode_commands(pipe.frame() or b"")[0]
+        load = wire.decode_commands(pipe.frame())[0]
     except (EOFError, OSError):
         # Nobody wanted this child in the end.
         os._exit(0)

@@ -5,7 +5,7 @@ import time
 
 import msgspec
 
-from genie.contracts.inference import Fault, FinishReason, Usage
+from genie.contracts.inference import Fault
 from workers.engine.errors import EngineBusy, EngineGone
 from workers.engine.protocol import (
     EngineEvent,
@@ -13,6 +13,7 @@ from workers.engine.protocol import (
     EngineStats,
     Finish,
     Sink,
+    failed,
 )
 
 
@@ -51,7 +52,7 @@ class PendingRequests:
         with self._lock:
             entry = self._sinks.pop(request_id, None)
         if entry is not None:
-            entry[0](_failed(request_id, fault, time.monotonic() - entry[1]))
+            entry[0](failed(request_id, fault, time.monotonic() - entry[1]))
 
     def deliver(self, event: EngineEvent) -> None:
         """Hand an event to its sink; a `Finish` is the last one."""
@@ -69,7 +70,7 @@ class PendingRequests:
                 self._gone = fault
             left, self._sinks = self._sinks, {}
         for request_id, (sink, submitted) in left.items():
-            sink(_failed(request_id, fault, time.monotonic() - submitted))
+            sink(failed(request_id, fault, time.monotonic() - submitted))
 
     def waited_s(self) -> float:
         """How long the oldest request has been in flight; 0 with none."""
@@ -99,13 +100,3 @@ def died(model: str, why: str) -> Fault:
     """Why requests end when their engine has died."""
     message = f"the engine of {model} died: {why}"
     return Fault(code="engine_died", message=message, retryable=True)
-
-
-def _failed(request_id: str, fault: Fault, seconds: float) -> Finish:
-    return Finish(
-        id=request_id,
-        reason=FinishReason.ERROR,
-        usage=Usage(),
-        fault=fault,
-        total_s=seconds,
-    )

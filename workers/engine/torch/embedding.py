@@ -5,21 +5,18 @@ the steps as generations do, and a long one never holds up a short one.
 """
 
 import base64
-import sys
 import time
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import msgspec
 import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModel, PreTrainedModel
 
 from genie.contracts.fleet import LoadStage
-from genie.contracts.inference import AnswerExtras, Fault, FinishReason, Usage
+from genie.contracts.inference import AnswerExtras, Fault, FinishReason
 from workers.engine.child.backend import (
     Backend,
     EngineClock,
@@ -31,7 +28,6 @@ from workers.engine.child.scheduler import Sequence as Running
 from workers.engine.errors import load_failed, refused
 from workers.engine.protocol import (
     EngineRequest,
-    Finish,
     Load,
     OnLoadProgress,
 )
@@ -63,11 +59,6 @@ class RunningEmbedding:
 
     inputs: list[list[int]]
     vectors: dict[int, str]
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of all inputs."""
-        return sum(len(one) for one in self.inputs)
 
 
 class Encoder:
@@ -128,7 +119,8 @@ class EmbeddingBackend(Backend):
         self._check_size(len(request.inputs))
         inputs = [self._tokens(n, text) for n, text in enumerate(request.inputs)]
         self._requests[request.id] = RunningEmbedding(inputs, {})
-        return PreparedPrompt(len(inputs), 1)
+        tokens = sum(map(len, inputs))
+        return PreparedPrompt(len(inputs), 1, counted=tokens)
 
     def advance(self, step: ForwardPass) -> None:
         """Embed this step's inputs, those of like length together."""
@@ -141,26 +133,11 @@ class EmbeddingBackend(Backend):
         for batch in batches(asked, lambda one: len(self._ids(one))):
             self._embed(batch)
         for chunk in step.chunks:
-            if chunk.completes and self._has(chunk.sequence):
-                self.finish(chunk.sequence, FinishReason.STOP)
-
-    def finish(
-        self, sequence: Running, reason: FinishReason, *, fault: Fault | None = None
-    ) -> None:
-        """End a request; one that is whole takes its vectors along."""
-        held = self._requests[sequence.id]
-        super().finish(sequence, reason, fault=fault)
-        end = self._events[-1]
-        if not isinstance(end, Finish):
-            raise TypeError(f"a request ended with a {type(end).__name__}")
-        vectors = tuple(held.vectors[n] for n in sorted(held.vectors))
-        self._events[-1] = msgspec.structs.replace(
-            end,
-            usage=Usage(prompt_tokens=held.tokens),
-            extras=AnswerExtras(vectors=vectors)
-            if reason is FinishReason.STOP
-            else None,
-        )
+            found = self._requests.get(chunk.sequence.id)
+            if chunk.completes and found is not None:
+                vectors = tuple(found.vectors[n] for n in sorted(found.vectors))
+                extras = AnswerExtras(vectors=vectors)
+                self.finish(chunk.sequence, FinishReason.STOP, extras=extras)
 
     def forget(self, request_id: str) -> None:
         """Drop the inputs of a request that has ended."""
@@ -195,22 +172,24 @@ class EmbeddingBackend(Backend):
         sequence, index = one
         return self._requests[sequence.id].inputs[index]
 
-    def _has(self, sequence: Running) -> bool:
-        return sequence.id in self._requests
-
     def _embed(self, batch: list[EmbeddingInput]) -> None:
-        batch = [one for one in batch if self._has(one[0])]
+        batch = [one for one in batch if one[0].id in self._requests]
         if not batch:
             return
         try:
-            self._keep(batch)
+            vectors = self._encoder.vectors([self._ids(one) for one in batch])
+            if not bool(torch.isfinite(vectors).all()):
+                raise ValueError("the vector is not finite")
         except torch.AcceleratorError:
             raise
         # The border of serving a request, as in `workers.engine.torch.packed`.
         except Exception as error:  # noqa: BLE001
-            self._one_by_one(batch, error)
+            self._find_culprit(batch, error)
+            return
+        for (sequence, index), vector in zip(batch, vectors, strict=True):
+            self._requests[sequence.id].vectors[index] = encode_vector(vector)
 
-    def _one_by_one(self, batch: list[EmbeddingInput], error: Exception) -> None:
+    def _find_culprit(self, batch: list[EmbeddingInput], error: Exception) -> None:
         if len(batch) > 1:
             for one in batch:
                 self._embed([one])
@@ -218,13 +197,6 @@ class EmbeddingBackend(Backend):
         message = f"the model failed on this input: {type(error).__name__}: {error}"
         fault = Fault(code="engine_error", message=message[:500])
         self.finish(batch[0][0], FinishReason.ERROR, fault=fault)
-
-    def _keep(self, batch: list[EmbeddingInput]) -> None:
-        vectors = self._encoder.vectors([self._ids(one) for one in batch])
-        if not bool(torch.isfinite(vectors).all()):
-            raise ValueError("the vector is not finite")
-        for (sequence, index), vector in zip(batch, vectors, strict=True):
-            self._requests[sequence.id].vectors[index] = encode_vector(vector)
 
 
 def batches(
@@ -244,10 +216,7 @@ def batches(
 
 def encode_vector(vector: Tensor) -> str:
     """A vector as it travels: little-endian float32 in base64."""
-    values = array("f", vector.tolist())
-    if sys.byteorder == "big":
-        values.byteswap()
-    return base64.b64encode(values.tobytes()).decode("ascii")
+    return base64.b64encode(vector.numpy().astype("<f4").tobytes()).decode("ascii")
 
 
 def build(

@@ -9,12 +9,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from fixtures.engines import PATIENCE_S, EchoEngine, Heard
+from fixtures.engines import PATIENCE_S, QUIET, EchoEngine, Heard, echo_spec, wanted
 from genie.contracts.inference import Fault, FinishReason, Sampling, WorkClass
+from genie.contracts.model import Quant
 from genie.sources import EchoOptions
 from workers.engine.child.backend import EngineLimits
-from workers.engine.echo import EchoBackend, read_options, word_vectors
+from workers.engine.echo import EchoBackend, word_vectors
 from workers.engine.errors import EngineBusy, EngineGone, LoadFailed
+from workers.engine.parent.starter import start
 from workers.engine.protocol import EngineRequest, Finish, Piece
 
 Make = Callable[..., Any]
@@ -189,6 +191,9 @@ def test_interactive_work_goes_first(request_for: Make) -> None:
     assert order == ["interactive", "job", "batch"]
 
 
+QUANT = Quant(name="f32", dtype="float32", weight_bytes=0)
+
+
 @pytest.mark.parametrize(
     ("source", "named"),
     [
@@ -198,7 +203,7 @@ def test_interactive_work_goes_first(request_for: Make) -> None:
 )
 def test_a_wrong_option_is_named(source: str, named: str) -> None:
     with pytest.raises(LoadFailed, match=named) as caught:
-        read_options(source)
+        start(wanted(echo_spec(source), quant=QUANT), QUIET)
     assert caught.value.fault.code == "bad_source"
 
 
