@@ -58,27 +58,18 @@ class StopFilter:
         if self.hit:
             return ""
         self._held += text
-        cut = self._first_stop()
-        if cut is not None:
-            self.hit = True
-            return self._release(cut, drop=True)
-        return self._release(len(self._held) - self._possible_start())
+        found = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        self.hit = bool(found)
+        cut = min(found, default=len(self._held) - self._possible_start())
+        shown, self._held = self._held[:cut], self._held[cut:]
+        return shown
 
     def flush(self) -> str:
         """What was held back, when the answer ended without the stop."""
-        return "" if self.hit else self._release(len(self._held))
-
-    def _first_stop(self) -> int | None:
-        found = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
-        return min(found, default=None)
+        return "" if self.hit else self._held
 
     def _possible_start(self) -> int:
         return max((_overlap(self._held, stop) for stop in self._stops), default=0)
-
-    def _release(self, cut: int, *, drop: bool = False) -> str:
-        shown, rest = self._held[:cut], self._held[cut:]
-        self._held = "" if drop else rest
-        return shown
 
 
 def _overlap(text: str, stop: str) -> int:

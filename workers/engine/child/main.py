@@ -24,7 +24,7 @@ from workers.engine.child.backend import Backend, EngineLimits
 from workers.engine.child.loop import EngineLoop, TakeCommands
 from workers.engine.errors import LoadFailed
 from workers.engine.pipe import Pipe
-from workers.engine.protocol import Load, OnLoadProgress
+from workers.engine.protocol import Load
 from workers.files import manifest as store
 
 PR_SET_PDEATHSIG = 1
@@ -130,25 +130,24 @@ def _ready(load: Load, send: SendReports) -> Backend | None:
         send([wire.LoadProgress(share=share, stage=stage)])
 
     try:
-        backend, identity = _build(load, progress)
+        engine = registry.engine_named(load.spec.engine)
+        files = verified(load)
+        if load.path is not None:
+            progress(0.0, LoadStage.VERIFYING)
+        backend, identity = engine.load(load, EngineLimits.of(load), files, progress)
     except LoadFailed as failure:
         send([wire.LoadFailureReport(fault=failure.fault)])
         return None
     # The border of one load: whatever a library raises is a failed load, told to the
     # parent, which knows what to do about it.
     except Exception as error:  # noqa: BLE001
-        send([wire.LoadFailureReport(fault=_unexpected(load, error))])
+        reason = f"{type(error).__name__}: {error}"[:500]
+        message = f"{load.spec.id} could not be loaded: {reason}"
+        fault = Fault(code="load_failed", message=message)
+        send([wire.LoadFailureReport(fault=fault)])
         return None
     send([wire.EngineReady(fingerprint=identity, peak_bytes=backend.peak_bytes())])
     return backend
-
-
-def _build(load: Load, progress: OnLoadProgress) -> tuple[Backend, str]:
-    engine = registry.engine_named(load.spec.engine)
-    files = verified(load)
-    if load.path is not None:
-        progress(0.0, LoadStage.VERIFYING)
-    return engine.load(load, EngineLimits.of(load), files, progress)
 
 
 def verified(load: Load) -> registry.VerifiedFiles:
@@ -167,12 +166,6 @@ def verified(load: Load) -> registry.VerifiedFiles:
             raise LoadFailed(failure.fault) from failure
 
     return files
-
-
-def _unexpected(load: Load, error: Exception) -> Fault:
-    reason = f"{type(error).__name__}: {error}"[:500]
-    message = f"{load.spec.id} could not be loaded: {reason}"
-    return Fault(code="load_failed", message=message)
 
 
 if __name__ == "__main__":

@@ -47,13 +47,6 @@ class PendingRequests:
         with self._lock:
             return self._sinks.pop(request_id, None) is not None
 
-    def refuse(self, request_id: str, fault: Fault) -> None:
-        """End one request that cannot reach the engine."""
-        with self._lock:
-            entry = self._sinks.pop(request_id, None)
-        if entry is not None:
-            entry[0](failed(request_id, fault, time.monotonic() - entry[1]))
-
     def deliver(self, event: EngineEvent) -> None:
         """Hand an event to its sink; a `Finish` is the last one."""
         with self._lock:

@@ -26,6 +26,7 @@ from workers.engine.protocol import (
     Load,
     LoadedEngine,
     Sink,
+    failed,
 )
 from workers.engine.wire import (
     Cancel,
@@ -155,7 +156,9 @@ class EngineProcess:
             frame = encode([Submit(request=request)])
         except (ValueError, OverflowError, TypeError) as error:
             # No message can carry it: half a surrogate pair, a number of 80 bits.
-            self._sinks.refuse(request.id, unsendable(error))
+            why = f"the request is malformed: {type(error).__name__}: {error}"
+            fault = Fault(code="invalid_request", message=why[:300])
+            self._sinks.deliver(failed(request.id, fault))
             return
         if self._put(frame):
             return
@@ -299,12 +302,6 @@ class EngineProcess:
         if self._closing and self._killed_for is None:
             return closed(self._model)
         return died(self._model, self._killed_for or _describe(self._child.poll()))
-
-
-def unsendable(error: Exception) -> Fault:
-    """Why a request cannot even be told to an engine."""
-    message = f"the request is malformed: {type(error).__name__}: {error}"
-    return Fault(code="invalid_request", message=message[:300])
 
 
 def _describe(code: int | None) -> str:

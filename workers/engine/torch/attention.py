@@ -4,8 +4,6 @@ Registered through transformers' `AttentionInterface`; the layout of a step reac
 `slot_attention` as the extra keyword argument ``layout`` of the model's forward.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -41,14 +39,6 @@ def has_kernel(device: torch.device) -> bool:
         log.warning("no_decode_kernel", reason=f"{type(error).__name__}: {error}"[:200])
         return False
     return True
-
-
-@dataclass(frozen=True, slots=True)
-class _KeyMask:
-    """Which keys a token sees: those a mask leaves, the earlier ones, or all."""
-
-    mask: Tensor | None
-    is_causal: bool = False
 
 
 def slot_attention(  # noqa: PLR0913 - the signature transformers calls
@@ -128,7 +118,7 @@ def _decode_part(
         rows = rows.new_zeros(len(keys), *rows.shape[1:]).index_copy_(0, part.at, rows)
     mask = layout.decode_mask(part, kind.window, rows.dtype)
     sinks = None if kind.sinks is None else kind.sinks.view(1, rows.shape[1], -1, 1)
-    out = _attend(rows, keys, values, _KeyMask(mask), kind, sinks)
+    out = _attend(rows, keys, values, mask, kind, sinks)
     if part.at is not None:
         out = out[part.at]
     return out.reshape(span.end - span.first, -1, out.shape[-1])
@@ -148,9 +138,8 @@ def _prefill(
     values = values[chunk.slot, :, None, :end].expand(-1, groups, -1, -1)
     grouped = query.reshape(kv_heads, groups, count, width)
     mask = layout.chunk_mask(index, kind.window, query.dtype)
-    seen = _KeyMask(mask, is_causal=mask is None)
     sinks = None if kind.sinks is None else kind.sinks.view(kv_heads, groups, 1, 1)
-    out = _attend(grouped, keys, values, seen, kind, sinks)
+    out = _attend(grouped, keys, values, mask, kind, sinks, is_causal=mask is None)
     return out.reshape(heads, count, -1).transpose(0, 1)
 
 
@@ -158,40 +147,35 @@ def _attend(
     query: Tensor,
     keys: Tensor,
     values: Tensor,
-    seen: _KeyMask,
+    mask: Tensor | None,
     kind: AttentionOptions,
     sinks: Tensor | None,
+    *,
+    is_causal: bool = False,
 ) -> Tensor:
-    """Attention of ``[batch, heads, n, d]``."""
+    """Attention of ``[batch, heads, n, d]``.
+
+    A token sees the keys that ``mask`` leaves; without one the earlier ones if
+    ``is_causal``, else all.
+    """
     if kind.softcap is None and sinks is None:
         return functional.scaled_dot_product_attention(
             query,
             keys,
             values,
-            attn_mask=seen.mask,
-            is_causal=seen.is_causal,
+            attn_mask=mask,
+            is_causal=is_causal,
             scale=kind.scale,
         )
-    return _attend_plainly(query, keys, values, seen, kind, sinks)
-
-
-def _attend_plainly(
-    query: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    seen: _KeyMask,
-    kind: AttentionOptions,
-    sinks: Tensor | None,
-) -> Tensor:
-    """The same by hand, for what the fused kernel lacks: soft caps and sinks."""
+    # By hand, for what torch's own kernel lacks: soft caps and sinks.
     scores = query @ keys.transpose(-1, -2) * kind.scale
     if kind.softcap is not None:
         scores = torch.tanh(scores / kind.softcap) * kind.softcap
-    if seen.is_causal:
+    if is_causal:
         later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device)
         scores = scores.masked_fill(~later.tril(), -torch.inf)
-    elif seen.mask is not None:
-        scores = scores + seen.mask
+    elif mask is not None:
+        scores = scores + mask
     if sinks is not None:
         # A sink takes part in the softmax and gives nothing to the sum.
         column = sinks.to(scores.dtype).expand(*scores.shape[:-1], 1)

@@ -76,7 +76,9 @@ class Grammars:
             message = f"the schema is over {SCHEMA_BYTES_MAX} characters; shorten it"
             raise refused("invalid_request", message, SCHEMA_PARAM)
         try:
-            grammar = json_grammar(schema)
+            grammar = LLMatcher.grammar_from_json_schema(
+                schema, overrides={"whitespace_pattern": WHITESPACE}
+            )
         except ValueError as error:
             message = f"the schema cannot be read: {error}"
             raise refused("invalid_request", message[:500], SCHEMA_PARAM) from error
@@ -123,13 +125,6 @@ def guide_of(
         )
         raise refused("invalid_request", message, "response_format")
     return grammars.of_schema(request.json_schema)
-
-
-def json_grammar(schema: str) -> str:
-    """llguidance's grammar of a schema; raises ValueError for what is no JSON."""
-    return LLMatcher.grammar_from_json_schema(
-        schema, overrides={"whitespace_pattern": WHITESPACE}
-    )
 
 
 def _first_line(matcher: LLMatcher) -> str:

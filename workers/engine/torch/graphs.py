@@ -59,12 +59,9 @@ class CudaGraphs:
             for size in reversed(self.sizes)
         }
 
-    def forward(self, rows: Sequence[DecodeRow], *, size: int | None = None) -> Tensor:
-        """Logits ``[rows, vocabulary]``, valid until the next call.
-
-        ``size`` is which graph; the smallest that holds them if nobody says.
-        """
-        size = size or next(one for one in self.sizes if one >= len(rows))
+    def forward(self, rows: Sequence[DecodeRow]) -> Tensor:
+        """Logits ``[rows, vocabulary]``, valid until the next call."""
+        size = next(one for one in self.sizes if one >= len(rows))
         # Rows that nobody asked for do once more what the last one does.
         filled = [*rows, *[rows[-1]] * (size - len(rows))]
         self._staged[:, :size] = torch.tensor(

@@ -429,10 +429,8 @@ def end_tokens(model: PreTrainedModel, prompts: PromptRenderer) -> frozenset[int
     """The ids that end an answer, as ``generate()`` would use them."""
     said = getattr(model.generation_config, "eos_token_id", None)
     if said is None:
-        said = prompts.end_token
-    if said is None:
-        return frozenset()
-    return frozenset([said] if isinstance(said, int) else said)
+        said = prompts.tokenizer.eos_token_id
+    return frozenset([said] if isinstance(said, int) else said or ())
 
 
 def self_tested(

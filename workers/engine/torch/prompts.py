@@ -80,16 +80,11 @@ class PromptRenderer:
         self, tokenizer: PreTrainedTokenizerBase, tool_format: str | None = None
     ) -> None:
         rendering.install()
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._backend: Tokenizer = tokenizer.backend_tokenizer
         self.tool_format = tool_format
         self.marks = self._marks()
         self._shown = {token: text for text, token in self.marks.items()}
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer itself, for what reads its vocabulary."""
-        return self._tokenizer
 
     @property
     def template(self) -> str:
@@ -97,7 +92,7 @@ class PromptRenderer:
         return "\n".join(self._templates())
 
     def _templates(self) -> list[str]:
-        found: str | dict[str, str] | None = self._tokenizer.chat_template
+        found: str | dict[str, str] | None = self.tokenizer.chat_template
         if isinstance(found, dict):  # one for tools beside the default one
             return [found[name] for name in sorted(found)]
         return [found] if found else []
@@ -119,10 +114,6 @@ class PromptRenderer:
         if token in self._shown:
             return self._shown[token]
         return stream.step(self._backend, token) or ""
-
-    def decoded(self, tokens: list[int]) -> str:
-        """The whole text of tokens, control tokens left out."""
-        return str(self._backend.decode(tokens, skip_special_tokens=True))
 
     def shown(self, token: int) -> str:
         """One token by itself, control tokens too: what a list of rivals shows."""
@@ -156,7 +147,7 @@ class PromptRenderer:
             self._guard_tools()
 
     def _guard_messages(self) -> None:
-        tokenizer = self._tokenizer
+        tokenizer = self.tokenizer
         found = _writable(
             zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True),
             lambda text: self._chat((Message(role="user", content=text),)),
@@ -199,15 +190,9 @@ class PromptRenderer:
         )
         raise load_failed("wrong_tool_format", message)
 
-    @property
-    def end_token(self) -> int | None:
-        """The tokenizer's own end token, for models that name none."""
-        token = self._tokenizer.eos_token_id
-        return token if isinstance(token, int) else None
-
     def plain(self, text: str, **said: bool) -> list[int]:
         """Token ids of plain text; control tokens in it stay ordinary text."""
-        encoded = self._tokenizer(text, split_special_tokens=True, **said)
+        encoded = self.tokenizer(text, split_special_tokens=True, **said)
         return [int(token) for token in encoded["input_ids"]]
 
     def continued(self, text: str) -> list[int]:
@@ -225,7 +210,7 @@ class PromptRenderer:
         ]
 
     def _controls(self) -> list[tuple[int, str]]:
-        added = self._tokenizer.added_tokens_decoder.items()
+        added = self.tokenizer.added_tokens_decoder.items()
         return [(int(token), str(one)) for token, one in added if one.special]
 
     def _marks(self) -> dict[str, int]:
@@ -265,7 +250,7 @@ class PromptRenderer:
         toolbox.check_keys(turns, controls, "messages")
         toolbox.check_keys(offered, controls, "tools")
         try:
-            encoded = self._tokenizer.apply_chat_template(
+            encoded = self.tokenizer.apply_chat_template(
                 turns,
                 tools=cast("list[dict[str, Any] | Callable[..., Any]]", offered)
                 or None,

@@ -145,7 +145,7 @@ def test_a_template_that_fails_fails_one_request(
     bench: Make, request_for: Make, template: str, code: str
 ) -> None:
     engine = bench("llama")
-    engine.prompts._tokenizer.chat_template = template
+    engine.prompts.tokenizer.chat_template = template
     engine.answer(request_for("good", prompt="x"))
     _, finish = engine.answer(request_for("bad", chat="x"))
     assert engine.finish("good").fault is None
