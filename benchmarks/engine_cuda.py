@@ -229,10 +229,10 @@ class Ours:
     def _record(self) -> None:
         forward = self.runner.forward
 
-        def record(step: ForwardPass, tokens_of: Any) -> Any:
+        def record(step: ForwardPass) -> Any:
             keys = sum(one.computed + 1 for one in step.decodes)
             self._passes.append((step.tokens, keys, len(step.chunks)))
-            return forward(step, tokens_of)
+            return forward(step)
 
         self.runner.forward = record  # type: ignore[method-assign]
 

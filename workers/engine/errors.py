@@ -39,9 +39,9 @@ class RequestRefused(_FaultError):
     """A request this engine cannot run; ``fault`` becomes its one `Finish`."""
 
 
-def load_failed(code: str, message: str, *, retryable: bool = False) -> LoadFailed:
+def load_failed(code: str, message: str) -> LoadFailed:
     """A `LoadFailed` in one line; ``message`` ends with the next step."""
-    return LoadFailed(Fault(code=code, message=message, retryable=retryable))
+    return LoadFailed(Fault(code=code, message=message))
 
 
 def refused(code: str, message: str, param: str | None = None) -> RequestRefused:

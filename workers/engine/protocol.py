@@ -119,7 +119,7 @@ class Load(Contract, frozen=True, kw_only=True, tag_field="kind", tag="load"):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineHooks:
-    """Whom an engine tells: ``on_exit`` once, from its own thread, if it dies later.
+    """What an engine calls: ``on_exit`` once, from its own thread, if it dies later.
 
     ``gather`` is entered around all that one read of its pipe brings.
     """

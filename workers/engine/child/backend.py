@@ -1,11 +1,12 @@
 """A loaded model that advances its requests step by step; engines subclass `Backend`.
 
 It gathers tokens into pieces worth a message, holds stop strings back, and ends every
-request with one `Finish`.
+request with one `Finish`. The loop below takes commands in and hands its events out.
 """
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from genie.contracts.inference import (
@@ -32,6 +33,7 @@ from workers.engine.protocol import (
     Piece,
     failed,
 )
+from workers.engine.wire import Cancel, Command, Stop, Submit
 
 EVERY_S = 0.03
 EVERY_TOKENS = 4
@@ -274,7 +276,7 @@ class Backend(ABC):
 
     @abstractmethod
     def prepare(self, request: EngineRequest) -> PreparedPrompt:
-        """Read the prompt; raises Refused when this model cannot run it."""
+        """Read the prompt; raises RequestRefused when this model cannot run it."""
 
     @abstractmethod
     def advance(self, step: ForwardPass) -> None:
@@ -438,3 +440,53 @@ def _overdue(sequence: Sequence) -> Fault:
         "allow more time or ask for fewer tokens"
     )
     return Fault(code="deadline_exceeded", message=message)
+
+
+STATS_S = 0.5
+"""Statistics leave at least this often, busy or idle: they prove the loop lives."""
+
+TakeCommands = Callable[[float], Iterable[Command]]
+"""All commands so far; waits up to so many seconds for the first."""
+
+EmitEvents = Callable[[list[EngineEvent | EngineStats]], None]
+
+
+class EngineLoop:
+    """Steps a backend until it is told to stop, in a child or in a thread."""
+
+    def __init__(self, backend: Backend, take: TakeCommands, emit: EmitEvents) -> None:
+        self._backend = backend
+        self._take = take
+        self._emit = emit
+        self._stopping = False
+        self._reported_at = 0.0
+
+    def run(self) -> None:
+        """Serve until a `Stop` arrives."""
+        while not self._stopping:
+            for command in self._take(self._pause()):
+                self._obey(command)
+            self._turn()
+
+    def _pause(self) -> float:
+        wait = self._backend.wait_s()
+        return STATS_S if wait is None else min(wait, STATS_S)
+
+    def _obey(self, command: Command) -> None:
+        if isinstance(command, Submit):
+            self._backend.submit(command.request)
+        elif isinstance(command, Cancel):
+            self._backend.cancel(command.id)
+        elif isinstance(command, Stop):
+            self._stopping = True
+
+    def _turn(self) -> None:
+        batch: list[EngineEvent | EngineStats] = []
+        if self._backend.is_busy:
+            batch += self._backend.step()
+        now = time.monotonic()
+        if now - self._reported_at >= STATS_S:
+            self._reported_at = now
+            batch.append(self._backend.stats())
+        if batch:
+            self._emit(batch)

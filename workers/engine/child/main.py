@@ -20,8 +20,12 @@ from genie.contracts.fleet import LoadStage
 from genie.contracts.inference import Fault
 from genie.contracts.model import ModelFile
 from workers.engine import registry, wire
-from workers.engine.child.backend import Backend, EngineLimits
-from workers.engine.child.loop import EngineLoop, TakeCommands
+from workers.engine.child.backend import (
+    Backend,
+    EngineLimits,
+    EngineLoop,
+    TakeCommands,
+)
 from workers.engine.errors import LoadFailed
 from workers.engine.pipe import Pipe
 from workers.engine.protocol import Load

@@ -326,7 +326,7 @@ class Scheduler:
         self._known: dict[str, Sequence] = {}
 
     def add(self, sequence: Sequence) -> None:
-        """Queue a request; raises Full, or ValueError for an id in flight."""
+        """Queue a request; raises WaitingQueueFull, ValueError for an id in flight."""
         if sequence.id in self._known:
             raise ValueError(f"request {sequence.id} is already in flight")
         if len(self._known) >= self.slots + self.bound:

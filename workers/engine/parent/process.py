@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genie.contracts.inference import Fault
+from workers.engine import wire
 from workers.engine.errors import EngineGone, LoadFailed
 from workers.engine.parent.pending import PendingRequests, closed, died
 from workers.engine.pipe import Pipe
@@ -27,17 +28,6 @@ from workers.engine.protocol import (
     LoadedEngine,
     Sink,
     failed,
-)
-from workers.engine.wire import (
-    Cancel,
-    ChildReport,
-    EngineReady,
-    LoadFailureReport,
-    LoadProgress,
-    Stop,
-    Submit,
-    decode_reports,
-    encode,
 )
 
 KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "USER")
@@ -114,7 +104,7 @@ class EngineProcess:
         self._started, self._settled = threading.Event(), threading.Event()
         self._ended = threading.Event()
         self._closing = False
-        self._verdict: EngineReady | LoadFailureReport | None = None
+        self._verdict: wire.EngineReady | wire.LoadFailureReport | None = None
         self._not_started: OSError | None = None
         self._killed_for: str | None = None
         self._heard_at = time.monotonic()
@@ -134,12 +124,12 @@ class EngineProcess:
         self._sinks = PendingRequests(slots=load.slots, waiting=load.waiting)
         self._started.wait()
         if self._not_started is None:
-            self._put(encode([load]))
+            self._put(wire.encode([load]))
         if not self._settled.wait(self._timeouts.load_s):
             self._kill(f"loading took longer than {self._timeouts.load_s:.0f} s")
             self._settled.wait()
         verdict = self._verdict
-        if isinstance(verdict, EngineReady):
+        if isinstance(verdict, wire.EngineReady):
             return LoadedEngine(
                 engine=self,
                 fingerprint=verdict.fingerprint,
@@ -153,7 +143,7 @@ class EngineProcess:
         """Start a request; raises EngineBusy when full, EngineGone after its end."""
         self._sinks.add(request, sink)
         try:
-            frame = encode([Submit(request=request)])
+            frame = wire.encode([wire.Submit(request=request)])
         except (ValueError, OverflowError, TypeError) as error:
             # No message can carry it: half a surrogate pair, a number of 80 bits.
             why = f"the request is malformed: {type(error).__name__}: {error}"
@@ -170,7 +160,7 @@ class EngineProcess:
         """Stop a request within one step; its `Finish` says cancelled."""
         # What no message can carry, `submit` has refused: there is nothing to stop.
         with contextlib.suppress(UnicodeEncodeError):
-            self._put(encode([Cancel(id=request_id)]))
+            self._put(wire.encode([wire.Cancel(id=request_id)]))
 
     def stats(self) -> EngineStats:
         """The child's latest figures with exact counts of requests."""
@@ -181,7 +171,7 @@ class EngineProcess:
         self._closing = True
         if not self.is_alive:
             return
-        self._put(encode([Stop()]))
+        self._put(wire.encode([wire.Stop()]))
         if threading.current_thread() is self._thread:
             return
         if not self._ended.wait(self._timeouts.close_s):
@@ -253,15 +243,15 @@ class EngineProcess:
             self._heard_at = time.monotonic()
             with self._hooks.gather():
                 for frame in frames:
-                    for report in decode_reports(frame):
+                    for report in wire.decode_reports(frame):
                         self._receive(report)
 
-    def _receive(self, report: ChildReport) -> None:
+    def _receive(self, report: wire.ChildReport) -> None:
         if isinstance(report, EngineStats):
             self._sinks.latest = report
-        elif isinstance(report, LoadProgress):
+        elif isinstance(report, wire.LoadProgress):
             self._hooks.on_progress(report.share, report.stage)
-        elif isinstance(report, EngineReady | LoadFailureReport):
+        elif isinstance(report, wire.EngineReady | wire.LoadFailureReport):
             self._verdict = report
             self._settled.set()
         else:
@@ -284,7 +274,7 @@ class EngineProcess:
         self._pipe.close()
         self._ended.set()
         self._settled.set()
-        if isinstance(self._verdict, EngineReady) and not self._closing:
+        if isinstance(self._verdict, wire.EngineReady) and not self._closing:
             self._hooks.on_exit(fault)
 
     def _reap(self) -> None:

@@ -3,7 +3,7 @@
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import msgspec
 import psutil
@@ -13,8 +13,7 @@ from genie.contracts.fleet import EngineMemory
 from genie.contracts.inference import Fault
 from genie.errors import CatalogError
 from workers.engine import registry
-from workers.engine.child.backend import Backend, EngineLimits
-from workers.engine.child.loop import EngineLoop
+from workers.engine.child.backend import Backend, EngineLimits, EngineLoop
 from workers.engine.errors import load_failed
 from workers.engine.parent.pending import PendingRequests, closed, died
 from workers.engine.parent.process import ChildEnvironment, EngineProcess
@@ -96,7 +95,7 @@ class EngineThread:
                 commands.append(self._commands.get_nowait())
         return commands
 
-    def _emit(self, batch: Sequence[EngineEvent | EngineStats]) -> None:
+    def _emit(self, batch: list[EngineEvent | EngineStats]) -> None:
         for event in batch:
             if isinstance(event, EngineStats):
                 self._sinks.latest = event

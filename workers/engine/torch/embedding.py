@@ -112,7 +112,7 @@ class EmbeddingBackend(Backend):
         self._requests: dict[str, RunningEmbedding] = {}
 
     def prepare(self, request: EngineRequest) -> PreparedPrompt:
-        """Tokenise the inputs; raises Refused naming one that is too long."""
+        """Tokenise the inputs; raises RequestRefused naming one that is too long."""
         if not request.inputs:
             message = f"{self.room.model} only embeds; use /v1/embeddings with input"
             raise refused("invalid_request", message, "input")

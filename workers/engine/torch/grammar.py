@@ -71,7 +71,7 @@ class Grammars:
         self._reading.start()
 
     def of_schema(self, schema: str) -> GrammarGuide:
-        """A guide to JSON of this schema; raises Refused for one it cannot follow."""
+        """A guide to JSON of this schema; raises RequestRefused if it has none."""
         if len(schema) > SCHEMA_BYTES_MAX:
             message = f"the schema is over {SCHEMA_BYTES_MAX} characters; shorten it"
             raise refused("invalid_request", message, SCHEMA_PARAM)
@@ -111,7 +111,7 @@ def guide_of(
     tool_format: str | None,
     marks: Mapping[str, int],
 ) -> GrammarGuide | None:
-    """The guide a request asks for, if any; raises Refused where there is none."""
+    """The guide a request asks for, if any; raises RequestRefused without one."""
     forced = None
     if tool_format is not None:
         forced = tools.forced_grammar(request, tool_format, marks)

@@ -19,8 +19,8 @@ from workers.engine.torch.layout import Layout, SlotCache
 WARM_UPS = 2
 """Passes before a capture: kernels are compiled and libraries take their workspace."""
 
-ForwardFunction = Callable[[Tensor, Layout], Tensor]
-"""Token ids ``[n]`` and their layout to logits ``[n, vocabulary]``."""
+ForwardFunction = Callable[[Layout], Tensor]
+"""A step of ``n`` tokens to logits ``[n, vocabulary]``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class CudaGraphs:
         pool = torch.cuda.graph_pool_handle()
         # The largest first: the others fit into the memory that it has taken.
         self._graphs = {
-            size: _captured(run, *self._bound(cache, size), pool)
+            size: _captured(run, self._bound(cache, size), pool)
             for size in reversed(self.sizes)
         }
 
@@ -78,10 +78,11 @@ class CudaGraphs:
         graph.graph.replay()
         return graph.logits[: len(rows)]
 
-    def _bound(self, cache: SlotCache, size: int) -> tuple[Tensor, Layout]:
+    def _bound(self, cache: SlotCache, size: int) -> Layout:
         ids, places, slots, lengths = self._inputs[:, :size]
-        layout = Layout(
+        return Layout(
             cache=cache,
+            ids=ids,
             slots=slots,
             positions=places,
             decoding=tuple(range(size)),
@@ -89,7 +90,6 @@ class CudaGraphs:
             chunks=(),
             lengths=lengths,
         )
-        return ids, layout
 
 
 def sizes(slots: int) -> tuple[int, ...]:
@@ -102,16 +102,14 @@ def sizes(slots: int) -> tuple[int, ...]:
     return (*(one for one in powers if one < slots), slots)
 
 
-def _captured(
-    run: ForwardFunction, ids: Tensor, layout: Layout, pool: Any
-) -> _CapturedGraph:
-    stream = torch.cuda.Stream(ids.device)  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream(ids.device))
+def _captured(run: ForwardFunction, layout: Layout, pool: Any) -> _CapturedGraph:
+    stream = torch.cuda.Stream(layout.device)  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream(layout.device))
     with torch.cuda.stream(stream):
         for _ in range(WARM_UPS):
-            run(ids, layout)
-    torch.cuda.current_stream(ids.device).wait_stream(stream)
+            run(layout)
+    torch.cuda.current_stream(layout.device).wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, pool=pool):
-        logits = run(ids, layout)
+        logits = run(layout)
     return _CapturedGraph(graph, logits)

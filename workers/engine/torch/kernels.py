@@ -377,12 +377,12 @@ def _fuse_rotation(home: str) -> bool:
         return False
 
     def either(
-        query: Tensor, key: Tensor, cos: Tensor, *said: Any, **named: Any
+        query: Tensor, key: Tensor, cos: Tensor, *rest: Any, **named: Any
     ) -> TensorPair:
         is_whole = cos.shape[-1] == query.shape[-1] and cos.dtype == query.dtype
-        if query.is_cuda and len(query) == len(said) == 1 and is_whole and not named:
-            return rotate(query, key, cos, *said)
-        return cast("TensorPair", own(query, key, cos, *said, **named))
+        if query.is_cuda and len(query) == len(rest) == 1 and is_whole and not named:
+            return rotate(query, key, cos, *rest)
+        return cast("TensorPair", own(query, key, cos, *rest, **named))
 
     # One child serves one model: the name in its file is this model's.
     setattr(module, ROTATE, either)

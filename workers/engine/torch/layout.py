@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from workers.engine.child.scheduler import ForwardPass, PromptChunk
+from workers.engine.child.scheduler import ForwardPass
 
 CALL_BYTES = 400_000
 """Keys and values read in the time of one more attention call (measured on a CPU)."""
@@ -180,6 +180,7 @@ class Layout:
     """
 
     cache: SlotCache
+    ids: Tensor
     slots: Tensor
     positions: Tensor
     decoding: tuple[int, ...]
@@ -301,15 +302,19 @@ def lay_out(
     """The layout of a step's tokens; ``has_kernel`` if one reads lengths there."""
     decoding = tuple(one.slot for one in step.decodes)
     computed = [one.computed for one in step.decodes]
+    ids = [one.tokens[one.computed] for one in step.decodes]
     slots, positions = [*decoding], [*computed]
     chunks: list[ChunkSpan] = []
     for chunk in step.chunks:
-        chunks.append(_span_of(chunk, len(slots)))
-        slots += [chunk.sequence.slot] * chunk.length
-        positions += range(chunk.start, chunk.start + chunk.length)
+        one, start, end = chunk.sequence, chunk.start, chunk.start + chunk.length
+        chunks.append(ChunkSpan(len(slots), chunk.length, one.slot, start))
+        ids += one.tokens[start:end]
+        slots += [one.slot] * chunk.length
+        positions += range(start, end)
     reaches = tuple(place + 1 for place in computed)
     return Layout(
         cache=cache,
+        ids=torch.tensor(ids, device=device),
         slots=torch.tensor(slots, device=device),
         positions=torch.tensor(positions, device=device),
         decoding=decoding,
@@ -317,7 +322,3 @@ def lay_out(
         chunks=tuple(chunks),
         lengths=torch.tensor(reaches, device=device) if has_kernel else None,
     )
-
-
-def _span_of(chunk: PromptChunk, row: int) -> ChunkSpan:
-    return ChunkSpan(row, chunk.length, chunk.sequence.slot, chunk.start)

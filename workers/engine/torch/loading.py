@@ -37,7 +37,7 @@ def prepare(threads: int) -> None:
 
 
 def read_model(
-    auto: Any, load: Load, dtype: torch.dtype, **said: object
+    auto: Any, load: Load, dtype: torch.dtype, **more: object
 ) -> tuple[PreTrainedModel, LoadingReport]:
     """A model's weights on its device, read by one of transformers' Auto classes.
 
@@ -52,7 +52,7 @@ def read_model(
         use_safetensors=True,
         local_files_only=True,
         output_loading_info=True,
-        **said,
+        **more,
     )
     model, report = cast("tuple[PreTrainedModel, LoadingReport]", loaded)
     check_placement(load.spec.id, model)

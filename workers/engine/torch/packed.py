@@ -6,7 +6,7 @@ apart.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -43,10 +43,6 @@ from workers.engine.torch.sampler import (
 
 log = logs.logger("engine")
 
-TokensOf = Callable[[Sequence], list[int]]
-"""All token ids of a sequence, prompt first."""
-
-
 SELF_TEST = "Hello! Please count from one to ten, and then say goodbye."
 SELF_TEST_TOKENS = 4
 """After so many of its last tokens the two are compared."""
@@ -69,23 +65,22 @@ class ModelRunner:
         self.has_kernel = _is_on(self.device, model) and has_kernel(self.device)
 
     @torch.no_grad()
-    def forward(self, step: ForwardPass, tokens_of: TokensOf) -> Tensor:
+    def forward(self, step: ForwardPass) -> Tensor:
         """Logits ``[rows, vocabulary]`` of what `token_yielding_sequences` returned.
 
         Valid until the next pass.
         """
         if self.graphs is not None and not step.chunks:
             decoding = (
-                DecodeRow(tokens_of(one)[one.computed], one.slot, one.computed)
+                DecodeRow(one.tokens[one.computed], one.slot, one.computed)
                 for one in step.decodes
             )
             return self.graphs.forward(tuple(decoding))
         layout = lay_out(step, self.cache, self.device, has_kernel=self.has_kernel)
-        ids = torch.tensor(_ids(step, tokens_of), device=self.device)
         rows = _rows(step)
         # A step of unfinished chunks yields nothing; the model wants a row.
         keep = torch.tensor(rows or [0], device=self.device)
-        return self._pass(ids, layout, keep)[: len(rows)]
+        return self._pass(layout, keep)[: len(rows)]
 
     @torch.no_grad()
     def capture(self) -> None:
@@ -96,9 +91,9 @@ class ModelRunner:
         if self.has_kernel:
             self.graphs = CudaGraphs(self._pass, self.cache, self.device)
 
-    def _pass(self, ids: Tensor, layout: Layout, keep: Tensor | int = 0) -> Tensor:
+    def _pass(self, layout: Layout, keep: Tensor | int = 0) -> Tensor:
         output = self._model(
-            input_ids=ids[None],
+            input_ids=layout.ids[None],
             position_ids=layout.positions[None],
             use_cache=False,
             logits_to_keep=keep,
@@ -128,22 +123,12 @@ def _rows(step: ForwardPass) -> list[int]:
     return rows
 
 
-def _ids(step: ForwardPass, tokens_of: TokensOf) -> list[int]:
-    ids = [tokens_of(one)[one.computed] for one in step.decodes]
-    for chunk in step.chunks:
-        tokens = tokens_of(chunk.sequence)
-        ids += tokens[chunk.start : chunk.start + chunk.length]
-    return ids
-
-
 @dataclass(slots=True)
 class _RunningRequest:
     """What the engine keeps of a running request."""
 
-    tokens: list[int]
     sampler: Sampler
     stream: DecodeStream
-    ends: frozenset[int]
 
 
 class PackedBackend(Backend):
@@ -171,7 +156,7 @@ class PackedBackend(Backend):
         self._requests: dict[str, _RunningRequest] = {}
 
     def prepare(self, request: EngineRequest) -> PreparedPrompt:
-        """Tokenise the prompt; raises Refused naming the field that cannot run."""
+        """Tokenise the prompt; raises RequestRefused naming a field that cannot run."""
         try:
             return self._prepared(request)
         except (RequestRefused, torch.AcceleratorError):
@@ -188,13 +173,12 @@ class PackedBackend(Backend):
             request, self._grammars, self._prompts.tool_format, self._prompts.marks
         )
         is_endless = sampling.ignore_eos and guide is None
-        ends = frozenset() if is_endless else self._ends
         sampler = sampler_of(
             sampling,
             tokens,
             vocabulary=runner.vocabulary,
             device=runner.device,
-            ends=ends,
+            ends=frozenset() if is_endless else self._ends,
         )
         sampler.guide = guide
         stream = self._prompts.stream()
@@ -205,7 +189,7 @@ class PackedBackend(Backend):
             if guide is not None:
                 guide.take(token)
         ids = [*tokens, *given]
-        self._requests[request.id] = _RunningRequest(ids, sampler, stream, ends)
+        self._requests[request.id] = _RunningRequest(sampler, stream)
         asked = sampling.max_tokens
         limit = self.room.context if asked is None else asked
         return PreparedPrompt(len(ids), max(0, limit - len(given)), ids, len(given))
@@ -215,7 +199,7 @@ class PackedBackend(Backend):
         for copy in step.copies:
             self._runner.cache.copy(copy.source, copy.target, copy.length)
         try:
-            logits = self._runner.forward(step, self._tokens_of)
+            logits = self._runner.forward(step)
         except torch.AcceleratorError:
             # A poisoned device context fails every later call: only a new process
             # helps, and the parent starts one.
@@ -235,14 +219,11 @@ class PackedBackend(Backend):
         """Device memory reserved at most, or resident memory on a CPU."""
         return loading.peak_bytes(self._runner.device)
 
-    def _tokens_of(self, sequence: Sequence) -> list[int]:
-        return self._requests[sequence.id].tokens
-
     def _one_by_one(self, step: ForwardPass) -> None:
         for single in _singles(step):
             sequence = (single.decodes or [single.chunks[0].sequence])[0]
             try:
-                logits = self._runner.forward(single, self._tokens_of)
+                logits = self._runner.forward(single)
             except torch.AcceleratorError:
                 raise
             # The same border: this is the culprit, and only it fails.
@@ -299,14 +280,14 @@ class PackedBackend(Backend):
 
     def _take(self, sequence: Sequence, token: int, logits: Tensor) -> None:
         request = self._requests[sequence.id]
-        if token in request.ends:
+        if token in request.sampler.ends:
             self.produce(sequence, "", is_end=True)
             return
         guide = request.sampler.guide
         if guide is not None:
             guide.take(token)
         text = self._prompts.text(request.stream, token)
-        request.tokens.append(token)
+        sequence.tokens.append(token)
         request.sampler.produced.append(token)
         choice = self._choice(request, token, logits)
         is_end = guide is not None and guide.is_complete
@@ -513,12 +494,13 @@ def _packed(runner: ModelRunner, tokens: list[int]) -> list[Tensor]:
         prompt=max(1, len(tokens) - SELF_TEST_TOKENS + 1),
         limit=SELF_TEST_TOKENS,
         deadline=0.0,
+        tokens=tokens,
         slot=0,
     )
     found: list[Tensor] = []
     while one.computed < len(tokens):
         step = _next(one)
-        logits = runner.forward(step, lambda _: tokens)
+        logits = runner.forward(step)
         one.computed += step.tokens
         # Copies: the next pass may leave its logits in the same place.
         found += [row.float().clone() for row in logits]

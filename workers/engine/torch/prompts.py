@@ -98,7 +98,7 @@ class PromptRenderer:
         return [found] if found else []
 
     def tokens(self, request: EngineRequest) -> list[int]:
-        """The prompt's token ids; raises Refused for what has no tokens here."""
+        """The prompt's token ids; raises RequestRefused for what has no tokens here."""
         if request.prompt is not None:
             return self.plain(request.prompt)
         if not request.messages:
@@ -190,9 +190,9 @@ class PromptRenderer:
         )
         raise load_failed("wrong_tool_format", message)
 
-    def plain(self, text: str, **said: bool) -> list[int]:
+    def plain(self, text: str, **options: bool) -> list[int]:
         """Token ids of plain text; control tokens in it stay ordinary text."""
-        encoded = self.tokenizer(text, split_special_tokens=True, **said)
+        encoded = self.tokenizer(text, split_special_tokens=True, **options)
         return [int(token) for token in encoded["input_ids"]]
 
     def continued(self, text: str) -> list[int]:

@@ -39,14 +39,14 @@ class Sampler:
 
     @property
     def _is_unaltered(self) -> bool:
-        said = self.sampling
+        sampling = self.sampling
         return (
             self.guide is None
             and not self.bias
             and not self._must_go_on
-            and said.presence_penalty == 0
-            and said.frequency_penalty == 0
-            and said.repetition_penalty == 1
+            and sampling.presence_penalty == 0
+            and sampling.frequency_penalty == 0
+            and sampling.repetition_penalty == 1
         )
 
     def pick(self, logits: Tensor) -> int:
@@ -61,20 +61,20 @@ class Sampler:
         return int(torch.multinomial(weights, 1, generator=self.generator))
 
     def _adjusted(self, scores: Tensor) -> Tensor:
-        said = self.sampling
-        if said.repetition_penalty != 1:
+        sampling = self.sampling
+        if sampling.repetition_penalty != 1:
             seen = torch.tensor(
                 sorted({*self.prompt, *self.produced}), device=scores.device
             )
-            old, penalty = scores[seen], said.repetition_penalty
+            old, penalty = scores[seen], sampling.repetition_penalty
             scores[seen] = torch.where(old < 0, old * penalty, old / penalty)
-        if self.produced and (said.presence_penalty or said.frequency_penalty):
+        if self.produced and (sampling.presence_penalty or sampling.frequency_penalty):
             counts = torch.bincount(
                 torch.tensor(self.produced, device=scores.device),
                 minlength=len(scores),
             )
-            scores -= said.frequency_penalty * counts
-            scores -= said.presence_penalty * (counts > 0)
+            scores -= sampling.frequency_penalty * counts
+            scores -= sampling.presence_penalty * (counts > 0)
         for token, bias in self.bias.items():
             scores[token] += bias
         if self._must_go_on:
@@ -109,7 +109,7 @@ def sampler_of(
     device: torch.device,
     ends: frozenset[int] = frozenset(),
 ) -> Sampler:
-    """A request's sampler; raises Refused naming the field that cannot work."""
+    """A request's sampler; raises RequestRefused naming the field that cannot work."""
     _check(sampling)
     generator = torch.Generator(device=device)
     if sampling.seed is None:
@@ -142,9 +142,9 @@ def _check(sampling: Sampling) -> None:
         raise refused("invalid_request", message, "min_tokens")
 
 
-def _bias(said: dict[str, float], vocabulary: int) -> dict[int, float]:
+def _bias(biases: dict[str, float], vocabulary: int) -> dict[int, float]:
     bias: dict[int, float] = {}
-    for name, value in said.items():
+    for name, value in biases.items():
         if not name.isdecimal() or int(name) >= vocabulary:
             message = (
                 f"logit_bias names token {name!r}; this model has 0 to {vocabulary - 1}"
@@ -156,32 +156,32 @@ def _bias(said: dict[str, float], vocabulary: int) -> dict[int, float]:
 
 def pick_together(logits: Tensor, samplers: Sequence[Sampler]) -> list[int]:
     """The next token of each row of ``[rows, vocabulary]``; see `Sampler.is_plain`."""
-    said = [one.sampling for one in samplers]
+    samplings = [one.sampling for one in samplers]
     # A lower temperature would make numbers of them that are not finite.
-    temperatures = [max(one.temperature, 1e-30) for one in said]
+    temperatures = [max(one.temperature, 1e-30) for one in samplings]
     scores = logits.float() / _column(temperatures, logits)
     noise = torch.empty_like(scores)
     for row, one in zip(noise, samplers, strict=True):
         # What `torch.multinomial` draws for one row.
         row.exponential_(generator=one.generator)
-    weights = torch.softmax(_narrowed(scores, said), dim=-1) / noise
+    weights = torch.softmax(_narrowed(scores, samplings), dim=-1) / noise
     chosen: list[int] = weights.argmax(dim=-1).tolist()
     return chosen
 
 
-def _narrowed(scores: Tensor, said: Sequence[Sampling]) -> Tensor:
+def _narrowed(scores: Tensor, samplings: Sequence[Sampling]) -> Tensor:
     """Rule out what each row's top_k, top_p and min_p leave out, in that order."""
     size = scores.shape[-1]
-    counts = [one.top_k if 0 < one.top_k < size else size for one in said]
+    counts = [one.top_k if 0 < one.top_k < size else size for one in samplings]
     if min(counts) < size:
         best = scores.topk(max(counts)).values
         lowest = best.gather(-1, _column(counts, scores).long() - 1)
         scores = scores.masked_fill(scores < lowest, -torch.inf)
-    if any(one.top_p < 1 for one in said):
-        scores = _nuclei(scores, [one.top_p for one in said])
-    if any(one.min_p > 0 for one in said):
+    if any(one.top_p < 1 for one in samplings):
+        scores = _nuclei(scores, [one.top_p for one in samplings])
+    if any(one.min_p > 0 for one in samplings):
         weights = torch.softmax(scores, dim=-1)
-        least = _column([one.min_p for one in said], scores)
+        least = _column([one.min_p for one in samplings], scores)
         too_rare = weights < least * weights.amax(dim=-1, keepdim=True)
         scores = scores.masked_fill(too_rare, -torch.inf)
     return scores

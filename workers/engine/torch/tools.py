@@ -118,7 +118,7 @@ def variables(tools: Iterable[ChatTurn], template: str) -> ChatTurn:
 def check_keys(value: object, controls: Iterable[str], param: str) -> None:
     """Refuse control tokens in the names of fields: templates write those as they are.
 
-    Raises Refused naming ``param``.
+    Raises RequestRefused naming ``param``.
     """
     found = next((key for key in _keys(value) if any(c in key for c in controls)), None)
     if found is not None:

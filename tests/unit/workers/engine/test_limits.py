@@ -63,8 +63,8 @@ def test_logits_that_are_not_finite_fail_only_their_request(
     whole = engine.backend._runner.forward
     poisoned: list[bool] = []
 
-    def forward(step: Any, tokens_of: Any) -> Tensor:
-        logits: Tensor = whole(step, tokens_of)
+    def forward(step: Any) -> Tensor:
+        logits: Tensor = whole(step)
         if not poisoned and len(logits) == 2:
             poisoned.append(True)
             logits[0] = torch.nan
