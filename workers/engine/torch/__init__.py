@@ -50,16 +50,12 @@ def warm_up() -> None:
     from workers.engine.torch import packed  # noqa: F401 - importing it is the work
 
 
-def _dtypes() -> tuple[str, ...]:
-    return PLAIN_DTYPES + (PACKED_DTYPES if find_spec("bitsandbytes") else ())
-
-
 ENGINE = RegisteredEngine(
     facts=EngineFacts(
         name="transformers",
         version=release_of("transformers"),
         sources=FILE_SOURCES,
-        dtypes=_dtypes(),
+        dtypes=PLAIN_DTYPES + (PACKED_DTYPES if find_spec("bitsandbytes") else ()),
     ),
     load=load,
     warm_up=warm_up,

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModel, PreTrainedModel
 
 from genie.contracts.fleet import LoadStage
@@ -78,12 +79,9 @@ class Encoder:
     @torch.no_grad()
     def vectors(self, inputs: Sequence[Sequence[int]]) -> Tensor:
         """``[inputs, width]`` of length 1, in float32, padded to the longest input."""
-        longest = max(len(one) for one in inputs)
-        ids = torch.zeros(len(inputs), longest, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, one in enumerate(inputs):
-            ids[row, : len(one)] = torch.tensor(one)
-            mask[row, : len(one)] = 1
+        rows = [torch.tensor(one, dtype=torch.long) for one in inputs]
+        ids = pad_sequence(rows, batch_first=True)
+        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
         mask = mask.to(self.device)
         output = self._model(input_ids=ids.to(self.device), attention_mask=mask)
         states: Tensor = output.last_hidden_state.float()

@@ -82,13 +82,10 @@ class Grammars:
         except ValueError as error:
             message = f"the schema cannot be read: {error}"
             raise refused("invalid_request", message[:500], SCHEMA_PARAM) from error
-        return self._guide(grammar, SCHEMA_PARAM)
+        return self.guide(grammar, SCHEMA_PARAM)
 
-    def of_lark(self, grammar: str, param: str) -> GrammarGuide:
-        """A guide to a Lark grammar; ``param`` is the field it was made of."""
-        return self._guide(LLMatcher.grammar_from_lark(grammar), param)
-
-    def _guide(self, grammar: str, param: str) -> GrammarGuide:
+    def guide(self, grammar: str, param: str) -> GrammarGuide:
+        """A guide to a grammar; ``param`` is the field that it was made of."""
         self._reading.join()
         if self._tokenizer is None:
             message = (
@@ -116,7 +113,7 @@ def guide_of(
     if tool_format is not None:
         forced = tools.forced_grammar(request, tool_format, marks)
     if forced is not None and grammars is not None:
-        return grammars.of_lark(forced, "tools")
+        return grammars.guide(LLMatcher.grammar_from_lark(forced), "tools")
     if request.json_schema is None:
         return None
     if grammars is None:

@@ -7,13 +7,14 @@ one place; lengths are read on the device (`workers.engine.torch.kernels`), so t
 graph serves sequences as they grow.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from workers.engine.child.scheduler import Sequence
 from workers.engine.torch.layout import Layout, SlotCache
 
 WARM_UPS = 2
@@ -29,15 +30,6 @@ class _CapturedGraph:
 
     graph: torch.cuda.CUDAGraph
     logits: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeRow:
-    """One decoding token: its id, its slot and its place there."""
-
-    token: int
-    slot: int
-    place: int
 
 
 class CudaGraphs:
@@ -59,24 +51,24 @@ class CudaGraphs:
             for size in reversed(self.sizes)
         }
 
-    def forward(self, rows: Sequence[DecodeRow]) -> Tensor:
-        """Logits ``[rows, vocabulary]``, valid until the next call."""
-        size = next(one for one in self.sizes if one >= len(rows))
+    def forward(self, decodes: tuple[Sequence, ...]) -> Tensor:
+        """Logits ``[decodes, vocabulary]``, valid until the next call."""
+        size = next(one for one in self.sizes if one >= len(decodes))
         # Rows that nobody asked for do once more what the last one does.
-        filled = [*rows, *[rows[-1]] * (size - len(rows))]
+        filled = [*decodes, *[decodes[-1]] * (size - len(decodes))]
         self._staged[:, :size] = torch.tensor(
             [
-                [one.token for one in filled],
-                [one.place for one in filled],
+                [one.tokens[one.computed] for one in filled],
+                [one.computed for one in filled],
                 [one.slot for one in filled],
-                [one.place + 1 for one in filled],
+                [one.computed + 1 for one in filled],
             ]
         )
         # Waits until it is there: the next step fills the same staging place.
         self._inputs.copy_(self._staged)
         graph = self._graphs[size]
         graph.graph.replay()
-        return graph.logits[: len(rows)]
+        return graph.logits[: len(decodes)]
 
     def _bound(self, cache: SlotCache, size: int) -> Layout:
         ids, places, slots, lengths = self._inputs[:, :size]

@@ -3,7 +3,7 @@
 import resource
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -184,28 +184,24 @@ class BlockedLinear(nn.Module):
 def block_weights(model: nn.Module) -> int:
     """Block every float32 linear layer on the CPU; how many there were.
 
-    Each layer's own weights are let go before the next one's turn, so the model
-    never takes twice its memory. One shared with an embedding stays there too.
+    The plain weights of a block are let go before the next one's turn, so the model
+    never takes twice its memory. Those shared with an embedding stay there too.
     """
+    count = 0
     if not can_pack():
-        return 0
-    found = [
-        (parent, name, child)
-        for parent in model.modules()
-        for name, child in parent.named_children()
-        if is_plain(child)
-    ]
-    count = len(found)
-    while found:
-        parent, name, child = found.pop()
-        setattr(parent, name, BlockedLinear(cast("nn.Linear", child)))
+        return count
+    for parent in model.modules():
+        for name, child in tuple(parent.named_children()):
+            if is_plain(child):
+                setattr(parent, name, BlockedLinear(child))
+                count += 1
     return count
 
 
-def is_plain(module: nn.Module) -> bool:
+def is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
     """True for a float32 linear layer on the CPU, and for no subclass of one."""
-    kind: type[nn.Module] = type(module)
-    if kind is not nn.Linear:
-        return False
-    weight = cast("Tensor", module.weight)
-    return weight.device.type == "cpu" and weight.dtype == torch.float32
+    return (
+        type(module) is nn.Linear
+        and module.weight.device.type == "cpu"
+        and module.weight.dtype == torch.float32
+    )

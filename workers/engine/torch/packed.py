@@ -31,7 +31,7 @@ from workers.engine.protocol import EngineRequest, Load, OnLoadProgress
 from workers.engine.torch import loading
 from workers.engine.torch.attention import NAME, LayoutNotPassed, has_kernel
 from workers.engine.torch.grammar import Grammars, guide_of
-from workers.engine.torch.graphs import CudaGraphs, DecodeRow
+from workers.engine.torch.graphs import CudaGraphs
 from workers.engine.torch.layout import Layout, SlotCache, lay_out
 from workers.engine.torch.prompts import PromptRenderer
 from workers.engine.torch.sampler import (
@@ -71,11 +71,7 @@ class ModelRunner:
         Valid until the next pass.
         """
         if self.graphs is not None and not step.chunks:
-            decoding = (
-                DecodeRow(one.tokens[one.computed], one.slot, one.computed)
-                for one in step.decodes
-            )
-            return self.graphs.forward(tuple(decoding))
+            return self.graphs.forward(step.decodes)
         layout = lay_out(step, self.cache, self.device, has_kernel=self.has_kernel)
         rows = _rows(step)
         # A step of unfinished chunks yields nothing; the model wants a row.
@@ -470,8 +466,9 @@ def _capture(runner: ModelRunner, model_id: str) -> None:
 
 def _replayed(graphs: CudaGraphs, tokens: list[int]) -> list[Tensor]:
     """Logits after the last token of every row of every graph."""
-    last = DecodeRow(tokens[-1], 0, len(tokens) - 1)
-    rows = (graphs.forward([last] * size) for size in graphs.sizes)
+    last = _self_test(tokens)
+    last.computed = len(tokens) - 1
+    rows = (graphs.forward((last,) * size) for size in graphs.sizes)
     return [row.float().clone() for logits in rows for row in logits]
 
 
@@ -488,15 +485,7 @@ def _plainly(model: PreTrainedModel, tokens: list[int], model_id: str) -> list[T
 
 def _packed(runner: ModelRunner, tokens: list[int]) -> list[Tensor]:
     """The same logits by the engine: the prompt in two chunks, then one by one."""
-    one = Sequence(
-        id="self-test",
-        work_class=WorkClass.INTERACTIVE,
-        prompt=max(1, len(tokens) - SELF_TEST_TOKENS + 1),
-        limit=SELF_TEST_TOKENS,
-        deadline=0.0,
-        tokens=tokens,
-        slot=0,
-    )
+    one = _self_test(tokens)
     found: list[Tensor] = []
     while one.computed < len(tokens):
         step = _next(one)
@@ -505,6 +494,18 @@ def _packed(runner: ModelRunner, tokens: list[int]) -> list[Tensor]:
         # Copies: the next pass may leave its logits in the same place.
         found += [row.float().clone() for row in logits]
     return found
+
+
+def _self_test(tokens: list[int]) -> Sequence:
+    return Sequence(
+        id="self-test",
+        work_class=WorkClass.INTERACTIVE,
+        prompt=max(1, len(tokens) - SELF_TEST_TOKENS + 1),
+        limit=SELF_TEST_TOKENS,
+        deadline=0.0,
+        tokens=tokens,
+        slot=0,
+    )
 
 
 def _next(one: Sequence) -> ForwardPass:
