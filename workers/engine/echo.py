@@ -90,8 +90,7 @@ class EchoBackend(Backend):
     def advance(self, step: ForwardPass) -> None:
         """One word for every running request."""
         self.scheduler.done(step)
-        whole = (chunk.sequence for chunk in step.chunks if chunk.completes)
-        for sequence in (*step.decodes, *whole):
+        for sequence in step.answering:
             self._say(sequence)
 
     def forget(self, request_id: str) -> None:
@@ -120,21 +119,21 @@ class EchoBackend(Backend):
         words, given = self._words[sequence.id]
         number = given + sequence.produced
         word = words[number % len(words)]
-        said = word if number == 0 else f" {word}"
+        text = word if number == 0 else f" {word}"
         asked = self._answers[sequence.id].request.sampling.max_tokens
         is_last = self._once and number + 1 >= len(words)
         is_last = is_last or (asked is None and number + 1 >= len(words) + 2)
         self.produce(
-            sequence, said, choice=self._choice(sequence, said), is_end=is_last
+            sequence, text, choice=self._choice(sequence, text), is_end=is_last
         )
 
-    def _choice(self, sequence: Running, said: str) -> SampledToken | None:
+    def _choice(self, sequence: Running, text: str) -> SampledToken | None:
         """An echo never doubts: its word has probability one, and no rival."""
         rivals = self._answers[sequence.id].request.sampling.logprobs
         if rivals is None:
             return None
-        itself = (Logprob(token=said, logprob=0.0),) if rivals else ()
-        return SampledToken(token=said, logprob=0.0, rivals=itself)
+        itself = (Logprob(token=text, logprob=0.0),) if rivals else ()
+        return SampledToken(token=text, logprob=0.0, rivals=itself)
 
     @staticmethod
     def _asked(request: EngineRequest) -> str:

@@ -426,7 +426,7 @@ class Backend(ABC):
         step = self.scheduler.plan()
         if step.is_empty:
             return
-        written = len(step.decodes) + sum(chunk.completes for chunk in step.chunks)
+        written = len(step.answering)
         started = self.clock()
         self.advance(step)
         seconds = max(self.clock() - started, self.pace_s)

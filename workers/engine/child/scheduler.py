@@ -252,6 +252,12 @@ class ForwardPass:
     copies: tuple[SlotCopy, ...] = ()
 
     @property
+    def answering(self) -> tuple[Sequence, ...]:
+        """The sequences that get a token: decodes, then the prompts read to the end."""
+        read = (chunk.sequence for chunk in self.chunks if chunk.completes)
+        return (*self.decodes, *read)
+
+    @property
     def is_empty(self) -> bool:
         """True when there is nothing to compute."""
         return not (self.decodes or self.chunks)

@@ -193,7 +193,7 @@ class EngineProcess:
         return True
 
     def _run(self) -> None:
-        """What the thread does: start the child, listen to its end, tell everyone."""
+        """Start the child, listen until it ends, then tell everyone who waits."""
         try:
             self._start()
         except OSError as error:

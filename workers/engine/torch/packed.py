@@ -6,7 +6,7 @@ apart.
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -62,11 +62,12 @@ class ModelRunner:
         self.device = weight.device
         self.vocabulary = weight.shape[0]
         # One device: a kernel starts on the one that is current.
-        self.has_kernel = _is_on(self.device, model) and has_kernel(self.device)
+        is_one = all(one.device == self.device for one in model.parameters())
+        self.has_kernel = is_one and has_kernel(self.device)
 
     @torch.no_grad()
     def forward(self, step: ForwardPass) -> Tensor:
-        """Logits ``[rows, vocabulary]`` of what `token_yielding_sequences` returned.
+        """Logits ``[rows, vocabulary]``, one for each of ``step.answering``.
 
         Valid until the next pass.
         """
@@ -97,16 +98,6 @@ class ModelRunner:
         )
         logits: Tensor = output.logits[0]
         return logits
-
-
-def _is_on(device: torch.device, model: PreTrainedModel) -> bool:
-    return all(one.device == device for one in model.parameters())
-
-
-def token_yielding_sequences(step: ForwardPass) -> list[Sequence]:
-    """The sequences that get a token from this step."""
-    whole = [chunk.sequence for chunk in step.chunks if chunk.completes]
-    return [*step.decodes, *whole]
 
 
 def _rows(step: ForwardPass) -> list[int]:
@@ -216,8 +207,10 @@ class PackedBackend(Backend):
         return loading.peak_bytes(self._runner.device)
 
     def _one_by_one(self, step: ForwardPass) -> None:
-        for single in _singles(step):
-            sequence = (single.decodes or [single.chunks[0].sequence])[0]
+        singles = [(one, ForwardPass(decodes=(one,))) for one in step.decodes]
+        for chunk in step.chunks:
+            singles.append((chunk.sequence, ForwardPass(chunks=(chunk,))))
+        for sequence, single in singles:
             try:
                 logits = self._runner.forward(single)
             except torch.AcceleratorError:
@@ -230,7 +223,7 @@ class PackedBackend(Backend):
 
     def _accept(self, step: ForwardPass, logits: Tensor) -> None:
         self.scheduler.done(step)
-        sequences = token_yielding_sequences(step)
+        sequences = step.answering
         if not sequences:
             return
         best = logits.max(dim=-1)
@@ -246,7 +239,7 @@ class PackedBackend(Backend):
 
     def _sample_together(
         self,
-        sequences: list[Sequence],
+        sequences: tuple[Sequence, ...],
         logits: Tensor,
         chosen: list[int],
         sound: list[int],
@@ -296,8 +289,8 @@ class PackedBackend(Backend):
         if rivals is None:
             return None
         chosen, *others = (
-            self._prompts.odds(one, logprob)
-            for one, logprob in token_logprobs(logits, token, rivals)
+            self._prompts.logprob(one, value)
+            for one, value in token_logprobs(logits, token, rivals)
         )
         return SampledToken(
             token=chosen.token,
@@ -311,11 +304,6 @@ class PackedBackend(Backend):
         message = f"the model failed on this request: {type(error).__name__}: {error}"
         fault = Fault(code="engine_error", message=message[:500])
         self.finish(sequence, FinishReason.ERROR, fault=fault)
-
-
-def _singles(step: ForwardPass) -> Iterable[ForwardPass]:
-    yield from (ForwardPass(decodes=(one,)) for one in step.decodes)
-    yield from (ForwardPass(chunks=(chunk,)) for chunk in step.chunks)
 
 
 def build(
@@ -404,10 +392,10 @@ def check_layers(
 
 def end_tokens(model: PreTrainedModel, prompts: PromptRenderer) -> frozenset[int]:
     """The ids that end an answer, as ``generate()`` would use them."""
-    said = getattr(model.generation_config, "eos_token_id", None)
-    if said is None:
-        said = prompts.tokenizer.eos_token_id
-    return frozenset([said] if isinstance(said, int) else said or ())
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    if ends is None:
+        ends = prompts.tokenizer.eos_token_id
+    return frozenset([ends] if isinstance(ends, int) else ends or ())
 
 
 def self_tested(

@@ -54,8 +54,8 @@ def _byte_names() -> dict[str, int]:
     return {name: byte for byte, name in names.items()}
 
 
-SAID = (Message(role="user", content="a"),)
-"""What the checks of a template have said before what they look at."""
+QUESTION = Message(role="user", content="a")
+"""What a conversation begins with when a template is checked."""
 
 
 def _writable(
@@ -121,13 +121,13 @@ class PromptRenderer:
         twice, once = (self._with_controls([token] * n) for n in (2, 1))
         return twice[len(once) :]
 
-    def odds(self, token: int, logprob: float) -> Logprob:
-        """One token as a list of log probabilities shows it."""
+    def logprob(self, token: int, logprob: float) -> Logprob:
+        """One token with its log probability, as an answer lists it."""
         shown = self.shown(token)
         is_part = PART in shown
         return Logprob(
             token=shown,
-            # Six digits are what float32 holds; less than the least is said as that.
+            # float32 holds six digits; what is less than the least becomes the least.
             logprob=round(max(logprob, LEAST_LOGPROB), 6),
             raw=raw(self._backend.id_to_token(token) or "") if is_part else (),
         )
@@ -162,7 +162,7 @@ class PromptRenderer:
     def _guard_tools(self) -> None:
         found = _writable(
             self._controls(),
-            lambda text: self._chat(SAID, (Tool(name="f", description=text),)),
+            lambda text: self._chat((QUESTION,), (Tool(name="f", description=text),)),
         )
         if found is not None:
             message = f"this model's template lets a tool write {found!r}"
@@ -170,14 +170,14 @@ class PromptRenderer:
 
     def _guard_calls(self, format: str) -> None:
         call = ToolCall(id="abcdefghi", name="f", arguments='{"x": "y"}')
-        said = (
-            *SAID,
+        turns = (
+            QUESTION,
             Message(role="assistant", content="", tool_calls=(call,)),
             Message(role="tool", content="b", tool_call_id=call.id, name="f"),
         )
         why = "its template writes calls of tools in another way"
         try:
-            tokens = self._chat(said, (Tool(name="f", description="a"),))
+            tokens = self._chat(turns, (Tool(name="f", description="a"),))
         except RequestRefused as refusal:
             tokens, why = [], refusal.fault.message
         for text in self._between_controls(tokens):
