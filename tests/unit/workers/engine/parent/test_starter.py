@@ -19,6 +19,7 @@ from fixtures.engines import (
     wanted,
 )
 from genie.contracts.model import ModelSpec
+from workers.engine.errors import LoadFailed
 from workers.engine.parent import starter as warm_child
 from workers.engine.parent.process import ChildEnvironment, EngineProcess
 from workers.engine.parent.starter import EngineStarter
@@ -84,6 +85,16 @@ def test_the_next_model_starts_in_the_warm_child(
     own = Path(f"/proc/{os.getpid()}/oom_score_adj").read_text()
     assert int(score) >= max(500, int(own))
     assert kept(starter).pid != spare.pid
+
+
+def test_a_load_that_is_refused_does_not_cost_the_warm_child(
+    starter: EngineStarter, tiny: Make
+) -> None:
+    starter._prepare(HERE, "transformers")
+    spare = kept(starter)
+    with pytest.raises(LoadFailed, match="slots"):
+        starter(wanted(tiny().spec(), path=tiny().path, slots=0), QUIET)
+    assert kept(starter) is spare
 
 
 def test_a_child_for_other_devices_is_replaced(starter: EngineStarter) -> None:
