@@ -176,6 +176,8 @@ def test_no_submission_kills_the_engine(start: Callable[..., LoadedEngine]) -> N
             # Past the strict codec too: what a careless caller could build.
             request = unchecked(said, number)
         sink = Heard()
+        if request.id in live:  # an odd id once more: no caller has one twice in flight
+            assert live[request.id].finish is not None
         submit(loaded, request, sink)
         live[request.id] = sink
         heard.append(sink)
