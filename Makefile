@@ -69,7 +69,7 @@ fuzz: $(VENV)/.setup ## Submit FUZZ=10000 odd requests to an engine, which must 
 cuda: $(VENV)/.setup ## Run the engine's tests on this machine's NVIDIA GPU
 	@GENIE_TEST_DEVICE=cuda OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
 	  -m "cuda or not cuda" tests/cuda tests/unit/workers/engine/test_yielding.py \
-	  $(addprefix tests/unit/workers/engine/torch/test_, packed.py loading.py grammar.py) \
+	  $(addprefix tests/unit/workers/engine/torch/test_, packed.py packed_build.py grammar.py) \
 	  $(ARGS)
 
 conformance: $(VENV)/.setup ## Hold a fleet to its own and OpenAI's description, at length

@@ -37,7 +37,7 @@ from genie.contracts.inference import Sampling, WorkClass
 from workers.engine.child.backend import EngineLimits
 from workers.engine.child.scheduler import ForwardPass
 from workers.engine.protocol import EngineRequest
-from workers.engine.torch import CUDA_BUDGET, loading
+from workers.engine.torch import CUDA_BUDGET, packed
 from workers.engine.torch.packed import PackedBackend
 from workers.engine.torch.prompts import PromptRenderer
 
@@ -180,7 +180,7 @@ class Ours:
         self.kv_bytes = 2 * config.num_hidden_layers * heads * width * 2
 
     def _prepare(self, room: EngineLimits, prompts: PromptRenderer) -> None:
-        self.runner = loading.self_tested(self._model, prompts, room, room.model)
+        self.runner = packed.self_tested(self._model, prompts, room)
         self.backend = PackedBackend(
             room, time.monotonic, runner=self.runner, prompts=prompts, ends=frozenset()
         )
@@ -229,10 +229,10 @@ class Ours:
     def _record(self) -> None:
         forward = self.runner.forward
 
-        def record(step: ForwardPass, tokens_of: Any) -> Any:
+        def record(step: ForwardPass) -> Any:
             keys = sum(one.computed + 1 for one in step.decodes)
             self._passes.append((step.tokens, keys, len(step.chunks)))
-            return forward(step, tokens_of)
+            return forward(step)
 
         self.runner.forward = record  # type: ignore[method-assign]
 

@@ -26,7 +26,7 @@ from fixtures.engines import QUIET, wanted
 from fixtures.fleet import BIN
 from genie import catalog, env
 from workers.engine.parent import starter
-from workers.engine.parent.spawn import ChildProcess
+from workers.engine.parent.process import ChildEnvironment, EngineProcess
 from workers.files.files import ModelStore
 
 IMPORT, RSS, IDLE_CPU_PERCENT, LOAD = 3.0, 1.2, 0.2, 0.8
@@ -120,7 +120,7 @@ def loads(board: Board, *, rounds: int) -> None:
         forget(files)
         times.note("read_s", _seconds(lambda: read(files)))
         forget(files)
-        times.note("load_s", _seconds(lambda: load(path, cold())))
+        times.note("load_s", _seconds(partial(load, path)))
         child = warm()
         forget(files)
         times.note("warm_load_s", _seconds(partial(load, path, child)))
@@ -157,25 +157,29 @@ def read(files: list[Path]) -> None:
                 pass
 
 
-def cold() -> ChildProcess:
-    """A place for a child that is not started yet."""
-    return ChildProcess(starter.child_environment_for("cpu", 1))
-
-
-def warm() -> ChildProcess:
+def warm() -> EngineProcess:
     """A child that has imported what a model needs and waits for one."""
-    nest = ChildProcess(starter.child_environment_for("cpu", 1), warms="transformers")
-    nest.start()
-    if nest.warmed(120.0) is None:
-        raise SystemExit("no child was warm after 120 s")
-    return nest
+    child = EngineProcess(ChildEnvironment.of("cpu", 1), warms="transformers")
+    until, spent = time.monotonic() + 120, -1.0
+    while (now := _cpu_s(child.pid)) < 1 or now > spent:  # it imports until it rests
+        if time.monotonic() > until:
+            raise SystemExit("no child was warm after 120 s")
+        spent = now
+        threading.Event().wait(1.0)
+    return child
 
 
-def load(path: Path, child: ChildProcess) -> None:
+def _cpu_s(pid: int) -> float:
+    return sum(psutil.Process(pid).cpu_times()[:2]) if pid else 0.0
+
+
+def load(path: Path, child: EngineProcess | None = None) -> None:
     """Load the model into a child, wait until it serves, end it."""
     spec = catalog.load().models[MODEL]
     loaded = starter.start(
-        wanted(spec, path=path, slots=4, context=1024), QUIET, child=child
+        wanted(spec, path=path, slots=4, context=1024),
+        QUIET,
+        child_for=EngineProcess if child is None else lambda _: child,
     )
     loaded.engine.close()
 

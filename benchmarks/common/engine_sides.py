@@ -15,7 +15,7 @@ from genie.contracts.model import ModelSpec
 from workers.engine.child import main
 from workers.engine.child.backend import Backend, EngineLimits
 from workers.engine.protocol import EngineRequest, Load, Piece
-from workers.engine.torch import CPU_BUDGET, loading
+from workers.engine.torch import CPU_BUDGET, ENGINE
 from workers.engine.torch.layout import Layout
 from workers.engine.torch.packed import PackedBackend
 
@@ -199,7 +199,7 @@ class Packed:
 
 def _loaded(load: Load, room: EngineLimits) -> PackedBackend:
     backend: Backend
-    backend, _ = loading.load(load, room, main.verified(load), lambda *_: None)
+    backend, _ = ENGINE.load(load, room, main.verified(load), lambda *_: None)
     if not isinstance(backend, PackedBackend):
         raise SystemExit(f"{room.model} is not served by the packed engine")
     return backend

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from workers.engine.torch.layout import AttentionOptions
+
 pytestmark = pytest.mark.cuda
 
 FEW = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
@@ -36,7 +38,7 @@ def by_hand(
     values: Tensor,
     slots: Tensor,
     lengths: Tensor,
-    look: Any,
+    options: Any,
 ) -> Tensor:
     """One sequence after the other, in float64."""
     found = []
@@ -47,18 +49,18 @@ def by_hand(
         known = keys[slot, :, :length].double().repeat_interleave(groups, 0)
         said = values[slot, :, :length].double().repeat_interleave(groups, 0)
         scores = (query[row].double()[:, None] @ known.transpose(1, 2))[:, 0]
-        scores = scores * look.scale
-        found.append((_odds(scores, length, look)[:, None] @ said)[:, 0])
+        scores = scores * options.scale
+        found.append((_odds(scores, length, options)[:, None] @ said)[:, 0])
     return torch.stack(found)
 
 
-def _odds(scores: Tensor, length: int, look: Any) -> Tensor:
-    if look.softcap:
-        scores = torch.tanh(scores / look.softcap) * look.softcap
-    if look.window and look.window < length:
-        scores[:, : length - look.window] = -torch.inf
-    if look.sinks is not None:
-        scores = torch.cat([scores, look.sinks.double()[:, None]], 1)
+def _odds(scores: Tensor, length: int, options: Any) -> Tensor:
+    if options.softcap:
+        scores = torch.tanh(scores / options.softcap) * options.softcap
+    if options.window and options.window < length:
+        scores[:, : length - options.window] = -torch.inf
+    if options.sinks is not None:
+        scores = torch.cat([scores, options.sinks.double()[:, None]], 1)
     return scores.softmax(-1)[:, :length]
 
 
@@ -97,20 +99,22 @@ def test_each_sequence_sees_its_own_slot_as_far_as_it_is_used(  # noqa: PLR0917
     slots = torch.randperm(count + 2, device="cuda")[:count]
     lengths = torch.randint(1, room + 1, (count,), device="cuda")
     lengths[0], lengths[-1] = 1, room
-    look = kernels.KernelOptions(
+    options = AttentionOptions(
         scale=width**-0.5,
         window=window,
         softcap=softcap,
         sinks=random(heads) if has_sinks else None,
     )
-    found = kernels.decode(query, keys, values, slots=slots, lengths=lengths, look=look)
-    wanted = by_hand(query, keys, values, slots, lengths, look)
+    found = kernels.decode(
+        query, keys, values, slots=slots, lengths=lengths, options=options
+    )
+    wanted = by_hand(query, keys, values, slots, lengths, options)
     assert apart(found, wanted) < FEW[dtype]
 
 
 @DTYPES
 def test_tokens_are_stored_at_their_slots_and_places(dtype: torch.dtype) -> None:
-    from workers.engine.torch import fused
+    from workers.engine.torch import kernels
 
     room = [torch.zeros(6, 2, 50, 64, device="cuda", dtype=dtype) for _ in range(2)]
     wanted = [one.clone() for one in room]
@@ -120,7 +124,7 @@ def test_tokens_are_stored_at_their_slots_and_places(dtype: torch.dtype) -> None
     ]
     slots = torch.tensor([0, 5, 2, 2, 1], device="cuda")
     places = torch.tensor([3, 49, 0, 1, 7], device="cuda")
-    fused.store((room[0], room[1]), new[0], new[1], slots, places)
+    kernels.store((room[0], room[1]), new[0], new[1], slots, places)
     for one, told in zip(wanted, new, strict=True):
         one[slots, :, places] = told[0].transpose(0, 1)
     assert all(map(torch.equal, room, wanted))
@@ -130,7 +134,7 @@ def test_tokens_are_stored_at_their_slots_and_places(dtype: torch.dtype) -> None
 def test_a_rotation_is_the_models_own(dtype: torch.dtype) -> None:
     from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-    from workers.engine.torch import fused
+    from workers.engine.torch import kernels
 
     query, key = (
         torch.randn(1, 5, heads, 64, device="cuda", dtype=dtype).transpose(1, 2)
@@ -138,7 +142,7 @@ def test_a_rotation_is_the_models_own(dtype: torch.dtype) -> None:
     )
     half = torch.randn(1, 5, 32, device="cuda")
     cos, sin = (torch.cat([one, one], -1).to(dtype) for one in (half.cos(), half.sin()))
-    found = fused.rotate(query, key, cos, sin)
+    found = kernels.rotate(query, key, cos, sin)
     wanted = apply_rotary_pos_emb(query, key, cos, sin)
     for one, other in zip(found, wanted, strict=True):
         assert apart(one, other) < FEW[dtype]
@@ -146,7 +150,7 @@ def test_a_rotation_is_the_models_own(dtype: torch.dtype) -> None:
 
 @DTYPES
 def test_a_gate_is_the_two_operations_it_stands_for(dtype: torch.dtype) -> None:
-    from workers.engine.torch import fused
+    from workers.engine.torch import kernels
 
     gate, up = (torch.randn(1, 5, 300, device="cuda", dtype=dtype) for _ in range(2))
-    assert apart(fused.gated(gate, up), functional.silu(gate) * up) < FEW[dtype]
+    assert apart(kernels.gated(gate, up), functional.silu(gate) * up) < FEW[dtype]

@@ -179,6 +179,8 @@ def test_no_submission_kills_the_engine(start: Callable[..., LoadedEngine]) -> N
         if request.id in live:  # ids name one request in flight: an odd one came twice
             request = msgspec.structs.replace(request, id=f"{request.id}{number}")
         sink = Heard()
+        if request.id in live:  # an odd id once more: no caller has one twice in flight
+            assert live[request.id].finish is not None
         submit(loaded, request, sink)
         live[request.id] = sink
         heard.append(sink)

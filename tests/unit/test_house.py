@@ -16,7 +16,7 @@ SHIPPED = (*PACKAGES, "migrations")
 
 READS_THE_ENVIRONMENT = {
     "genie/env.py": "the one place that reads settings",
-    "workers/engine/parent/spawn.py": "hands a child the few variables it needs to run",
+    "workers/engine/parent/process.py": "hands a child the few variables it needs",
 }
 
 PROVIDERS = re.compile(
@@ -63,7 +63,6 @@ OTHER_MODULE_NAMES = {
     "gc_tuning": "the field's word for setting up a garbage collector",
     "embedded": "the embedded fleet is a noun of the product",
     "packed": "a packed batch is a noun of the field",
-    "fused": "a fused kernel is a noun of the field",
     "pending": "pending requests, of which the engine's parent holds the callbacks",
 }
 """Modules whose name looks like a gerund or a participle and may stay, and why."""

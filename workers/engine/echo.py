@@ -23,7 +23,6 @@ from genie.contracts.inference import (
     SampledToken,
     Usage,
 )
-from genie.contracts.model import ModelSpec, Quant
 from genie.errors import CatalogError
 from genie.fingerprint import fingerprint
 from genie.sources import EchoOptions
@@ -45,33 +44,6 @@ VECTOR_WIDTH = 16
 """Dimensions of an echo embedding."""
 
 
-def read_options(source: str) -> EchoOptions:
-    """The options of a source; raises LoadFailed naming a wrong one."""
-    try:
-        return EchoOptions.read(source)
-    except CatalogError as error:
-        raise load_failed("bad_source", error.message) from error
-
-
-def pretend_to_load(options: EchoOptions) -> None:
-    """Take the time loading takes; raises LoadFailed when told to fail."""
-    # A load is a wait here: nothing else runs in this process yet.
-    time.sleep(options.load_s)
-    if options.fail is not None:
-        reason = options.fail or "told to fail"
-        raise load_failed("load_failed", f"the echo engine failed: {reason}")
-
-
-def echo_fingerprint(spec: ModelSpec, quant: Quant) -> str:
-    """The identity of an echo model: it has no weights."""
-    return fingerprint(spec.files, quant, chat_template="", engine=f"echo/{VERSION}")
-
-
-def die() -> NoReturn:
-    """End this process as a crash would."""
-    os._exit(70)
-
-
 class EchoBackend(Backend):
     """Answers the last user message's words, again and again, a token a word."""
 
@@ -81,15 +53,15 @@ class EchoBackend(Backend):
         options: EchoOptions,
         *,
         clock: EngineClock = time.monotonic,
-        crash: Callable[[], NoReturn] = die,
+        crash: Callable[[], NoReturn] = lambda: os._exit(70),
     ) -> None:
         super().__init__(room, clock)
         self._crash_on, self._once = options.crash_on, options.once
         self._crash = crash
         self.pace_s = options.ms_per_token / 1000
         self._next_tick = 0.0
-        self._words: dict[str, list[str]] = {}
-        self._given: dict[str, int] = {}
+        self._words: dict[str, tuple[list[str], int]] = {}
+        """What each request repeats, and how many words of its answer were given."""
 
     def prepare(self, request: EngineRequest) -> PreparedPrompt:
         """Read the words; a poisonous prompt kills the engine here."""
@@ -101,10 +73,10 @@ class EchoBackend(Backend):
         if not texts:
             raise refused("invalid_request", "messages is empty; say something")
         words = self._asked(request).split() or ["nothing"]
-        self._words[request.id] = words
         asked = request.sampling.max_tokens
         limit = len(words) + 2 if asked is None else asked
-        given = self._given[request.id] = len(request.resume.split())
+        given = len(request.resume.split())
+        self._words[request.id] = words, given
         tokens = max(1, sum(len(text.split()) for text in texts))
         return PreparedPrompt(tokens + given, max(0, limit - given), resumed=given)
 
@@ -118,14 +90,12 @@ class EchoBackend(Backend):
     def advance(self, step: ForwardPass) -> None:
         """One word for every running request."""
         self.scheduler.done(step)
-        whole = (chunk.sequence for chunk in step.chunks if chunk.completes)
-        for sequence in (*step.decodes, *whole):
+        for sequence in step.answering:
             self._say(sequence)
 
     def forget(self, request_id: str) -> None:
         """Drop the words of a request that has ended."""
         self._words.pop(request_id, None)
-        self._given.pop(request_id, None)
 
     def is_due(self) -> bool:
         """True once a token's time has passed since the last one."""
@@ -146,24 +116,24 @@ class EchoBackend(Backend):
         return max(0.0, self._next_tick - self.clock())
 
     def _say(self, sequence: Running) -> None:
-        words = self._words[sequence.id]
-        number = self._given[sequence.id] + sequence.produced
+        words, given = self._words[sequence.id]
+        number = given + sequence.produced
         word = words[number % len(words)]
-        said = word if number == 0 else f" {word}"
+        text = word if number == 0 else f" {word}"
         asked = self._answers[sequence.id].request.sampling.max_tokens
         is_last = self._once and number + 1 >= len(words)
         is_last = is_last or (asked is None and number + 1 >= len(words) + 2)
         self.produce(
-            sequence, said, choice=self._choice(sequence, said), is_end=is_last
+            sequence, text, choice=self._choice(sequence, text), is_end=is_last
         )
 
-    def _choice(self, sequence: Running, said: str) -> SampledToken | None:
+    def _choice(self, sequence: Running, text: str) -> SampledToken | None:
         """An echo never doubts: its word has probability one, and no rival."""
         rivals = self._answers[sequence.id].request.sampling.logprobs
         if rivals is None:
             return None
-        itself = (Logprob(token=said, logprob=0.0),) if rivals else ()
-        return SampledToken(token=said, logprob=0.0, rivals=itself)
+        itself = (Logprob(token=text, logprob=0.0),) if rivals else ()
+        return SampledToken(token=text, logprob=0.0, rivals=itself)
 
     @staticmethod
     def _asked(request: EngineRequest) -> str:
@@ -197,9 +167,19 @@ def load(
     load: Load, limits: EngineLimits, files: VerifiedFiles, progress: OnLoadProgress
 ) -> tuple[Backend, str]:
     """What the source says, as a backend; raises LoadFailed."""
-    options = read_options(load.spec.source)
-    pretend_to_load(options)
-    return EchoBackend(limits, options), echo_fingerprint(load.spec, load.quant)
+    try:
+        options = EchoOptions.read(load.spec.source)
+    except CatalogError as error:
+        raise load_failed("bad_source", error.message) from error
+    # A load is a wait here: nothing else runs in this process yet.
+    time.sleep(options.load_s)
+    if options.fail is not None:
+        reason = options.fail or "told to fail"
+        raise load_failed("load_failed", f"the echo engine failed: {reason}")
+    identity = fingerprint(
+        load.spec.files, load.quant, chat_template="", engine=f"echo/{VERSION}"
+    )
+    return EchoBackend(limits, options), identity
 
 
 ENGINE = RegisteredEngine(

@@ -19,33 +19,29 @@ class EngineBusy(EngineError):
         )
 
 
-class EngineGone(EngineError):
+class _FaultError(EngineError):
+    """An error whose ``fault`` says why."""
+
+    def __init__(self, fault: Fault) -> None:
+        self.fault = fault
+        super().__init__(fault.message)
+
+
+class EngineGone(_FaultError):
     """The engine has died or was closed; ``fault`` says why."""
 
-    def __init__(self, fault: Fault) -> None:
-        self.fault = fault
-        super().__init__(fault.message)
 
-
-class LoadFailed(EngineError):
+class LoadFailed(_FaultError):
     """A model could not be loaded; ``fault`` says why and what to do next."""
 
-    def __init__(self, fault: Fault) -> None:
-        self.fault = fault
-        super().__init__(fault.message)
 
-
-class RequestRefused(EngineError):
+class RequestRefused(_FaultError):
     """A request this engine cannot run; ``fault`` becomes its one `Finish`."""
 
-    def __init__(self, fault: Fault) -> None:
-        self.fault = fault
-        super().__init__(fault.message)
 
-
-def load_failed(code: str, message: str, *, retryable: bool = False) -> LoadFailed:
+def load_failed(code: str, message: str) -> LoadFailed:
     """A `LoadFailed` in one line; ``message`` ends with the next step."""
-    return LoadFailed(Fault(code=code, message=message, retryable=retryable))
+    return LoadFailed(Fault(code=code, message=message))
 
 
 def refused(code: str, message: str, param: str | None = None) -> RequestRefused:

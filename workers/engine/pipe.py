@@ -43,11 +43,6 @@ class Pipe:
         ours, theirs = socket.socketpair()
         return cls(ours), cls(theirs)
 
-    @classmethod
-    def of(cls, descriptor: int) -> "Pipe":
-        """The end that a process was started with."""
-        return cls(socket.socket(fileno=descriptor))
-
     def fileno(self) -> int:
         """The file descriptor of this end."""
         return self._socket.fileno()
@@ -95,13 +90,13 @@ class Pipe:
                 raise
         return not is_new
 
-    def frame(self, timeout_s: float | None = None) -> bytes | None:
-        """The next frame; None when it does not begin to come in time."""
-        while self.wait(timeout_s):
-            if whole := self.frames():
-                first, *self._whole = whole
-                return first
-        return None
+    def frame(self) -> bytes:
+        """The next frame, waited for."""
+        while not self._whole:
+            self.wait(None)
+            self._whole = self.frames()
+        first, *self._whole = self._whole
+        return first
 
     def send(self, frame: bytes) -> None:
         """Write a frame; waits while the other end is behind."""

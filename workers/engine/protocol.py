@@ -68,6 +68,17 @@ class Finish(Contract, frozen=True, kw_only=True, tag_field="kind", tag="finish"
     extras: AnswerExtras | None = None
 
 
+def failed(request_id: str, fault: Fault, total_s: Seconds = 0.0) -> Finish:
+    """The end of a request that has computed nothing."""
+    return Finish(
+        id=request_id,
+        reason=FinishReason.ERROR,
+        usage=Usage(),
+        fault=fault,
+        total_s=total_s,
+    )
+
+
 EngineEvent = Piece | Finish
 Sink = Callable[[EngineEvent], None]
 """Called from the engine's own thread; must return at once and never raise."""
@@ -108,7 +119,7 @@ class Load(Contract, frozen=True, kw_only=True, tag_field="kind", tag="load"):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineHooks:
-    """Whom an engine tells: ``on_exit`` once, from its own thread, if it dies later.
+    """What an engine calls: ``on_exit`` once, from its own thread, if it dies later.
 
     ``gather`` is entered around all that one read of its pipe brings.
     """
@@ -119,23 +130,13 @@ class EngineHooks:
 
 
 class EngineStats(Contract, frozen=True, kw_only=True, tag_field="kind", tag="stats"):
-    """The engine now; what bids and heartbeats are made of.
-
-    ``prefill_queued_s`` is the estimated time to prefill what already waits;
-    ``cached_tokens`` are the prompt tokens that were never computed so far, since
-    an earlier prompt of the same scope began alike.
-    """
+    """The engine now: what heartbeats report of it."""
 
     slots: Count = 0
-    free_slots: Count = 0
     active: Count = 0
     waiting: Count = 0
-    context: Count = 0
-    kv_used: float = 0.0
     tokens_per_s: float = 0.0
-    prefill_queued_s: float = 0.0
     peak_bytes: Count = 0
-    cached_tokens: Count = 0
 
 
 def waiting_bound(slots: int) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import EntryPoint, PackageNotFoundError, distributions, version
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from genie import logs
 from genie.contracts.fleet import EngineFacts
@@ -31,17 +31,11 @@ VerifiedFiles = Callable[[], tuple[ModelFile, ...]]
 """The model's files, once each was held against its digest; raises LoadFailed."""
 
 
-class LoadModel(Protocol):
-    """Loads a model where it will run, and says what it is."""
-
-    def __call__(
-        self,
-        load: Load,
-        limits: "EngineLimits",
-        files: VerifiedFiles,
-        progress: OnLoadProgress,
-    ) -> "tuple[Backend, str]":
-        """The model as a backend, and its fingerprint; raises LoadFailed."""
+LoadModel = Callable[
+    [Load, "EngineLimits", VerifiedFiles, OnLoadProgress], "tuple[Backend, str]"
+]
+"""Loads a model where it will run: a backend and the model's fingerprint; raises
+LoadFailed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

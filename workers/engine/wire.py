@@ -9,11 +9,15 @@ import msgspec
 
 from genie.contracts.base import Contract, Count
 from genie.contracts.fleet import LoadStage
-from genie.contracts.inference import Fault, FinishReason, Usage
-from workers.engine.protocol import EngineRequest, EngineStats, Finish, Load, Piece
-
-WARM = "warm:"
-"""Begins the child's argument that names an engine to warm up before any `Load`."""
+from genie.contracts.inference import Fault
+from workers.engine.protocol import (
+    EngineRequest,
+    EngineStats,
+    Finish,
+    Load,
+    Piece,
+    failed,
+)
 
 
 class Submit(Contract, frozen=True, kw_only=True, tag_field="kind", tag="submit"):
@@ -48,12 +52,6 @@ class EngineReady(Contract, frozen=True, kw_only=True, tag_field="kind", tag="re
     peak_bytes: Count
 
 
-class ChildWarm(Contract, frozen=True, kw_only=True, tag_field="kind", tag="warm"):
-    """The child has imported what a model needs and waits for its `Load`."""
-
-    peak_bytes: Count
-
-
 class LoadFailureReport(
     Contract, frozen=True, kw_only=True, tag_field="kind", tag="failed"
 ):
@@ -62,19 +60,24 @@ class LoadFailureReport(
     fault: Fault
 
 
+class _Named(Contract, frozen=True, kw_only=True):
+    """A request of which only the id is read."""
+
+    id: str
+
+
+class _Unreadable(Contract, frozen=True, kw_only=True):
+    request: _Named
+
+
 Command = Load | Submit | Cancel | Stop
 ChildReport = (
-    ChildWarm
-    | LoadProgress
-    | EngineReady
-    | LoadFailureReport
-    | Piece
-    | Finish
-    | EngineStats
+    LoadProgress | EngineReady | LoadFailureReport | Piece | Finish | EngineStats
 )
 
 _encoder = msgspec.msgpack.Encoder()
 _commands = msgspec.msgpack.Decoder(tuple[Command, ...])
+_ids = msgspec.msgpack.Decoder(tuple[_Unreadable, ...])
 _reports = msgspec.msgpack.Decoder(tuple[ChildReport, ...])
 
 
@@ -91,26 +94,11 @@ def decode_commands(frame: bytes) -> tuple[Command, ...]:
 def failures_of_unreadable(frame: bytes, why: str) -> list[Finish]:
     """The ends of the requests in a frame that `decode_commands` cannot read."""
     try:
-        commands = msgspec.msgpack.decode(frame)
+        submitted = _ids.decode(frame)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return []
     fault = Fault(code="invalid_request", message=f"the request is malformed: {why}")
-    ids = (_request_id(command) for command in _items(commands))
-    return [
-        Finish(id=one, reason=FinishReason.ERROR, usage=Usage(), fault=fault)
-        for one in ids
-        if one is not None
-    ]
-
-
-def _items(value: object) -> list[object]:
-    return value if isinstance(value, list) else []
-
-
-def _request_id(command: object) -> str | None:
-    request = command.get("request") if isinstance(command, dict) else None
-    found = request.get("id") if isinstance(request, dict) else None
-    return found if isinstance(found, str) else None
+    return [failed(one.request.id, fault) for one in submitted]
 
 
 def decode_reports(frame: bytes) -> tuple[ChildReport, ...]:

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from genie import env
-from workers.engine.parent import starter
-from workers.engine.parent.spawn import child_environment
+from workers.engine.parent.process import ChildEnvironment
 from workers.hardware import (
     MIB,
     GpuEntry,
@@ -118,8 +117,7 @@ def test_a_child_is_started_on_the_visible_gpu_by_the_drivers_number(
 ) -> None:
     gpus = GpuReader(("GPU-c3",), lambda: FOUR).read()
     card, _memory = memory.devices(host_status(tmp_path), gpus)
-    site = starter.child_environment_for(card.name, threads=1)
-    environment = child_environment(site.cuda_devices, site.threads)
+    environment = ChildEnvironment.of(card.name, threads=1).variables()
 
     assert environment["CUDA_VISIBLE_DEVICES"] == "3"
     assert environment["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"

@@ -1,14 +1,21 @@
 """A loaded model that advances its requests step by step; engines subclass `Backend`.
 
 It gathers tokens into pieces worth a message, holds stop strings back, and ends every
-request with one `Finish`.
+request with one `Finish`. The loop below takes commands in and hands its events out.
 """
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from genie.contracts.inference import Fault, FinishReason, SampledToken, Usage
+from genie.contracts.inference import (
+    AnswerExtras,
+    Fault,
+    FinishReason,
+    SampledToken,
+    Usage,
+)
 from workers.engine.child.scheduler import (
     YIELDING,
     ForwardPass,
@@ -24,66 +31,13 @@ from workers.engine.protocol import (
     Finish,
     Load,
     Piece,
+    failed,
 )
+from workers.engine.wire import Cancel, Command, Stop, Submit
 
 EVERY_S = 0.03
 EVERY_TOKENS = 4
-
-
-@dataclass(slots=True)
-class _PendingPiece:
-    """What of one answer is not sent yet; ``sent_at`` is when the last piece was."""
-
-    sent_at: float | None = None
-    text: str = ""
-    tokens: int = 0
-    choices: list[SampledToken] = field(default_factory=list)
-
-    def add(self, piece: Piece) -> None:
-        self.text += piece.text
-        self.tokens += piece.tokens
-        self.choices += piece.choices
-
-    def is_due(self, now: float) -> bool:
-        if self.sent_at is None or self.tokens >= EVERY_TOKENS:
-            return True
-        return now - self.sent_at >= EVERY_S
-
-    def take(self, request_id: str, now: float) -> Piece:
-        whole = Piece(
-            id=request_id,
-            text=self.text,
-            tokens=self.tokens,
-            choices=tuple(self.choices),
-        )
-        self.sent_at, self.text, self.tokens = now, "", 0
-        self.choices.clear()
-        return whole
-
-
-class PieceCoalescer:
-    """Gathers the pieces of all requests; times are monotonic seconds."""
-
-    def __init__(self) -> None:
-        self._held: dict[str, _PendingPiece] = {}
-
-    def feed(self, events: Iterable[EngineEvent], now: float) -> list[EngineEvent]:
-        """What to send of what has happened; an end takes all of its answer along."""
-        sent: list[EngineEvent] = []
-        for event in events:
-            if isinstance(event, Finish):
-                held = self._held.pop(event.id, None)
-                if held is not None and (held.text or held.tokens):
-                    sent.append(held.take(event.id, now))
-                sent.append(event)
-                continue
-            held = self._held.get(event.id)
-            if held is None:
-                held = self._held[event.id] = _PendingPiece()
-            held.add(event)
-            if held.is_due(now):
-                sent.append(held.take(event.id, now))
-        return sent
+"""A piece is sent when it has so many tokens, or the last one was so long ago."""
 
 
 class StopFilter:
@@ -106,27 +60,18 @@ class StopFilter:
         if self.hit:
             return ""
         self._held += text
-        cut = self._first_stop()
-        if cut is not None:
-            self.hit = True
-            return self._release(cut, drop=True)
-        return self._release(len(self._held) - self._possible_start())
+        found = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        self.hit = bool(found)
+        cut = min(found, default=len(self._held) - self._possible_start())
+        shown, self._held = self._held[:cut], self._held[cut:]
+        return shown
 
     def flush(self) -> str:
         """What was held back, when the answer ended without the stop."""
-        return "" if self.hit else self._release(len(self._held))
-
-    def _first_stop(self) -> int | None:
-        found = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
-        return min(found, default=None)
+        return "" if self.hit else self._held
 
     def _possible_start(self) -> int:
         return max((_overlap(self._held, stop) for stop in self._stops), default=0)
-
-    def _release(self, cut: int, *, drop: bool = False) -> str:
-        shown, rest = self._held[:cut], self._held[cut:]
-        self._held = "" if drop else rest
-        return shown
 
 
 def _overlap(text: str, stop: str) -> int:
@@ -153,10 +98,18 @@ class PieceWriter:
         self._prompt = prompt
         self._started = started
         self._first: float | None = None
-        self._unsent = 0
-        self._choices: list[tuple[int, SampledToken]] = []
-        self._said = self._shown = 0
+        self._sent_at: float | None = None
         self._stops = StopFilter(request.sampling.stop)
+        self._text = ""
+        """Text that may be shown and is not sent yet."""
+
+        self._text_tokens = self._held_tokens = 0
+        """How many tokens that text took, and how many have shown none so far."""
+
+        self._choices: list[tuple[int, SampledToken]] = []
+        """Tokens not sent yet, each with the place in the answer where it begins."""
+
+        self._said = self._shown = 0
 
     @property
     def is_stopped(self) -> bool:
@@ -166,50 +119,41 @@ class PieceWriter:
     def add(
         self, text: str, now: float, choice: SampledToken | None = None
     ) -> Piece | None:
-        """Count one token; the piece to send, if any text is ready."""
+        """Count one token; the piece to send, if one is due."""
         self.tokens += 1
+        self._held_tokens += 1
         if choice is not None:
             self._choices.append((self._said, choice))
         self._said += len(text)
-        self._unsent += 1
         if self._first is None:
             self._first = now
-        if self.tokens <= self.request.sampling.min_tokens:
-            return self._piece(text)
-        return self._piece(self._stops.feed(text))
+        if self.tokens > self.request.sampling.min_tokens:
+            text = self._stops.feed(text)
+        if not text:
+            return None
+        self._show(text)
+        return self._piece(now) if self._is_due(now) else None
 
     def end(
-        self, reason: FinishReason, now: float, fault: Fault | None
+        self,
+        reason: FinishReason,
+        now: float,
+        fault: Fault | None = None,
+        extras: AnswerExtras | None = None,
     ) -> list[Piece | Finish]:
-        """The last events: text held back, if the answer is whole, then the finish."""
-        finish = self._finish(reason, now, fault)
-        piece = None if fault else self._piece(self._stops.flush(), is_last=True)
-        return [finish] if piece is None else [piece, finish]
+        """The last events: the text not sent yet, then the finish.
 
-    def _piece(self, text: str, *, is_last: bool = False) -> Piece | None:
-        # Tokens whose bytes never became text are owed to whoever asked for them.
-        is_owed = is_last and self._choices and not self.is_stopped
-        if not (text or is_owed):
-            return None
-        tokens, self._unsent = self._unsent, 0
-        self._shown += len(text)
-        return Piece(
-            id=self.request.id,
-            text=text,
-            tokens=tokens,
-            choices=self._due(is_all=bool(is_owed)),
-        )
-
-    def _due(self, *, is_all: bool) -> tuple[SampledToken, ...]:
-        """The tokens whose text has begun to be shown; a stop's own never are."""
-        held = [one for one in self._choices if not is_all and one[0] >= self._shown]
-        due = self._choices[: len(self._choices) - len(held)]
-        self._choices = held
-        return tuple(choice for _, choice in due)
-
-    def _finish(self, reason: FinishReason, now: float, fault: Fault | None) -> Finish:
-        first = self._first if self._first is not None else now
-        return Finish(
+        Text held back for a stop string is part of an answer without a fault.
+        """
+        if fault is None and not self.is_stopped:
+            text = self._stops.flush()
+            # Tokens whose bytes never became text are owed to whoever asked for them.
+            is_owed = any(place >= self._shown for place, _ in self._choices)
+            if text or is_owed:
+                self._show(text)
+                self._shown = self._said + 1
+        first = now if self._first is None else self._first
+        finish = Finish(
             id=self.request.id,
             reason=reason,
             usage=Usage(
@@ -220,7 +164,33 @@ class PieceWriter:
             fault=fault,
             first_token_s=max(0.0, first - self._started),
             total_s=max(0.0, now - self._started),
+            extras=extras,
         )
+        is_left = self._text or self._text_tokens
+        return [self._piece(now), finish] if is_left else [finish]
+
+    def _show(self, text: str) -> None:
+        self._text += text
+        self._shown += len(text)
+        self._text_tokens += self._held_tokens
+        self._held_tokens = 0
+
+    def _is_due(self, now: float) -> bool:
+        if self._sent_at is None or self._text_tokens >= EVERY_TOKENS:
+            return True
+        return now - self._sent_at >= EVERY_S
+
+    def _piece(self, now: float) -> Piece:
+        """All that may be shown; the tokens of a stop string never are."""
+        piece = Piece(
+            id=self.request.id,
+            text=self._text,
+            tokens=self._text_tokens,
+            choices=tuple(one for place, one in self._choices if place < self._shown),
+        )
+        self._choices = [one for one in self._choices if one[0] >= self._shown]
+        self._sent_at, self._text, self._text_tokens = now, "", 0
+        return piece
 
 
 EngineClock = Callable[[], float]
@@ -263,27 +233,23 @@ class PreparedPrompt:
     resumed: int = 0
     """The last so many tokens are the beginning of the answer."""
 
+    counted: int | None = None
+    """What the usage says of the prompt, if not its ``tokens`` before the answer."""
+
 
 class ThroughputMeter:
-    """Tokens a second, smoothed over the last steps."""
+    """Tokens written a second, smoothed over the last steps."""
 
     WEIGHT = 0.2
 
     def __init__(self) -> None:
-        self.decode_rate = 0.0
-        self.prefill_rate = 0.0
+        self.rate = 0.0
 
-    def note(self, *, decoded: int, prefilled: int, seconds: float) -> None:
-        """Count one step. A step with both counts as prefill: that is its cost."""
-        if seconds <= 0:
-            return
-        if prefilled:
-            self.prefill_rate = self._blend(self.prefill_rate, prefilled / seconds)
-        if decoded:
-            self.decode_rate = self._blend(self.decode_rate, decoded / seconds)
-
-    def _blend(self, old: float, new: float) -> float:
-        return new if old == 0 else old + self.WEIGHT * (new - old)
+    def note(self, tokens: int, seconds: float) -> None:
+        """Count one step."""
+        if tokens and seconds > 0:
+            new = tokens / seconds
+            self.rate += (new - self.rate) * (self.WEIGHT if self.rate else 1)
 
 
 class Backend(ABC):
@@ -305,13 +271,12 @@ class Backend(ABC):
             slots=room.slots, budget=room.budget, waiting=room.waiting
         )
         self.meter = ThroughputMeter()
-        self.reused_tokens = 0
         self._answers: dict[str, PieceWriter] = {}
         self._events: list[EngineEvent] = []
 
     @abstractmethod
     def prepare(self, request: EngineRequest) -> PreparedPrompt:
-        """Read the prompt; raises Refused when this model cannot run it."""
+        """Read the prompt; raises RequestRefused when this model cannot run it."""
 
     @abstractmethod
     def advance(self, step: ForwardPass) -> None:
@@ -349,7 +314,7 @@ class Backend(ABC):
             self._queue(request, prompt, started)
         except RequestRefused as refusal:
             self.forget(request.id)
-            self._events.append(_refusal(request, refusal.fault))
+            self._events.append(failed(request.id, refusal.fault))
 
     def cancel(self, request_id: str) -> None:
         """End a request now; unknown ids have ended already."""
@@ -389,32 +354,29 @@ class Backend(ABC):
             self.finish(sequence, FinishReason.LENGTH)
 
     def finish(
-        self, sequence: Sequence, reason: FinishReason, *, fault: Fault | None = None
+        self,
+        sequence: Sequence,
+        reason: FinishReason,
+        *,
+        fault: Fault | None = None,
+        extras: AnswerExtras | None = None,
     ) -> None:
         """End a request: its one terminal event, and its slot is free."""
         # What a fault has left in the cache is nothing to build on.
         self.scheduler.remove(sequence, keep=fault is None)
         answer = self._answers.pop(sequence.id)
         answer.reused = sequence.reused
-        self.reused_tokens += sequence.reused
-        self._events += answer.end(reason, self.clock(), fault)
+        self._events += answer.end(reason, self.clock(), fault, extras)
         self.forget(sequence.id)
 
     def stats(self) -> EngineStats:
         """The engine now."""
-        scheduler, room = self.scheduler, self.room
-        rate = self.meter.prefill_rate
         return EngineStats(
-            slots=room.slots,
-            free_slots=room.slots - scheduler.active,
-            active=scheduler.active,
-            waiting=scheduler.waiting,
-            context=room.context,
-            kv_used=scheduler.cached / (room.slots * room.context),
-            tokens_per_s=self.meter.decode_rate,
-            prefill_queued_s=scheduler.queued / rate if rate else 0.0,
+            slots=self.room.slots,
+            active=self.scheduler.active,
+            waiting=self.scheduler.waiting,
+            tokens_per_s=self.meter.rate,
             peak_bytes=self.peak_bytes(),
-            cached_tokens=self.reused_tokens,
         )
 
     def _check(self, prompt: PreparedPrompt, request: EngineRequest) -> None:
@@ -449,9 +411,10 @@ class Backend(ABC):
             message = f"{self.room.waiting} requests already wait here; try again later"
             fault = Fault(code="engine_busy", message=message, retryable=True)
             raise RequestRefused(fault) from None
+        asked = prompt.tokens - prompt.resumed
         answer = PieceWriter(
             request,
-            prompt=prompt.tokens - prompt.resumed,
+            prompt=asked if prompt.counted is None else prompt.counted,
             started=started,
             resumed=prompt.resumed,
         )
@@ -463,12 +426,11 @@ class Backend(ABC):
         step = self.scheduler.plan()
         if step.is_empty:
             return
-        prefilled = sum(chunk.length for chunk in step.chunks)
-        produced = len(step.decodes) + sum(chunk.completes for chunk in step.chunks)
+        written = len(step.answering)
         started = self.clock()
         self.advance(step)
         seconds = max(self.clock() - started, self.pace_s)
-        self.meter.note(decoded=produced, prefilled=prefilled, seconds=seconds)
+        self.meter.note(written, seconds)
 
 
 def _overdue(sequence: Sequence) -> Fault:
@@ -480,5 +442,51 @@ def _overdue(sequence: Sequence) -> Fault:
     return Fault(code="deadline_exceeded", message=message)
 
 
-def _refusal(request: EngineRequest, fault: Fault) -> Finish:
-    return Finish(id=request.id, reason=FinishReason.ERROR, usage=Usage(), fault=fault)
+STATS_S = 0.5
+"""Statistics leave at least this often, busy or idle: they prove the loop lives."""
+
+TakeCommands = Callable[[float], Iterable[Command]]
+"""All commands so far; waits up to so many seconds for the first."""
+
+EmitEvents = Callable[[list[EngineEvent | EngineStats]], None]
+
+
+class EngineLoop:
+    """Steps a backend until it is told to stop, in a child or in a thread."""
+
+    def __init__(self, backend: Backend, take: TakeCommands, emit: EmitEvents) -> None:
+        self._backend = backend
+        self._take = take
+        self._emit = emit
+        self._stopping = False
+        self._reported_at = 0.0
+
+    def run(self) -> None:
+        """Serve until a `Stop` arrives."""
+        while not self._stopping:
+            for command in self._take(self._pause()):
+                self._obey(command)
+            self._turn()
+
+    def _pause(self) -> float:
+        wait = self._backend.wait_s()
+        return STATS_S if wait is None else min(wait, STATS_S)
+
+    def _obey(self, command: Command) -> None:
+        if isinstance(command, Submit):
+            self._backend.submit(command.request)
+        elif isinstance(command, Cancel):
+            self._backend.cancel(command.id)
+        elif isinstance(command, Stop):
+            self._stopping = True
+
+    def _turn(self) -> None:
+        batch: list[EngineEvent | EngineStats] = []
+        if self._backend.is_busy:
+            batch += self._backend.step()
+        now = time.monotonic()
+        if now - self._reported_at >= STATS_S:
+            self._reported_at = now
+            batch.append(self._backend.stats())
+        if batch:
+            self._emit(batch)

@@ -1,14 +1,14 @@
 """The child process: loads one model, then serves it until told to stop.
 
-Run as ``python -m workers.engine.child.main FD PARENT_PID [warm:ENGINE]`` by
-`workers.engine.parent.spawn`.
+Run as ``python -m workers.engine.child.main FD PARENT_PID [ENGINE]`` by
+`workers.engine.parent.process`; ENGINE is whose imports to begin before any load.
 """
 
 import contextlib
 import ctypes
 import os
-import resource
 import signal
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,11 +20,15 @@ from genie.contracts.fleet import LoadStage
 from genie.contracts.inference import Fault
 from genie.contracts.model import ModelFile
 from workers.engine import registry, wire
-from workers.engine.child.backend import Backend, EngineLimits
-from workers.engine.child.loop import EngineLoop
+from workers.engine.child.backend import (
+    Backend,
+    EngineLimits,
+    EngineLoop,
+    TakeCommands,
+)
 from workers.engine.errors import LoadFailed
 from workers.engine.pipe import Pipe
-from workers.engine.protocol import Load, OnLoadProgress
+from workers.engine.protocol import Load
 from workers.files import manifest as store
 
 PR_SET_PDEATHSIG = 1
@@ -42,14 +46,14 @@ def main(arguments: list[str]) -> None:
     os.set_inheritable(descriptor, False)
     die_with_parent(parent)
     raise_oom_score()
-    pipe = Pipe.of(descriptor)
-    send = _sender(pipe)
     for argument in arguments[2:]:
-        warm_up(argument.removeprefix(wire.WARM), send)
+        warm_up(argument)
+    pipe = Pipe(socket.socket(fileno=descriptor))
+    send = _sender(pipe)
     load = _first(pipe)
     backend = _ready(load, send)
     if backend is not None:
-        EngineLoop(backend, PipeCommands(pipe, send), send).run()
+        EngineLoop(backend, _taker(pipe, send), send).run()
     # Straight to the end: what libraries and their threads would tidy up ends with us.
     pipe.close()
     os._exit(0)
@@ -72,19 +76,16 @@ def raise_oom_score() -> None:
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE), encoding="ascii")
 
 
-def warm_up(engine: str, send: SendReports) -> None:
-    """Import all that a model of this engine needs, and say what that takes."""
+def warm_up(engine: str) -> None:
+    """Import all that a model of this engine needs."""
     prepare = registry.engine_named(engine).warm_up
     if prepare is not None:
         prepare()
-    # Linux counts the peak in KiB.
-    taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    send([wire.ChildWarm(peak_bytes=taken)])
 
 
 def _first(pipe: Pipe) -> Load:
     try:
-        load = wire.decode_commands(pipe.frame() or b"")[0]
+        load = wire.decode_commands(pipe.frame())[0]
     except (EOFError, OSError):
         # Nobody wanted this child in the end.
         os._exit(0)
@@ -104,30 +105,28 @@ def _sender(pipe: Pipe) -> SendReports:
     return send
 
 
-class PipeCommands:
+def _taker(pipe: Pipe, send: SendReports) -> TakeCommands:
     """What the parent asks, read between two steps: a thread of its own for that would
     want the interpreter in the middle of one."""
 
-    def __init__(self, pipe: Pipe, send: SendReports) -> None:
-        self._pipe, self._send = pipe, send
-
-    def take(self, timeout: float) -> list[wire.Command]:
-        """All commands so far; waits up to ``timeout`` seconds for the first."""
+    def take(timeout: float) -> list[wire.Command]:
         try:
             if timeout > 0:
-                self._pipe.wait(timeout)
-            frames = self._pipe.frames()
+                pipe.wait(timeout)
+            frames = pipe.frames()
         except (EOFError, OSError):
             os._exit(0)
-        return [command for frame in frames for command in self._read(frame)]
+        return [command for frame in frames for command in read(frame)]
 
-    def _read(self, frame: bytes) -> Sequence[wire.Command]:
+    def read(frame: bytes) -> Sequence[wire.Command]:
         try:
             return wire.decode_commands(frame)
         except msgspec.DecodeError as error:
             # A request nobody can read ends with the reason; the others go on.
-            self._send(wire.failures_of_unreadable(frame, str(error)))
+            send(wire.failures_of_unreadable(frame, str(error)))
             return ()
+
+    return take
 
 
 def _ready(load: Load, send: SendReports) -> Backend | None:
@@ -135,25 +134,24 @@ def _ready(load: Load, send: SendReports) -> Backend | None:
         send([wire.LoadProgress(share=share, stage=stage)])
 
     try:
-        backend, identity = _build(load, progress)
+        engine = registry.engine_named(load.spec.engine)
+        files = verified(load)
+        if load.path is not None:
+            progress(0.0, LoadStage.VERIFYING)
+        backend, identity = engine.load(load, EngineLimits.of(load), files, progress)
     except LoadFailed as failure:
         send([wire.LoadFailureReport(fault=failure.fault)])
         return None
     # The border of one load: whatever a library raises is a failed load, told to the
     # parent, which knows what to do about it.
     except Exception as error:  # noqa: BLE001
-        send([wire.LoadFailureReport(fault=_unexpected(load, error))])
+        reason = f"{type(error).__name__}: {error}"[:500]
+        message = f"{load.spec.id} could not be loaded: {reason}"
+        fault = Fault(code="load_failed", message=message)
+        send([wire.LoadFailureReport(fault=fault)])
         return None
     send([wire.EngineReady(fingerprint=identity, peak_bytes=backend.peak_bytes())])
     return backend
-
-
-def _build(load: Load, progress: OnLoadProgress) -> tuple[Backend, str]:
-    engine = registry.engine_named(load.spec.engine)
-    files = verified(load)
-    if load.path is not None:
-        progress(0.0, LoadStage.VERIFYING)
-    return engine.load(load, EngineLimits.of(load), files, progress)
 
 
 def verified(load: Load) -> registry.VerifiedFiles:
@@ -172,12 +170,6 @@ def verified(load: Load) -> registry.VerifiedFiles:
             raise LoadFailed(failure.fault) from failure
 
     return files
-
-
-def _unexpected(load: Load, error: Exception) -> Fault:
-    reason = f"{type(error).__name__}: {error}"[:500]
-    message = f"{load.spec.id} could not be loaded: {reason}"
-    return Fault(code="load_failed", message=message)
 
 
 if __name__ == "__main__":

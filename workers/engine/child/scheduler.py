@@ -252,6 +252,12 @@ class ForwardPass:
     copies: tuple[SlotCopy, ...] = ()
 
     @property
+    def answering(self) -> tuple[Sequence, ...]:
+        """The sequences that get a token: decodes, then the prompts read to the end."""
+        read = (chunk.sequence for chunk in self.chunks if chunk.completes)
+        return (*self.decodes, *read)
+
+    @property
     def is_empty(self) -> bool:
         """True when there is nothing to compute."""
         return not (self.decodes or self.chunks)
@@ -326,7 +332,7 @@ class Scheduler:
         self._known: dict[str, Sequence] = {}
 
     def add(self, sequence: Sequence) -> None:
-        """Queue a request; raises Full, or ValueError for an id in flight."""
+        """Queue a request; raises WaitingQueueFull, ValueError for an id in flight."""
         if sequence.id in self._known:
             raise ValueError(f"request {sequence.id} is already in flight")
         if len(self._known) >= self.slots + self.bound:
@@ -430,25 +436,3 @@ class Scheduler:
     def waiting(self) -> int:
         """Requests without a slot."""
         return len(self._waiting)
-
-    @property
-    def cached(self) -> int:
-        """Tokens in the KV cache."""
-        return sum(one.computed for one in self._running.values())
-
-    @property
-    def queued(self) -> int:
-        """Prompt tokens not computed yet, waiting and running."""
-        left = (one.prompt - one.computed for one in self._known.values())
-        return sum(max(0, tokens) for tokens in left)
-
-
-__all__ = [
-    "ForwardPass",
-    "PromptChunk",
-    "RANKS",
-    "Scheduler",
-    "Sequence",
-    "SlotCopy",
-    "WaitingQueueFull",
-]

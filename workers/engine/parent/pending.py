@@ -5,7 +5,7 @@ import time
 
 import msgspec
 
-from genie.contracts.inference import Fault, FinishReason, Usage
+from genie.contracts.inference import Fault
 from workers.engine.errors import EngineBusy, EngineGone
 from workers.engine.protocol import (
     EngineEvent,
@@ -13,6 +13,7 @@ from workers.engine.protocol import (
     EngineStats,
     Finish,
     Sink,
+    failed,
 )
 
 
@@ -20,14 +21,14 @@ class PendingRequests:
     """The sinks of all requests in flight; safe from any thread."""
 
     def __init__(self, *, slots: int, waiting: int) -> None:
+        self.latest = EngineStats(slots=slots)
+        """What the engine has reported last."""
+
         self._lock = threading.Lock()
         self._slots = slots
         self._bound = waiting
         self._sinks: dict[str, tuple[Sink, float]] = {}
         self._gone: Fault | None = None
-
-    def __len__(self) -> int:
-        return len(self._sinks)
 
     def add(self, request: EngineRequest, sink: Sink) -> None:
         """Take a request in; raises EngineGone, EngineBusy, or ValueError for a
@@ -46,13 +47,6 @@ class PendingRequests:
         with self._lock:
             return self._sinks.pop(request_id, None) is not None
 
-    def refuse(self, request_id: str, fault: Fault) -> None:
-        """End one request that cannot reach the engine."""
-        with self._lock:
-            entry = self._sinks.pop(request_id, None)
-        if entry is not None:
-            entry[0](_failed(request_id, fault, time.monotonic() - entry[1]))
-
     def deliver(self, event: EngineEvent) -> None:
         """Hand an event to its sink; a `Finish` is the last one."""
         with self._lock:
@@ -69,7 +63,7 @@ class PendingRequests:
                 self._gone = fault
             left, self._sinks = self._sinks, {}
         for request_id, (sink, submitted) in left.items():
-            sink(_failed(request_id, fault, time.monotonic() - submitted))
+            sink(failed(request_id, fault, time.monotonic() - submitted))
 
     def waited_s(self) -> float:
         """How long the oldest request has been in flight; 0 with none."""
@@ -77,24 +71,25 @@ class PendingRequests:
             oldest = min((at for _, at in self._sinks.values()), default=None)
         return 0.0 if oldest is None else time.monotonic() - oldest
 
-    def count(self, latest: EngineStats) -> EngineStats:
-        """The engine's figures with this side's exact counts of requests."""
+    def stats(self) -> EngineStats:
+        """The engine's latest figures, with this side's exact counts of requests."""
         in_flight = len(self._sinks)
         active = min(in_flight, self._slots)
         return msgspec.structs.replace(
-            latest,
+            self.latest,
             slots=self._slots,
             active=active,
-            free_slots=self._slots - active,
             waiting=in_flight - active,
         )
 
 
-def _failed(request_id: str, fault: Fault, seconds: float) -> Finish:
-    return Finish(
-        id=request_id,
-        reason=FinishReason.ERROR,
-        usage=Usage(),
-        fault=fault,
-        total_s=seconds,
-    )
+def closed(model: str) -> Fault:
+    """Why requests end when their engine is closed."""
+    message = f"the engine of {model} was closed"
+    return Fault(code="engine_closed", message=message, retryable=True)
+
+
+def died(model: str, why: str) -> Fault:
+    """Why requests end when their engine has died."""
+    message = f"the engine of {model} died: {why}"
+    return Fault(code="engine_died", message=message, retryable=True)

@@ -7,9 +7,10 @@ import gc
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from genie.contracts.fleet import EngineFacts
+from genie.contracts.fleet import EngineFacts, LoadStage
 from genie.contracts.model import Capability
 from genie.engines import FILE_SOURCES
+from genie.fingerprint import fingerprint
 from workers.engine.protocol import Load, OnLoadProgress
 from workers.engine.registry import RegisteredEngine, VerifiedFiles, release_of
 
@@ -29,30 +30,24 @@ def load(
     load: Load, limits: "EngineLimits", files: VerifiedFiles, progress: OnLoadProgress
 ) -> "tuple[Backend, str]":
     """Load a model that writes, or one that embeds; raises LoadFailed."""
-    if Capability.EMBED in load.spec.capabilities:
-        from workers.engine.torch import embedding
+    from workers.engine.torch import embedding, loading, packed
 
-        freeze_imports()
-        return embedding.load(load, limits, files, progress)
-    from workers.engine.torch import loading
-
-    freeze_imports()
-    return loading.load(load, limits, files, progress)
+    # What was imported stays: a step that waits for the search through it for garbage
+    # is a tenth of a second late.
+    gc.freeze()
+    loading.prepare(load.threads)
+    sources = files()
+    embeds = Capability.EMBED in load.spec.capabilities
+    backend, template = (embedding if embeds else packed).build(load, limits, progress)
+    progress(1.0, LoadStage.TESTING)
+    engine = f"transformers/{ENGINE.facts.version}"
+    identity = fingerprint(sources, load.quant, chat_template=template, engine=engine)
+    return backend, identity
 
 
 def warm_up() -> None:
     """Import torch and transformers: most of the time a load takes."""
-    from workers.engine.torch import loading  # noqa: F401 - importing it is the work
-
-
-def freeze_imports() -> None:
-    """Never look through what was imported for garbage: it stays, and a step that has
-    to wait for that is a tenth of a second late."""
-    gc.freeze()
-
-
-def _dtypes() -> tuple[str, ...]:
-    return PLAIN_DTYPES + (PACKED_DTYPES if find_spec("bitsandbytes") else ())
+    from workers.engine.torch import packed  # noqa: F401 - importing it is the work
 
 
 ENGINE = RegisteredEngine(
@@ -60,7 +55,7 @@ ENGINE = RegisteredEngine(
         name="transformers",
         version=release_of("transformers"),
         sources=FILE_SOURCES,
-        dtypes=_dtypes(),
+        dtypes=PLAIN_DTYPES + (PACKED_DTYPES if find_spec("bitsandbytes") else ()),
     ),
     load=load,
     warm_up=warm_up,

@@ -4,16 +4,13 @@ Registered through transformers' `AttentionInterface`; the layout of a step reac
 `slot_attention` as the extra keyword argument ``layout`` of the model's forward.
 """
 
-from dataclasses import dataclass
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface
 
 from genie import logs
-from workers.engine.torch.layout import DecodePart, Layout
+from workers.engine.torch.layout import AttentionOptions, DecodePart, Layout
 
 log = logs.logger("engine")
 
@@ -44,24 +41,6 @@ def has_kernel(device: torch.device) -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True)
-class _AttentionOptions:
-    """What a layer's attention adds to the plain one."""
-
-    scale: float | None
-    window: int | None
-    softcap: float | None
-    sinks: Tensor | None
-
-
-@dataclass(frozen=True, slots=True)
-class _KeyMask:
-    """Which keys a token sees: those a mask leaves, the earlier ones, or all."""
-
-    mask: Tensor | None
-    is_causal: bool = False
-
-
 def slot_attention(  # noqa: PLR0913 - the signature transformers calls
     module: nn.Module,
     query: Tensor,
@@ -83,7 +62,8 @@ def slot_attention(  # noqa: PLR0913 - the signature transformers calls
     layout = layout.on(query.device)
     layout.cache.windows.setdefault(layer, sliding_window)
     layout.cache.write(layer, key, value, layout)
-    kind = _AttentionOptions(scaling, sliding_window, softcap, s_aux)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    kind = AttentionOptions(scale, sliding_window, softcap, s_aux)
     count = len(layout.decoding)
     parts = []
     if count:
@@ -96,12 +76,20 @@ def slot_attention(  # noqa: PLR0913 - the signature transformers calls
 
 
 def _decode(
-    query: Tensor, layer: int, layout: Layout, kind: _AttentionOptions
+    query: Tensor, layer: int, layout: Layout, kind: AttentionOptions
 ) -> list[Tensor]:
     """One token a sequence: ``[heads, n, d]`` to parts of ``[n, heads, d]``."""
     keys, values = layout.cache.read(layer)
     if layout.lengths is not None:
-        return [_decode_on_gpu(query, keys, values, layout, kind)]
+        # triton comes with torch for CUDA only.
+        from workers.engine.torch import kernels
+
+        rows, slots, lengths = query.transpose(0, 1), layout.slots, layout.lengths
+        return [
+            kernels.decode(
+                rows, keys, values, slots=slots, lengths=lengths, options=kind
+            )
+        ]
     kv_heads = keys.shape[1]
     heads, count, width = query.shape
     # Query heads that share a key/value head become rows of one small matrix.
@@ -113,34 +101,12 @@ def _decode(
     ]
 
 
-def _decode_on_gpu(
-    query: Tensor, keys: Tensor, values: Tensor, layout: Layout, kind: _AttentionOptions
-) -> Tensor:
-    """The same in one kernel that reads each slot as far as it is used."""
-    # triton comes with torch for CUDA only.
-    from workers.engine.torch import kernels
-
-    return kernels.decode(
-        query.transpose(0, 1),
-        keys,
-        values,
-        slots=layout.slots,
-        lengths=cast("Tensor", layout.lengths),
-        look=kernels.KernelOptions(
-            scale=kind.scale if kind.scale is not None else query.shape[-1] ** -0.5,
-            window=kind.window,
-            softcap=kind.softcap,
-            sinks=kind.sinks,
-        ),
-    )
-
-
 def _decode_part(
     grouped: Tensor,
     layer: int,
     layout: Layout,
     part: DecodePart,
-    kind: _AttentionOptions,
+    kind: AttentionOptions,
 ) -> Tensor:
     """Some rows of ``[n, kv_heads, groups, d]`` over the slots of their span."""
     span = part.span
@@ -152,14 +118,14 @@ def _decode_part(
         rows = rows.new_zeros(len(keys), *rows.shape[1:]).index_copy_(0, part.at, rows)
     mask = layout.decode_mask(part, kind.window, rows.dtype)
     sinks = None if kind.sinks is None else kind.sinks.view(1, rows.shape[1], -1, 1)
-    out = _attend(rows, keys, values, _KeyMask(mask), kind, sinks)
+    out = _attend(rows, keys, values, mask, kind, sinks)
     if part.at is not None:
         out = out[part.at]
     return out.reshape(span.end - span.first, -1, out.shape[-1])
 
 
 def _prefill(
-    query: Tensor, layer: int, layout: Layout, index: int, kind: _AttentionOptions
+    query: Tensor, layer: int, layout: Layout, index: int, kind: AttentionOptions
 ) -> Tensor:
     """One prompt chunk: ``[heads, n, d]`` to ``[n, heads, d]``."""
     chunk = layout.chunks[index]
@@ -172,9 +138,8 @@ def _prefill(
     values = values[chunk.slot, :, None, :end].expand(-1, groups, -1, -1)
     grouped = query.reshape(kv_heads, groups, count, width)
     mask = layout.chunk_mask(index, kind.window, query.dtype)
-    seen = _KeyMask(mask, is_causal=mask is None)
     sinks = None if kind.sinks is None else kind.sinks.view(kv_heads, groups, 1, 1)
-    out = _attend(grouped, keys, values, seen, kind, sinks)
+    out = _attend(grouped, keys, values, mask, kind, sinks, is_causal=mask is None)
     return out.reshape(heads, count, -1).transpose(0, 1)
 
 
@@ -182,41 +147,35 @@ def _attend(
     query: Tensor,
     keys: Tensor,
     values: Tensor,
-    seen: _KeyMask,
-    kind: _AttentionOptions,
+    mask: Tensor | None,
+    kind: AttentionOptions,
     sinks: Tensor | None,
+    *,
+    is_causal: bool = False,
 ) -> Tensor:
-    """Attention of ``[batch, heads, n, d]``."""
+    """Attention of ``[batch, heads, n, d]``.
+
+    A token sees the keys that ``mask`` leaves; without one the earlier ones if
+    ``is_causal``, else all.
+    """
     if kind.softcap is None and sinks is None:
         return functional.scaled_dot_product_attention(
             query,
             keys,
             values,
-            attn_mask=seen.mask,
-            is_causal=seen.is_causal,
+            attn_mask=mask,
+            is_causal=is_causal,
             scale=kind.scale,
         )
-    return _attend_plainly(query, keys, values, seen, kind, sinks)
-
-
-def _attend_plainly(
-    query: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    seen: _KeyMask,
-    kind: _AttentionOptions,
-    sinks: Tensor | None,
-) -> Tensor:
-    """The same by hand, for what the fused kernel lacks: soft caps and sinks."""
-    scale = kind.scale if kind.scale is not None else query.shape[-1] ** -0.5
-    scores = query @ keys.transpose(-1, -2) * scale
+    # By hand, for what torch's own kernel lacks: soft caps and sinks.
+    scores = query @ keys.transpose(-1, -2) * kind.scale
     if kind.softcap is not None:
         scores = torch.tanh(scores / kind.softcap) * kind.softcap
-    if seen.is_causal:
+    if is_causal:
         later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device)
         scores = scores.masked_fill(~later.tril(), -torch.inf)
-    elif seen.mask is not None:
-        scores = scores + seen.mask
+    elif mask is not None:
+        scores = scores + mask
     if sinks is not None:
         # A sink takes part in the softmax and gives nothing to the sum.
         column = sinks.to(scores.dtype).expand(*scores.shape[:-1], 1)

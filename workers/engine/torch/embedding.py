@@ -5,25 +5,19 @@ the steps as generations do, and a long one never holds up a short one.
 """
 
 import base64
-import resource
-import sys
 import time
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import msgspec
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel
-from transformers.utils import logging
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModel, PreTrainedModel
 
 from genie.contracts.fleet import LoadStage
-from genie.contracts.inference import AnswerExtras, Fault, FinishReason, Usage
-from genie.fingerprint import fingerprint
+from genie.contracts.inference import AnswerExtras, Fault, FinishReason
 from workers.engine.child.backend import (
     Backend,
     EngineClock,
@@ -35,12 +29,9 @@ from workers.engine.child.scheduler import Sequence as Running
 from workers.engine.errors import load_failed, refused
 from workers.engine.protocol import (
     EngineRequest,
-    EngineStats,
-    Finish,
     Load,
     OnLoadProgress,
 )
-from workers.engine.registry import VerifiedFiles
 from workers.engine.torch import loading
 
 STEP_INPUTS = 32
@@ -70,11 +61,6 @@ class RunningEmbedding:
     inputs: list[list[int]]
     vectors: dict[int, str]
 
-    @property
-    def tokens(self) -> int:
-        """Tokens of all inputs."""
-        return sum(len(one) for one in self.inputs)
-
 
 class Encoder:
     """An encoder model, its tokenizer and how token states become one vector."""
@@ -93,12 +79,9 @@ class Encoder:
     @torch.no_grad()
     def vectors(self, inputs: Sequence[Sequence[int]]) -> Tensor:
         """``[inputs, width]`` of length 1, in float32, padded to the longest input."""
-        longest = max(len(one) for one in inputs)
-        ids = torch.zeros(len(inputs), longest, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, one in enumerate(inputs):
-            ids[row, : len(one)] = torch.tensor(one)
-            mask[row, : len(one)] = 1
+        rows = [torch.tensor(one, dtype=torch.long) for one in inputs]
+        ids = pad_sequence(rows, batch_first=True)
+        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
         mask = mask.to(self.device)
         output = self._model(input_ids=ids.to(self.device), attention_mask=mask)
         states: Tensor = output.last_hidden_state.float()
@@ -127,14 +110,15 @@ class EmbeddingBackend(Backend):
         self._requests: dict[str, RunningEmbedding] = {}
 
     def prepare(self, request: EngineRequest) -> PreparedPrompt:
-        """Tokenise the inputs; raises Refused naming one that is too long."""
+        """Tokenise the inputs; raises RequestRefused naming one that is too long."""
         if not request.inputs:
             message = f"{self.room.model} only embeds; use /v1/embeddings with input"
             raise refused("invalid_request", message, "input")
         self._check_size(len(request.inputs))
         inputs = [self._tokens(n, text) for n, text in enumerate(request.inputs)]
         self._requests[request.id] = RunningEmbedding(inputs, {})
-        return PreparedPrompt(len(inputs), 1)
+        tokens = sum(map(len, inputs))
+        return PreparedPrompt(len(inputs), 1, counted=tokens)
 
     def advance(self, step: ForwardPass) -> None:
         """Embed this step's inputs, those of like length together."""
@@ -147,40 +131,19 @@ class EmbeddingBackend(Backend):
         for batch in batches(asked, lambda one: len(self._ids(one))):
             self._embed(batch)
         for chunk in step.chunks:
-            if chunk.completes and self._has(chunk.sequence):
-                self.finish(chunk.sequence, FinishReason.STOP)
-
-    def finish(
-        self, sequence: Running, reason: FinishReason, *, fault: Fault | None = None
-    ) -> None:
-        """End a request; one that is whole takes its vectors along."""
-        held = self._requests[sequence.id]
-        super().finish(sequence, reason, fault=fault)
-        end = self._events[-1]
-        if not isinstance(end, Finish):
-            raise TypeError(f"a request ended with a {type(end).__name__}")
-        vectors = tuple(held.vectors[n] for n in sorted(held.vectors))
-        self._events[-1] = msgspec.structs.replace(
-            end,
-            usage=Usage(prompt_tokens=held.tokens),
-            extras=AnswerExtras(vectors=vectors)
-            if reason is FinishReason.STOP
-            else None,
-        )
+            found = self._requests.get(chunk.sequence.id)
+            if chunk.completes and found is not None:
+                vectors = tuple(found.vectors[n] for n in sorted(found.vectors))
+                extras = AnswerExtras(vectors=vectors)
+                self.finish(chunk.sequence, FinishReason.STOP, extras=extras)
 
     def forget(self, request_id: str) -> None:
         """Drop the inputs of a request that has ended."""
         self._requests.pop(request_id, None)
 
-    def stats(self) -> EngineStats:
-        """The engine now; an encoder keeps nothing between two steps."""
-        return msgspec.structs.replace(
-            super().stats(), context=self._context, kv_used=0.0
-        )
-
     def peak_bytes(self) -> int:
         """Device memory reserved at most, or resident memory on a CPU."""
-        return peak_bytes(self._encoder.device)
+        return loading.peak_bytes(self._encoder.device)
 
     def _check_size(self, inputs: int) -> None:
         # base64 writes three bytes as four characters.
@@ -207,22 +170,24 @@ class EmbeddingBackend(Backend):
         sequence, index = one
         return self._requests[sequence.id].inputs[index]
 
-    def _has(self, sequence: Running) -> bool:
-        return sequence.id in self._requests
-
     def _embed(self, batch: list[EmbeddingInput]) -> None:
-        batch = [one for one in batch if self._has(one[0])]
+        batch = [one for one in batch if one[0].id in self._requests]
         if not batch:
             return
         try:
-            self._keep(batch)
+            vectors = self._encoder.vectors([self._ids(one) for one in batch])
+            if not bool(torch.isfinite(vectors).all()):
+                raise ValueError("the vector is not finite")
         except torch.AcceleratorError:
             raise
         # The border of serving a request, as in `workers.engine.torch.packed`.
         except Exception as error:  # noqa: BLE001
-            self._one_by_one(batch, error)
+            self._find_culprit(batch, error)
+            return
+        for (sequence, index), vector in zip(batch, vectors, strict=True):
+            self._requests[sequence.id].vectors[index] = encode_vector(vector)
 
-    def _one_by_one(self, batch: list[EmbeddingInput], error: Exception) -> None:
+    def _find_culprit(self, batch: list[EmbeddingInput], error: Exception) -> None:
         if len(batch) > 1:
             for one in batch:
                 self._embed([one])
@@ -230,13 +195,6 @@ class EmbeddingBackend(Backend):
         message = f"the model failed on this input: {type(error).__name__}: {error}"
         fault = Fault(code="engine_error", message=message[:500])
         self.finish(batch[0][0], FinishReason.ERROR, fault=fault)
-
-    def _keep(self, batch: list[EmbeddingInput]) -> None:
-        vectors = self._encoder.vectors([self._ids(one) for one in batch])
-        if not bool(torch.isfinite(vectors).all()):
-            raise ValueError("the vector is not finite")
-        for (sequence, index), vector in zip(batch, vectors, strict=True):
-            self._requests[sequence.id].vectors[index] = encode_vector(vector)
 
 
 def batches(
@@ -256,52 +214,32 @@ def batches(
 
 def encode_vector(vector: Tensor) -> str:
     """A vector as it travels: little-endian float32 in base64."""
-    values = array("f", vector.tolist())
-    if sys.byteorder == "big":
-        values.byteswap()
-    return base64.b64encode(values.tobytes()).decode("ascii")
+    return base64.b64encode(vector.numpy().astype("<f4").tobytes()).decode("ascii")
 
 
-def load(
-    load: Load, limits: EngineLimits, files: VerifiedFiles, progress: OnLoadProgress
+def build(
+    load: Load, limits: EngineLimits, progress: OnLoadProgress
 ) -> tuple[Backend, str]:
-    """Load, check and self-test an encoder; raises LoadFailed with the reason."""
-    torch.set_num_threads(load.threads)
-    torch.set_grad_enabled(False)
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    path = Path(load.path or "")
-    sources = files()
+    """Load, check and self-test an encoder, which has no chat template.
+
+    Raises LoadFailed with the reason.
+    """
     progress(0.3, LoadStage.READING)
-    encoder = load_encoder(load, path)
+    encoder = load_encoder(load)
     progress(0.9, LoadStage.TESTING)
     self_test(encoder, load.spec.id, load.context)
-    progress(1.0, LoadStage.TESTING)
-    identity = fingerprint(
-        sources, load.quant, chat_template="", engine=loading.engine_name()
-    )
-    return EmbeddingBackend(limits, time.monotonic, encoder), identity
+    return EmbeddingBackend(limits, time.monotonic, encoder), ""
 
 
-def load_encoder(load: Load, path: Path) -> Encoder:
+def load_encoder(load: Load) -> Encoder:
     """The encoder with all of its weights; raises LoadFailed."""
     if load.spec.pooling not in POOLINGS:
         message = (
             f"{load.spec.id} pools by {load.spec.pooling}; this engine knows mean, cls"
         )
         raise load_failed("unsupported_pooling", message)
-    loaded: Any = AutoModel.from_pretrained(
-        path,
-        dtype=loading.plain_dtype_of(load),
-        device_map=loading.device_map(load.device_kind),
-        trust_remote_code=False,
-        use_safetensors=True,
-        local_files_only=True,
-        output_loading_info=True,
-    )
-    model, report = cast("tuple[PreTrainedModel, loading.LoadingReport]", loaded)
-    model.train(False)
-    loading.check_placement(load.spec.id, model)
+    dtype = loading.plain_dtype_of(load)
+    model, report = loading.read_model(AutoModel, load, dtype)
     # The pooler belongs to another use of the same weights; no vector passes it.
     used = {
         kind: [name for name in names if not str(name).startswith("pooler.")]
@@ -309,8 +247,7 @@ def load_encoder(load: Load, path: Path) -> Encoder:
         if kind in ("missing_keys", "mismatched_keys")
     }
     loading.check_weights(load.spec.id, used)
-    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    return Encoder(model, tokenizer, load.spec.pooling)
+    return Encoder(model, loading.read_tokenizer(load), load.spec.pooling)
 
 
 def self_test(encoder: Encoder, model_id: str, window: int) -> None:
@@ -340,12 +277,3 @@ def reads_one_way(encoder: Encoder, tokens: list[int]) -> bool:
     ]
     whole, half = (out.last_hidden_state[0, 0].float() for out in first)
     return bool(torch.allclose(whole, half, atol=1e-4))
-
-
-def peak_bytes(device: torch.device) -> int:
-    """Device memory reserved at most, or resident memory on a CPU."""
-    if device.type == "cuda":
-        devices = range(torch.cuda.device_count())
-        return sum(torch.cuda.max_memory_reserved(one) for one in devices)
-    # Linux counts the peak in KiB.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

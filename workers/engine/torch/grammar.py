@@ -71,22 +71,21 @@ class Grammars:
         self._reading.start()
 
     def of_schema(self, schema: str) -> GrammarGuide:
-        """A guide to JSON of this schema; raises Refused for one it cannot follow."""
+        """A guide to JSON of this schema; raises RequestRefused if it has none."""
         if len(schema) > SCHEMA_BYTES_MAX:
             message = f"the schema is over {SCHEMA_BYTES_MAX} characters; shorten it"
             raise refused("invalid_request", message, SCHEMA_PARAM)
         try:
-            grammar = json_grammar(schema)
+            grammar = LLMatcher.grammar_from_json_schema(
+                schema, overrides={"whitespace_pattern": WHITESPACE}
+            )
         except ValueError as error:
             message = f"the schema cannot be read: {error}"
             raise refused("invalid_request", message[:500], SCHEMA_PARAM) from error
-        return self._guide(grammar, SCHEMA_PARAM)
+        return self.guide(grammar, SCHEMA_PARAM)
 
-    def of_lark(self, grammar: str, param: str) -> GrammarGuide:
-        """A guide to a Lark grammar; ``param`` is the field it was made of."""
-        return self._guide(LLMatcher.grammar_from_lark(grammar), param)
-
-    def _guide(self, grammar: str, param: str) -> GrammarGuide:
+    def guide(self, grammar: str, param: str) -> GrammarGuide:
+        """A guide to a grammar; ``param`` is the field that it was made of."""
         self._reading.join()
         if self._tokenizer is None:
             message = (
@@ -109,12 +108,12 @@ def guide_of(
     tool_format: str | None,
     marks: Mapping[str, int],
 ) -> GrammarGuide | None:
-    """The guide a request asks for, if any; raises Refused where there is none."""
+    """The guide a request asks for, if any; raises RequestRefused without one."""
     forced = None
     if tool_format is not None:
         forced = tools.forced_grammar(request, tool_format, marks)
     if forced is not None and grammars is not None:
-        return grammars.of_lark(forced, "tools")
+        return grammars.guide(LLMatcher.grammar_from_lark(forced), "tools")
     if request.json_schema is None:
         return None
     if grammars is None:
@@ -123,13 +122,6 @@ def guide_of(
         )
         raise refused("invalid_request", message, "response_format")
     return grammars.of_schema(request.json_schema)
-
-
-def json_grammar(schema: str) -> str:
-    """llguidance's grammar of a schema; raises ValueError for what is no JSON."""
-    return LLMatcher.grammar_from_json_schema(
-        schema, overrides={"whitespace_pattern": WHITESPACE}
-    )
 
 
 def _first_line(matcher: LLMatcher) -> str:

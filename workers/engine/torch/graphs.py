@@ -7,20 +7,21 @@ one place; lengths are read on the device (`workers.engine.torch.kernels`), so t
 graph serves sequences as they grow.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from workers.engine.child.scheduler import Sequence
 from workers.engine.torch.layout import Layout, SlotCache
 
 WARM_UPS = 2
 """Passes before a capture: kernels are compiled and libraries take their workspace."""
 
-ForwardFunction = Callable[[Tensor, Layout], Tensor]
-"""Token ids ``[n]`` and their layout to logits ``[n, vocabulary]``."""
+ForwardFunction = Callable[[Layout], Tensor]
+"""A step of ``n`` tokens to logits ``[n, vocabulary]``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +30,6 @@ class _CapturedGraph:
 
     graph: torch.cuda.CUDAGraph
     logits: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeRow:
-    """One decoding token: its id, its slot and its place there."""
-
-    token: int
-    slot: int
-    place: int
 
 
 class CudaGraphs:
@@ -55,36 +47,34 @@ class CudaGraphs:
         pool = torch.cuda.graph_pool_handle()
         # The largest first: the others fit into the memory that it has taken.
         self._graphs = {
-            size: _captured(run, *self._bound(cache, size), pool)
+            size: _captured(run, self._bound(cache, size), pool)
             for size in reversed(self.sizes)
         }
 
-    def forward(self, rows: Sequence[DecodeRow], *, size: int | None = None) -> Tensor:
-        """Logits ``[rows, vocabulary]``, valid until the next call.
-
-        ``size`` is which graph; the smallest that holds them if nobody says.
-        """
-        size = size or next(one for one in self.sizes if one >= len(rows))
+    def forward(self, decodes: tuple[Sequence, ...]) -> Tensor:
+        """Logits ``[decodes, vocabulary]``, valid until the next call."""
+        size = next(one for one in self.sizes if one >= len(decodes))
         # Rows that nobody asked for do once more what the last one does.
-        filled = [*rows, *[rows[-1]] * (size - len(rows))]
+        filled = [*decodes, *[decodes[-1]] * (size - len(decodes))]
         self._staged[:, :size] = torch.tensor(
             [
-                [one.token for one in filled],
-                [one.place for one in filled],
+                [one.tokens[one.computed] for one in filled],
+                [one.computed for one in filled],
                 [one.slot for one in filled],
-                [one.place + 1 for one in filled],
+                [one.computed + 1 for one in filled],
             ]
         )
         # Waits until it is there: the next step fills the same staging place.
         self._inputs.copy_(self._staged)
         graph = self._graphs[size]
         graph.graph.replay()
-        return graph.logits[: len(rows)]
+        return graph.logits[: len(decodes)]
 
-    def _bound(self, cache: SlotCache, size: int) -> tuple[Tensor, Layout]:
+    def _bound(self, cache: SlotCache, size: int) -> Layout:
         ids, places, slots, lengths = self._inputs[:, :size]
-        layout = Layout(
+        return Layout(
             cache=cache,
+            ids=ids,
             slots=slots,
             positions=places,
             decoding=tuple(range(size)),
@@ -92,7 +82,6 @@ class CudaGraphs:
             chunks=(),
             lengths=lengths,
         )
-        return ids, layout
 
 
 def sizes(slots: int) -> tuple[int, ...]:
@@ -105,16 +94,14 @@ def sizes(slots: int) -> tuple[int, ...]:
     return (*(one for one in powers if one < slots), slots)
 
 
-def _captured(
-    run: ForwardFunction, ids: Tensor, layout: Layout, pool: Any
-) -> _CapturedGraph:
-    stream = torch.cuda.Stream(ids.device)  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream(ids.device))
+def _captured(run: ForwardFunction, layout: Layout, pool: Any) -> _CapturedGraph:
+    stream = torch.cuda.Stream(layout.device)  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream(layout.device))
     with torch.cuda.stream(stream):
         for _ in range(WARM_UPS):
-            run(ids, layout)
-    torch.cuda.current_stream(ids.device).wait_stream(stream)
+            run(layout)
+    torch.cuda.current_stream(layout.device).wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, pool=pool):
-        logits = run(ids, layout)
+        logits = run(layout)
     return _CapturedGraph(graph, logits)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from workers.engine.child.scheduler import ForwardPass, PromptChunk
+from workers.engine.child.scheduler import ForwardPass
 
 CALL_BYTES = 400_000
 """Keys and values read in the time of one more attention call (measured on a CPU)."""
@@ -41,9 +41,9 @@ class SlotCache:
         if layer not in self._layers:
             self._layers[layer] = (self._room(key), self._room(value))
         if at.has_kernel:
-            from workers.engine.torch import fused
+            from workers.engine.torch import kernels
 
-            fused.store(self._layers[layer], key, value, at.slots, at.positions)
+            kernels.store(self._layers[layer], key, value, at.slots, at.positions)
             return
         keys, values = self._layers[layer]
         keys[at.slots, :, at.positions] = key[0].transpose(0, 1)
@@ -69,6 +69,16 @@ class SlotCache:
         _, heads, _, width = like.shape
         shape = (self.slots, heads, self.length, width)
         return torch.zeros(shape, dtype=like.dtype, device=like.device)
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionOptions:
+    """What a layer adds to plain attention; ``sinks`` has one score a head."""
+
+    scale: float
+    window: int | None = None
+    softcap: float | None = None
+    sinks: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +180,7 @@ class Layout:
     """
 
     cache: SlotCache
+    ids: Tensor
     slots: Tensor
     positions: Tensor
     decoding: tuple[int, ...]
@@ -291,15 +302,19 @@ def lay_out(
     """The layout of a step's tokens; ``has_kernel`` if one reads lengths there."""
     decoding = tuple(one.slot for one in step.decodes)
     computed = [one.computed for one in step.decodes]
+    ids = [one.tokens[one.computed] for one in step.decodes]
     slots, positions = [*decoding], [*computed]
     chunks: list[ChunkSpan] = []
     for chunk in step.chunks:
-        chunks.append(_span_of(chunk, len(slots)))
-        slots += [chunk.sequence.slot] * chunk.length
-        positions += range(chunk.start, chunk.start + chunk.length)
+        one, start, end = chunk.sequence, chunk.start, chunk.start + chunk.length
+        chunks.append(ChunkSpan(len(slots), chunk.length, one.slot, start))
+        ids += one.tokens[start:end]
+        slots += [one.slot] * chunk.length
+        positions += range(start, end)
     reaches = tuple(place + 1 for place in computed)
     return Layout(
         cache=cache,
+        ids=torch.tensor(ids, device=device),
         slots=torch.tensor(slots, device=device),
         positions=torch.tensor(positions, device=device),
         decoding=decoding,
@@ -307,7 +322,3 @@ def lay_out(
         chunks=tuple(chunks),
         lengths=torch.tensor(reaches, device=device) if has_kernel else None,
     )
-
-
-def _span_of(chunk: PromptChunk, row: int) -> ChunkSpan:
-    return ChunkSpan(row, chunk.length, chunk.sequence.slot, chunk.start)

@@ -4,7 +4,7 @@ Only the chat template may write control tokens: the same characters inside a
 message are encoded as ordinary text, so a prompt cannot pose as another role.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from itertools import groupby
 from typing import Any, cast
@@ -13,6 +13,7 @@ from jinja2 import TemplateError
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from genie import toolcalls
 from genie.contracts.inference import Logprob, Message, Tool, ToolCall
@@ -48,11 +49,28 @@ BYTE_NAME_LENGTH = len("<0xE4>")
 
 @cache
 def _byte_names() -> dict[str, int]:
-    """How byte-level vocabularies write each byte: printable ones as themselves."""
-    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
-    others = (byte for byte in range(256) if byte not in printable)
-    names = {chr(byte): byte for byte in printable}
-    return names | {chr(256 + n): byte for n, byte in enumerate(others)}
+    """How byte-level vocabularies write each byte."""
+    names = bytes_to_unicode()  # type: ignore[no-untyped-call]
+    return {name: byte for byte, name in names.items()}
+
+
+QUESTION = Message(role="user", content="a")
+"""What a conversation begins with when a template is checked."""
+
+
+def _writable(
+    controls: Iterable[tuple[int, str]], chat: Callable[[str], list[int]]
+) -> str | None:
+    """The first of the control tokens that a text in a prompt can write, if any."""
+    plain = chat("a")
+    return next(
+        (
+            control
+            for token, control in controls
+            if chat(f"a{control}").count(token) != plain.count(token)
+        ),
+        None,
+    )
 
 
 class PromptRenderer:
@@ -62,16 +80,11 @@ class PromptRenderer:
         self, tokenizer: PreTrainedTokenizerBase, tool_format: str | None = None
     ) -> None:
         rendering.install()
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._backend: Tokenizer = tokenizer.backend_tokenizer
         self.tool_format = tool_format
         self.marks = self._marks()
         self._shown = {token: text for text, token in self.marks.items()}
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer itself, for what reads its vocabulary."""
-        return self._tokenizer
 
     @property
     def template(self) -> str:
@@ -79,13 +92,13 @@ class PromptRenderer:
         return "\n".join(self._templates())
 
     def _templates(self) -> list[str]:
-        found: str | dict[str, str] | None = self._tokenizer.chat_template
+        found: str | dict[str, str] | None = self.tokenizer.chat_template
         if isinstance(found, dict):  # one for tools beside the default one
             return [found[name] for name in sorted(found)]
         return [found] if found else []
 
     def tokens(self, request: EngineRequest) -> list[int]:
-        """The prompt's token ids; raises Refused for what has no tokens here."""
+        """The prompt's token ids; raises RequestRefused for what has no tokens here."""
         if request.prompt is not None:
             return self.plain(request.prompt)
         if not request.messages:
@@ -102,23 +115,19 @@ class PromptRenderer:
             return self._shown[token]
         return stream.step(self._backend, token) or ""
 
-    def decoded(self, tokens: list[int]) -> str:
-        """The whole text of tokens, control tokens left out."""
-        return str(self._backend.decode(tokens, skip_special_tokens=True))
-
     def shown(self, token: int) -> str:
         """One token by itself, control tokens too: what a list of rivals shows."""
         # Twice, less once: some decoders take the space off what a text begins with.
         twice, once = (self._with_controls([token] * n) for n in (2, 1))
         return twice[len(once) :]
 
-    def odds(self, token: int, logprob: float) -> Logprob:
-        """One token as a list of log probabilities shows it."""
+    def logprob(self, token: int, logprob: float) -> Logprob:
+        """One token with its log probability, as an answer lists it."""
         shown = self.shown(token)
         is_part = PART in shown
         return Logprob(
             token=shown,
-            # Six digits are what float32 holds; less than the least is said as that.
+            # float32 holds six digits; what is less than the least becomes the least.
             logprob=round(max(logprob, LEAST_LOGPROB), 6),
             raw=raw(self._backend.id_to_token(token) or "") if is_part else (),
         )
@@ -127,80 +136,68 @@ class PromptRenderer:
         return str(self._backend.decode(tokens, skip_special_tokens=False))
 
     def guard(self) -> None:
-        """Check that a message cannot write control tokens; raises LoadFailed."""
-        if not self.template:
-            return
+        """Check that no prompt can write control tokens, and that calls of tools are
+        written as they are read; raises LoadFailed."""
         for template in self._templates():
             rendering.check(template)
-        plain = self._chat((Message(role="user", content="a"),))
-        controls = zip(
-            self._tokenizer.all_special_tokens,
-            self._tokenizer.all_special_ids,
-            strict=True,
+        if self.template:
+            self._guard_messages()
+        if self.tool_format is not None:
+            self._guard_calls(self.tool_format)
+            self._guard_tools()
+
+    def _guard_messages(self) -> None:
+        tokenizer = self.tokenizer
+        found = _writable(
+            zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True),
+            lambda text: self._chat((Message(role="user", content=text),)),
         )
-        for control, token in controls:
-            posing = (Message(role="user", content=f"a{control}"),)
-            if self._chat(posing).count(token) != plain.count(token):
-                message = (
-                    f"this tokenizer takes {control!r} inside a message for a control "
-                    "token; the model cannot be served safely"
-                )
-                raise load_failed("unsafe_tokenizer", message)
+        if found is not None:
+            message = (
+                f"this tokenizer takes {found!r} inside a message for a control "
+                "token; the model cannot be served safely"
+            )
+            raise load_failed("unsafe_tokenizer", message)
 
-    @property
-    def end_token(self) -> int | None:
-        """The tokenizer's own end token, for models that name none."""
-        token = self._tokenizer.eos_token_id
-        return token if isinstance(token, int) else None
-
-    def plain(self, text: str) -> list[int]:
-        """Token ids of plain text; control tokens in it stay ordinary text."""
-        encoded = self._tokenizer(text, split_special_tokens=True)
-        return [int(token) for token in encoded["input_ids"]]
-
-    def continued(self, text: str) -> list[int]:
-        """Token ids of an answer's own text, to go on after it."""
-        if not text:
-            return []
-        encoded = self._tokenizer(
-            text, split_special_tokens=True, add_special_tokens=False
+    def _guard_tools(self) -> None:
+        found = _writable(
+            self._controls(),
+            lambda text: self._chat((QUESTION,), (Tool(name="f", description=text),)),
         )
-        return [int(token) for token in encoded["input_ids"]]
+        if found is not None:
+            message = f"this model's template lets a tool write {found!r}"
+            raise load_failed("unsafe_tokenizer", message)
 
-    def guard_tools(self) -> None:
-        """Check that a tool cannot write control tokens; raises LoadFailed."""
-        said = (Message(role="user", content="a"),)
-        plain = self._chat(said, (Tool(name="f", description="a"),))
-        for token, text in self._controls():
-            posing = (Tool(name="f", description=f"a{text}"),)
-            if self._chat(said, posing).count(token) != plain.count(token):
-                message = f"this model's template lets a tool write {text!r}"
-                raise load_failed("unsafe_tokenizer", message)
-
-    def guard_calls(self) -> None:
-        """Check that calls written as the template writes them are read; raises
-        LoadFailed."""
+    def _guard_calls(self, format: str) -> None:
         call = ToolCall(id="abcdefghi", name="f", arguments='{"x": "y"}')
-        said = (
-            Message(role="user", content="a"),
+        turns = (
+            QUESTION,
             Message(role="assistant", content="", tool_calls=(call,)),
             Message(role="tool", content="b", tool_call_id=call.id, name="f"),
         )
         why = "its template writes calls of tools in another way"
         try:
-            tokens = self._chat(said, (Tool(name="f", description="a"),))
+            tokens = self._chat(turns, (Tool(name="f", description="a"),))
         except RequestRefused as refusal:
             tokens, why = [], refusal.fault.message
-        written = self.tool_format or ""
         for text in self._between_controls(tokens):
-            _, calls = toolcalls.read(written, "", text)
+            _, calls = toolcalls.read(format, "", text)
             if [(one.name, one.arguments) for one in calls] == [("f", '{"x": "y"}')]:
                 return
         message = (
-            f"this model's tool_format is {written} in the catalog, and {why}; correct "
+            f"this model's tool_format is {format} in the catalog, and {why}; correct "
             "it, or leave it and the capability tools out"
         )
         raise load_failed("wrong_tool_format", message)
+
+    def plain(self, text: str, **options: bool) -> list[int]:
+        """Token ids of plain text; control tokens in it stay ordinary text."""
+        encoded = self.tokenizer(text, split_special_tokens=True, **options)
+        return [int(token) for token in encoded["input_ids"]]
+
+    def continued(self, text: str) -> list[int]:
+        """Token ids of an answer's own text, to go on after it."""
+        return self.plain(text, add_special_tokens=False) if text else []
 
     def _between_controls(self, tokens: list[int]) -> list[str]:
         """The texts between control tokens; marks of calls belong to the text."""
@@ -213,7 +210,7 @@ class PromptRenderer:
         ]
 
     def _controls(self) -> list[tuple[int, str]]:
-        added = self._tokenizer.added_tokens_decoder.items()
+        added = self.tokenizer.added_tokens_decoder.items()
         return [(int(token), str(one)) for token, one in added if one.special]
 
     def _marks(self) -> dict[str, int]:
@@ -253,7 +250,7 @@ class PromptRenderer:
         toolbox.check_keys(turns, controls, "messages")
         toolbox.check_keys(offered, controls, "tools")
         try:
-            encoded = self._tokenizer.apply_chat_template(
+            encoded = self.tokenizer.apply_chat_template(
                 turns,
                 tools=cast("list[dict[str, Any] | Callable[..., Any]]", offered)
                 or None,

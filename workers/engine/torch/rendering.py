@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -63,6 +64,7 @@ def bounded() -> Iterator[None]:
 
 
 def _render(render: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(render)
     def bounded_render(*args: Any, **kwargs: Any) -> Any:
         with bounded():
             rendered, generated = render(*args, **kwargs)
@@ -122,6 +124,4 @@ def install() -> None:
     # Patched, since transformers tokenizes in the same call, and sanitises only then.
     module: Any = tokenization_utils_base
     if not hasattr(module.render_jinja_template, "__wrapped__"):
-        plain = module.render_jinja_template
-        module.render_jinja_template = _render(plain)
-        module.render_jinja_template.__wrapped__ = plain
+        module.render_jinja_template = _render(module.render_jinja_template)

@@ -39,14 +39,14 @@ class Sampler:
 
     @property
     def _is_unaltered(self) -> bool:
-        said = self.sampling
+        sampling = self.sampling
         return (
             self.guide is None
             and not self.bias
             and not self._must_go_on
-            and said.presence_penalty == 0
-            and said.frequency_penalty == 0
-            and said.repetition_penalty == 1
+            and sampling.presence_penalty == 0
+            and sampling.frequency_penalty == 0
+            and sampling.repetition_penalty == 1
         )
 
     def pick(self, logits: Tensor) -> int:
@@ -56,25 +56,25 @@ class Sampler:
             scores = self.guide.narrow(scores)
         if self.sampling.temperature == 0:
             return int(scores.argmax())
-        scores = _narrowed(scores / self.sampling.temperature, self.sampling)
-        weights = torch.softmax(scores, dim=-1)
+        scores = _narrowed(scores[None] / self.sampling.temperature, [self.sampling])
+        weights = torch.softmax(scores[0], dim=-1)
         return int(torch.multinomial(weights, 1, generator=self.generator))
 
     def _adjusted(self, scores: Tensor) -> Tensor:
-        said = self.sampling
-        if said.repetition_penalty != 1:
+        sampling = self.sampling
+        if sampling.repetition_penalty != 1:
             seen = torch.tensor(
                 sorted({*self.prompt, *self.produced}), device=scores.device
             )
-            old, penalty = scores[seen], said.repetition_penalty
+            old, penalty = scores[seen], sampling.repetition_penalty
             scores[seen] = torch.where(old < 0, old * penalty, old / penalty)
-        if self.produced and (said.presence_penalty or said.frequency_penalty):
+        if self.produced and (sampling.presence_penalty or sampling.frequency_penalty):
             counts = torch.bincount(
                 torch.tensor(self.produced, device=scores.device),
                 minlength=len(scores),
             )
-            scores -= said.frequency_penalty * counts
-            scores -= said.presence_penalty * (counts > 0)
+            scores -= sampling.frequency_penalty * counts
+            scores -= sampling.presence_penalty * (counts > 0)
         for token, bias in self.bias.items():
             scores[token] += bias
         if self._must_go_on:
@@ -109,7 +109,7 @@ def sampler_of(
     device: torch.device,
     ends: frozenset[int] = frozenset(),
 ) -> Sampler:
-    """A request's sampler; raises Refused naming the field that cannot work."""
+    """A request's sampler; raises RequestRefused naming the field that cannot work."""
     _check(sampling)
     generator = torch.Generator(device=device)
     if sampling.seed is None:
@@ -142,9 +142,9 @@ def _check(sampling: Sampling) -> None:
         raise refused("invalid_request", message, "min_tokens")
 
 
-def _bias(said: dict[str, float], vocabulary: int) -> dict[int, float]:
+def _bias(biases: dict[str, float], vocabulary: int) -> dict[int, float]:
     bias: dict[int, float] = {}
-    for name, value in said.items():
+    for name, value in biases.items():
         if not name.isdecimal() or int(name) >= vocabulary:
             message = (
                 f"logit_bias names token {name!r}; this model has 0 to {vocabulary - 1}"
@@ -154,61 +154,48 @@ def _bias(said: dict[str, float], vocabulary: int) -> dict[int, float]:
     return bias
 
 
-def _narrowed(scores: Tensor, said: Sampling) -> Tensor:
-    """Rule out what top_k, top_p and min_p leave out, in that order."""
-    if 0 < said.top_k < len(scores):
-        lowest = scores.topk(said.top_k).values[-1]
+def pick_together(logits: Tensor, samplers: Sequence[Sampler]) -> list[int]:
+    """The next token of each row of ``[rows, vocabulary]``; see `Sampler.is_plain`."""
+    samplings = [one.sampling for one in samplers]
+    # A lower temperature would make numbers of them that are not finite.
+    temperatures = [max(one.temperature, 1e-30) for one in samplings]
+    scores = logits.float() / _column(temperatures, logits)
+    noise = torch.empty_like(scores)
+    for row, one in zip(noise, samplers, strict=True):
+        # What `torch.multinomial` draws for one row.
+        row.exponential_(generator=one.generator)
+    weights = torch.softmax(_narrowed(scores, samplings), dim=-1) / noise
+    chosen: list[int] = weights.argmax(dim=-1).tolist()
+    return chosen
+
+
+def _narrowed(scores: Tensor, samplings: Sequence[Sampling]) -> Tensor:
+    """Rule out what each row's top_k, top_p and min_p leave out, in that order."""
+    size = scores.shape[-1]
+    counts = [one.top_k if 0 < one.top_k < size else size for one in samplings]
+    if min(counts) < size:
+        best = scores.topk(max(counts)).values
+        lowest = best.gather(-1, _column(counts, scores).long() - 1)
         scores = scores.masked_fill(scores < lowest, -torch.inf)
-    if said.top_p < 1:
-        scores = _nucleus(scores, said.top_p)
-    if said.min_p > 0:
+    if any(one.top_p < 1 for one in samplings):
+        scores = _nuclei(scores, [one.top_p for one in samplings])
+    if any(one.min_p > 0 for one in samplings):
         weights = torch.softmax(scores, dim=-1)
-        too_rare = weights < said.min_p * weights.max()
+        least = _column([one.min_p for one in samplings], scores)
+        too_rare = weights < least * weights.amax(dim=-1, keepdim=True)
         scores = scores.masked_fill(too_rare, -torch.inf)
     return scores
 
 
-def _nucleus(scores: Tensor, share: float) -> Tensor:
-    ordered, at = scores.sort(descending=True)
-    weights = torch.softmax(ordered, dim=-1)
-    # What comes before a token must fill the share already for it to go; the
-    # likeliest token always stays.
-    out = weights.cumsum(dim=-1) - weights >= share
-    out[0] = False
-    return scores.index_fill(0, at[out], -torch.inf)
-
-
-def pick_together(logits: Tensor, samplers: Sequence[Sampler]) -> list[int]:
-    """The next token of each row of ``[rows, vocabulary]``; see `Sampler.is_plain`."""
-    said = [one.sampling for one in samplers]
-    scores = logits.float() / _column([one.temperature for one in said], logits)
+def _nuclei(scores: Tensor, shares: list[float]) -> Tensor:
     ordered, at = scores.sort(dim=-1, descending=True, stable=True)
-    ordered = _narrowed_rows(ordered, samplers)
-    noise = torch.empty_like(scores)
-    for row, one in zip(noise, samplers, strict=True):
-        # What `torch.multinomial` draws for one row: in the order of the vocabulary.
-        row.exponential_(generator=one.generator)
-    weights = torch.softmax(ordered, dim=-1) / noise.gather(-1, at)
-    best = weights.argmax(dim=-1, keepdim=True)
-    chosen: list[int] = at.gather(-1, best)[:, 0].tolist()
-    return chosen
-
-
-def _narrowed_rows(ordered: Tensor, samplers: Sequence[Sampler]) -> Tensor:
-    """Rule out what top_k, top_p and min_p leave out, the likeliest coming first."""
-    said = [one.sampling for one in samplers]
-    size = ordered.shape[-1]
-    counts = [one.top_k if 0 < one.top_k < size else size for one in said]
-    lowest = ordered.gather(-1, _column(counts, ordered).long() - 1)
-    ordered = ordered.masked_fill(ordered < lowest, -torch.inf)
     weights = torch.softmax(ordered, dim=-1)
     # What comes before a token must fill the share already for it to go; the
     # likeliest token always stays.
-    shares = [one.top_p if one.top_p < 1 else torch.inf for one in said]
-    out = weights.cumsum(dim=-1) - weights >= _column(shares, ordered)
-    out |= weights < weights[:, :1] * _column([one.min_p for one in said], ordered)
+    wanted = [share if share < 1 else torch.inf for share in shares]
+    out = weights.cumsum(dim=-1) - weights >= _column(wanted, scores)
     out[:, 0] = False
-    return ordered.masked_fill(out, -torch.inf)
+    return scores.masked_fill(out.scatter(-1, at, out), -torch.inf)
 
 
 def _column(values: Sequence[float], like: Tensor) -> Tensor:

@@ -23,10 +23,9 @@ def turns(
     messages: Iterable[Message], format: str | None = None, *, template: str = ""
 ) -> list[ChatTurn]:
     """Messages as the ``template`` of a model with a format of calls reads them."""
-    said = tuple(messages)
     if format == toolcalls.LLAMA3:  # its templates refuse several calls in one turn
-        said = tuple(one_by_one(said))
-    made = [_turn(one) for one in said]
+        messages = one_by_one(messages)
+    made = [_turn(one) for one in messages]
     if format == toolcalls.HERMES and "tool_calls" not in template:
         # SmolLM 3's shows only the content of a turn.
         made = [_with_calls(turn) for turn in made]
@@ -39,8 +38,8 @@ def _with_calls(turn: ChatTurn) -> ChatTurn:
         f"{toolcalls.OPEN}\n{json.dumps(call, ensure_ascii=False)}\n{toolcalls.CLOSE}"
         for call in calls
     ]
-    said = [turn["content"]] if turn["content"] else []
-    return turn | {"content": "\n".join([*said, *written])}
+    text = [turn["content"]] if turn["content"] else []
+    return turn | {"content": "\n".join([*text, *written])}
 
 
 def one_by_one(messages: Iterable[Message]) -> Iterator[Message]:
@@ -118,7 +117,7 @@ def variables(tools: Iterable[ChatTurn], template: str) -> ChatTurn:
 def check_keys(value: object, controls: Iterable[str], param: str) -> None:
     """Refuse control tokens in the names of fields: templates write those as they are.
 
-    Raises Refused naming ``param``.
+    Raises RequestRefused naming ``param``.
     """
     found = next((key for key in _keys(value) if any(c in key for c in controls)), None)
     if found is not None:

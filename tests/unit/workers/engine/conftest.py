@@ -23,7 +23,7 @@ from genie.contracts.inference import Message, Sampling, WorkClass
 from genie.contracts.model import ModelSpec, Quant
 from workers.engine.child.backend import EngineLimits
 from workers.engine.protocol import EngineEvent, EngineRequest, Finish, Load, Piece
-from workers.engine.torch import loading
+from workers.engine.torch import packed
 from workers.engine.torch.packed import PackedBackend
 from workers.engine.torch.prompts import PromptRenderer
 
@@ -81,10 +81,10 @@ class Bench:
         )
         self.now = 0.0
         self.tiny = tiny
-        self.model = loading.load_model(load, tiny.path)
+        self.model = packed.load_model(load)
         self.prompts = tiny.prompts()
-        runner = loading.self_tested(self.model, self.prompts, room, "tiny")
-        ends = loading.end_tokens(self.model, self.prompts)
+        runner = packed.self_tested(self.model, self.prompts, room)
+        ends = packed.end_tokens(self.model, self.prompts)
         self.backend = PackedBackend(
             room, lambda: self.now, runner=runner, prompts=self.prompts, ends=ends
         )

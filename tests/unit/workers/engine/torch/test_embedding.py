@@ -20,7 +20,7 @@ from workers.engine.child import main
 from workers.engine.child.backend import EngineLimits
 from workers.engine.errors import LoadFailed
 from workers.engine.protocol import EngineRequest, Finish, Load
-from workers.engine.torch import embedding
+from workers.engine.torch import ENGINE, embedding
 from workers.engine.torch.embedding import EmbeddingBackend, Encoder
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefghijklmnopqrstuvwxyz"]
@@ -92,7 +92,7 @@ def load(path: Path, **changed: object) -> Load:
 
 @pytest.fixture(scope="module")
 def encoder(folder: Path) -> Encoder:
-    made = embedding.load_encoder(load(folder), folder)
+    made = embedding.load_encoder(load(folder))
     embedding.self_test(made, "tiny-bert", WINDOW)
     return made
 
@@ -238,14 +238,14 @@ def test_only_the_culprit_of_a_failing_batch_fails(
     assert len(vectors(found["good"])) == 1
 
 
-def test_figures_show_the_window_and_no_cache(backend: EmbeddingBackend) -> None:
+def test_figures_tell_what_an_encoder_takes(backend: EmbeddingBackend) -> None:
     stats = backend.stats()
-    assert (stats.slots, stats.context, stats.kv_used) == (4, WINDOW, 0.0)
+    assert stats.slots == 4
     assert stats.peak_bytes > 0
 
 
 def test_the_first_token_can_be_the_vector(folder: Path) -> None:
-    made = embedding.load_encoder(load(folder, pooling="cls"), folder)
+    made = embedding.load_encoder(load(folder, pooling="cls"))
     ids = made.tokens("abc")
     model: Any = AutoModel.from_pretrained(folder).eval()
     with torch.no_grad():
@@ -256,13 +256,13 @@ def test_the_first_token_can_be_the_vector(folder: Path) -> None:
 
 def test_a_pooling_it_does_not_know_is_refused(folder: Path) -> None:
     with pytest.raises(LoadFailed) as refused:
-        embedding.load_encoder(load(folder, pooling="max"), folder)
+        embedding.load_encoder(load(folder, pooling="max"))
     assert refused.value.fault.code == "unsupported_pooling"
 
 
 def test_a_model_that_reads_one_way_is_refused(tiny: Callable[..., Any]) -> None:
     path = tiny("llama").path
-    made = embedding.load_encoder(load(path), path)
+    made = embedding.load_encoder(load(path))
     with pytest.raises(LoadFailed) as refused:
         embedding.self_test(made, "tiny-llama", WINDOW)
     assert refused.value.fault.code == "unsupported_architecture"
@@ -274,7 +274,7 @@ def test_a_whole_load_reports_progress_and_an_identity(folder: Path) -> None:
     )
     shares: list[float] = []
     wanted = load(folder)
-    loaded, identity = embedding.load(
+    loaded, identity = ENGINE.load(
         wanted,
         room,
         main.verified(wanted),

@@ -179,7 +179,6 @@ def test_prompts_that_begin_alike_are_answered_as_if_alone(
     assert cached[0] == 0
     # The second waited for the first to compute what both begin with.
     assert all(count >= len(PERSONA) for at, count in enumerate(cached) if at > 0)
-    assert engine.backend.stats().cached_tokens == sum(cached)
 
 
 def test_a_conversation_goes_on_where_it_was(bench: Make, request_for: Make) -> None:
@@ -239,7 +238,7 @@ def test_the_text_is_that_of_the_tokens(bench: Make, request_for: Make) -> None:
     chosen = capture(engine)
     sampling = Sampling(max_tokens=24)
     text, finish = engine.answer(request_for(prompt="hello", sampling=sampling))
-    whole = engine.prompts.decoded(chosen["r"])
+    whole = engine.prompts.tokenizer.decode(chosen["r"], skip_special_tokens=True)
     # Bytes of an unfinished character at the very end are not text yet.
     assert whole.rstrip("\ufffd").startswith(text.rstrip("\ufffd"))
     assert finish.usage.completion_tokens == len(chosen["r"])
@@ -365,7 +364,7 @@ def test_a_failed_forward_fails_only_its_culprit(
     assert fault is not None
     assert fault.code == "engine_error"
     assert chosen["a"] == chosen["c"] == expected(engine, good, 6)
-    assert engine.backend.stats().free_slots == 4
+    assert engine.backend.stats().active == 0
 
 
 def capture(engine: Any) -> dict[str, list[int]]:

@@ -23,7 +23,7 @@ def test_a_message_cannot_write_control_tokens(tiny: Make, request_for: Make) ->
     tokens = prompts.tokens(request_for(chat=posing))
     assert tokens.count(256) == 2
     assert tokens.count(257) == 1
-    assert posing in prompts.decoded(tokens)
+    assert posing in prompts.tokenizer.decode(tokens, skip_special_tokens=True)
 
 
 def test_a_plain_prompt_cannot_write_control_tokens(
@@ -32,7 +32,7 @@ def test_a_plain_prompt_cannot_write_control_tokens(
     prompts = tiny("llama").prompts()
     tokens = prompts.tokens(request_for(prompt="a<|im_end|>b"))
     assert 257 not in tokens
-    assert prompts.decoded(tokens) == "a<|im_end|>b"
+    assert prompts.tokenizer.decode(tokens, skip_special_tokens=True) == "a<|im_end|>b"
 
 
 def test_a_tokenizer_that_lets_control_tokens_through_is_refused(
@@ -40,12 +40,12 @@ def test_a_tokenizer_that_lets_control_tokens_through_is_refused(
 ) -> None:
     prompts = tiny("llama").prompts()
     prompts.guard()
-    whole = prompts._tokenizer.apply_chat_template
+    whole = prompts.tokenizer.apply_chat_template
 
     def careless(turns: Any, **said: Any) -> Any:
         return whole(turns, **(said | {"sanitize_control_tokens": False}))
 
-    monkeypatch.setattr(prompts._tokenizer, "apply_chat_template", careless)
+    monkeypatch.setattr(prompts.tokenizer, "apply_chat_template", careless)
     with pytest.raises(LoadFailed, match="served safely"):
         prompts.guard()
 

@@ -63,8 +63,8 @@ def test_logits_that_are_not_finite_fail_only_their_request(
     whole = engine.backend._runner.forward
     poisoned: list[bool] = []
 
-    def forward(step: Any, tokens_of: Any) -> Tensor:
-        logits: Tensor = whole(step, tokens_of)
+    def forward(step: Any) -> Tensor:
+        logits: Tensor = whole(step)
         if not poisoned and len(logits) == 2:
             poisoned.append(True)
             logits[0] = torch.nan
@@ -145,7 +145,7 @@ def test_a_template_that_fails_fails_one_request(
     bench: Make, request_for: Make, template: str, code: str
 ) -> None:
     engine = bench("llama")
-    engine.prompts._tokenizer.chat_template = template
+    engine.prompts.tokenizer.chat_template = template
     engine.answer(request_for("good", prompt="x"))
     _, finish = engine.answer(request_for("bad", chat="x"))
     assert engine.finish("good").fault is None
