@@ -33,7 +33,7 @@ from workers.models.residency import (
     StartEngine,
 )
 from workers.serving.attempt import WorkerIdentity
-from workers.serving.reports import QUEUES, EventReporter
+from workers.serving.reports import EventReporter
 from workers.serving.serving import Serving
 from workers.settings import WorkerSettings
 
@@ -89,7 +89,6 @@ class WorkerHost:
         self._post = Publisher(
             registered.broker_url,
             name=f"worker-{registered.name}.post",
-            queues=QUEUES,
         )
         self._mail = EventReporter(self._post)
         self.residency = self._make_residency(parts)

@@ -4,6 +4,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import cache
 
 from pika.adapters.select_connection import IOLoop
 
@@ -20,7 +21,7 @@ class IoThread:
     def __init__(self) -> None:
         self.loop = IOLoop()
         self._actions: deque[Action] = deque()
-        self._is_rung = False
+        self._is_woken = False
         self._thread = threading.Thread(target=self._run, name="broker", daemon=True)
         self._thread.start()
 
@@ -32,9 +33,7 @@ class IoThread:
     def call(self, action: Action) -> None:
         """Run ``action`` soon, from any thread; one wake-up serves all that wait."""
         self._actions.append(action)
-        if not self._is_rung:
-            self._is_rung = True
-            self.loop.add_callback_threadsafe(self._act)
+        self._wake()
 
     def call_later(self, delay_s: float, action: Action) -> None:
         """Run ``action`` after a time; from any thread."""
@@ -52,28 +51,32 @@ class IoThread:
             kind = type(error).__name__
             log.critical("broker_thread", error=kind, exc_info=True)
 
+    def _wake(self) -> None:
+        if not self._is_woken:
+            self._is_woken = True
+            self.loop.add_callback_threadsafe(self._act)
+
     def _act(self) -> None:
-        self._is_rung = False  # first: what is added from now on rings again
+        self._is_woken = False  # first: what is added from now on wakes it again
         for _ in range(len(self._actions)):
             self.guard(self._actions.popleft())
-        if self._actions and not self._is_rung:
-            self._is_rung = True
-            self.loop.add_callback_threadsafe(self._act)
+        if self._actions:
+            self._wake()
 
     def _run(self) -> None:
         while True:
             self.guard(self.loop.start)
 
 
-_threads: dict[int, IoThread] = {}
 _starting = threading.Lock()
 
 
 def thread() -> IoThread:
     """This process's thread; a forked process has another one than its parent."""
     with _starting:
-        pid = os.getpid()
-        if pid not in _threads:
-            _threads.clear()
-            _threads[pid] = IoThread()
-        return _threads[pid]
+        return _thread_of(os.getpid())
+
+
+@cache
+def _thread_of(_pid: int) -> IoThread:
+    return IoThread()

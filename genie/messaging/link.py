@@ -5,7 +5,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from genie import logs
 from genie.messaging.queues import QueueSpec
+
+log = logs.logger("messaging.link")
+
+REFUSED_S = 1.0
+"""After the broker refused a queue, its consumer begins anew."""
 
 Headers = Mapping[str, object]
 
@@ -27,7 +33,7 @@ class Publication:
 
 
 @dataclass(slots=True, kw_only=True)
-class Received:
+class BrokerMessage:
     """A message that came. ``channel`` and ``tag`` settle it, on that channel only."""
 
     body: bytes
@@ -58,14 +64,15 @@ class Refused(LinkError):
 
 
 class BrokerBlocked(LinkError):
-    """The broker refuses publishes: its memory or disk alarm is on."""
+    """The broker reads no publishes: its memory or disk alarm is on. What was sent just
+    before waits for the end of the alarm."""
 
 
 class LinkLost(LinkError):
     """The connection went before the broker's answer came."""
 
 
-Hear = Callable[[Received], None]
+Hear = Callable[[BrokerMessage], None]
 Done = Callable[[Exception | None], None]
 Counted = Callable[[QueueCount | Exception], None]
 
@@ -141,30 +148,38 @@ class Link(Protocol):
         """Take no more; without ``done`` nothing must be under way, with it what is
         still comes before."""
 
-    def ack(self, received: Received) -> None:
+    def ack(self, message: BrokerMessage) -> None:
         """It is done with. After a lost connection somebody else has it: no news."""
 
-    def reject(self, received: Received, *, requeue: bool) -> None:
+    def reject(self, message: BrokerMessage, *, requeue: bool) -> None:
         """Give it back, or set it aside with the dead letters."""
 
     def send(self, publication: Publication, done: Done | None = None) -> bool:
         """Publish; False when that cannot be done now, and then it was not.
 
-        ``done`` hears of a confirmed one: None, or why it may not have arrived.
+        ``done`` hears of a confirmed one: None, or why it may not have arrived. It
+        hears of an alarm at once (`BrokerBlocked`), and after it what became of it.
         """
 
     def gathered(self) -> AbstractContextManager[None]:
         """Let what is written within leave in one write at the end."""
 
 
-class Broker(Protocol):
-    """One way to a message broker; its links share one thread."""
+def subscribe(
+    link: Link,
+    queue: QueueSpec,
+    hear: Hear,
+    *,
+    places: int = 0,
+    ready: Callable[[], None] | None = None,
+) -> None:
+    """Make sure of a queue, then take what comes to it; to be called at each ``up``."""
 
-    def link(
-        self,
-        name: str,
-        events: LinkEvents | None = None,
-        *,
-        vhost: str | None = None,
-    ) -> Link:
-        """A connection to a virtual host (the URL's unless told); `start` opens it."""
+    def consume(found: QueueCount | Exception) -> None:
+        if isinstance(found, QueueCount):
+            link.consume(queue.name, hear, places=places, ready=ready)
+        elif not isinstance(found, LinkLost):
+            log.error("queue_refused", queue=queue.name, error=repr(found))
+            link.call_later(REFUSED_S, link.reset)
+
+    link.declare(queue, consume)

@@ -27,9 +27,6 @@ from genie.messaging.publisher import Letter
 from workers.serving.attempt import Attempt
 
 _OUTCOMES, _REPLIES = queues.outcomes_queue(), queues.replies()
-QUEUES = _OUTCOMES, _REPLIES
-"""What is always written to."""
-
 
 TOGETHER_BYTES = 32_768
 """Of events in one message; more would make the first of them wait for the last."""
@@ -61,7 +58,7 @@ class Replies:
     def send(self, to: str, body: bytes) -> None:
         """Send one event, or keep it until the step is heard."""
         if not topology.takes_lists(to):
-            self._post.send(Letter(to=to, body=body))  # as the release before listens
+            self._post.send(Letter(key=to, body=body))  # as the release before listens
             return
         with self._lock:
             self._keep(to, body)
@@ -92,7 +89,7 @@ class Replies:
         for to, bodies in kept.items():
             body = codec.joined(bodies)
             self._post.send(
-                Letter(to=to, exchange=topology.REPLIES, queue=_REPLIES, body=body)
+                Letter(key=to, exchange=topology.REPLIES, queue=_REPLIES, body=body)
             )
 
 
@@ -128,7 +125,7 @@ class EventReporter:
         queue = queues.model_queue(task.queue, task.model, task.work_class)
         self._post.send(
             Letter(
-                to=queue.name,
+                key=queue.name,
                 queue=queue,
                 body=envelope.pack(task),
                 confirmed=True,
@@ -159,7 +156,7 @@ class EventReporter:
     ) -> None:
         self._post.send(
             Letter(
-                to=topology.OUTCOMES,
+                key=topology.OUTCOMES,
                 exchange=topology.EVENTS,
                 queue=_OUTCOMES,
                 body=body,
