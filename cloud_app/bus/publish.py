@@ -183,10 +183,7 @@ class Bus:
     def _declare(self, queue: QueueSpec) -> QueueCount:
         told: SimpleQueue[QueueCount | Exception] = SimpleQueue()
         self._link.declare(queue, told.put)
-        found = _answer(told)
-        if isinstance(found, QueueCount):
-            return found
-        raise found
+        return _answer(told)
 
     def _send(self, publication: Publication) -> None:
         told: SimpleQueue[Exception | None] = SimpleQueue()
@@ -194,16 +191,17 @@ class Bus:
             if self._link.is_up:
                 raise BrokerBlocked("the broker blocks publishes")
             raise LinkLost("the connection went")
-        error = _answer(told)
-        if error is not None:
-            raise error
+        _answer(told)
 
 
-def _answer(told: "SimpleQueue[T]") -> T:
+def _answer(told: SimpleQueue[T | Exception]) -> T:
     try:
-        return told.get(timeout=CONFIRM_TIMEOUT_S)
+        answer = told.get(timeout=CONFIRM_TIMEOUT_S)
     except Empty as error:
         raise Refused("the broker did not answer in time") from error
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def _publication(task: InferenceTask) -> Publication:

@@ -431,7 +431,6 @@ class _Session:
         # it again, and a consumer that is gone would be missed by nobody.
         if tag in self._consumers:
             log.error("consumer_cancelled", tag=tag)
-            self._guard(self._link.events.refused)
             self.abort()
 
     def abort(self) -> None:
@@ -477,7 +476,6 @@ class _Session:
         # The broker refused something on it: only a new connection knows where it is.
         if isinstance(error, ChannelClosedByBroker) and self._connection.is_open:
             log.error("channel_closed", error=repr(error))
-            self._guard(self._link.events.refused)
             self._connection.close()
 
     def _confirmed(self, payload: bytes) -> None:

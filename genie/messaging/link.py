@@ -82,15 +82,13 @@ class LinkEvents:
     """What the owner of a link hears, in the broker's thread; none of it may wait.
 
     ``up`` at each connection; ``down`` when one was lost; ``quiet`` each time all that
-    had arrived was handled; ``unblocked`` when publishes are taken again; ``refused``
-    before ``down`` when the broker ended it over something that is not there.
+    had arrived was handled; ``unblocked`` when publishes are taken again.
     """
 
     up: Callable[[], None] = lambda: None
     down: Callable[[], None] = lambda: None
     quiet: Callable[[], None] = lambda: None
     unblocked: Callable[[], None] = lambda: None
-    refused: Callable[[], None] = lambda: None
 
 
 class Link(Protocol):

@@ -64,8 +64,7 @@ class Publisher:
         self._again: list[Letter] = []
         self._under_way = 0
         self._kept: deque[tuple[Letter, float]] = deque()
-        self._declared: set[tuple[str, str]] = set()
-        self._declaring: set[tuple[str, str]] = set()
+        self._declared: dict[tuple[str, str], bool] = {}  # False: asked for
         self._link = broker.connect(
             url,
             name,
@@ -73,7 +72,6 @@ class Publisher:
                 up=self._send_waiting,
                 down=self._lost,
                 unblocked=self._send_waiting,
-                refused=self._forget,
             ),
         )
 
@@ -115,20 +113,18 @@ class Publisher:
 
     def _is_declared(self, queue: QueueSpec) -> bool:
         key = queue.key
-        if key in self._declared:
-            return True
-        if key not in self._declaring and self._link.is_up:
-            self._declaring.add(key)
+        if key not in self._declared and self._link.is_up:
+            self._declared[key] = False
             self._link.declare(queue, partial(self._heard_of, queue))
-        return key in self._declared
+        return self._declared.get(key, False)
 
     def _heard_of(self, queue: QueueSpec, found: QueueCount | Exception) -> None:
         with self._lock:
-            self._declaring.discard(queue.key)
             if isinstance(found, QueueCount):
-                self._declared.add(queue.key)
+                self._declared[queue.key] = True
                 self._send_waiting()
                 return
+            self._declared.pop(queue.key, None)
         if not isinstance(found, LinkLost):
             log.warning("publish_retry", name=self._name, error=repr(found))
             self._link.call_later(RETRY_S, self._send_waiting)
@@ -154,15 +150,9 @@ class Publisher:
             self._declared.clear()
         self._link.call_later(RETRY_S, self._send_waiting)
 
-    def _forget(self) -> None:
-        with self._lock:
-            self._declared.clear()
-
     def _lost(self) -> None:
-        # What was declared is believed to be there still: letters of jobs that go on
-        # here should not wait. A queue that is gone makes them unroutable.
         with self._lock:
-            self._declaring.clear()
+            self._declared.clear()  # the broker may have lost its queues
             self._plain.extendleft(letter for letter, _at in reversed(self._kept))
             self._kept.clear()
 
@@ -176,11 +166,11 @@ class Publisher:
                 self._empty.notify_all()
 
     def _send_all(self, waiting: deque[Letter]) -> None:
-        # One whose queue the broker refuses holds up no other.
-        for _ in range(len(waiting) if self._link.is_up else 0):
-            letter = waiting.popleft()
-            if not self._is_sent(letter):
-                waiting.append(letter)
+        if self._link.is_up:
+            letters = list(waiting)
+            waiting.clear()
+            # One whose queue the broker refuses holds up no other.
+            waiting.extend([one for one in letters if not self._is_sent(one)])
 
     def _keep(self, letter: Letter) -> None:
         now = time.monotonic()
