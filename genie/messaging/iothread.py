@@ -1,10 +1,12 @@
-"""The one thread of a process that speaks to brokers."""
+"""The one thread of a process that speaks to brokers, and its like in memory."""
 
+import asyncio
 import os
 import threading
 from collections import deque
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 from pika.adapters.select_connection import IOLoop
 
@@ -18,8 +20,10 @@ log = logs.logger("messaging.iothread")
 class IoThread:
     """Runs actions and timers, and whatever connections wait for, in one loop."""
 
-    def __init__(self) -> None:
-        self.loop = IOLoop()
+    def __init__(
+        self, loop: Any, run: Action, call_soon: Callable[[Action], object]
+    ) -> None:
+        self.loop, self._run_loop, self._call_soon = loop, run, call_soon
         self._actions: deque[Action] = deque()
         self._is_woken = False
         self._thread = threading.Thread(target=self._run, name="broker", daemon=True)
@@ -54,7 +58,7 @@ class IoThread:
     def _wake(self) -> None:
         if not self._is_woken:
             self._is_woken = True
-            self.loop.add_callback_threadsafe(self._act)
+            self._call_soon(self._act)
 
     def _act(self) -> None:
         self._is_woken = False  # first: what is added from now on wakes it again
@@ -65,7 +69,7 @@ class IoThread:
 
     def _run(self) -> None:
         while True:
-            self.guard(self.loop.start)
+            self.guard(self._run_loop)
 
 
 _starting = threading.Lock()
@@ -74,9 +78,22 @@ _starting = threading.Lock()
 def thread() -> IoThread:
     """This process's thread; a forked process has another one than its parent."""
     with _starting:
-        return _thread_of(os.getpid())
+        return _thread(os.getpid())
+
+
+def memory_thread() -> IoThread:
+    """The same for brokers in memory; it opens no socket."""
+    with _starting:
+        return _memory_thread(os.getpid())
 
 
 @cache
-def _thread_of(_pid: int) -> IoThread:
-    return IoThread()
+def _thread(_pid: int) -> IoThread:
+    loop = IOLoop()
+    return IoThread(loop, loop.start, loop.add_callback_threadsafe)
+
+
+@cache
+def _memory_thread(_pid: int) -> IoThread:
+    loop = asyncio.new_event_loop()
+    return IoThread(loop, loop.run_forever, loop.call_soon_threadsafe)

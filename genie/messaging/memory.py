@@ -4,17 +4,15 @@ It keeps the rules the product relies on: places of a consumer, priorities, mess
 given back at their old place. It stores nothing, so nothing survives the process.
 """
 
-import asyncio
 import heapq
 import itertools
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
-from genie import logs
+from genie.messaging import iothread
 from genie.messaging.link import (
     BrokerMessage,
     Counted,
@@ -27,27 +25,6 @@ from genie.messaging.link import (
     Unroutable,
 )
 from genie.messaging.queues import QueueSpec
-
-log = logs.logger("messaging.memory")
-
-
-class _BrokerThread(threading.Thread):
-    """Runs what all brokers of this process and their links have to do, in order."""
-
-    def __init__(self) -> None:
-        super().__init__(name="broker", daemon=True)
-        self.loop = asyncio.new_event_loop()
-        self.loop.set_exception_handler(_log_mistake)
-        self.start()
-
-    def run(self) -> None:
-        self.loop.run_forever()
-
-
-def _log_mistake(_loop: object, context: Mapping[str, Any]) -> None:
-    error = context.get("exception")
-    kind = type(error).__name__
-    log.critical("broker_thread", error=kind, exc_info=error)
 
 
 @dataclass(slots=True, order=True)
@@ -128,7 +105,7 @@ class _MemoryLink:
 
     def __init__(self, broker: _MemoryBroker, events: LinkEvents) -> None:
         self._broker, self._events = broker, events
-        self._thread = _thread()
+        self._thread = iothread.memory_thread()
         self._consumers: dict[str, _Consumer] = {}
         self._unacked: dict[int, tuple[_Consumer, _Message]] = {}
         self._tags = itertools.count()  # never used twice: a reset makes old ones void
@@ -147,7 +124,7 @@ class _MemoryLink:
         closed = threading.Event()
         self.call(self._end)
         self.call(closed.set)
-        if threading.current_thread() is not self._thread:
+        if not self._thread.is_here:
             closed.wait(timeout_s)
 
     def reset(self) -> None:
@@ -174,11 +151,10 @@ class _MemoryLink:
         return self._is_up.wait(timeout_s)
 
     def call(self, action: Callable[[], None]) -> None:
-        self._thread.loop.call_soon_threadsafe(action)
+        self._thread.call(action)
 
     def call_later(self, delay_s: float, action: Callable[[], None]) -> None:
-        loop = self._thread.loop
-        loop.call_soon_threadsafe(loop.call_later, delay_s, action)
+        self._thread.call_later(delay_s, action)
 
     def declare(self, queue: QueueSpec, done: Counted) -> None:
         self.call(lambda: done(self._broker.declare(queue)))
@@ -270,16 +246,7 @@ class _MemoryLink:
         return nullcontext()
 
 
-_starting = threading.Lock()
-_threads: list[_BrokerThread] = []
 _brokers: dict[str, _MemoryBroker] = {}
-
-
-def _thread() -> _BrokerThread:
-    with _starting:
-        if not _threads:
-            _threads.append(_BrokerThread())
-        return _threads[0]
 
 
 def link(url: str, events: LinkEvents) -> Link:
