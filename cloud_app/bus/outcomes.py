@@ -29,7 +29,7 @@ BUSY_S, GATHER_S = 0.02, 0.005
 """Where the last transaction ended a moment ago, the next one lets others come along:
 nobody waits for a record, and a transaction costs more than what is in it."""
 
-Taken = tuple[RecordedEvent, BrokerMessage]
+EventMessage = tuple[RecordedEvent, BrokerMessage]
 """An event and the message it came in."""
 
 
@@ -45,7 +45,7 @@ class OutcomeConsumer:
         self, url: str, apply: ApplyEvent, record: RecordEvents | None = None
     ) -> None:
         self._apply, self._together = apply, record
-        self._arrived: deque[Taken] = deque()
+        self._arrived: deque[EventMessage] = deque()
         self._news = threading.Condition()
         self._is_ending = False
         self._link = broker.connect(
@@ -121,7 +121,7 @@ class OutcomeConsumer:
             for _event, message in left:
                 self._link.reject(message, requeue=True)
 
-    def _record(self, taken: deque[Taken]) -> deque[Taken]:
+    def _record(self, taken: deque[EventMessage]) -> deque[EventMessage]:
         """Record many at once; those that must be recorded one by one."""
         if self._together is None or not taken:
             return taken

@@ -22,17 +22,18 @@ from genie.messaging.frames import METHOD, PartialMessage
 from genie.messaging.link import (
     BrokerBlocked,
     BrokerMessage,
-    Counted,
-    Done,
-    Hear,
     Link,
     LinkError,
     LinkEvents,
     LinkLost,
+    OnConfirm,
+    OnCount,
+    OnMessage,
     Publication,
     QueueCount,
     Refused,
     Unroutable,
+    nobody,
 )
 from genie.messaging.queues import QueueSpec
 from genie.messaging.wire import Services, Wire
@@ -129,7 +130,7 @@ class _AmqpLink:
     def call_later(self, delay_s: float, action: Callable[[], None]) -> None:
         self.thread.call_later(delay_s, action)
 
-    def declare(self, queue: QueueSpec, done: Counted) -> None:
+    def declare(self, queue: QueueSpec, done: OnCount) -> None:
         def declare() -> None:
             if session := self._open:
                 session.declare(queue, done)
@@ -141,7 +142,7 @@ class _AmqpLink:
     def consume(
         self,
         queue: str,
-        hear: Hear,
+        hear: OnMessage,
         *,
         places: int = 0,
         priority: int | None = None,
@@ -171,9 +172,9 @@ class _AmqpLink:
         if session is not None and channel in session.channels.values():
             session.say(channel, method)
 
-    def send(self, publication: Publication, done: Done | None = None) -> bool:
+    def send(self, publication: Publication, done: OnConfirm = nobody) -> bool:
         session = self._open
-        return session is not None and session.send(publication, done or _nobody)
+        return session is not None and session.send(publication, done)
 
     def gathered(self) -> AbstractContextManager[None]:
         session = self._open
@@ -227,16 +228,12 @@ class _AmqpLink:
         self.thread.call_later(delay_s, self._retry)
 
 
-def _nobody(_error: Exception | None) -> None:
-    """Nobody waits for the confirmation."""
-
-
 @dataclass(slots=True, kw_only=True)
-class _Unconfirmed:
+class _PendingConfirm:
     """What was published and not yet confirmed."""
 
     publication: Publication
-    done: Done
+    done: OnConfirm
     at: float
     was_returned: bool = False
 
@@ -254,7 +251,7 @@ class _Subscription:
     """Who hears what comes to it, that the broker knows it, and that it is gone."""
 
     channel: Channel
-    hear: Hear
+    hear: OnMessage
     ready: Callable[[], None] | None
     gone: Callable[[], None] | None = None
 
@@ -279,7 +276,7 @@ class _Session:
         self._partial: dict[int, PartialMessage] = {}
         self._tags = itertools.count()
         self._sent = 0
-        self._unconfirmed: dict[int, _Unconfirmed] = {}
+        self._unconfirmed: dict[int, _PendingConfirm] = {}
         self._unblocked_at = 0.0
         self._services = Services(link.thread, self.read, self.quiet)
         self._connection = pika.SelectConnection(
@@ -305,7 +302,7 @@ class _Session:
             return 0.0
         return time.monotonic() - max(oldest.at, self._unblocked_at)
 
-    def send(self, publication: Publication, done: Done) -> bool:
+    def send(self, publication: Publication, done: OnConfirm) -> bool:
         """Publish from any thread; count and write in one: the broker counts as we."""
         lane = _CONFIRMED if publication.confirmed else _MAIN
         number = self.channels[lane].channel_number
@@ -316,13 +313,13 @@ class _Session:
                 return False
             if publication.confirmed:
                 self._sent += 1
-                self._unconfirmed[self._sent] = _Unconfirmed(
+                self._unconfirmed[self._sent] = _PendingConfirm(
                     publication=publication, done=done, at=time.monotonic()
                 )
             wire.write(coded)
         return True
 
-    def declare(self, queue: QueueSpec, done: Counted) -> None:
+    def declare(self, queue: QueueSpec, done: OnCount) -> None:
         """On a channel of its own, which alone ends if the broker refuses."""
         try:
             _Declaration(
@@ -523,7 +520,7 @@ class _Declaration:
     """A queue, with its exchange and dead letters, to make sure of and to count."""
 
     def __init__(
-        self, connection: pika.SelectConnection, queue: QueueSpec, tell: Counted
+        self, connection: pika.SelectConnection, queue: QueueSpec, tell: OnCount
     ) -> None:
         self._queue, self._tell = queue, tell
         self._found: QueueCount | None = None

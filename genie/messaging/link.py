@@ -72,9 +72,13 @@ class LinkLost(LinkError):
     """The connection went before the broker's answer came."""
 
 
-Hear = Callable[[BrokerMessage], None]
-Done = Callable[[Exception | None], None]
-Counted = Callable[[QueueCount | Exception], None]
+OnMessage = Callable[[BrokerMessage], None]
+OnConfirm = Callable[[Exception | None], None]
+OnCount = Callable[[QueueCount | Exception], None]
+
+
+def nobody(_error: Exception | None) -> None:
+    """Nobody waits for the confirmation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,13 +128,13 @@ class Link(Protocol):
     def call_later(self, delay_s: float, action: Callable[[], None]) -> None:
         """Run ``action`` after a time, in the broker's thread."""
 
-    def declare(self, queue: QueueSpec, done: Counted) -> None:
+    def declare(self, queue: QueueSpec, done: OnCount) -> None:
         """Make sure of a queue, and count it."""
 
     def consume(
         self,
         queue: str,
-        hear: Hear,
+        hear: OnMessage,
         *,
         places: int = 0,
         priority: int | None = None,
@@ -152,7 +156,7 @@ class Link(Protocol):
     def reject(self, message: BrokerMessage, *, requeue: bool) -> None:
         """Give it back, or set it aside with the dead letters."""
 
-    def send(self, publication: Publication, done: Done | None = None) -> bool:
+    def send(self, publication: Publication, done: OnConfirm = nobody) -> bool:
         """Publish; False when that cannot be done now, and then it was not.
 
         ``done`` hears of a confirmed one: None, or why it may not have arrived. It
@@ -166,7 +170,7 @@ class Link(Protocol):
 def subscribe(
     link: Link,
     queue: QueueSpec,
-    hear: Hear,
+    hear: OnMessage,
     *,
     places: int = 0,
     ready: Callable[[], None] | None = None,

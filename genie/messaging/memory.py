@@ -15,14 +15,15 @@ from functools import partial
 from genie.messaging import iothread
 from genie.messaging.link import (
     BrokerMessage,
-    Counted,
-    Done,
-    Hear,
     Link,
     LinkEvents,
+    OnConfirm,
+    OnCount,
+    OnMessage,
     Publication,
     QueueCount,
     Unroutable,
+    nobody,
 )
 from genie.messaging.queues import QueueSpec
 
@@ -90,12 +91,12 @@ class _MemoryBroker:
             self._bound[spec.exchange, spec.routing_key] = queue
         return QueueCount(waiting=len(queue.messages), consumers=len(queue.consumers))
 
-    def publish(self, publication: Publication, done: Done | None) -> None:
+    def publish(self, publication: Publication, done: OnConfirm) -> None:
         """Put a message into its queue, if it has one."""
         queue = self._bound.get((publication.exchange, publication.key))
         if queue is not None:
             queue.add(_Message(next(self._numbers), publication))
-        if publication.confirmed and done is not None:
+        if publication.confirmed:
             lost = Unroutable(f"no queue takes {publication.key!r}")
             done(lost if queue is None else None)
 
@@ -156,13 +157,13 @@ class _MemoryLink:
     def call_later(self, delay_s: float, action: Callable[[], None]) -> None:
         self._thread.call_later(delay_s, action)
 
-    def declare(self, queue: QueueSpec, done: Counted) -> None:
+    def declare(self, queue: QueueSpec, done: OnCount) -> None:
         self.call(lambda: done(self._broker.declare(queue)))
 
     def consume(
         self,
         queue: str,
-        hear: Hear,
+        hear: OnMessage,
         *,
         places: int = 0,
         priority: int | None = None,
@@ -187,7 +188,7 @@ class _MemoryLink:
         self.call(add)  # not at once: nothing comes before the tag is known
         return tag
 
-    def _take(self, hear: Hear, consumer: _Consumer, message: _Message) -> None:
+    def _take(self, hear: OnMessage, consumer: _Consumer, message: _Message) -> None:
         tag = next(self._tags)
         if consumer.places:
             consumer.unacked += 1
@@ -201,7 +202,7 @@ class _MemoryLink:
         )
         self.call(partial(self._hand, hear, came))  # in its turn
 
-    def _hand(self, hear: Hear, message: BrokerMessage) -> None:
+    def _hand(self, hear: OnMessage, message: BrokerMessage) -> None:
         hear(message)
         if not self._is_quiet_due:
             self._is_quiet_due = True
@@ -238,7 +239,7 @@ class _MemoryLink:
         else:
             consumer.queue.hand_out()
 
-    def send(self, publication: Publication, done: Done | None = None) -> bool:
+    def send(self, publication: Publication, done: OnConfirm = nobody) -> bool:
         self.call(lambda: self._broker.publish(publication, done))
         return True
 
