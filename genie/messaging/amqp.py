@@ -441,9 +441,9 @@ class _Session:
 
     def tell(self, error: LinkError) -> None:
         """Tell whoever waits for a confirmation what has happened."""
-        if not self._unconfirmed:
-            return
-        with self.wire.lock:
+        if not self.channels:
+            return  # it was never open
+        with self.wire.lock:  # else one that is being sent would not be told
             waiting = tuple(self._unconfirmed.values())
         for one in waiting:
             self._guard(partial(one.done, error))

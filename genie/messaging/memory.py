@@ -106,7 +106,8 @@ class _MemoryLink:
 
     def __init__(self, broker: _MemoryBroker, events: LinkEvents) -> None:
         self._broker, self._events = broker, events
-        self._thread = iothread.memory_thread()
+        self._thread = thread = iothread.memory_thread()
+        self.call, self.call_later = thread.call, thread.call_later
         self._consumers: dict[str, _Consumer] = {}
         self._unacked: dict[int, tuple[_Consumer, _Message]] = {}
         self._tags = itertools.count()  # never used twice: a reset makes old ones void
@@ -150,12 +151,6 @@ class _MemoryLink:
     def wait_up(self, timeout_s: float) -> bool:
         self.start()
         return self._is_up.wait(timeout_s)
-
-    def call(self, action: Callable[[], None]) -> None:
-        self._thread.call(action)
-
-    def call_later(self, delay_s: float, action: Callable[[], None]) -> None:
-        self._thread.call_later(delay_s, action)
 
     def declare(self, queue: QueueSpec, done: OnCount) -> None:
         self.call(lambda: done(self._broker.declare(queue)))
