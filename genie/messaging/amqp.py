@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Unpack
 
 import pika
 from pika import frame, spec
@@ -22,6 +22,7 @@ from genie.messaging.frames import METHOD, PartialMessage
 from genie.messaging.link import (
     BrokerBlocked,
     BrokerMessage,
+    ConsumeOptions,
     Link,
     LinkError,
     LinkEvents,
@@ -140,21 +141,11 @@ class _AmqpLink:
         self.thread.call(declare)
 
     def consume(
-        self,
-        queue: str,
-        hear: OnMessage,
-        *,
-        places: int = 0,
-        priority: int | None = None,
-        is_background: bool = False,
-        ready: Callable[[], None] | None = None,
+        self, queue: str, hear: OnMessage, **wanted: Unpack[ConsumeOptions]
     ) -> str:
         session = self._open
-        if session is None:
-            return ""  # whoever asks will ask again when the link is up
-        lane = _BACKGROUND if is_background else _MAIN
-        consumer = _Subscription(channel=session.channels[lane], hear=hear, ready=ready)
-        return session.consume(queue, consumer, places, priority)
+        # Without one whoever asks will ask again when the link is up.
+        return "" if session is None else session.consume(queue, hear, wanted)
 
     def cancel(self, tag: str, done: Callable[[], None] | None = None) -> None:
         if session := self._open:
@@ -331,24 +322,26 @@ class _Session:
             name = type(error).__name__
             done(LinkLost(f"no channel can be opened now ({name})"))
 
-    def consume(
-        self, queue: str, consumer: _Subscription, places: int, priority: int | None
-    ) -> str:
+    def consume(self, queue: str, hear: OnMessage, wanted: ConsumeOptions) -> str:
         """Every subscription has a tag of its own: RabbitMQ counts acks by tag, and
         would give a later consumer of that name more than its places."""
-        channel, tag = consumer.channel, f"c{next(self._tags)}"
+        lane = _BACKGROUND if wanted.get("is_background") else _MAIN
+        channel, tag = self.channels[lane], f"c{next(self._tags)}"
+        places, ready = wanted.get("places", 0), wanted.get("ready")
         if places and self._places.get(channel) != places:
             self._places[channel] = places  # of consumers that come from now on
             self.say(channel, spec.Basic.Qos(prefetch_count=places))
-        self._consumers[tag] = consumer
+        self._consumers[tag] = _Subscription(channel=channel, hear=hear, ready=ready)
+        priority = wanted.get("priority")
+        arguments = {} if priority is None else {"x-priority": priority}
         consume = spec.Basic.Consume(
             queue=queue,
             consumer_tag=tag,
             no_ack=not places,
-            arguments={} if priority is None else {"x-priority": priority},
+            arguments=arguments,
             # With an answer RabbitMQ 3.10 ends the channel of a quorum queue whose
             # consumer is cancelled at once, by its first message.
-            nowait=consumer.ready is None,
+            nowait=ready is None,
         )
         self.say(channel, consume)
         return tag

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypedDict, Unpack
 
 from genie import logs
 from genie.messaging.queues import QueueSpec
@@ -95,6 +95,17 @@ class LinkEvents:
     unblocked: Callable[[], None] = lambda: None
 
 
+class ConsumeOptions(TypedDict, total=False):
+    """How messages are taken: at most ``places`` of them not yet acked (0, the default:
+    none needs it), by ``priority`` among consumers; ``ready`` once the broker knows it.
+    """
+
+    places: int
+    priority: int
+    is_background: bool
+    ready: Callable[[], None]
+
+
 class Link(Protocol):
     """One connection that comes back by itself.
 
@@ -132,19 +143,9 @@ class Link(Protocol):
         """Make sure of a queue, and count it."""
 
     def consume(
-        self,
-        queue: str,
-        hear: OnMessage,
-        *,
-        places: int = 0,
-        priority: int | None = None,
-        is_background: bool = False,
-        ready: Callable[[], None] | None = None,
+        self, queue: str, hear: OnMessage, **wanted: Unpack[ConsumeOptions]
     ) -> str:
-        """Take messages, at most ``places`` of them not yet acked; 0: none needs it.
-
-        Returns the consumer's tag; ``ready`` once the broker knows it.
-        """
+        """Take messages; returns the consumer's tag."""
 
     def cancel(self, tag: str, done: Callable[[], None] | None = None) -> None:
         """Take no more; without ``done`` nothing must be under way, with it what is
@@ -168,18 +169,13 @@ class Link(Protocol):
 
 
 def subscribe(
-    link: Link,
-    queue: QueueSpec,
-    hear: OnMessage,
-    *,
-    places: int = 0,
-    ready: Callable[[], None] | None = None,
+    link: Link, queue: QueueSpec, hear: OnMessage, **wanted: Unpack[ConsumeOptions]
 ) -> None:
     """Make sure of a queue, then take what comes to it; to be called at each ``up``."""
 
     def consume(found: QueueCount | Exception) -> None:
         if isinstance(found, QueueCount):
-            link.consume(queue.name, hear, places=places, ready=ready)
+            link.consume(queue.name, hear, **wanted)
         elif not isinstance(found, LinkLost):
             log.error("queue_refused", queue=queue.name, error=repr(found))
             link.call_later(REFUSED_S, link.reset)

@@ -11,10 +11,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Unpack
 
 from genie.messaging import iothread
 from genie.messaging.link import (
     BrokerMessage,
+    ConsumeOptions,
     Link,
     LinkEvents,
     OnConfirm,
@@ -156,28 +158,21 @@ class _MemoryLink:
         self.call(lambda: done(self._broker.declare(queue)))
 
     def consume(
-        self,
-        queue: str,
-        hear: OnMessage,
-        *,
-        places: int = 0,
-        priority: int | None = None,
-        is_background: bool = False,
-        ready: Callable[[], None] | None = None,
+        self, queue: str, hear: OnMessage, **wanted: Unpack[ConsumeOptions]
     ) -> str:
         tag = f"m{next(self._tags)}"
         consumer = self._consumers[tag] = _Consumer(
             queue=self._broker.queues[queue],
             take=partial(self._take, hear),
-            places=places,
-            priority=priority or 0,
+            places=wanted.get("places", 0),
+            priority=wanted.get("priority", 0),
         )
 
         def add() -> None:
             if tag in self._consumers:
                 consumer.queue.consumers.append(consumer)
                 consumer.queue.hand_out()
-                if ready is not None:
+                if ready := wanted.get("ready"):
                     ready()
 
         self.call(add)  # not at once: nothing comes before the tag is known
