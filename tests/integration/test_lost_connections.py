@@ -1,6 +1,8 @@
 """What is left of a connection that was lost: all letters, and nothing else."""
 
+import contextlib
 import gc
+import socket
 import threading
 import time
 import uuid
@@ -141,6 +143,28 @@ def test_a_peer_that_confirms_nothing_is_given_up(
         proxy.resume()
         assert sent.wait(WAIT_S)
         publisher.stop()
+
+
+def test_who_waits_for_a_broker_makes_it_no_busier() -> None:
+    tries: list[float] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def refuse() -> None:
+            with contextlib.suppress(OSError):  # the server is closed
+                while True:
+                    server.accept()[0].close()
+                    tries.append(time.monotonic())
+
+        threading.Thread(target=refuse, daemon=True).start()
+        port = server.getsockname()[1]
+        link = broker.connect(f"amqp://guest:guest@127.0.0.1:{port}/", "hurried")
+        for _ in range(8):  # each connects at once, and the next retry waits longer
+            assert not link.wait_up(WAIT_S)
+        before = len(tries)
+        time.sleep(2.0)  # the retry comes after 2.5 s at the earliest
+        assert len(tries) == before
+        link.close()
+        server.shutdown(socket.SHUT_RDWR)
 
 
 def alive() -> list[object]:
