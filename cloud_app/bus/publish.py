@@ -112,7 +112,7 @@ class Bus:
 
     def ping(self) -> None:
         """Raises `BrokerDown` unless the broker answers."""
-        self._again(lambda: self._declare(queues.replies()))
+        self._count(queues.replies())
 
     def close(self) -> None:
         """Close the connection."""

@@ -81,6 +81,10 @@ class _AmqpLink:
         return session if session is not None and session.is_open else None
 
     def start(self) -> None:
+        if not self._is_started:
+            self._hurry()
+
+    def _hurry(self) -> None:
         self._is_started = True
         self.thread.call(self._connect)
 
@@ -118,7 +122,7 @@ class _AmqpLink:
         if self.is_up:
             return True
         failures = self._failures
-        self.start()
+        self._hurry()
         with self._news:
             self._news.wait_for(
                 lambda: self.is_up or self._failures != failures, timeout_s
