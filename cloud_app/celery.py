@@ -22,7 +22,8 @@ from cloud_app.settings import CloudSettings
 from genie import env, gc_tuning, logs
 from genie.errors import DatabaseDown, GenieError, SettingsError
 from genie.messaging import broker
-from genie.messaging.tasks import brain_queue, broker_settings, make_celery
+from genie.messaging.queues import brain_queue
+from genie.messaging.tasks import broker_settings, make_celery
 
 log = logs.logger("celery")
 
@@ -33,7 +34,7 @@ ReadSettings = Callable[[], CloudSettings]
 
 def make_app(read: ReadSettings) -> celery.Celery:
     """The brain's Celery app; ``read`` gives its settings once the process starts."""
-    app = make_celery("cloud_app", queues=[brain_queue()])
+    app = make_celery("cloud_app", brain_queue())
     app.conf.beat_scheduler = "celery.beat:Scheduler"  # intervals: nothing to keep
     app.add_defaults(partial(_settled, read))
     app.steps["worker"].add(_step(read))

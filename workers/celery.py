@@ -18,7 +18,8 @@ from genie import env, gc_tuning, logs
 from genie.contracts.fleet import RegistrationReply
 from genie.errors import CloudUnreachable, GenieError
 from genie.messaging import broker
-from genie.messaging.tasks import control_queue, make_celery, use_broker, use_queues
+from genie.messaging.queues import control_queue
+from genie.messaging.tasks import broker_settings, make_celery, use_queues
 from workers import join, tasks
 from workers.cloud import CloudClient
 from workers.host import WorkerHost
@@ -50,8 +51,8 @@ class WorkerProcess:
         broker.check_login(
             registered.broker_url, setting="the cloud's GENIE_WORKER_BROKER_URL"
         )
-        use_broker(app, registered.broker_url)
-        use_queues(app, (control_queue(registered.worker_id),))
+        app.conf.update(broker_settings(registered.broker_url))
+        use_queues(app, control_queue(registered.worker_id))
         self.host = WorkerHost(settings, registered, boot_id=boot_id, on_moved=_move)
 
     def stop_sign(self) -> None:

@@ -27,7 +27,7 @@ from workers.engine.parent.starter import EngineStarter
 from workers.files.files import ModelStore
 from workers.models.residency import FetchModel, MachineAccess, Residency
 from workers.serving.attempt import WorkerIdentity
-from workers.serving.reports import QUEUES, EventReporter
+from workers.serving.reports import EventReporter
 from workers.serving.serving import Serving
 from workers.settings import WorkerSettings
 
@@ -80,7 +80,6 @@ class WorkerHost:
         self._post = Publisher(
             registered.broker_url,
             name=f"worker-{registered.name}.post",
-            queues=QUEUES,
         )
         self._mail = EventReporter(self._post)
         self.residency = self._make_residency(parts.fetch)

@@ -5,20 +5,18 @@ channel closes. With pika: bytes in, nothing inflated, nothing decoded before we
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+
+from pika import BasicProperties, BlockingConnection, ConnectionParameters
+from pika.adapters.blocking_connection import BlockingChannel
+from pika.exceptions import AMQPError
 
 from genie import topology
 from genie.contracts.inference import InferenceTask
 from genie.errors import BrokerDown
 from genie.messaging import broker, envelope, queues
-
-if TYPE_CHECKING:
-    from pika import BasicProperties, BlockingConnection, ConnectionParameters
-    from pika.adapters.blocking_connection import BlockingChannel
 
 LOOK_MOST = 1_000
 LOOK_MOST_BYTES = 64 * 1024 * 1024
@@ -71,8 +69,8 @@ Decide = Callable[[DeadLetter], bool]
 class DeadLetters:
     """The dead-letter queues, each operation on a connection of its own."""
 
-    def __init__(self, url: str, *, name: str = "genie-dead-letters") -> None:
-        self._url, self._name = url, name
+    def __init__(self, url: str) -> None:
+        self._url = url
 
     def visit(self, queues: Iterable[str], decide: Decide) -> int:
         """Show ``decide`` the letters of logical queues; how many it removed.
@@ -81,21 +79,9 @@ class DeadLetters:
         """
         if broker.is_memory(self._url):
             return 0
-        with self._connected() as connection:
-            return sum(_visit(connection, queue, decide) for queue in queues)
-
-    @contextmanager
-    def _connected(self) -> "Iterator[BlockingConnection]":
-        import pika
-        from pika.exceptions import AMQPError
-
         try:
-            connection = pika.BlockingConnection(_parameters(self._url, self._name))
-            try:
-                yield connection
-            finally:
-                if connection.is_open:
-                    connection.close()
+            with BlockingConnection(_parameters(self._url)) as connection:
+                return sum(_visit(connection, queue, decide) for queue in queues)
         except (AMQPError, OSError) as error:
             raise BrokerDown(
                 "the message broker did not answer about dead letters "
@@ -104,14 +90,15 @@ class DeadLetters:
             ) from error
 
 
-def _parameters(url: str, name: str) -> "ConnectionParameters":
-    found = broker.parameters(url, name, heartbeat_s=0)  # it lives for one operation
+def _parameters(url: str) -> ConnectionParameters:
+    # Without heartbeats: it lives for one operation.
+    found = broker.parameters(url, "genie-dead-letters", heartbeat_s=0)
     found.stack_timeout = TIMEOUT_S
     found.blocked_connection_timeout = TIMEOUT_S
     return found
 
 
-def _visit(connection: "BlockingConnection", queue: str, decide: Decide) -> int:
+def _visit(connection: BlockingConnection, queue: str, decide: Decide) -> int:
     channel, wanted = connection.channel(), queues.dead_letter_queue(queue)
     # Declared, not asked for: of a queue that is not there yet pika logs an error.
     found = channel.queue_declare(
@@ -122,7 +109,7 @@ def _visit(connection: "BlockingConnection", queue: str, decide: Decide) -> int:
     return removed
 
 
-def _look(channel: "BlockingChannel", queue: str, count: int, decide: Decide) -> int:
+def _look(channel: BlockingChannel, queue: str, count: int, decide: Decide) -> int:
     removed = seen_bytes = 0
     for _ in range(min(count, LOOK_MOST)):
         method, properties, body = channel.basic_get(topology.dead_letters(queue))
@@ -137,7 +124,7 @@ def _look(channel: "BlockingChannel", queue: str, count: int, decide: Decide) ->
     return removed
 
 
-def _letter(queue: str, properties: "BasicProperties", body: bytes) -> DeadLetter:
+def _letter(queue: str, properties: BasicProperties, body: bytes) -> DeadLetter:
     headers: Mapping[str, object] = properties.headers or {}
     deaths = headers.get("x-death")
     death = deaths[0] if isinstance(deaths, list) and deaths else {}

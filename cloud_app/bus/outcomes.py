@@ -5,12 +5,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from genie import logs, topology
+from genie import logs
 from genie.contracts import codec
 from genie.contracts.inference import Chunk, RecordedEvent
 from genie.errors import CodecError, Unavailable
 from genie.messaging import broker, queues
-from genie.messaging.link import LinkEvents, QueueCount, Received
+from genie.messaging.link import BrokerMessage, LinkEvents, subscribe
 
 log = logs.logger("bus.outcomes")
 
@@ -29,7 +29,7 @@ BUSY_S, GATHER_S = 0.02, 0.005
 """Where the last transaction ended a moment ago, the next one lets others come along:
 nobody waits for a record, and a transaction costs more than what is in it."""
 
-Taken = tuple[RecordedEvent, Received]
+EventMessage = tuple[RecordedEvent, BrokerMessage]
 """An event and the message it came in."""
 
 
@@ -45,10 +45,11 @@ class OutcomeConsumer:
         self, url: str, apply: ApplyEvent, record: RecordEvents | None = None
     ) -> None:
         self._apply, self._together = apply, record
-        self._arrived: deque[Taken] = deque()
+        self._arrived: deque[EventMessage] = deque()
         self._news = threading.Condition()
         self._is_ending = False
-        self._link = broker.connect(url).link(
+        self._link = broker.connect(
+            url,
             "genie-outcomes",
             LinkEvents(up=self._subscribe, down=self._forget, quiet=self._wake),
         )
@@ -68,14 +69,8 @@ class OutcomeConsumer:
         self._link.close()
 
     def _subscribe(self) -> None:
-        self._link.declare(queues.outcomes_queue(), self._consume)
-
-    def _consume(self, found: QueueCount | Exception) -> None:
-        if isinstance(found, QueueCount):
-            self._link.consume(topology.OUTCOMES, self._receive, places=PREFETCH)
-            return
-        log.error("outcomes_refused", error=repr(found))
-        self._link.call_later(RETRY_S, self._link.reset)
+        queue = queues.outcomes_queue()
+        subscribe(self._link, queue, self._receive, places=PREFETCH)
 
     def _forget(self) -> None:
         with self._news:
@@ -86,7 +81,7 @@ class OutcomeConsumer:
             with self._news:
                 self._news.notify()
 
-    def _receive(self, message: Received) -> None:
+    def _receive(self, message: BrokerMessage) -> None:
         try:
             event = codec.decode_event(message.body)
         except CodecError as error:
@@ -126,7 +121,7 @@ class OutcomeConsumer:
             for _event, message in left:
                 self._link.reject(message, requeue=True)
 
-    def _record(self, taken: deque[Taken]) -> deque[Taken]:
+    def _record(self, taken: deque[EventMessage]) -> deque[EventMessage]:
         """Record many at once; those that must be recorded one by one."""
         if self._together is None or not taken:
             return taken
@@ -145,7 +140,7 @@ class OutcomeConsumer:
                     self._link.ack(message)
         return deque(taken[place] for place in sorted(left))
 
-    def _record_one(self, event: RecordedEvent, message: Received) -> None:
+    def _record_one(self, event: RecordedEvent, message: BrokerMessage) -> None:
         try:
             self._apply(event)
         except Unavailable:

@@ -3,8 +3,8 @@
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 import msgspec
@@ -57,11 +57,10 @@ class Bus:
     """
 
     def __init__(self, url: str, *, name: str = "genie-cloud") -> None:
-        self._is_memory = broker.is_memory(url)
         self.dead = DeadLetters(url)
         self._declared: set[str] = set()
         events = LinkEvents(down=self._declared.clear)  # it may have lost its queues
-        self._link = broker.connect(url).link(name, events)
+        self._link = broker.connect(url, name, events)
 
     def publish(self, task: InferenceTask) -> None:
         """Hand a task to its model's queue, durable, confirmed and routable.
@@ -108,17 +107,12 @@ class Bus:
         return tuple(self._depth(*wanted) for wanted in queues)
 
     def is_listening(self, worker_id: str) -> bool:
-        """Whether a worker's connection is up: only it consumes its control queue.
-
-        In memory, where a worker is a part of this process, always.
-        """
-        if self._is_memory:
-            return True
+        """Whether a worker's connection is up: only it consumes its control queue."""
         return bool(self._count(queues.control_queue(worker_id)).consumers)
 
     def ping(self) -> None:
         """Raises `BrokerDown` unless the broker answers."""
-        self._again(lambda: self._declare(queues.replies()))
+        self._count(queues.replies())
 
     def close(self) -> None:
         """Close the connection."""
@@ -187,29 +181,27 @@ class Bus:
                 raise _down(error) from error
 
     def _declare(self, queue: QueueSpec) -> QueueCount:
-        told: Future[QueueCount | Exception] = Future()
-        self._link.declare(queue, told.set_result)
-        found = _answer(told)
-        if isinstance(found, QueueCount):
-            return found
-        raise found
+        told: SimpleQueue[QueueCount | Exception] = SimpleQueue()
+        self._link.declare(queue, told.put)
+        return _answer(told)
 
     def _send(self, publication: Publication) -> None:
-        told: Future[Exception | None] = Future()
-        if not self._link.send(publication, told.set_result):
+        told: SimpleQueue[Exception | None] = SimpleQueue()
+        if not self._link.send(publication, told.put):
             if self._link.is_up:
                 raise BrokerBlocked("the broker blocks publishes")
             raise LinkLost("the connection went")
-        error = _answer(told)
-        if error is not None:
-            raise error
+        _answer(told)
 
 
-def _answer(told: "Future[T]") -> T:
+def _answer(told: SimpleQueue[T | Exception]) -> T:
     try:
-        return told.result(CONFIRM_TIMEOUT_S)
-    except TimeoutError as error:
+        answer = told.get(timeout=CONFIRM_TIMEOUT_S)
+    except Empty as error:
         raise Refused("the broker did not answer in time") from error
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def _publication(task: InferenceTask) -> Publication:

@@ -11,7 +11,7 @@ from genie.contracts import codec
 from genie.contracts.inference import Chunk, Event
 from genie.errors import CodecError
 from genie.messaging import broker, queues
-from genie.messaging.link import LinkEvents, Publication, QueueCount, Received
+from genie.messaging.link import BrokerMessage, LinkEvents, Publication, subscribe
 
 MOST_CHUNKS = 4_000
 MOST_BYTES = 2 * 1024 * 1024
@@ -68,7 +68,6 @@ class JobInbox:
 log = logs.logger("bus.replies")
 
 FIRST_CONNECT_S = 3.0
-RETRY_S = 1.0
 
 
 class ReplyRouter:
@@ -84,7 +83,8 @@ class ReplyRouter:
         self._inboxes: dict[str, JobInbox] = {}
         self._lock = threading.Lock()
         self._is_listening = threading.Event()
-        self._link = broker.connect(url).link(
+        self._link = broker.connect(
+            url,
             "genie-replies",
             LinkEvents(up=self._subscribe, down=self._is_listening.clear),
         )
@@ -120,14 +120,8 @@ class ReplyRouter:
         self._link.close()
 
     def _subscribe(self) -> None:
-        self._link.declare(queues.reply_queue(self._asker_id), self._consume)
-
-    def _consume(self, found: QueueCount | Exception) -> None:
-        if isinstance(found, QueueCount):
-            self._link.consume(self.name, self._receive, ready=self._is_listening.set)
-            return
-        log.warning("replies_refused", error=repr(found))
-        self._link.call_later(RETRY_S, self._link.reset)
+        queue = queues.reply_queue(self._asker_id)
+        subscribe(self._link, queue, self._receive, ready=self._is_listening.set)
 
     def _doubt(self, job_id: str, error: Exception | None) -> None:
         if error is None:
@@ -137,7 +131,7 @@ class ReplyRouter:
         if inbox is not None:
             inbox.put(PublishUnconfirmed())
 
-    def _receive(self, message: Received) -> None:
+    def _receive(self, message: BrokerMessage) -> None:
         try:
             events = codec.decode_events(message.body)
         except CodecError as error:

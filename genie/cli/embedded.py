@@ -33,8 +33,8 @@ from genie import catalog, env
 from genie.cli.up import DEFAULT_PORT, listen
 from genie.errors import SettingsError, Unauthorized
 from genie.messaging import broker, queues
-from genie.messaging.link import LinkEvents, Received
-from genie.messaging.tasks import brain_queue, make_celery
+from genie.messaging.link import BrokerMessage, LinkEvents, subscribe
+from genie.messaging.tasks import make_celery, use_queues
 from genie.sdk import credentials
 from genie.sdk.client import Client
 from genie.sdk.credentials import Credentials
@@ -132,8 +132,7 @@ class EmbeddedFleet:
         control = _start_worker(stack, ctx, app, options)
         cloud_app.tasks.register(app)
         _hear_control(stack, app, control)
-        app.conf.task_queues = [brain_queue()]
-        app.conf.task_default_queue = brain_queue().name
+        use_queues(app, queues.brain_queue())
         app.conf.beat_schedule = cloud_app.tasks.beat_schedule(ctx.settings)
         _start_celery(stack, app)
 
@@ -228,17 +227,14 @@ def _hear_control(stack: ExitStack, app: celery.Celery, worker_id: str) -> None:
     """Run what the cloud asks of the worker; elsewhere its own Celery does that."""
     queue = queues.control_queue(worker_id)
 
-    def hear(message: Received) -> None:
+    def hear(message: BrokerMessage) -> None:
         _arguments, kwargs, _embed = json.loads(message.body)
         app.tasks[message.headers()["task"]](**kwargs)
 
-    def consume(_found: object) -> None:
-        link.consume(queue.name, hear)
-
     def up() -> None:
-        link.declare(queue, consume)
+        subscribe(link, queue, hear)
 
-    link = broker.connect(BROKER_URL).link("genie-control", LinkEvents(up=up))
+    link = broker.connect(BROKER_URL, "genie-control", LinkEvents(up=up))
     link.start()
     stack.callback(link.close)
 

@@ -71,28 +71,27 @@ def decode(contract: type[C], data: bytes | str) -> C:
     ...
     genie.errors.CodecError: Message: Object missing required field `content`
     """
-    try:
-        return decoder(contract).decode(data)
-    except _UNREADABLE as error:
-        raise CodecError(f"{contract.__name__}: {error}", param=field(error)) from error
+    return read(decoder(contract), contract.__name__, data)
 
 
 def decode_event(data: bytes | str) -> Event:
     """JSON as a started, chunk or outcome event; raises `CodecError`."""
-    try:
-        return _events.decode(data)
-    except _UNREADABLE as error:
-        raise CodecError(f"event: {error}", param=field(error)) from error
+    return read(_events, "event", data)
 
 
 def decode_events(data: bytes | str) -> list[Event]:
     """One event, or a list of them in one message; raises `CodecError`."""
     if data[:1] not in (b"[", "["):
         return [decode_event(data)]
+    return read(_lists, "events", data)
+
+
+def read(by: msgspec.json.Decoder[T], name: str, data: bytes | str) -> T:
+    """JSON as a decoder reads it; the `CodecError` begins with ``name``."""
     try:
-        return _lists.decode(data)
+        return by.decode(data)
     except _UNREADABLE as error:
-        raise CodecError(f"events: {error}", param=field(error)) from error
+        raise CodecError(f"{name}: {error}", param=field(error)) from error
 
 
 def joined(bodies: Sequence[bytes]) -> bytes:
@@ -154,16 +153,3 @@ def field(error: Exception) -> str | None:
             name = text.partition(phrase)[2].partition("`")[0]
             return f"{path}.{name}" if path else name
     return path or None
-
-
-__all__ = [
-    "builtins",
-    "convert",
-    "decode",
-    "decode_event",
-    "decode_events",
-    "encode",
-    "field",
-    "shown",
-    "joined",
-]

@@ -121,7 +121,7 @@ class EngineMemory(StrEnum):
     """Not at all: it has no weights, and as many slots as a model's source says."""
 
 
-class EngineFacts(Contract, frozen=True, kw_only=True, omit_defaults=True):
+class EngineFacts(Contract, frozen=True, kw_only=True):
     """One engine of a worker: all that planning has to know of it.
 
     ``sources`` are the kinds of catalog source it loads (the word before the colon),
@@ -138,7 +138,7 @@ class EngineFacts(Contract, frozen=True, kw_only=True, omit_defaults=True):
     has_child: bool = True
 
 
-class Registration(Contract, frozen=True, kw_only=True, omit_defaults=True):
+class Registration(Contract, frozen=True, kw_only=True):
     """What a worker says of itself when it joins.
 
     ``engines`` are names; ``engine_facts`` what their registry says of them. A cloud of

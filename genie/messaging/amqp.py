@@ -1,39 +1,40 @@
 """Links to RabbitMQ by pika, all of a process in one thread."""
 
-import contextlib
-import functools
 import itertools
 import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, Unpack
 
 import pika
 from pika import frame, spec
 from pika.channel import Channel
-from pika.exceptions import AMQPError, ChannelClosedByBroker
+from pika.exceptions import AMQPError, ChannelClosedByBroker, ChannelClosedByClient
 
 from genie import logs
 from genie.messaging import frames, iothread
-from genie.messaging.broker import HEARTBEAT_S, parameters
-from genie.messaging.declaration import Declaration
-from genie.messaging.frames import METHOD, Coming, encoded
+from genie.messaging.frames import METHOD, PartialMessage
 from genie.messaging.link import (
     BrokerBlocked,
-    Counted,
-    Done,
-    Hear,
+    BrokerMessage,
+    ConsumeOptions,
     Link,
     LinkError,
     LinkEvents,
     LinkLost,
+    OnConfirm,
+    OnCount,
+    OnMessage,
     Publication,
-    Received,
+    QueueCount,
     Refused,
     Unroutable,
+    nobody,
 )
 from genie.messaging.queues import QueueSpec
 from genie.messaging.wire import Services, Wire
@@ -50,95 +51,78 @@ log = logs.logger("messaging.amqp")
 logging.getLogger("pika").setLevel(logging.CRITICAL)
 
 
-class AmqpBroker:
-    """RabbitMQ at one address."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-
-    def link(
-        self,
-        name: str,
-        events: LinkEvents | None = None,
-        *,
-        vhost: str | None = None,
-    ) -> Link:
-        """A connection to a virtual host (the URL's unless told); `start` opens it."""
-        found = parameters(self._url, name, HEARTBEAT_S)
-        if vhost is not None:
-            found.virtual_host = vhost
-        return AmqpLink(found, name, events or LinkEvents())
+def link(parameters: pika.ConnectionParameters, name: str, events: LinkEvents) -> Link:
+    """A link to RabbitMQ; it connects when it is started."""
+    return _AmqpLink(parameters, name, events)
 
 
-@dataclass(slots=True, kw_only=True)
-class _Unconfirmed:
-    """What was published and not yet confirmed."""
-
-    publication: Publication
-    done: Done
-    at: float
-    was_returned: bool = False
-
-
-class AmqpLink:
-    """One connection that comes back by itself; see `Link`."""
+class _AmqpLink:
+    """See `Link`."""
 
     def __init__(
         self, parameters: pika.ConnectionParameters, name: str, events: LinkEvents
     ) -> None:
-        self._parameters, self._name, self._events = parameters, name, events
+        self._parameters, self._name, self.events = parameters, name, events
         self._session: _Session | None = None  # of this moment
         self._news = threading.Condition()
         self._failures = 0
         self._delay_s = RECONNECT_FIRST_S
-        self._is_started = self._is_closing = self._is_waiting = False
+        self._retry_at = 0.0
+        self._is_started = self._is_closing = False
+        self._closed = threading.Event()
 
-    @functools.cached_property
-    def _thread(self) -> iothread.IoThread:
+    @cached_property
+    def thread(self) -> iothread.IoThread:
         return iothread.thread()  # at first use: after any fork
 
+    @property
+    def _open(self) -> "_Session | None":
+        session = self._session
+        return session if session is not None and session.is_open else None
+
     def start(self) -> None:
-        """Connect; returns at once."""
-        with self._news:
-            if self._is_started:
-                return
-            self._is_started = True
-        self._thread.call(self._connect)
+        if not self._is_started:
+            self._hurry()
+
+    def _hurry(self) -> None:
+        self._is_started = True
+        self.thread.call(self._connect)
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """Send what was given, then close."""
         if not self._is_started or self._is_closing:
             return
         self._is_closing = True
-        closed = threading.Event()
-        self._thread.call(lambda: self._end(closed.set))
-        if not self._thread.is_here:
-            closed.wait(timeout_s)
+        self.thread.call(self._close)
+        if not self.thread.is_here:
+            self._closed.wait(timeout_s)
+
+    def _close(self) -> None:
+        if self._session is None:
+            self._closed.set()
+        else:
+            self._session.close()
 
     def reset(self) -> None:
-        """Give this connection up and open another one."""
-        self._thread.call(self._give_up)
+        self.thread.call(self._give_up)
+
+    def _give_up(self) -> None:
+        if self._session is not None:
+            self._session.abort()
 
     @property
     def is_up(self) -> bool:
-        """True while connected."""
-        session = self._session
-        return session is not None and session.is_open
+        return self._open is not None
 
     @property
     def is_writing(self) -> bool:
-        """True while something was sent that has not left for the broker."""
-        session = self._session
-        is_open = session is not None and session.is_open
-        return is_open and bool(session and session.wire.is_behind)
+        session = self._open
+        return session is not None and session.wire.is_behind
 
     def wait_up(self, timeout_s: float) -> bool:
-        """Connect now if need be; False when that fails or takes longer."""
         if self.is_up:
             return True
         failures = self._failures
-        self.start()
-        self._thread.call(self._hurry)
+        self._hurry()
         with self._news:
             self._news.wait_for(
                 lambda: self.is_up or self._failures != failures, timeout_s
@@ -146,95 +130,65 @@ class AmqpLink:
         return self.is_up
 
     def call(self, action: Callable[[], None]) -> None:
-        """Run ``action`` soon, in the broker's thread."""
-        self._thread.call(action)
+        self.thread.call(action)
 
     def call_later(self, delay_s: float, action: Callable[[], None]) -> None:
-        """Run ``action`` after a time, in the broker's thread."""
-        self._thread.call_later(delay_s, action)
+        self.thread.call_later(delay_s, action)
 
-    def declare(self, queue: QueueSpec, done: Counted) -> None:
-        """Make sure of a queue, and count it."""
-
+    def declare(self, queue: QueueSpec, done: OnCount) -> None:
         def declare() -> None:
-            session = self._session
-            if session is None or not session.is_open:
-                done(LinkLost("the broker is away"))
-            else:
+            if session := self._open:
                 session.declare(queue, done)
+            else:
+                done(LinkLost("the broker is away"))
 
-        self._thread.call(declare)
+        self.thread.call(declare)
 
     def consume(
-        self,
-        queue: str,
-        hear: Hear,
-        *,
-        places: int = 0,
-        priority: int | None = None,
-        is_background: bool = False,
-        ready: Callable[[], None] | None = None,
+        self, queue: str, hear: OnMessage, **wanted: Unpack[ConsumeOptions]
     ) -> str:
-        """Take messages; see `Link.consume`."""
-        session = self._session
-        if session is None or not session.is_open:
-            return ""  # whoever asks will ask again when the link is up
-        return session.consume(queue, hear, places, priority, is_background, ready)
+        session = self._open
+        # Without one whoever asks will ask again when the link is up.
+        return "" if session is None else session.consume(queue, hear, wanted)
 
     def cancel(self, tag: str, done: Callable[[], None] | None = None) -> None:
-        """Take no more; what is under way goes back to its queue."""
-        session = self._session
-        if session is not None and session.is_open:
+        if session := self._open:
             session.cancel(tag, done)
 
-    def ack(self, received: Received) -> None:
-        """It is done with. After a lost connection somebody else has it: no news."""
-        self._settle(received, spec.Basic.Ack(received.tag))
+    def ack(self, message: BrokerMessage) -> None:
+        self._settle(message.channel, spec.Basic.Ack(message.tag))
 
-    def reject(self, received: Received, *, requeue: bool) -> None:
-        """Give it back, or set it aside with the dead letters."""
-        self._settle(received, spec.Basic.Reject(received.tag, requeue=requeue))
+    def reject(self, message: BrokerMessage, *, requeue: bool) -> None:
+        method = spec.Basic.Reject(message.tag, requeue=requeue)
+        self._settle(message.channel, method)
 
-    def _settle(self, received: Received, method: Any) -> None:
-        session = self._session
-        if session is not None and session.has(received.channel):
-            number = received.channel.channel_number  # type: ignore[attr-defined]
-            session.wire.write(frame.Method(number, method).marshal())
+    def _settle(self, channel: object, method: Any) -> None:
+        session = self._open
+        if session is not None and channel in session.channels.values():
+            session.say(channel, method)
 
-    def send(self, publication: Publication, done: Done | None = None) -> bool:
-        """Publish; False when that cannot be done now, and then it was not."""
-        session = self._session
-        if session is None or not session.is_open or session.is_blocked:
-            return False
-        return session.send(publication, done or (lambda _error: None))
+    def send(self, publication: Publication, done: OnConfirm = nobody) -> bool:
+        session = self._open
+        return session is not None and session.send(publication, done)
 
-    @contextlib.contextmanager
-    def gathered(self) -> Iterator[None]:
-        """Let what is written within leave in one write at the end."""
-        session = self._session
-        if session is None or not session.is_open:
-            yield
-            return
-        with session.wire.corked():
-            yield
+    def gathered(self) -> AbstractContextManager[None]:
+        session = self._open
+        return nullcontext() if session is None else session.wire.corked()
 
     def _connect(self) -> None:
-        self._is_waiting = False
         if not self._is_closing and self._session is None:
-            self._session = _Session(self._thread, self._parameters, self._owner())
+            self._session = _Session(self, self._parameters)
 
-    def _owner(self) -> "_Owner":
-        return _Owner(opened=self._opened, ended=self._ended, events=self._events)
-
-    def _hurry(self) -> None:
-        if self._is_waiting:
+    def _retry(self) -> None:
+        if time.monotonic() >= self._retry_at:  # else another failure has come since
             self._connect()
 
-    def _opened(self) -> None:
+    def opened(self) -> None:
+        """The session's channels are open."""
         self._delay_s = RECONNECT_FIRST_S
         with self._news:
             self._news.notify_all()
-        self._events.up()
+        self.events.up()
         self._look(self._session)
 
     def _look(self, session: "_Session | None") -> None:
@@ -242,45 +196,59 @@ class AmqpLink:
             return
         if session.oldest_s() > CONFIRM_S:
             log.warning("no_confirms", name=self._name)
-            self._give_up()
+            session.abort()
             return
-        self._thread.call_later(LOOK_S, lambda: self._look(session))
+        self.thread.call_later(LOOK_S, lambda: self._look(session))
 
-    def _give_up(self) -> None:
-        if self._session is not None:
-            self._session.abort()
-
-    def _ended(self, was_open: bool, error: BaseException) -> None:
-        session, self._session = self._session, None
+    def ended(self, session: "_Session", was_open: bool, error: BaseException) -> None:
+        """The session is over."""
+        self._session = None
         with self._news:
             self._failures += 1
             self._news.notify_all()
         if not self._is_closing:
-            log.warning("connection_lost", name=self._name, error=repr(error))
-            # Spread over half of it: a whole fleet lost the same broker.
-            self._is_waiting = True
-            delay_s = self._delay_s * _random.uniform(0.5, 1.0)
-            self._delay_s = min(self._delay_s * 2, RECONNECT_MOST_S)
-            self._thread.call_later(delay_s, self._hurry)
-        if session is not None:
-            session.drop()
+            self._connect_later(error)
+        session.tell(LinkLost("the connection was lost before the confirmation came"))
         if was_open:
-            self._events.down()
+            self.events.down()
+        if self._is_closing:
+            self._closed.set()
 
-    def _end(self, closed: Callable[[], None]) -> None:
-        if self._session is None:
-            closed()
-        else:
-            self._session.close(closed)
+    def _connect_later(self, error: BaseException) -> None:
+        log.warning("connection_lost", name=self._name, error=repr(error))
+        # Spread over half of it: a whole fleet lost the same broker.
+        delay_s = self._delay_s * _random.uniform(0.5, 1.0)
+        self._delay_s = min(self._delay_s * 2, RECONNECT_MOST_S)
+        self._retry_at = time.monotonic() + delay_s
+        self.thread.call_later(delay_s, self._retry)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Owner:
-    """Who hears of a session."""
+@dataclass(slots=True, kw_only=True)
+class _PendingConfirm:
+    """What was published and not yet confirmed."""
 
-    opened: Callable[[], None]
-    ended: Callable[[bool, BaseException], None]
-    events: LinkEvents
+    publication: Publication
+    done: OnConfirm
+    at: float
+    was_returned: bool = False
+
+    def why(self, is_taken: bool) -> LinkError | None:
+        """Why it has not arrived; None if it has."""
+        if self.was_returned:
+            return Unroutable(f"no queue takes {self.publication.key!r}")
+        if not is_taken:
+            return Refused(f"the broker took nothing for {self.publication.key!r}")
+        return None
+
+
+@dataclass(slots=True, kw_only=True)
+class _Subscription:
+    """Who hears what comes to it, that the broker knows it, and that it is gone."""
+
+    channel: Channel
+    hear: OnMessage
+    ready: Callable[[], None] | None
+    gone: Callable[[], None] | None = None
 
 
 _MAIN, _CONFIRMED, _BACKGROUND = _LANES = "main", "confirmed", "background"
@@ -294,23 +262,18 @@ class _Session:
     comes on one channel strictly in order.
     """
 
-    def __init__(
-        self,
-        thread: iothread.IoThread,
-        parameters: pika.ConnectionParameters,
-        owner: _Owner,
-    ) -> None:
-        self._owner, self._thread = owner, thread
+    def __init__(self, link: _AmqpLink, parameters: pika.ConnectionParameters) -> None:
+        self._link, self._guard = link, link.thread.guard
         self.is_open = self.is_blocked = False
-        self._channels: dict[str, Channel] = {}
-        self._places: dict[str, int] = {}
-        self._consuming: dict[str, _Consuming] = {}
-        self._coming: dict[int, Coming] = {}
+        self.channels: dict[str, Channel] = {}
+        self._places: dict[Channel, int] = {}
+        self._consumers: dict[str, _Subscription] = {}
+        self._partial: dict[int, PartialMessage] = {}
         self._tags = itertools.count()
         self._sent = 0
-        self._unconfirmed: dict[int, _Unconfirmed] = {}
-        self._closed: list[Callable[[], None]] = []
-        self._services = Services(thread, self)
+        self._unconfirmed: dict[int, _PendingConfirm] = {}
+        self._unblocked_at = 0.0
+        self._services = Services(link.thread, self.read, self.quiet)
         self._connection = pika.SelectConnection(
             parameters,
             on_open_callback=lambda _connection: self._open_channels(),
@@ -323,183 +286,168 @@ class _Session:
 
     @property
     def wire(self) -> Wire:
-        """What is written to."""
-        wire = self._services.wire
-        if wire is None:
-            raise LinkLost("the connection is not open yet")
-        return wire
-
-    def has(self, channel: object) -> bool:
-        """True for a channel of this connection, while it is open."""
-        return self.is_open and channel in self._channels.values()
+        """What is written to, once it is connected."""
+        return self._services.wire
 
     def oldest_s(self) -> float:
-        """How long the oldest publication has waited for its confirmation."""
+        """How long the broker could have confirmed the oldest publication."""
         with self.wire.lock:
             oldest = next(iter(self._unconfirmed.values()), None)
         if oldest is None or self.is_blocked:
             return 0.0
-        return time.monotonic() - oldest.at
+        return time.monotonic() - max(oldest.at, self._unblocked_at)
 
-    def send(self, publication: Publication, done: Done) -> bool:
+    def send(self, publication: Publication, done: OnConfirm) -> bool:
         """Publish from any thread; count and write in one: the broker counts as we."""
         lane = _CONFIRMED if publication.confirmed else _MAIN
-        number = self._channels[lane].channel_number
-        coded = encoded(number, publication, self._connection.params.frame_max)
+        number = self.channels[lane].channel_number
+        coded = frames.encoded(number, publication, self._connection.params.frame_max)
         wire = self.wire
         with wire.lock:
-            if not self.is_open:
+            if not self.is_open or self.is_blocked:
                 return False
             if publication.confirmed:
                 self._sent += 1
-                self._unconfirmed[self._sent] = _Unconfirmed(
+                self._unconfirmed[self._sent] = _PendingConfirm(
                     publication=publication, done=done, at=time.monotonic()
                 )
             wire.write(coded)
         return True
 
-    def declare(self, queue: QueueSpec, done: Counted) -> None:
+    def declare(self, queue: QueueSpec, done: OnCount) -> None:
         """On a channel of its own, which alone ends if the broker refuses."""
         try:
-            Declaration(self._connection, queue, done)
+            _Declaration(
+                self._connection,
+                queue,
+                lambda found: self._guard(partial(done, found)),
+            )
         except AMQPError as error:  # it is closing, or has no channel left
             name = type(error).__name__
             done(LinkLost(f"no channel can be opened now ({name})"))
 
-    def consume(
-        self,
-        queue: str,
-        hear: Hear,
-        places: int,
-        priority: int | None,
-        is_background: bool,
-        ready: Callable[[], None] | None,
-    ) -> str:
+    def consume(self, queue: str, hear: OnMessage, wanted: ConsumeOptions) -> str:
         """Every subscription has a tag of its own: RabbitMQ counts acks by tag, and
         would give a later consumer of that name more than its places."""
-        lane = _BACKGROUND if is_background else _MAIN
-        channel, tag = self._channels[lane], f"c{next(self._tags)}"
-        if places and self._places.get(lane) != places:
-            self._places[lane] = places  # of consumers that come from now on
-            self._say(channel, spec.Basic.Qos(prefetch_count=places))
-        self._consuming[tag] = _Consuming(channel=channel, hear=hear, ready=ready)
+        lane = _BACKGROUND if wanted.get("is_background") else _MAIN
+        channel, tag = self.channels[lane], f"c{next(self._tags)}"
+        places, ready = wanted.get("places", 0), wanted.get("ready")
+        if places and self._places.get(channel) != places:
+            self._places[channel] = places  # of consumers that come from now on
+            self.say(channel, spec.Basic.Qos(prefetch_count=places))
+        self._consumers[tag] = _Subscription(channel=channel, hear=hear, ready=ready)
+        priority = wanted.get("priority")
         arguments = {} if priority is None else {"x-priority": priority}
-        self._say(
-            channel,
-            spec.Basic.Consume(
-                queue=queue,
-                consumer_tag=tag,
-                no_ack=not places,
-                arguments=arguments,
-                # With an answer RabbitMQ 3.10 ends the channel of a quorum queue whose
-                # consumer is cancelled at once, by its first message.
-                nowait=ready is None,
-            ),
+        consume = spec.Basic.Consume(
+            queue=queue,
+            consumer_tag=tag,
+            no_ack=not places,
+            arguments=arguments,
+            # With an answer RabbitMQ 3.10 ends the channel of a quorum queue whose
+            # consumer is cancelled at once, by its first message.
+            nowait=ready is None,
         )
+        self.say(channel, consume)
         return tag
 
     def cancel(self, tag: str, done: Callable[[], None] | None) -> None:
         """Take no more."""
-        consuming = self._consuming.get(tag)
-        if consuming is None:
+        consumer = self._consumers.get(tag)
+        if consumer is None:
             return
-        consuming.gone = done
+        consumer.gone = done
         if done is None:
-            del self._consuming[tag]
+            del self._consumers[tag]
         cancel = spec.Basic.Cancel(consumer_tag=tag, nowait=done is None)
-        self._say(consuming.channel, cancel)
+        self.say(consumer.channel, cancel)
 
-    def _say(self, channel: Channel, method: Any) -> None:
-        # By ourselves: pika does one such thing at a time, and gives back, marked as
-        # redelivered, what is under way to a consumer that it cancels.
+    def say(self, channel: Any, method: Any) -> None:
+        """Send a method of basic; its answer is `read` here.
+
+        pika does one such thing at a time, and gives back, marked as redelivered, what
+        is under way to a consumer that it cancels.
+        """
         self.wire.write(frame.Method(channel.channel_number, method).marshal())
 
-    def wants(self, kind: int, number: int, payload: bytes) -> bool:
-        """True for frames of messages, and the broker's answers to `_say`."""
-        return payload[:4] in frames.OURS if kind == METHOD else number in self._coming
-
-    def take(self, kind: int, number: int, payload: bytes) -> None:
-        """Read one of these frames."""
-        self._connection.bytes_received += len(payload)  # a sign of life
+    def read(self, kind: int, number: int, payload: bytes) -> bool:
+        """Take a frame of a message, or of an answer to `say`; False: it is pika's."""
+        method = payload[:4]
         if kind != METHOD:
-            coming = self._coming[number]
-            if coming.add(kind, payload):
-                del self._coming[number]
-                self._arrived(number, coming)
-        elif payload[:4] == frames.DELIVER:
-            self._coming[number] = Coming(payload)
-        elif payload[:4] in (frames.ACK, frames.NACK):
+            message = self._partial.get(number)
+            if message is None:
+                return False
+            if message.add(kind, payload):
+                del self._partial[number]
+                self._arrived(message)
+        elif method == frames.DELIVER:
+            self._partial[number] = PartialMessage(payload)
+        elif method in (frames.ACK, frames.NACK):
             self._confirmed(payload)
-        elif payload[:4] == frames.CANCEL:
+        elif method == frames.CANCEL:
             self._cancelled(frames.text(payload, 4)[0])
-        elif payload[:4] != frames.QOS_OK:
-            self._answered(frames.text(payload, 4)[0], payload[:4] == frames.CANCEL_OK)
+        elif method in (frames.CONSUME_OK, frames.CANCEL_OK):
+            self._answered(frames.text(payload, 4)[0], method == frames.CANCEL_OK)
+        elif method != frames.QOS_OK:
+            return False
+        self._connection.bytes_received += len(payload)  # a sign of life
+        return True
 
     def quiet(self) -> None:
         """All that was read is handled."""
         if self.is_open:
-            self._thread.guard(self._owner.events.quiet)
+            self._guard(self._link.events.quiet)
 
-    def _arrived(self, number: int, coming: Coming) -> None:
-        consuming = self._consuming.get(coming.consumer)
-        if consuming is None:  # nothing can be under way to it
+    def _arrived(self, message: PartialMessage) -> None:
+        consumer = self._consumers.get(message.consumer)
+        if consumer is None:  # nothing can be under way to it
             return
-        received = Received(
-            body=b"".join(coming.parts),
-            redelivered=coming.redelivered,
-            headers=functools.partial(frames.headers, coming.head),
-            channel=consuming.channel,
-            tag=coming.tag,
+        came = BrokerMessage(
+            body=b"".join(message.parts),
+            redelivered=message.redelivered,
+            headers=partial(frames.headers, message.head),
+            channel=consumer.channel,
+            tag=message.tag,
         )
-        self._thread.guard(functools.partial(consuming.hear, received))
+        self._guard(partial(consumer.hear, came))
 
     def _answered(self, tag: str, is_gone: bool) -> None:
-        consuming = self._consuming.get(tag)
-        if consuming is None:
+        consumer = self._consumers.get(tag)
+        if consumer is None:
             return
         if is_gone:
-            del self._consuming[tag]
-        done = consuming.gone if is_gone else consuming.ready
+            del self._consumers[tag]
+        done = consumer.gone if is_gone else consumer.ready
         if done is not None:
-            self._thread.guard(done)
+            self._guard(done)
 
     def _cancelled(self, tag: str) -> None:
         # By the broker: its queue was deleted or moved. Only a new connection declares
         # it again, and a consumer that is gone would be missed by nobody.
-        if tag in self._consuming:
+        if tag in self._consumers:
             log.error("consumer_cancelled", tag=tag)
-            self._thread.guard(self._owner.events.refused)
             self.abort()
 
     def abort(self) -> None:
         """End it now, whatever the broker says."""
-        if self._services.wire is not None:
-            self._services.wire.cut()
+        self._services.cut()
 
-    def close(self, closed: Callable[[], None]) -> None:
+    def close(self) -> None:
         """End it in good order."""
-        self._closed.append(closed)
         if not self._connection.is_closing and not self._connection.is_closed:
             self._connection.close()
 
-    def drop(self) -> None:
-        """Tell whoever waits for a confirmation that there will be none."""
-        self._fail(LinkLost("the connection was lost before the confirmation came"))
-
-    def _fail(self, error: LinkError) -> None:
-        if self._services.wire is None:
-            return
-        with self.wire.lock:
+    def tell(self, error: LinkError) -> None:
+        """Tell whoever waits for a confirmation what has happened."""
+        if not self.channels:
+            return  # it was never open
+        with self.wire.lock:  # else one that is being sent would not be told
             waiting = tuple(self._unconfirmed.values())
-            self._unconfirmed.clear()
         for one in waiting:
-            self._thread.guard(functools.partial(one.done, error))
+            self._guard(partial(one.done, error))
 
     def _open_channels(self) -> None:
         for lane in _LANES:  # all at once, so that it takes one round trip
-            self._connection.channel(
-                on_open_callback=functools.partial(self._opened, lane)
-            )
+            self._connection.channel(on_open_callback=partial(self._opened, lane))
 
     def _opened(self, lane: str, channel: Channel) -> None:
         channel.add_on_close_callback(self._channel_closed)
@@ -513,27 +461,25 @@ class _Session:
             self._ready(lane, channel)
 
     def _ready(self, lane: str, channel: Channel) -> None:
-        self._channels[lane] = channel
-        if len(self._channels) == len(_LANES):
+        self.channels[lane] = channel
+        if len(self.channels) == len(_LANES):
             self.is_open = True
-            self._thread.guard(self._owner.opened)
+            self._guard(self._link.opened)
 
     def _channel_closed(self, _channel: Channel, error: Exception) -> None:
         # The broker refused something on it: only a new connection knows where it is.
         if isinstance(error, ChannelClosedByBroker) and self._connection.is_open:
             log.error("channel_closed", error=repr(error))
-            self._thread.guard(self._owner.events.refused)
             self._connection.close()
 
     def _confirmed(self, payload: bytes) -> None:
         tag, bits = frames.TAG.unpack_from(payload, 4)
+        is_taken = payload[:4] == frames.ACK
         with self.wire.lock:
             tags = self._up_to(tag) if bits & 1 else [tag]
             found = [self._unconfirmed.pop(one, None) for one in tags]
-        is_taken = payload[:4] == frames.ACK
-        for one in found:
-            if one is not None:
-                self._thread.guard(functools.partial(one.done, _why(one, is_taken)))
+        for one in filter(None, found):
+            self._guard(partial(one.done, one.why(is_taken)))
 
     def _up_to(self, tag: int) -> list[int]:
         return list(itertools.takewhile(lambda one: one <= tag, self._unconfirmed))
@@ -551,36 +497,71 @@ class _Session:
                     return
 
     def _block(self, _connection: object, told: Any) -> None:
-        self.is_blocked = True
-        self._fail(BrokerBlocked(f"the broker blocks publishes: {told.method.reason}"))
+        # What was sent lies in the socket or beyond, and its confirm may still come.
+        with self.wire.lock:
+            self.is_blocked = True
+        self.tell(BrokerBlocked(f"the broker blocks publishes: {told.method.reason}"))
 
     def _unblock(self, _connection: object, _told: object) -> None:
-        self.is_blocked = False
-        self._thread.guard(self._owner.events.unblocked)
+        self.is_blocked, self._unblocked_at = False, time.monotonic()
+        self._guard(self._link.events.unblocked)
 
     def _end(self, error: BaseException) -> None:
         was_open, self.is_open = self.is_open, False
         self._services.drop()
-        self._consuming.clear()  # channels stay: another thread may be sending
-        self._owner.ended(was_open, error)
-        for closed in self._closed:
-            closed()
+        self._consumers.clear()  # channels stay: another thread may be sending
+        self._link.ended(self, was_open, error)
 
 
-def _why(one: _Unconfirmed, is_taken: bool) -> LinkError | None:
-    """Why it has not arrived; None if it has."""
-    if one.was_returned:
-        return Unroutable(f"no queue takes {one.publication.key!r}")
-    if not is_taken:
-        return Refused(f"the broker took nothing for {one.publication.key!r}")
-    return None
+class _Declaration:
+    """A queue, with its exchange and dead letters, to make sure of and to count."""
+
+    def __init__(
+        self, connection: pika.SelectConnection, queue: QueueSpec, tell: OnCount
+    ) -> None:
+        self._queue, self._tell = queue, tell
+        self._found: QueueCount | None = None
+        channel = connection.channel(on_open_callback=self._declare)
+        channel.add_on_close_callback(self._closed)
+
+    def _declare(self, channel: Channel) -> None:
+        queue = self._queue
+        if queue.dead is not None:
+            _declare_queue(channel, queue.dead)
+        if queue.name:
+            _declare_queue(channel, queue, self._count)
+        else:
+            channel.exchange_declare(queue.exchange, "direct", durable=True)
+            self._found = QueueCount(waiting=0, consumers=0)
+        channel.close()  # its answer comes after all others
+
+    def _count(self, answer: Any) -> None:
+        self._found = QueueCount(
+            waiting=answer.method.message_count,
+            consumers=answer.method.consumer_count,
+        )
+
+    def _closed(self, _channel: Channel, error: Exception) -> None:
+        if isinstance(error, ChannelClosedByBroker):
+            why = f"the broker refused queue {self._queue.name!r}: {error.reply_text}"
+            self._tell(Refused(why))
+        elif self._found is None or not isinstance(error, ChannelClosedByClient):
+            self._tell(LinkLost("the connection was lost before the broker's answer"))
+        else:
+            self._tell(self._found)
 
 
-@dataclass(slots=True, kw_only=True)
-class _Consuming:
-    """A consumer, and who hears what comes to it, that it is known, that it is gone."""
-
-    channel: Channel
-    hear: Hear
-    ready: Callable[[], None] | None
-    gone: Callable[[], None] | None = None
+def _declare_queue(
+    channel: Channel, queue: QueueSpec, done: Callable[[Any], None] | None = None
+) -> None:
+    channel.queue_declare(
+        queue.name,
+        durable=queue.durable,
+        exclusive=queue.exclusive,
+        auto_delete=queue.auto_delete,
+        arguments=dict(queue.arguments),
+        callback=done,
+    )
+    if queue.exchange:
+        channel.exchange_declare(queue.exchange, "direct", durable=True)
+        channel.queue_bind(queue.name, queue.exchange, queue.routing_key)

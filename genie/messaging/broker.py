@@ -1,10 +1,6 @@
-"""The way to the broker at an address: how to reach it, and how to check that it is it.
-
-``link`` says what may be asked of a broker, `amqp` and `memory` do it.
-"""
+"""The broker at an address: links to it, and whether it takes our login."""
 
 import ssl
-from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import pika
@@ -16,9 +12,7 @@ from pika.exceptions import (
 )
 
 from genie.errors import SettingsError
-
-if TYPE_CHECKING:
-    from genie.messaging.link import Broker
+from genie.messaging.link import Link, LinkEvents
 
 HEARTBEAT_S = 8
 """The broker notices a silent peer after two to three of these: 24 s at most, where 10
@@ -37,15 +31,24 @@ def is_memory(url: str) -> bool:
     return url.startswith("memory:")
 
 
-def connect(url: str) -> "Broker":
-    """The broker at an address; links to it connect when they are started."""
+def connect(
+    url: str, name: str, events: LinkEvents | None = None, *, vhost: str | None = None
+) -> Link:
+    """A link to the broker at an address; it connects when it is started.
+
+    ``name`` shows in the broker's listing, ``vhost`` is another virtual host than the
+    URL's. In memory there are neither.
+    """
     if is_memory(url):
         from genie.messaging import memory
 
-        return memory.broker_at(url)
+        return memory.link(url, events or LinkEvents())
     from genie.messaging import amqp
 
-    return amqp.AmqpBroker(url)
+    found = parameters(url, name, HEARTBEAT_S)
+    if vhost is not None:
+        found.virtual_host = vhost
+    return amqp.link(found, name, events or LinkEvents())
 
 
 def parameters(url: str, name: str, heartbeat_s: int) -> pika.ConnectionParameters:

@@ -6,7 +6,6 @@ from genie import topology
 from genie.contracts import codec
 from genie.contracts.base import Contract
 from genie.contracts.inference import InferenceTask
-from genie.errors import CodecError
 
 CONTENT_TYPE = "application/json"
 
@@ -29,10 +28,7 @@ def pack(task: InferenceTask) -> bytes:
 
 def unpack(body: bytes | str) -> InferenceTask:
     """The task of a message body; raises `CodecError` naming the field."""
-    try:
-        return _body.decode(body)[1].task
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise CodecError(f"task: {error}", param=codec.field(error)) from error
+    return codec.read(_body, "task", body)[1].task
 
 
 def headers(task: InferenceTask) -> dict[str, str | int | None]:

@@ -30,7 +30,7 @@ _sig = struct.Struct(">I")
 TAG = struct.Struct(">QB")
 _size = struct.Struct(">Q")
 
-DELIVER, CONSUME_OK, CANCEL, CANCEL_OK, QOS_OK, ACK, NACK = OURS = tuple(
+DELIVER, CONSUME_OK, CANCEL, CANCEL_OK, QOS_OK, ACK, NACK = (
     _sig.pack(method.INDEX)
     for method in (
         spec.Basic.Deliver,
@@ -44,7 +44,7 @@ DELIVER, CONSUME_OK, CANCEL, CANCEL_OK, QOS_OK, ACK, NACK = OURS = tuple(
 )
 
 
-class Coming:
+class PartialMessage:
     """A message of which some frames are here."""
 
     __slots__ = ("_left", "consumer", "head", "parts", "redelivered", "tag")

@@ -1,9 +1,12 @@
-"""The one thread of a process that speaks to brokers."""
+"""The one thread of a process that speaks to brokers, and its like in memory."""
 
+import asyncio
 import os
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import cache
+from typing import Any
 
 from pika.adapters.select_connection import IOLoop
 
@@ -17,10 +20,12 @@ log = logs.logger("messaging.iothread")
 class IoThread:
     """Runs actions and timers, and whatever connections wait for, in one loop."""
 
-    def __init__(self) -> None:
-        self.loop = IOLoop()
+    def __init__(
+        self, loop: Any, run: Action, call_soon: Callable[[Action], object]
+    ) -> None:
+        self.loop, self._run_loop, self._call_soon = loop, run, call_soon
         self._actions: deque[Action] = deque()
-        self._is_rung = False
+        self._is_woken = False
         self._thread = threading.Thread(target=self._run, name="broker", daemon=True)
         self._thread.start()
 
@@ -32,9 +37,7 @@ class IoThread:
     def call(self, action: Action) -> None:
         """Run ``action`` soon, from any thread; one wake-up serves all that wait."""
         self._actions.append(action)
-        if not self._is_rung:
-            self._is_rung = True
-            self.loop.add_callback_threadsafe(self._act)
+        self._wake()
 
     def call_later(self, delay_s: float, action: Action) -> None:
         """Run ``action`` after a time; from any thread."""
@@ -52,28 +55,45 @@ class IoThread:
             kind = type(error).__name__
             log.critical("broker_thread", error=kind, exc_info=True)
 
+    def _wake(self) -> None:
+        if not self._is_woken:
+            self._is_woken = True
+            self._call_soon(self._act)
+
     def _act(self) -> None:
-        self._is_rung = False  # first: what is added from now on rings again
+        self._is_woken = False  # first: what is added from now on wakes it again
         for _ in range(len(self._actions)):
             self.guard(self._actions.popleft())
-        if self._actions and not self._is_rung:
-            self._is_rung = True
-            self.loop.add_callback_threadsafe(self._act)
+        if self._actions:
+            self._wake()
 
     def _run(self) -> None:
         while True:
-            self.guard(self.loop.start)
+            self.guard(self._run_loop)
 
 
-_threads: dict[int, IoThread] = {}
 _starting = threading.Lock()
 
 
 def thread() -> IoThread:
     """This process's thread; a forked process has another one than its parent."""
     with _starting:
-        pid = os.getpid()
-        if pid not in _threads:
-            _threads.clear()
-            _threads[pid] = IoThread()
-        return _threads[pid]
+        return _thread(os.getpid())
+
+
+def memory_thread() -> IoThread:
+    """The same for brokers in memory; it opens no socket."""
+    with _starting:
+        return _memory_thread(os.getpid())
+
+
+@cache
+def _thread(_pid: int) -> IoThread:
+    loop = IOLoop()
+    return IoThread(loop, loop.start, loop.add_callback_threadsafe)
+
+
+@cache
+def _memory_thread(_pid: int) -> IoThread:
+    loop = asyncio.new_event_loop()
+    return IoThread(loop, loop.run_forever, loop.call_soon_threadsafe)

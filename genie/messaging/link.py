@@ -3,9 +3,15 @@
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypedDict, Unpack
 
+from genie import logs
 from genie.messaging.queues import QueueSpec
+
+log = logs.logger("messaging.link")
+
+REFUSED_S = 1.0
+"""After the broker refused a queue, its consumer begins anew."""
 
 Headers = Mapping[str, object]
 
@@ -27,7 +33,7 @@ class Publication:
 
 
 @dataclass(slots=True, kw_only=True)
-class Received:
+class BrokerMessage:
     """A message that came. ``channel`` and ``tag`` settle it, on that channel only."""
 
     body: bytes
@@ -58,16 +64,21 @@ class Refused(LinkError):
 
 
 class BrokerBlocked(LinkError):
-    """The broker refuses publishes: its memory or disk alarm is on."""
+    """The broker reads no publishes: its memory or disk alarm is on. What was sent just
+    before waits for the end of the alarm."""
 
 
 class LinkLost(LinkError):
     """The connection went before the broker's answer came."""
 
 
-Hear = Callable[[Received], None]
-Done = Callable[[Exception | None], None]
-Counted = Callable[[QueueCount | Exception], None]
+OnMessage = Callable[[BrokerMessage], None]
+OnConfirm = Callable[[Exception | None], None]
+OnCount = Callable[[QueueCount | Exception], None]
+
+
+def nobody(_error: Exception | None) -> None:
+    """Nobody waits for the confirmation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,15 +86,24 @@ class LinkEvents:
     """What the owner of a link hears, in the broker's thread; none of it may wait.
 
     ``up`` at each connection; ``down`` when one was lost; ``quiet`` each time all that
-    had arrived was handled; ``unblocked`` when publishes are taken again; ``refused``
-    before ``down`` when the broker ended it over something that is not there.
+    had arrived was handled; ``unblocked`` when publishes are taken again.
     """
 
     up: Callable[[], None] = lambda: None
     down: Callable[[], None] = lambda: None
     quiet: Callable[[], None] = lambda: None
     unblocked: Callable[[], None] = lambda: None
-    refused: Callable[[], None] = lambda: None
+
+
+class ConsumeOptions(TypedDict, total=False):
+    """How messages are taken: at most ``places`` of them not yet acked (0, the default:
+    none needs it), by ``priority`` among consumers; ``ready`` once the broker knows it.
+    """
+
+    places: int
+    priority: int
+    is_background: bool
+    ready: Callable[[], None]
 
 
 class Link(Protocol):
@@ -119,52 +139,45 @@ class Link(Protocol):
     def call_later(self, delay_s: float, action: Callable[[], None]) -> None:
         """Run ``action`` after a time, in the broker's thread."""
 
-    def declare(self, queue: QueueSpec, done: Counted) -> None:
+    def declare(self, queue: QueueSpec, done: OnCount) -> None:
         """Make sure of a queue, and count it."""
 
     def consume(
-        self,
-        queue: str,
-        hear: Hear,
-        *,
-        places: int = 0,
-        priority: int | None = None,
-        is_background: bool = False,
-        ready: Callable[[], None] | None = None,
+        self, queue: str, hear: OnMessage, **wanted: Unpack[ConsumeOptions]
     ) -> str:
-        """Take messages, at most ``places`` of them not yet acked; 0: none needs it.
-
-        Returns the consumer's tag; ``ready`` once the broker knows it.
-        """
+        """Take messages; returns the consumer's tag."""
 
     def cancel(self, tag: str, done: Callable[[], None] | None = None) -> None:
         """Take no more; without ``done`` nothing must be under way, with it what is
         still comes before."""
 
-    def ack(self, received: Received) -> None:
+    def ack(self, message: BrokerMessage) -> None:
         """It is done with. After a lost connection somebody else has it: no news."""
 
-    def reject(self, received: Received, *, requeue: bool) -> None:
+    def reject(self, message: BrokerMessage, *, requeue: bool) -> None:
         """Give it back, or set it aside with the dead letters."""
 
-    def send(self, publication: Publication, done: Done | None = None) -> bool:
+    def send(self, publication: Publication, done: OnConfirm = nobody) -> bool:
         """Publish; False when that cannot be done now, and then it was not.
 
-        ``done`` hears of a confirmed one: None, or why it may not have arrived.
+        ``done`` hears of a confirmed one: None, or why it may not have arrived. It
+        hears of an alarm at once (`BrokerBlocked`), and after it what became of it.
         """
 
     def gathered(self) -> AbstractContextManager[None]:
         """Let what is written within leave in one write at the end."""
 
 
-class Broker(Protocol):
-    """One way to a message broker; its links share one thread."""
+def subscribe(
+    link: Link, queue: QueueSpec, hear: OnMessage, **wanted: Unpack[ConsumeOptions]
+) -> None:
+    """Make sure of a queue, then take what comes to it; to be called at each ``up``."""
 
-    def link(
-        self,
-        name: str,
-        events: LinkEvents | None = None,
-        *,
-        vhost: str | None = None,
-    ) -> Link:
-        """A connection to a virtual host (the URL's unless told); `start` opens it."""
+    def consume(found: QueueCount | Exception) -> None:
+        if isinstance(found, QueueCount):
+            link.consume(queue.name, hear, **wanted)
+        elif not isinstance(found, LinkLost):
+            log.error("queue_refused", queue=queue.name, error=repr(found))
+            link.call_later(REFUSED_S, link.reset)
+
+    link.declare(queue, consume)

@@ -6,14 +6,15 @@ Callers hand over bytes and go on; an engine's thread must not wait for a broker
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 from genie import logs
 from genie.messaging import broker
 from genie.messaging.link import (
+    BrokerBlocked,
     LinkEvents,
     LinkLost,
     Publication,
@@ -34,7 +35,7 @@ it closes, and whoever writes hears of that a moment late."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Letter:
+class Letter(Publication):
     """One message to an exchange.
 
     ``confirmed`` letters are durable, waited for, and sent again until a queue has
@@ -43,24 +44,8 @@ class Letter:
     Plain ones may come twice where a connection was lost: readers drop the second.
     """
 
-    to: str
-    body: bytes
-    exchange: str = ""
-    confirmed: bool = False
-    headers: Mapping[str, object] = field(default_factory=dict)
     on_sent: Callable[[], None] | None = None
     queue: QueueSpec | None = None
-
-    @property
-    def publication(self) -> Publication:
-        """The same, to be sent once."""
-        return Publication(
-            key=self.to,
-            body=self.body,
-            exchange=self.exchange,
-            confirmed=self.confirmed,
-            headers=self.headers,
-        )
 
 
 class Publisher:
@@ -70,11 +55,8 @@ class Publisher:
     text never waits until the broker has another job's outcome on its disk.
     """
 
-    def __init__(
-        self, url: str, *, name: str, queues: tuple[QueueSpec, ...] = ()
-    ) -> None:
-        self._name, self._queues = name, queues  # there before any letter needs them
-        self._is_memory = broker.is_memory(url)
+    def __init__(self, url: str, *, name: str) -> None:
+        self._name = name
         self._lock = threading.RLock()
         self._empty = threading.Condition(self._lock)
         self._plain: deque[Letter] = deque()
@@ -82,15 +64,14 @@ class Publisher:
         self._again: list[Letter] = []
         self._under_way = 0
         self._kept: deque[tuple[Letter, float]] = deque()
-        self._declared: set[tuple[str, str]] = set()
-        self._declaring: set[tuple[str, str]] = set()
-        self._link = broker.connect(url).link(
+        self._declared: dict[tuple[str, str], bool] = {}  # False: asked for
+        self._link = broker.connect(
+            url,
             name,
             LinkEvents(
-                up=self._resume,
+                up=self._send_waiting,
                 down=self._lost,
                 unblocked=self._send_waiting,
-                refused=self._forget,
             ),
         )
 
@@ -123,39 +104,34 @@ class Publisher:
     def _is_sent(self, letter: Letter) -> bool:
         if letter.queue is not None and not self._is_declared(letter.queue):
             return False
-        if not letter.confirmed:
-            is_sent = self._link.send(letter.publication)
-            if is_sent:
-                self._keep(letter)
-            return is_sent
-        self._under_way += 1
-        is_sent = self._link.send(letter.publication, partial(self._heard, letter))
-        if not is_sent:
-            self._under_way -= 1
+        if letter.confirmed:
+            is_sent = self._link.send(letter, partial(self._heard, letter))
+            self._under_way += is_sent  # `_heard` waits for the lock held here
+        elif is_sent := self._link.send(letter):
+            self._keep(letter)
         return is_sent
 
     def _is_declared(self, queue: QueueSpec) -> bool:
-        if queue.key not in self._declared:
-            self._declare(queue)
-        return queue.key in self._declared
-
-    def _declare(self, queue: QueueSpec) -> None:
-        if queue.key not in self._declaring and self._link.is_up:
-            self._declaring.add(queue.key)
+        key = queue.key
+        if key not in self._declared and self._link.is_up:
+            self._declared[key] = False
             self._link.declare(queue, partial(self._heard_of, queue))
+        return self._declared.get(key, False)
 
     def _heard_of(self, queue: QueueSpec, found: QueueCount | Exception) -> None:
         with self._lock:
-            self._declaring.discard(queue.key)
             if isinstance(found, QueueCount):
-                self._declared.add(queue.key)
+                self._declared[queue.key] = True
                 self._send_waiting()
                 return
+            self._declared.pop(queue.key, None)
         if not isinstance(found, LinkLost):
             log.warning("publish_retry", name=self._name, error=repr(found))
             self._link.call_later(RETRY_S, self._send_waiting)
 
     def _heard(self, letter: Letter, error: Exception | None) -> None:
+        if isinstance(error, BrokerBlocked):
+            return  # nothing lost: what became of it is heard after the alarm
         with self._lock:
             self._under_way -= 1
             if error is not None:
@@ -174,23 +150,11 @@ class Publisher:
             self._declared.clear()
         self._link.call_later(RETRY_S, self._send_waiting)
 
-    def _forget(self) -> None:
-        with self._lock:
-            self._declared.clear()
-
     def _lost(self) -> None:
-        # What was declared is believed to be there still: letters of jobs that go on
-        # here should not wait. A queue that is gone makes them unroutable.
         with self._lock:
-            self._declaring.clear()
+            self._declared.clear()  # the broker may have lost its queues
             self._plain.extendleft(letter for letter, _at in reversed(self._kept))
             self._kept.clear()
-
-    def _resume(self) -> None:
-        self._send_waiting()
-        with self._lock:
-            for queue in self._queues:
-                self._declare(queue)
 
     def _send_waiting(self) -> None:
         with self._lock, self._link.gathered():
@@ -202,15 +166,13 @@ class Publisher:
                 self._empty.notify_all()
 
     def _send_all(self, waiting: deque[Letter]) -> None:
-        # One whose queue the broker refuses holds up no other.
-        for _ in range(len(waiting) if self._link.is_up else 0):
-            letter = waiting.popleft()
-            if not self._is_sent(letter):
-                waiting.append(letter)
+        if self._link.is_up:
+            letters = list(waiting)
+            waiting.clear()
+            # One whose queue the broker refuses holds up no other.
+            waiting.extend([one for one in letters if not self._is_sent(one)])
 
     def _keep(self, letter: Letter) -> None:
-        if self._is_memory:
-            return
         now = time.monotonic()
         has_left = not self._link.is_writing
         while has_left and self._kept and now - self._kept[0][1] > KEPT_S:

@@ -92,6 +92,11 @@ def outcomes_queue() -> QueueSpec:
     )
 
 
+def brain_queue() -> QueueSpec:
+    """Celery's queue of the cloud's own tasks."""
+    return QueueSpec(name=topology.BRAIN, arguments=CLASSIC)
+
+
 def control_queue(worker_id: str) -> QueueSpec:
     """One worker's own queue; it goes away a day after its worker did."""
     return QueueSpec(

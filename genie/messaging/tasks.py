@@ -1,41 +1,17 @@
 """The Celery app of either end: one set of delivery rules, each with its reason."""
 
-from collections.abc import Iterable
-
 import celery
 import kombu
 
-from genie import topology
 from genie.messaging import broker
+from genie.messaging.queues import QueueSpec
 
 POLLING_INTERVAL_S = 0.005
 """In-memory transport only; its default is a second."""
 
 
-def brain_queue() -> kombu.Queue:
-    """Celery queue of the cloud's own tasks."""
-    return kombu.Queue(
-        topology.BRAIN,
-        exchange=kombu.Exchange(""),
-        routing_key=topology.BRAIN,
-        durable=True,
-        queue_arguments={"x-queue-type": "classic"},
-    )
-
-
-def control_queue(worker_id: str) -> kombu.Queue:
-    """One worker's own queue; it goes away a day after its worker did."""
-    return kombu.Queue(
-        topology.control_queue(worker_id),
-        exchange=kombu.Exchange(""),
-        routing_key=topology.control_queue(worker_id),
-        durable=True,
-        expires=86_400,
-    )
-
-
 def make_celery(
-    name: str, *, broker_url: str | None = None, queues: Iterable[kombu.Queue] = ()
+    name: str, *queues: QueueSpec, broker_url: str | None = None
 ) -> celery.Celery:
     """A Celery app that loses no task, logs no argument and opens no back door."""
     app = celery.Celery(name, set_as_current=False, fixups=[])
@@ -71,16 +47,10 @@ def make_celery(
         worker_hijack_root_logger=False,
     )
     if broker_url is not None:
-        use_broker(app, broker_url)
-    declared = tuple(queues)
-    if declared:
-        use_queues(app, declared)
+        app.conf.update(broker_settings(broker_url))
+    if queues:
+        use_queues(app, *queues)
     return app
-
-
-def use_broker(app: celery.Celery, url: str) -> None:
-    """Point ``app`` at a broker."""
-    app.conf.update(broker_settings(url))
 
 
 def broker_settings(url: str) -> dict[str, object]:
@@ -95,7 +65,16 @@ def broker_settings(url: str) -> dict[str, object]:
     }
 
 
-def use_queues(app: celery.Celery, queues: tuple[kombu.Queue, ...]) -> None:
+def use_queues(app: celery.Celery, *queues: QueueSpec) -> None:
     """The queues ``app`` consumes; the first one takes tasks that name none."""
-    app.conf.task_queues = list(queues)
+    app.conf.task_queues = [
+        kombu.Queue(
+            one.name,
+            exchange=kombu.Exchange(""),
+            routing_key=one.name,
+            durable=one.durable,
+            queue_arguments=dict(one.arguments),
+        )
+        for one in queues
+    ]
     app.conf.task_default_queue = queues[0].name

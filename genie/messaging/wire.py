@@ -11,8 +11,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any
 
 from pika.adapters.utils.nbio_interface import (
     AbstractStreamProtocol,
@@ -23,21 +22,11 @@ from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapte
 from genie.messaging.frames import FRAME_BYTES, HEAD, KINDS
 from genie.messaging.iothread import IoThread
 
-
-class Reader(Protocol):
-    """Who reads some frames in pika's place."""
-
-    def wants(self, kind: int, number: int, payload: bytes) -> bool:
-        r"""True for a frame that is `take`\ n here."""
-
-    def take(self, kind: int, number: int, payload: bytes) -> None:
-        """One frame of a channel."""
-
-    def quiet(self) -> None:
-        """All that was read is handled."""
+ReadFrame = Callable[[int, int, bytes], bool]
+"""Reads a frame (its kind, channel and payload) in pika's place; False: pika reads."""
 
 
-class Wire(AbstractStreamTransport):  # type: ignore[misc]  # pika's are untyped here
+class Wire:
     """pika's transport, with what waits to be written."""
 
     def __init__(
@@ -58,7 +47,7 @@ class Wire(AbstractStreamTransport):  # type: ignore[misc]  # pika's are untyped
         with self.lock:
             self._waiting.append(data)
             if not self._corks:
-                self._flush()
+                self.flush()
 
     @contextlib.contextmanager
     def corked(self) -> Iterator[None]:
@@ -71,28 +60,23 @@ class Wire(AbstractStreamTransport):  # type: ignore[misc]  # pika's are untyped
             with self.lock:
                 self._corks -= 1
                 if not self._corks:
-                    self._flush()
+                    self.flush()
 
     def flush(self) -> None:
         """Write what waits."""
         with self.lock:
-            self._flush()
-
-    def _flush(self) -> None:
-        if not self._waiting:
-            return
-        data = b"".join(self._waiting)
-        self._waiting.clear()
-        # While pika still has bytes of ours nothing may overtake them.
-        if self._plain is not None and not self._transport.get_write_buffer_size():
-            data = data[self._send(self._plain, data) :]
-        if not data:
-            return
-        if self._thread.is_here:
-            self._transport.write(data)
-            return
-        self._waiting.append(data)
-        self._thread.call(self.flush)
+            data = b"".join(self._waiting)
+            self._waiting.clear()
+            # While pika still has bytes of ours nothing may overtake them.
+            if self._plain is not None and not self._transport.get_write_buffer_size():
+                data = data[self._send(self._plain, data) :]
+            if not data:
+                return
+            if self._thread.is_here:
+                self._transport.write(data)
+                return
+            self._waiting.append(data)
+            self._thread.call(self.flush)
 
     def _send(self, plain: socket.socket, data: bytes) -> int:
         try:
@@ -103,96 +87,84 @@ class Wire(AbstractStreamTransport):  # type: ignore[misc]  # pika's are untyped
             self.cut()  # half a frame may be out
             return len(data)
 
-    def abort(self) -> None:
-        """Close without further ado."""
-        self._transport.abort()
-
-    def get_protocol(self) -> AbstractStreamProtocol:
-        """What reads it."""
-        return self._transport.get_protocol()
-
     @property
     def is_behind(self) -> bool:
         """True while bytes wait that no cork holds back."""
-        held = bool(self._corks) or not self._waiting
-        return not held or bool(self._transport.get_write_buffer_size())
+        waiting = self._waiting and not self._corks
+        return bool(waiting or self._transport.get_write_buffer_size())
 
     def get_write_buffer_size(self) -> int:
         """Bytes that wait."""
         waiting = sum(map(len, self._waiting))
         return int(self._transport.get_write_buffer_size()) + waiting
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
-class _Protocol(AbstractStreamProtocol):  # type: ignore[misc]  # the same
+
+class _Protocol:
     """pika's reader of a connection, which writes through a `Wire`, corked."""
 
-    def __init__(
-        self, inner: Any, made: Callable[[Any], Wire], reader: "Reader"
-    ) -> None:
-        self._inner, self._made, self._reader = inner, made, reader
+    def __init__(self, inner: Any, services: "Services") -> None:
+        self._inner, self._services = inner, services
         self._ahead = b""
-        self._corked: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def connection_made(self, transport: AbstractStreamTransport) -> None:
-        """It is connected."""
-        wire = self._made(transport)
-        self._corked = wire.corked
-        self._inner.connection_made(wire)
+        self._inner.connection_made(self._services.make_wire(transport))
 
     def data_received(self, data: bytes) -> None:
-        """Something has come."""
-        with self._corked():
-            self._split(data)
-            self._reader.quiet()
+        with self._services.wire.corked():
+            self._split(self._ahead + data)
+            self._services.quiet()
 
     def _split(self, data: bytes) -> None:
-        """Give each frame to our reader, and to pika what that does not want."""
-        self._ahead += data
-        begin = at = 0
-        while len(self._ahead) - at >= HEAD.size:
-            kind, number, size = HEAD.unpack_from(self._ahead, at)
-            end = at + FRAME_BYTES + size
-            if kind not in KINDS:  # what is no frame pika knows how to refuse
-                end = len(self._ahead)
-            if end > len(self._ahead):
+        """Give each frame to our reader, or to pika."""
+        at = 0
+        while len(data) - at >= HEAD.size:
+            kind, number, size = HEAD.unpack_from(data, at)
+            # What is no frame pika knows how to refuse.
+            end = at + FRAME_BYTES + size if kind in KINDS else len(data)
+            if end > len(data):
                 break
-            payload = self._ahead[at + HEAD.size : end - 1]
-            if self._reader.wants(kind, number, payload):
-                self._pass_on(begin, at)  # first: in order
-                self._reader.take(kind, number, payload)
-                begin = end
+            if not self._services.read(kind, number, data[at + HEAD.size : end - 1]):
+                self._inner.data_received(data[at:end])
             at = end
-        self._pass_on(begin, at)
-        self._ahead = self._ahead[at:]
-
-    def _pass_on(self, begin: int, end: int) -> None:
-        if end > begin:
-            self._inner.data_received(self._ahead[begin:end])
-
-    def eof_received(self) -> object:
-        """The broker says no more."""
-        return self._inner.eof_received()
-
-    def connection_lost(self, error: BaseException | None) -> None:
-        """It is over."""
-        self._inner.connection_lost(error)
+        self._ahead = data[at:]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)  # pika takes it for the connection, too
 
 
-class Services(SelectorIOServicesAdapter):  # type: ignore[misc]  # the same
-    """pika's way to a loop, for one connection; its ``wire`` is there once it is."""
+class Services(SelectorIOServicesAdapter):  # type: ignore[misc]  # pika is untyped here
+    """pika's way to a loop, for one connection; its ``wire`` is there once it is.
 
-    def __init__(self, thread: IoThread, reader: "Reader") -> None:
+    ``quiet`` is called when all that was read is handled.
+    """
+
+    wire: Wire
+
+    def __init__(
+        self, thread: IoThread, read: ReadFrame, quiet: Callable[[], None]
+    ) -> None:
         super().__init__(thread.loop)
-        self._thread, self._reader = thread, reader
-        self.wire: Wire | None = None
+        self._thread, self.read, self.quiet = thread, read, quiet
+        self._plain: socket.socket | None = None
         self._raw: socket.socket | None = None
+
+    def make_wire(self, transport: AbstractStreamTransport) -> Wire:
+        """The connection is there."""
+        self.wire = Wire(transport, self._plain, self.cut, self._thread)
+        return self.wire
+
+    def cut(self) -> None:
+        """Let whoever reads find the end of the connection."""
+        if self._raw is not None:
+            with contextlib.suppress(OSError):
+                self._raw.shutdown(socket.SHUT_RDWR)
 
     def drop(self) -> None:
         """The connection is over."""
-        if self._raw is not None:
+        if self._raw is not None and self._raw is not self._plain:
             self._raw.close()
 
     def create_streaming_connection(
@@ -204,23 +176,13 @@ class Services(SelectorIOServicesAdapter):  # type: ignore[misc]  # the same
         server_hostname: str | None = None,
     ) -> Any:
         """As pika's own, with a `Wire` between the connection and its socket."""
-        plain = sock if ssl_context is None else None
+        self._plain = sock if ssl_context is None else None
         # TLS takes the socket away from us; another name of it still ends it.
-        raw = sock.dup() if plain is None else sock
-        self._raw = None if plain is sock else raw
-
-        def cut() -> None:
-            """Let who reads find the end of the connection."""
-            with contextlib.suppress(OSError):
-                raw.shutdown(socket.SHUT_RDWR)
-
-        def made(transport: AbstractStreamTransport) -> Wire:
-            self.wire = Wire(transport, plain, cut, self._thread)
-            return self.wire
-
-        def protocol() -> _Protocol:
-            return _Protocol(protocol_factory(), made, self._reader)
-
+        self._raw = self._plain or sock.dup()
         return super().create_streaming_connection(
-            protocol, sock, on_done, ssl_context, server_hostname
+            lambda: _Protocol(protocol_factory(), self),
+            sock,
+            on_done,
+            ssl_context,
+            server_hostname,
         )

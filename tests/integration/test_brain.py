@@ -47,7 +47,7 @@ class Brain:
     def say(self, event: Contract) -> None:
         """A worker's word, on the outcomes queue."""
         body = codec.encode(event)
-        letter = Letter(to=topology.OUTCOMES, body=body, confirmed=True)
+        letter = Letter(key=topology.OUTCOMES, body=body, confirmed=True)
         self._publisher.send(letter)
 
     def wait_state(self, job: JobRecord, state: JobState) -> JobRecord:

@@ -10,7 +10,7 @@ import pytest
 
 from cloud_app.bus import Bus, PublishUnconfirmed, ReplyRouter
 from fixtures.fleet import wait_until
-from fixtures.links import counted
+from fixtures.links import counted, declared
 from fixtures.nodes import RabbitNode
 from fixtures.proxy import Proxy
 from genie.contracts.inference import (
@@ -20,8 +20,8 @@ from genie.errors import BrokerDown
 from genie.messaging import broker, envelope
 from genie.messaging.link import Publication
 from genie.messaging.publisher import Letter, Publisher
-from genie.messaging.queues import QueueSpec
-from genie.messaging.tasks import control_queue
+from genie.messaging.queues import QueueSpec, control_queue
+from genie.messaging.tasks import make_celery
 from integration.test_messaging import WAIT_S, Taker, task
 
 
@@ -72,7 +72,7 @@ def test_a_confirmed_letter_is_never_confirmed_into_nowhere(rabbitmq_url: str) -
             sent = threading.Event()
             publisher.send(
                 Letter(
-                    to=name,
+                    key=name,
                     queue=missing,
                     body=body,
                     confirmed=True,
@@ -99,7 +99,7 @@ def test_a_letter_the_broker_refuses_is_sent_again_until_it_is_taken(
         channel.queue_declare(name, durable=True, auto_delete=False, arguments=full)
         first, second = threading.Event(), threading.Event()
         for done in (first, second):
-            letter = Letter(to=name, body=b"{}", confirmed=True, on_sent=done.set)
+            letter = Letter(key=name, body=b"{}", confirmed=True, on_sent=done.set)
             publisher.send(letter)
         assert first.wait(WAIT_S)
         assert not second.wait(0.5)
@@ -109,10 +109,33 @@ def test_a_letter_the_broker_refuses_is_sent_again_until_it_is_taken(
     publisher.stop()
 
 
+def test_letters_that_an_alarm_holds_up_arrive_once(
+    rabbitmq: RabbitNode, rabbitmq_url: str
+) -> None:
+    name, sent = f"alarm-{uuid.uuid4().hex[:6]}", [threading.Event() for _ in range(4)]
+    publisher = Publisher(rabbitmq_url, name="worker")
+    publisher.start()
+    rabbitmq.ctl("set_vm_memory_high_watermark", "absolute", "1MB")
+    try:
+        for done in sent:
+            queue = QueueSpec(name=name)
+            publisher.send(
+                Letter(
+                    key=name, queue=queue, body=b"x", confirmed=True, on_sent=done.set
+                )
+            )
+        assert not sent[-1].wait(1.0)
+    finally:
+        rabbitmq.ctl("set_vm_memory_high_watermark", "0.4")
+    assert all(done.wait(WAIT_S) for done in sent)
+    assert declared(rabbitmq_url, QueueSpec(name=name)).waiting == len(sent)
+    publisher.stop()
+
+
 def test_a_worker_listens_while_its_connection_is_up(rabbitmq_url: str) -> None:
     bus = Bus(rabbitmq_url)
     assert not bus.is_listening("ann")
-    queue = control_queue("ann")
+    (queue,) = make_celery("workers", control_queue("ann")).conf.task_queues
     with kombu.Connection(rabbitmq_url) as connection:
         channel = connection.default_channel
         queue(channel).declare()
@@ -177,7 +200,7 @@ def test_a_link_may_go_to_another_virtual_host_than_the_address_names(
 ) -> None:
     other = rabbitmq.vhost("of-an-org").rpartition("/")[2]
     spec = QueueSpec(name="only-there")
-    link = broker.connect(rabbitmq_url).link("test", vhost=other)
+    link = broker.connect(rabbitmq_url, "test", vhost=other)
     assert link.wait_up(WAIT_S)
     counted(link, spec)
     link.close()

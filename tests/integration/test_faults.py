@@ -202,8 +202,10 @@ def held(rig: Rig) -> set[WorkClass]:
 def left(rig: Rig) -> set[str]:
     """Tags somebody listens for though their consumers are gone."""
     session: Any = rig.plane._link._session  # type: ignore[attr-defined]
-    known = session._channels["background"].consumer_tags
-    return set(known) - {one.tag for one in tuple(rig.plane._open.values())}
+    background = session.channels["background"]
+    known = session._consumers.items()
+    tags = {tag for tag, one in known if one.channel is background}
+    return tags - {one.tag for one in tuple(rig.plane._open.values())}
 
 
 def _leader_does(url: str, queue: str, what: str) -> str:

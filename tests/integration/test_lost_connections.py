@@ -1,6 +1,8 @@
 """What is left of a connection that was lost: all letters, and nothing else."""
 
+import contextlib
 import gc
+import socket
 import threading
 import time
 import uuid
@@ -17,7 +19,7 @@ from fixtures.nodes import RabbitNode
 from fixtures.proxy import Proxy
 from genie import topology
 from genie.messaging import broker
-from genie.messaging.link import LinkEvents, Publication, Received
+from genie.messaging.link import BrokerMessage, LinkEvents, Publication
 from genie.messaging.publisher import Letter, Publisher
 from genie.messaging.queues import QueueSpec
 from integration.worker_rig import Asker, Rig
@@ -32,11 +34,11 @@ def test_links_that_lose_their_connections_keep_none(
     ups: list[float] = []
     publisher = Publisher(rabbitmq_url, name="lost.post")
     events = LinkEvents(up=lambda: ups.append(time.monotonic()))
-    link = broker.connect(rabbitmq_url).link("lost", events)
+    link = broker.connect(rabbitmq_url, "lost", events)
     publisher.start()
     link.start()
     for number in range(LOSSES):
-        publisher.send(Letter(to=topology.OUTCOMES, body=b"{}"))
+        publisher.send(Letter(key=topology.OUTCOMES, body=b"{}"))
         wait_until(lambda: len(ups) > number, WAIT_S, "it is up")  # noqa: B023  # at once
         wait_until(
             lambda: is_listed(rabbitmq, rabbitmq_url, connections=2), WAIT_S, "both up"
@@ -67,7 +69,7 @@ def test_letters_survive_that_the_broker_closes_their_connection(
     while closing_them.is_alive():
         with publisher.gathered():
             for _ in range(4):
-                publisher.send(Letter(to=name, body=b"%d" % sent))
+                publisher.send(Letter(key=name, body=b"%d" % sent))
                 sent += 1
         time.sleep(0.004)
     publisher.stop(WAIT_S)
@@ -99,9 +101,10 @@ def test_a_worker_whose_network_is_cut_keeps_no_connection(
 
 def test_what_came_before_a_loss_cannot_be_settled_after_it(rabbitmq_url: str) -> None:
     name = f"settle-{uuid.uuid4().hex[:6]}"
-    heard: list[Received] = []
+    heard: list[BrokerMessage] = []
     declared(rabbitmq_url, QueueSpec(name=name))
-    link = broker.connect(rabbitmq_url).link(
+    link = broker.connect(
+        rabbitmq_url,
         "settle",
         LinkEvents(up=lambda: _consume(link, name, heard)),
     )
@@ -117,7 +120,7 @@ def test_what_came_before_a_loss_cannot_be_settled_after_it(rabbitmq_url: str) -
     assert [one.redelivered for one in heard] == [False, True]
 
 
-def _consume(link: object, name: str, heard: list[Received]) -> None:
+def _consume(link: object, name: str, heard: list[BrokerMessage]) -> None:
     link.consume(name, heard.append, places=1)  # type: ignore[attr-defined]  # itself
 
 
@@ -131,15 +134,37 @@ def test_a_peer_that_confirms_nothing_is_given_up(
     with Proxy(rabbitmq.port) as proxy:
         publisher = Publisher(proxy.of(rabbitmq_url), name="silent")
         publisher.start()
-        publisher.send(Letter(to=name, body=b"1", confirmed=True, on_sent=sent.set))
+        publisher.send(Letter(key=name, body=b"1", confirmed=True, on_sent=sent.set))
         assert sent.wait(WAIT_S)
         sent.clear()
         proxy.pause()
-        publisher.send(Letter(to=name, body=b"2", confirmed=True, on_sent=sent.set))
+        publisher.send(Letter(key=name, body=b"2", confirmed=True, on_sent=sent.set))
         assert not sent.wait(2.0)
         proxy.resume()
         assert sent.wait(WAIT_S)
         publisher.stop()
+
+
+def test_who_waits_for_a_broker_makes_it_no_busier() -> None:
+    tries: list[float] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def refuse() -> None:
+            with contextlib.suppress(OSError):  # the server is closed
+                while True:
+                    server.accept()[0].close()
+                    tries.append(time.monotonic())
+
+        threading.Thread(target=refuse, daemon=True).start()
+        port = server.getsockname()[1]
+        link = broker.connect(f"amqp://guest:guest@127.0.0.1:{port}/", "hurried")
+        for _ in range(8):  # each connects at once, and the next retry waits longer
+            assert not link.wait_up(WAIT_S)
+        before = len(tries)
+        time.sleep(2.0)  # the retry comes after 2.5 s at the earliest
+        assert len(tries) == before
+        link.close()
+        server.shutdown(socket.SHUT_RDWR)
 
 
 def alive() -> list[object]:

@@ -32,7 +32,7 @@ from genie.contracts.inference import (
 )
 from genie.errors import DatabaseDown
 from genie.messaging import broker, envelope, queues
-from genie.messaging.link import LinkEvents, Publication, Received
+from genie.messaging.link import BrokerMessage, LinkEvents, Publication
 from genie.messaging.publisher import Letter, Publisher
 
 WAIT_S = 10.0
@@ -87,10 +87,10 @@ class Taker:
     """Consumes one model queue and keeps what came."""
 
     def __init__(self, url: str, model: str, work_class: WorkClass) -> None:
-        self.messages: queue.SimpleQueue[Received] = queue.SimpleQueue()
+        self.messages: queue.SimpleQueue[BrokerMessage] = queue.SimpleQueue()
         self._queue = queues.model_queue("genie", model, work_class)
         events = LinkEvents(up=self._declare)
-        self.link = broker.connect(url).link("taker", events)
+        self.link = broker.connect(url, "taker", events)
         self.link.start()
 
     def _declare(self) -> None:
@@ -99,10 +99,10 @@ class Taker:
     def _consume(self, _found: object) -> None:
         self.link.consume(self._queue.name, self.messages.put, places=1)
 
-    def get(self) -> Received:
+    def get(self) -> BrokerMessage:
         return self.messages.get(timeout=WAIT_S)
 
-    def ack(self, message: Received) -> None:
+    def ack(self, message: BrokerMessage) -> None:
         self.link.ack(message)
 
 
@@ -138,7 +138,7 @@ def test_events_reach_the_inbox_of_their_job_in_order(url: str) -> None:
         for n in range(20)
     ]
     for chunk in chunks:
-        publisher.send(Letter(to=replies.name, body=codec.encode(chunk)))
+        publisher.send(Letter(key=replies.name, body=codec.encode(chunk)))
     got = [inbox.get(WAIT_S) for _ in chunks]
     assert got == chunks
     publisher.stop()
@@ -168,7 +168,7 @@ def test_a_confirmed_letter_calls_back_once_the_broker_has_it(url: str) -> None:
     publisher.start()
     body = codec.encode(outcome("job-2"))
     publisher.send(
-        Letter(to=topology.OUTCOMES, body=body, confirmed=True, on_sent=sent.set)
+        Letter(key=topology.OUTCOMES, body=body, confirmed=True, on_sent=sent.set)
     )
     assert sent.wait(WAIT_S)
     assert seen.get(timeout=WAIT_S).job_id == "job-2"
@@ -187,7 +187,7 @@ def test_an_outcome_larger_than_a_frame_arrives_in_its_turn(
     events = [outcome("before"), large, outcome("after")]
     for event in events:
         body = codec.encode(event)
-        letter = Letter(to=topology.OUTCOMES, body=body, confirmed=confirmed)
+        letter = Letter(key=topology.OUTCOMES, body=body, confirmed=confirmed)
         publisher.send(letter)
     assert [seen.get(timeout=WAIT_S) for _ in events] == events
     publisher.stop()
@@ -204,7 +204,7 @@ def test_gathered_letters_arrive_in_order_with_those_of_other_threads(url: str) 
         body = codec.encode(outcome(job_id))
         told = partial(confirmed.append, job_id)
         publisher.send(
-            Letter(to=topology.OUTCOMES, body=body, confirmed=True, on_sent=told)
+            Letter(key=topology.OUTCOMES, body=body, confirmed=True, on_sent=told)
         )
 
     send("first")  # its line is open then
@@ -242,7 +242,7 @@ def test_a_large_confirmed_letter_never_waits_for_the_confirm_of_another(
     for number in range(60):
         publisher.send(
             Letter(
-                to=topology.OUTCOMES,
+                key=topology.OUTCOMES,
                 body=bodies[number % 2],
                 confirmed=True,
                 on_sent=partial(sent.put, number),
@@ -264,7 +264,7 @@ def test_many_confirmed_letters_go_at_once_and_in_order(url: str) -> None:
         body = codec.encode(outcome(job_id))
         told = partial(sent.append, job_id)
         publisher.send(
-            Letter(to=topology.OUTCOMES, body=body, confirmed=True, on_sent=told)
+            Letter(key=topology.OUTCOMES, body=body, confirmed=True, on_sent=told)
         )
     publisher.start()
     assert [seen.get(timeout=WAIT_S).job_id for _ in job_ids] == job_ids
@@ -284,7 +284,7 @@ def test_an_outcome_nobody_can_record_goes_to_the_dead_letters(url: str) -> None
     publisher.start()
     for job_id in ("poison", "job-5"):
         body = codec.encode(outcome(job_id))
-        publisher.send(Letter(to=topology.OUTCOMES, body=body, confirmed=True))
+        publisher.send(Letter(key=topology.OUTCOMES, body=body, confirmed=True))
     assert seen.get(timeout=WAIT_S).job_id == "job-5"
     publisher.stop()
     consumer.stop()
@@ -308,7 +308,7 @@ def test_what_cannot_be_recorded_together_is_recorded_one_by_one(url: str) -> No
     publisher = Publisher(url, name="worker")
     for job_id in ("a", "odd", "b", "poison", "c"):
         body = codec.encode(outcome(job_id))
-        publisher.send(Letter(to=topology.OUTCOMES, body=body, confirmed=True))
+        publisher.send(Letter(key=topology.OUTCOMES, body=body, confirmed=True))
     publisher.start()
     publisher.stop(WAIT_S)
     wait_until(lambda: sum(together) == 5, WAIT_S, "all have come")
@@ -322,14 +322,14 @@ def test_what_cannot_be_recorded_together_is_recorded_one_by_one(url: str) -> No
 def test_a_mistake_of_ours_does_not_end_a_consumer(url: str) -> None:
     heard: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
-    def hear(message: Received) -> None:
+    def hear(message: BrokerMessage) -> None:
         if message.body == b"bad":
             raise ValueError("once")
         heard.put(message.body)
 
     spec = queues.model_queue("genie", "mistaken", WorkClass.INTERACTIVE)
     declared(url, spec)
-    link = broker.connect(url).link("mistaken")
+    link = broker.connect(url, "mistaken")
     assert link.wait_up(WAIT_S)
     link.call(lambda: _ignored(link.consume(spec.name, hear)))
     for body in (b"bad", b"good"):
@@ -354,7 +354,7 @@ def test_an_outcome_waits_while_the_database_is_away(url: str) -> None:
     publisher = Publisher(url, name="worker")
     publisher.start()
     body = codec.encode(outcome("job-3"))
-    publisher.send(Letter(to=topology.OUTCOMES, body=body, confirmed=True))
+    publisher.send(Letter(key=topology.OUTCOMES, body=body, confirmed=True))
     assert seen.get(timeout=WAIT_S).job_id == "job-3"
     publisher.stop()
     consumer.stop()
@@ -366,12 +366,13 @@ def test_a_consumer_whose_queue_is_deleted_declares_it_and_goes_on(
     consumer, seen = _outcomes(rabbitmq_url, lambda event: True)
     with kombu.Connection(rabbitmq_url) as other:
         other.channel().queue_delete(topology.OUTCOMES)
-    publisher = Publisher(
-        rabbitmq_url, name="worker", queues=(queues.outcomes_queue(),)
-    )
+    publisher = Publisher(rabbitmq_url, name="worker")
     publisher.start()
     body = codec.encode(outcome("job-6"))
-    publisher.send(Letter(to=topology.OUTCOMES, body=body, confirmed=True))
+    queue = queues.outcomes_queue()
+    publisher.send(
+        Letter(key=topology.OUTCOMES, queue=queue, body=body, confirmed=True)
+    )
     assert seen.get(timeout=WAIT_S).job_id == "job-6"
     publisher.stop()
     consumer.stop()
@@ -382,7 +383,7 @@ def test_a_bad_outcome_blocks_nothing(url: str) -> None:
     publisher = Publisher(url, name="worker")
     publisher.start()
     for body in (b"{", b"[]", b'{"kind":"outcome"}', codec.encode(outcome("job-4"))):
-        publisher.send(Letter(to=topology.OUTCOMES, body=body, confirmed=True))
+        publisher.send(Letter(key=topology.OUTCOMES, body=body, confirmed=True))
     assert seen.get(timeout=WAIT_S).job_id == "job-4"
     publisher.stop()
     consumer.stop()

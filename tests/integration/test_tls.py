@@ -69,7 +69,7 @@ def listener(folder: Path, request: pytest.FixtureRequest) -> Iterator[Listener]
 def speak_to(listener: Listener) -> str:
     """Why the connection failed, as it is logged."""
     url = f"amqps://guest:guest@localhost:{listener.port}//"
-    link = broker.connect(url).link("test")
+    link = broker.connect(url, "test")
     with capture_logs() as said:
         assert not link.wait_up(WAIT_S)
     link.close()

@@ -195,7 +195,7 @@ def test_consumers_that_were_closed_leave_nothing_behind(
     with Rig(rabbitmq_url, "ann", slots=1) as rig:
         for job in [asker.ask() for _ in range(50)]:
             asker.outcome(job)
-        consuming = rig.plane._link._session._consuming  # type: ignore[attr-defined]
+        consuming = rig.plane._link._session._consumers  # type: ignore[attr-defined]
         wait_until(lambda: len(consuming) <= len(WorkClass) + 1, 5, "they are gone")
 
 

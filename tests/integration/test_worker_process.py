@@ -25,7 +25,8 @@ from genie.contracts.fleet import (
     RegistrationReply,
 )
 from genie.contracts.inference import AttemptStarted, JobState, Outcome
-from genie.messaging.tasks import control_queue, make_celery
+from genie.messaging.queues import control_queue
+from genie.messaging.tasks import make_celery
 from integration.worker_rig import PATIENCE_S, Asker
 
 ROOT = Path(__file__).parents[2]
@@ -219,7 +220,7 @@ def test_a_second_signal_gives_the_running_request_back(
 def test_a_nudge_brings_a_heartbeat_and_a_cancel_ends_a_job(
     cloud: CloudTwin, tmp_path: Path, rabbitmq_url: str
 ) -> None:
-    app = make_celery("cloud", broker_url=rabbitmq_url, queues=[control_queue("w1")])
+    app = make_celery("cloud", control_queue("w1"), broker_url=rabbitmq_url)
     with Asker(rabbitmq_url) as asker, worker(cloud, tmp_path):
         job = asker.ask("word " * 1000, model=MODEL)
         asker.started(job)

@@ -31,12 +31,12 @@ from genie.contracts.inference import (
     WorkClass,
 )
 from genie.messaging import broker, envelope, queues
-from genie.messaging.link import LinkEvents, Publication, QueueCount, Received
+from genie.messaging.link import BrokerMessage, LinkEvents, Publication, QueueCount
 from genie.messaging.publisher import Publisher
 from workers.bidding.consumers import DataPlane
 from workers.engine.protocol import LoadedEngine
 from workers.serving.attempt import WorkerIdentity
-from workers.serving.reports import QUEUES, EventReporter
+from workers.serving.reports import EventReporter
 from workers.serving.serving import Serving
 
 MODEL = "echo:small"
@@ -66,7 +66,7 @@ class Rig:
             model: LoadedEngine(engine=engine, fingerprint=FINGERPRINT, peak_bytes=0)
             for model, engine in self._engines.items()
         }
-        self._post = Publisher(url, name=f"{name}.post", queues=QUEUES)
+        self._post = Publisher(url, name=f"{name}.post")
         self.serving = Serving(
             WorkerIdentity(worker_id=name, name=name),
             EventReporter(self._post),
@@ -122,7 +122,7 @@ class Asker:
         self._heard: list[tuple[float, str, Event]] = []
         self._news = threading.Condition()
         self._listening = threading.Semaphore(0)
-        self._link = broker.connect(url).link("asker", LinkEvents(up=self._listen))
+        self._link = broker.connect(url, "asker", LinkEvents(up=self._listen))
 
     def __enter__(self) -> Self:
         self._link.start()
@@ -247,7 +247,7 @@ class Asker:
         hear = partial(self._hear, name)
         self._link.consume(name, hear, ready=self._listening.release)
 
-    def _hear(self, where: str, message: Received) -> None:
+    def _hear(self, where: str, message: BrokerMessage) -> None:
         events = codec.decode_events(message.body)
         with self._news:
             now = time.monotonic()

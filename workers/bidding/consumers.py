@@ -13,7 +13,13 @@ from functools import partial
 from genie import logs
 from genie.contracts.inference import WorkClass
 from genie.messaging import broker, queues
-from genie.messaging.link import LinkEvents, LinkLost, Publication, QueueCount, Received
+from genie.messaging.link import (
+    BrokerMessage,
+    LinkEvents,
+    LinkLost,
+    Publication,
+    QueueCount,
+)
 from genie.messaging.queues import QueueSpec
 from workers.bidding.credits import (
     RENEW_S,
@@ -108,7 +114,8 @@ class DataPlane:
         self._watchdog = CreditWatchdog()
         self._is_stale = self._is_woken = self._is_closed = False
         self._look_at = self._timer_at = 0.0
-        self._link = broker.connect(url).link(
+        self._link = broker.connect(
+            url,
             f"{name}.data",
             LinkEvents(up=self._begin_anew, down=self._lost, quiet=self._quiet),
         )
@@ -280,7 +287,7 @@ class DataPlane:
         for _ in range(bidders):
             self._link.send(Publication(key=name, body=b""))
 
-    def _hear_announcement(self, credit: Credit, _message: Received) -> None:
+    def _hear_announcement(self, credit: Credit, _message: BrokerMessage) -> None:
         self._bidders.doubt(credit)
         self._is_stale = True
 
@@ -371,7 +378,7 @@ class DataPlane:
             self.wake()
 
     def _delivered(
-        self, credit: Credit, taken: _CreditConsumer, message: Received
+        self, credit: Credit, taken: _CreditConsumer, message: BrokerMessage
     ) -> None:
         is_open = self._open.get(credit) is taken
         if taken.places > 1:
@@ -386,7 +393,9 @@ class DataPlane:
         self._serving.take(self._delivery(credit, taken, message))
         self._is_stale = True
 
-    def _push(self, credit: Credit, taken: _CreditConsumer, message: Received) -> None:
+    def _push(
+        self, credit: Credit, taken: _CreditConsumer, message: BrokerMessage
+    ) -> None:
         """Begin what came to a consumer that stays open, or keep it for a moment."""
         taken.opened_at = now = time.monotonic()
         taken.pushed.append(self._delivery(credit, taken, message))
@@ -405,13 +414,13 @@ class DataPlane:
             self._serving.take(taken.pushed.popleft())
 
     def _delivery(
-        self, credit: Credit, taken: _CreditConsumer, message: Received
+        self, credit: Credit, taken: _CreditConsumer, message: BrokerMessage
     ) -> BrokerDelivery:
         tag, in_hand = message.tag, self._in_hand.setdefault(credit, set())
         in_hand.add(tag)
         taken.unacked.add(tag)
 
-        def settle(act: Callable[[Received], None]) -> None:
+        def settle(act: Callable[[BrokerMessage], None]) -> None:
             in_hand.discard(tag)
             taken.unacked.discard(tag)
             act(message)

@@ -27,9 +27,6 @@ from genie.messaging.publisher import Letter
 from workers.serving.attempt import Attempt
 
 _OUTCOMES, _REPLIES = queues.outcomes_queue(), queues.replies()
-QUEUES = _OUTCOMES, _REPLIES
-"""What is always written to."""
-
 
 TOGETHER_BYTES = 32_768
 """Of events in one message; more would make the first of them wait for the last."""
@@ -91,7 +88,7 @@ class EventReporter:
         queue = queues.model_queue(task.queue, task.model, task.work_class)
         self._post.send(
             Letter(
-                to=queue.name,
+                key=queue.name,
                 queue=queue,
                 body=envelope.pack(task),
                 confirmed=True,
@@ -122,7 +119,7 @@ class EventReporter:
     ) -> None:
         self._post.send(
             Letter(
-                to=topology.OUTCOMES,
+                key=topology.OUTCOMES,
                 exchange=topology.EVENTS,
                 queue=_OUTCOMES,
                 body=body,
@@ -137,7 +134,7 @@ class EventReporter:
 
     def _send(self, to: str, body: bytes) -> None:
         if not topology.takes_lists(to):
-            self._post.send(Letter(to=to, body=body))  # as the release before listens
+            self._post.send(Letter(key=to, body=body))  # as the release before listens
             return
         with self._lock:
             if self._size + len(body) > TOGETHER_BYTES:
@@ -152,7 +149,7 @@ class EventReporter:
         for to, bodies in kept.items():
             body = codec.joined(bodies)
             self._post.send(
-                Letter(to=to, exchange=topology.REPLIES, queue=_REPLIES, body=body)
+                Letter(key=to, exchange=topology.REPLIES, queue=_REPLIES, body=body)
             )
 
 

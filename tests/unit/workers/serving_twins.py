@@ -65,13 +65,13 @@ class Box:
 
     @property
     def events(self) -> list[Event]:
-        said = (one for one in self.letters if one.to not in self.queues)
+        said = (one for one in self.letters if one.key not in self.queues)
         return [one for it in said for one in codec.decode_events(it.body)]
 
     @property
     def again(self) -> list[InferenceTask]:
         """Tasks that went back into their queue as new messages."""
-        sent = (one for one in self.letters if one.to in self.queues)
+        sent = (one for one in self.letters if one.key in self.queues)
         return [envelope.unpack(letter.body) for letter in sent]
 
     @property
@@ -162,7 +162,7 @@ class Stage:
 
     def send(self, letter: Letter) -> None:
         """Its mail, sorted by who gets it."""
-        is_reply = letter.to.startswith(("reply.", "replies."))
+        is_reply = letter.key.startswith(("reply.", "replies."))
         (self.replies if is_reply else self.events).send(letter)
 
     def gathered(self) -> AbstractContextManager[None]:

@@ -20,7 +20,7 @@ class Out:
         self.is_gathering = False
 
     def send(self, letter: Letter) -> None:
-        self.sent.append((letter.to, letter.body))
+        self.sent.append((letter.key, letter.body))
 
     @contextmanager
     def gathered(self) -> Iterator[None]:

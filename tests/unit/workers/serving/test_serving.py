@@ -46,7 +46,7 @@ def test_the_message_is_acked_only_after_the_outcome_is_confirmed() -> None:
     stage.take()
     stage.puppet.finish()
     outcome_letter = stage.events.letters[-1]
-    assert (outcome_letter.to, outcome_letter.confirmed) == (topology.OUTCOMES, True)
+    assert (outcome_letter.key, outcome_letter.confirmed) == (topology.OUTCOMES, True)
     assert stage.settled == []
     assert outcome_letter.on_sent is not None
     outcome_letter.on_sent()
@@ -88,7 +88,7 @@ def test_the_asker_hears_everything_in_order_and_the_cloud_no_chunks() -> None:
     chunks = [e for e in asker if isinstance(e, Chunk)]
     assert [c.text for c in chunks] == ["one", " two three four five", " six"]
     assert [c.seq for c in chunks] == [0, 1, 2]
-    assert {letter.to for letter in stage.replies.letters} == {"reply.web1"}
+    assert {letter.key for letter in stage.replies.letters} == {"reply.web1"}
     assert [type(e) for e in stage.events.events] == [AttemptStarted, Outcome]
 
 
@@ -101,7 +101,7 @@ def test_somebody_who_comes_later_is_told_all_that_is_written() -> None:
     stage.serving.say("unknown", "reply.web2", "x")
     (letter,) = stage.replies.letters
     (told,) = stage.replies.events
-    assert letter.to == "reply.web2"
+    assert letter.key == "reply.web2"
     assert isinstance(told, Chunk)
     assert (told.job_id, told.text, told.tokens) == ("j1.listener", "one two", 2)
     stage.puppet.finish()

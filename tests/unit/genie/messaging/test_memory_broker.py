@@ -2,18 +2,20 @@
 
 import queue
 import threading
+import uuid
 from concurrent.futures import Future
 
 import pytest
 
+from genie.messaging import broker
 from genie.messaging.link import (
+    BrokerMessage,
+    Link,
     LinkEvents,
     Publication,
     QueueCount,
-    Received,
     Unroutable,
 )
-from genie.messaging.memory import MemoryBroker, MemoryLink
 from genie.messaging.queues import QueueSpec
 
 WAIT_S = 5.0
@@ -24,13 +26,13 @@ class Place:
     """A queue, and ways to it."""
 
     def __init__(self) -> None:
-        self.broker = MemoryBroker()
+        self.url = f"memory://{uuid.uuid4().hex}"
         self.link = self.opened()
-        self.heard: queue.SimpleQueue[tuple[str, Received]] = queue.SimpleQueue()
+        self.heard: queue.SimpleQueue[tuple[str, BrokerMessage]] = queue.SimpleQueue()
         self.count()
 
-    def opened(self, events: LinkEvents | None = None) -> MemoryLink:
-        link = MemoryLink(self.broker, events or LinkEvents())
+    def opened(self, events: LinkEvents | None = None) -> Link:
+        link = broker.connect(self.url, "test", events)
         assert link.wait_up(WAIT_S)
         return link
 
@@ -46,7 +48,7 @@ class Place:
             self.link.send(Publication(exchange="e", key="k", body=body))
 
     def take(
-        self, name: str, places: int, priority: int = 0, link: MemoryLink | None = None
+        self, name: str, places: int, priority: int = 0, link: Link | None = None
     ) -> str:
         by, tag = link or self.link, Future[str]()
 
@@ -156,3 +158,12 @@ def test_a_timer_runs_in_its_time_and_a_mistake_ends_nothing(place: Place) -> No
     place.link.call_later(0.02, lambda: ran.put("late"))
     place.link.call_later(0.0, lambda: ran.put("soon"))
     assert [ran.get(timeout=WAIT_S) for _ in range(2)] == ["soon", "late"]
+
+
+def test_links_share_one_thread_however_many_there_are(place: Place) -> None:
+    before = threading.active_count()
+    for number in range(20):
+        link = broker.connect(f"{place.url}{number}", "test")
+        assert link.wait_up(WAIT_S)
+        link.close()
+    assert threading.active_count() == before

@@ -5,11 +5,11 @@ from datetime import UTC, datetime
 import pytest
 
 from cloud_app.bus import OutcomeConsumer, outcomes
-from fixtures.twin_link import TwinBroker, TwinLink
+from fixtures.twin_link import TwinLink
 from genie.contracts import codec
 from genie.contracts.inference import AttemptStarted, RecordedEvent
 from genie.errors import DatabaseDown
-from genie.messaging.link import Received
+from genie.messaging.link import BrokerMessage
 
 
 class Database:
@@ -43,8 +43,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def link(monkeypatch: pytest.MonkeyPatch) -> Iterator[TwinLink]:
     """What every consumer here consumes by."""
     made = TwinLink()
-    monkeypatch.setattr(TwinBroker, "link", lambda *_words, **_more: made)
-    monkeypatch.setattr("genie.messaging.broker.connect", lambda _url: TwinBroker())
+    monkeypatch.setattr("genie.messaging.broker.connect", lambda *_words: made)
     yield made
 
 
@@ -61,7 +60,9 @@ def settle(consumer: OutcomeConsumer, jobs: int) -> None:
         )
         body = codec.encode(event)
         consumer._receive(
-            Received(body=body, redelivered=False, headers=dict, channel=None, tag=tag)
+            BrokerMessage(
+                body=body, redelivered=False, headers=dict, channel=None, tag=tag
+            )
         )
     consumer._settle()
 

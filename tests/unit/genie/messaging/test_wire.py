@@ -10,7 +10,7 @@ from pika import frame, spec
 
 from genie.messaging.frames import FRAME_BYTES, encoded
 from genie.messaging.link import Publication
-from genie.messaging.wire import Wire
+from genie.messaging.wire import Wire, _Protocol
 
 FRAME_MAX = 4_096
 BODY_BYTES = FRAME_MAX - FRAME_BYTES
@@ -165,3 +165,40 @@ def test_what_a_cork_holds_back_does_not_count_as_behind() -> None:
     site.socket.room = 0
     site.wire.write(b"b")
     assert site.wire.is_behind
+
+
+class Reader:
+    """Reads frames of channel 1; pika has the others."""
+
+    def __init__(self) -> None:
+        self.heard: list[bytes] = []
+        self.wire = Site().wire
+        transport: Any = self  # what pika's connection and its transport have to do
+        self.protocol = _Protocol(transport, transport)
+
+    def read(self, _kind: int, number: int, payload: bytes) -> bool:
+        if number == 1:
+            self.heard.append(payload)
+        return number == 1
+
+    def data_received(self, data: bytes) -> None:
+        self.heard.append(b"pika:" + data)
+
+    def quiet(self) -> None:
+        self.heard.append(b"quiet")
+
+
+def test_frames_are_read_in_order_however_they_arrive() -> None:
+    ours, pikas = frame.Body(1, b"ours").marshal(), frame.Body(2, b"x").marshal()
+    arriving = pikas + ours + pikas
+    reader = Reader()
+    for at in range(len(arriving)):
+        reader.protocol.data_received(arriving[at : at + 1])
+    heard = [one for one in reader.heard if one != b"quiet"]
+    assert heard == [b"pika:" + pikas, b"ours", b"pika:" + pikas]
+
+
+def test_what_is_no_frame_is_left_to_pika() -> None:
+    reader = Reader()
+    reader.protocol.data_received(b"AMQP\x00\x00\x09\x01")
+    assert reader.heard == [b"pika:AMQP\x00\x00\x09\x01", b"quiet"]
