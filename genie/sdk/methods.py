@@ -158,7 +158,10 @@ class _Method:
         ) -> object:
             return await one._cloud.run(self._verb(one, *args, **options))
 
-        return self._shown(waits, self._result), self._shown(awaited, self._result)
+        return (
+            self._shown(waits, _named(self._result, "")),
+            self._shown(awaited, _named(self._result, "Async")),
+        )
 
     def _shown(self, function: AnyFunction, result: object) -> AnyFunction:
         made = wraps(self._verb)(function)
@@ -176,6 +179,18 @@ class _ItemsMethod(_Method):
             return waits(one, *args, **options)
 
         return (
-            self._shown(waits, GenericAlias(Iterator, self._result)),
-            self._shown(awaited, GenericAlias(AsyncIterator, self._result)),
+            self._shown(waits, GenericAlias(Iterator, _named(self._result, ""))),
+            self._shown(
+                awaited, GenericAlias(AsyncIterator, _named(self._result, "Async"))
+            ),
         )
+
+
+def _named(result: Any, prefix: str) -> object:
+    """A result type as readers know it: ``Job`` or ``AsyncJob``, not ``~JobT``."""
+    if isinstance(result, TypeVar):
+        is_class = result.__name__.endswith("T")
+        return f"{prefix}{result.__name__[:-1]}" if is_class else result
+    parameters = getattr(result, "__parameters__", ())
+    named = tuple(_named(one, prefix) for one in parameters)
+    return result[named] if named else result

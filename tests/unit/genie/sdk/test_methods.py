@@ -3,9 +3,11 @@
 import asyncio
 import inspect
 from collections.abc import AsyncIterator, Iterator
-from typing import Self
+from typing import Any, Self, cast
 
 from fixtures.twin_cloud import TwinCloud
+from genie.sdk.aio import AsyncClient
+from genie.sdk.client import Client
 from genie.sdk.methods import (
     AsyncCloud,
     C,
@@ -79,3 +81,13 @@ def test_help_shows_the_text_the_parameters_and_the_result() -> None:
     assert shown.return_annotation is int
     assert inspect.signature(NearShop.colours).return_annotation == Iterator[str]
     assert inspect.signature(AsyncShop.colours).return_annotation == AsyncIterator[str]
+
+
+def test_help_names_the_class_of_a_result_as_its_client_makes_it() -> None:
+    def returned(method: object) -> str:
+        return str(inspect.signature(cast(Any, method)).return_annotation)
+
+    assert returned(Client.job) == "Job"
+    assert returned(AsyncClient.job) == "AsyncJob"
+    assert "AsyncSchedule" in returned(AsyncClient.schedules)
+    assert "~" not in returned(Client.retry_jobs)
