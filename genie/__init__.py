@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     )
     from genie.sdk.streams import Waiting
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "aio": ("AsyncClient", "AsyncJob", "AsyncStream"),
