@@ -5,10 +5,9 @@ What several attempts of a job wrote is joined into one unbroken answer.
 
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from msgspec import structs
-from msgspec.structs import replace
 
 from cloud_app import store
 from cloud_app.brain import capacity
@@ -38,51 +37,96 @@ class BrokenAnswer(Exception):
     """A stream that cannot be continued truthfully."""
 
 
-@dataclass(slots=True)
 class _AnswerProgress:
-    """One answer: what its reader has, and how far the present attempt has come."""
+    """One answer: what its reader has, and how far the present attempt has come.
 
-    given: PartialAnswer = field(default_factory=PartialAnswer)
-    seen: PartialAnswer = field(default_factory=PartialAnswer)
+    A piece costs what it holds, however long the answer is already.
+    """
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self._choices: list[SampledToken] = []
+        self._finish_reason: FinishReason | None = None
+        self._given = self._seen = (0, 0, 0)  # characters, tokens, choices
+
+    @property
+    def given(self) -> PartialAnswer:
+        """What the reader has."""
+        return PartialAnswer(
+            text=self._text(),
+            tokens=self._given[1],
+            choices=tuple(self._choices),
+            finish_reason=self._finish_reason,
+        )
+
+    @property
+    def has_text(self) -> bool:
+        """True once the reader has some text."""
+        return self._given[0] > 0
 
     def begin(self, resumed: int) -> None:
         """An attempt goes on after so many characters, or starts anew."""
-        text = self.given.text[:resumed]
-        self.seen = replace(self.given, text=text) if text else PartialAnswer()
+        chars, tokens, choices = self._given
+        resumed = min(resumed, chars)
+        self._seen = (resumed, tokens, choices) if resumed else (0, 0, 0)
 
     def advance(self, chunk: Chunk) -> PartialAnswer:
         """What a chunk of the present attempt adds to what was given."""
-        seen = self.seen = _joined(self.seen, chunk)
-        overlap = min(len(seen.text), len(self.given.text))
-        if seen.text[:overlap] != self.given.text[:overlap]:
-            raise BrokenAnswer("the second attempt gave another answer")
-        return self._give(seen)
+        chars, tokens, choices = self._seen
+        if chars < self._given[0]:  # it repeats what the reader has
+            known = self._text()[chars : chars + len(chunk.text)]
+            if not chunk.text.startswith(known):
+                raise BrokenAnswer("the second attempt gave another answer")
+        self._seen = (
+            chars + len(chunk.text),
+            tokens + chunk.tokens,
+            choices + len(chunk.choices),
+        )
+        more = self._seen[2] - self._given[2]
+        return self._give(
+            text=chunk.text[max(0, self._given[0] - chars) :],
+            tokens=self._seen[1] - self._given[1],
+            choices=chunk.choices[-more:] if more > 0 else (),
+            finish_reason=chunk.finish_reason,
+        )
 
     def rest(self, whole: PartialAnswer) -> PartialAnswer:
         """What the finished answer holds beyond what was given."""
-        if not whole.text.startswith(self.given.text):
+        chars, tokens, choices = self._given
+        if not whole.text.startswith(self._text()):
             raise BrokenAnswer("the second attempt gave another answer")
-        return self._give(replace(whole, finish_reason=None))
-
-    def _give(self, seen: PartialAnswer) -> PartialAnswer:
-        given = self.given
-        new = PartialAnswer(
-            text=seen.text[len(given.text) :],
-            tokens=max(0, seen.tokens - given.tokens),
-            choices=seen.choices[len(given.choices) :],
-            finish_reason=None if given.finish_reason else seen.finish_reason,
+        return self._give(
+            text=whole.text[chars:],
+            tokens=whole.tokens - tokens,
+            choices=whole.choices[choices:],
+            finish_reason=None,
         )
-        self.given = _joined(given, new)
+
+    def _text(self) -> str:
+        self._texts = ["".join(self._texts)]
+        return self._texts[0]
+
+    def _give(
+        self,
+        *,
+        text: str,
+        tokens: int,
+        choices: tuple[SampledToken, ...],
+        finish_reason: FinishReason | None,
+    ) -> PartialAnswer:
+        new = PartialAnswer(
+            text=text,
+            tokens=max(0, tokens),
+            choices=choices,
+            finish_reason=None if self._finish_reason else finish_reason,
+        )
+        if text:
+            self._texts.append(text)
+        self._choices += choices
+        self._finish_reason = self._finish_reason or finish_reason
+        chars, had, told = self._given
+        self._given = (chars + len(text), had + new.tokens, told + len(choices))
         return new
-
-
-def _joined(one: PartialAnswer, more: PartialAnswer | Chunk) -> PartialAnswer:
-    return PartialAnswer(
-        text=one.text + more.text,
-        tokens=one.tokens + more.tokens,
-        choices=one.choices + more.choices,
-        finish_reason=one.finish_reason or more.finish_reason,
-    )
 
 
 class AnswerResumer:
@@ -112,7 +156,7 @@ class AnswerResumer:
     @property
     def has_given(self) -> bool:
         """True once the reader has some text."""
-        return any(one.text for one in self.given)
+        return any(strand.has_text for strand in self._strands)
 
     def knows(self, attempt_id: str) -> bool:
         """True when an attempt has begun, whether it was replaced since or not."""

@@ -1,5 +1,7 @@
 """An answer that changes its worker reads as one answer, or says that it cannot."""
 
+import tracemalloc
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -143,3 +145,19 @@ def several(
 ) -> Chunk:
     plain = chunk(attempt, seq, text)
     return msgspec.structs.replace(plain, index=index, finish_reason=end)
+
+
+def test_a_piece_of_a_long_answer_costs_what_the_piece_holds() -> None:
+    splice = AnswerResumer()
+    piece = "x" * 8_000
+    tracemalloc.start()
+    try:
+        for seq in range(500):
+            tracemalloc.reset_peak()
+            before = tracemalloc.get_traced_memory()[0]
+            splice.take(chunk("a", seq, piece))
+            peak = tracemalloc.get_traced_memory()[1]
+            assert peak - before < 10 * len(piece)  # not the four million so far
+    finally:
+        tracemalloc.stop()
+    assert len(splice.given[0].text) == 500 * len(piece)
