@@ -361,6 +361,8 @@ class JobStream:
     def _chunk(self, chunk: Chunk) -> Iterator[AnswerText | Outcome]:
         self._begin()
         if self._resuming_at is not None:  # the worker has not heard of it yet
+            if (fault := self._why_give_up()) is not None:
+                yield self._give_up(fault)
             return
         try:
             new = self._splice.take(chunk)
@@ -383,11 +385,14 @@ class JobStream:
 
     def _resume(self) -> bool:
         """Ask the worker to go on after what was given; False when nobody can."""
-        worker_id = self._runs_on()
-        if worker_id is None or self._resumes == RESUMES:
+        if self._resumes == RESUMES:
             return False
         self._resumes += 1
         self._repeats, self._resuming_at = False, time.monotonic()
+        worker_id = self._runs_on()
+        if worker_id is None:  # its start was lost too; the record knows it soon
+            self._resuming_at -= RESUME_S - WAIT_S
+            return True
         given = self._splice.given
         characters = sum(len(one.text) for one in given)
         log.info("resuming", job_id=self._job.id, worker=worker_id, given=characters)

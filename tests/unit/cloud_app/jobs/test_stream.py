@@ -269,6 +269,26 @@ def test_an_answer_whose_beginning_got_lost_is_begun_anew(
     assert [worker for worker, *_ in cloud.bus.resumed] == ["id-of-a"]
 
 
+def test_a_worker_whose_start_got_lost_too_is_asked_once_the_record_knows_it(
+    cloud: Cloud, job: JobRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "WAIT_S", 0.01)
+    inbox = JobInbox()
+    inbox.put(said(job, "a", 1, " two"))
+    texts: list[str] = []
+    for item in JobStream(cloud.ctx, job, inbox).items():
+        if isinstance(item, AnswerText):
+            texts.append(item.text)
+        elif isinstance(item, QueueWait) and not cloud.bus.resumed:
+            cloud.start(job, "a", "id-of-a")
+        elif isinstance(item, QueueWait):
+            inbox.put(began(job, "b"))
+            inbox.put(said(job, "b", 0, "one two"))
+            inbox.put(ended(job, "b", "one two"))
+    assert texts == ["one two"]
+    assert [worker for worker, *_ in cloud.bus.resumed] == ["id-of-a"]
+
+
 def test_an_answer_that_loses_its_way_again_and_again_is_given_up(
     cloud: Cloud, job: JobRecord
 ) -> None:
