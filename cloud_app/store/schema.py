@@ -20,6 +20,8 @@ from cloud_app.store.tables import Table
 from genie.errors import SettingsError
 
 LOCK_EVERY_S = 0.2
+"""How often a second upgrade asks whether the first has ended."""
+
 _UPGRADE_LOCK = 0x67656E6965  # any number, the same in every release: "genie"
 
 
